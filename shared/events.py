@@ -1,0 +1,423 @@
+"""The wire: OpenAI Realtime (GA) events with text output, and voxd's opt-in extensions.  Steps 2, 5, 10 and 12.
+
+Pure, and the only file that knows wire names.  Two tagged unions, `ClientEvent` and `ServerEvent`; `parse_*` and `dump`.
+It does not know what an event means: that is `voxd.session` on one side and `voxtui.transcript` on the other.
+
+Absent is not null: a field that is `UNSET` is left out, `None` is written as null, and null stands only where clients with
+strict schemas allow it (previous_item_id, transcript, session configuration, response.{status_details, usage, metadata,
+conversation_id}, error.{code, param, event_id}).
+Source: OpenAI Realtime API reference; the shapes were checked against the types of the public client libraries.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from shared.session_config import AnySession
+
+Json = dict[str, Any]
+
+
+class WireError(Exception):
+    """Input that is not an event; becomes the `error` event and costs nothing else."""
+
+    def __init__(self, code: str, message: str, param: str | None = None, event_id: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.message, self.param, self.event_id = code, message, param, event_id
+
+
+# ── parts that both directions share ────────────────────────────────────────────────────────────────────────────────
+
+
+class Content(msgspec.Struct, frozen=True):
+    """One part of an item.  `transcript` of user audio is always written, null until it is known."""
+
+    type: Literal["input_text", "input_audio", "output_text", "text"]
+    text: str | UnsetType = UNSET
+    transcript: str | None | UnsetType = UNSET
+    audio: str | UnsetType = UNSET
+
+
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+
+
+class Item(msgspec.Struct, frozen=True):
+    """A conversation item as it is announced."""
+
+    id: str
+    role: Literal["user", "assistant", "system"]
+    content: tuple[Content, ...]
+    status: ItemStatus
+    object: str = "realtime.item"
+    type: str = "message"
+
+
+class ItemDraft(msgspec.Struct, frozen=True):
+    """A conversation item as a client asks for it."""
+
+    type: Literal["message"]
+    role: Literal["user", "assistant", "system"]
+    content: tuple[Content, ...]
+    id: str | UnsetType = UNSET
+    status: ItemStatus | UnsetType = UNSET
+
+
+class ResponseRequest(msgspec.Struct, frozen=True):
+    """What `response.create` may ask for."""
+
+    instructions: str | UnsetType = UNSET
+    max_output_tokens: int | Literal["inf"] | UnsetType = UNSET
+    metadata: dict[str, str] | None = None
+
+
+class Response(msgspec.Struct, frozen=True):
+    """A response as `response.created` and `response.done` carry it."""
+
+    id: str
+    status: Literal["in_progress", "completed", "cancelled", "incomplete", "failed"]
+    status_details: Json | None
+    output: tuple[Item, ...]
+    conversation_id: str | None
+    max_output_tokens: int | str
+    usage: Json | None
+    metadata: dict[str, str] | None
+    output_modalities: tuple[str, ...] = ("text",)
+    object: str = "realtime.response"
+
+
+class TextPart(msgspec.Struct, frozen=True):
+    text: str
+    type: str = "text"
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """All five keys, null allowed."""
+
+    type: Literal["invalid_request_error", "server_error"]
+    code: str | None
+    message: str
+    param: str | None
+    event_id: str | None
+
+
+class FailureBody(msgspec.Struct, frozen=True):
+    """The error inside a failed transcription: no nulls."""
+
+    type: str
+    code: str
+    message: str
+
+
+# ── client events ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class ClientBase(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
+    """Base of what clients send."""
+
+
+class SessionUpdate(ClientBase, tag="session.update", frozen=True):
+    session: Json
+    event_id: str | UnsetType = UNSET
+
+
+class AudioAppend(ClientBase, tag="input_audio_buffer.append", frozen=True):
+    """`audio`: base64 on the wire, bytes here, in the session's input format."""
+
+    audio: bytes
+    event_id: str | UnsetType = UNSET
+
+
+class AudioCommit(ClientBase, tag="input_audio_buffer.commit", frozen=True):
+    event_id: str | UnsetType = UNSET
+
+
+class AudioClear(ClientBase, tag="input_audio_buffer.clear", frozen=True):
+    event_id: str | UnsetType = UNSET
+
+
+class ItemCreate(ClientBase, tag="conversation.item.create", frozen=True):
+    item: ItemDraft
+    previous_item_id: str | None | UnsetType = UNSET
+    event_id: str | UnsetType = UNSET
+
+
+class ResponseCreate(ClientBase, tag="response.create", frozen=True):
+    response: ResponseRequest = ResponseRequest()
+    event_id: str | UnsetType = UNSET
+
+
+class ResponseCancel(ClientBase, tag="response.cancel", frozen=True):
+    response_id: str | UnsetType = UNSET
+    event_id: str | UnsetType = UNSET
+
+
+ClientEvent = (
+    SessionUpdate | AudioAppend | AudioCommit | AudioClear | ItemCreate | ResponseCreate | ResponseCancel
+)
+
+# ── server events ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class ServerBase(msgspec.Struct, frozen=True, tag_field="type"):
+    """Base of what the server sends; `event_id` is unique within a session."""
+
+    event_id: str
+
+
+class SessionCreated(ServerBase, tag="session.created", frozen=True):
+    session: AnySession
+
+
+class SessionUpdated(ServerBase, tag="session.updated", frozen=True):
+    session: AnySession
+
+
+class SpeechStarted(ServerBase, tag="input_audio_buffer.speech_started", frozen=True):
+    """`audio_start_ms` includes the prefix padding."""
+
+    audio_start_ms: int
+    item_id: str
+
+
+class SpeechStopped(ServerBase, tag="input_audio_buffer.speech_stopped", frozen=True):
+    """`audio_end_ms` is the position of the decision: it includes the silence."""
+
+    audio_end_ms: int
+    item_id: str
+
+
+class Committed(ServerBase, tag="input_audio_buffer.committed", frozen=True):
+    item_id: str
+    previous_item_id: str | None
+
+
+class Cleared(ServerBase, tag="input_audio_buffer.cleared", frozen=True):
+    pass
+
+
+class ItemAdded(ServerBase, tag="conversation.item.added", frozen=True):
+    item: Item
+    previous_item_id: str | None
+
+
+class ItemDone(ServerBase, tag="conversation.item.done", frozen=True):
+    item: Item
+    previous_item_id: str | None
+
+
+class TranscriptionDelta(ServerBase, tag="conversation.item.input_audio_transcription.delta", frozen=True):
+    item_id: str
+    content_index: int
+    delta: str
+
+
+class TranscriptionCompleted(ServerBase, tag="conversation.item.input_audio_transcription.completed", frozen=True):
+    item_id: str
+    content_index: int
+    transcript: str
+    usage: Json
+
+
+class TranscriptionFailed(ServerBase, tag="conversation.item.input_audio_transcription.failed", frozen=True):
+    item_id: str
+    content_index: int
+    error: FailureBody
+
+
+class ResponseCreated(ServerBase, tag="response.created", frozen=True):
+    response: Response
+
+
+class ResponseDone(ServerBase, tag="response.done", frozen=True):
+    response: Response
+
+
+class OutputItemAdded(ServerBase, tag="response.output_item.added", frozen=True):
+    response_id: str
+    output_index: int
+    item: Item
+
+
+class OutputItemDone(ServerBase, tag="response.output_item.done", frozen=True):
+    response_id: str
+    output_index: int
+    item: Item
+
+
+class ContentPartAdded(ServerBase, tag="response.content_part.added", frozen=True):
+    response_id: str
+    item_id: str
+    output_index: int
+    content_index: int
+    part: TextPart
+
+
+class ContentPartDone(ServerBase, tag="response.content_part.done", frozen=True):
+    response_id: str
+    item_id: str
+    output_index: int
+    content_index: int
+    part: TextPart
+
+
+class OutputTextDelta(ServerBase, tag="response.output_text.delta", frozen=True):
+    response_id: str
+    item_id: str
+    output_index: int
+    content_index: int
+    delta: str
+
+
+class OutputTextDone(ServerBase, tag="response.output_text.done", frozen=True):
+    response_id: str
+    item_id: str
+    output_index: int
+    content_index: int
+    text: str
+
+
+class Error(ServerBase, tag="error", frozen=True):
+    error: ErrorBody
+
+
+class Metrics(ServerBase, tag="voxd.metrics", frozen=True):
+    """Opt-in (`voxd_ext=metrics`), after response.done / transcription.completed.  Stamps are us of the server's
+    monotonic clock; what does not apply is absent."""
+
+    scope: Literal["response", "transcription"]
+    item_id: str
+    stamps: dict[str, int]
+    derived_ms: dict[str, float]
+    audio: dict[str, int]
+    tokens: dict[str, int]
+    compute_ms: float
+    rtf: float | UnsetType = UNSET
+    response_id: str | UnsetType = UNSET
+    clock: str = "server_monotonic_us"
+
+
+class Provisional(ServerBase, tag="voxd.provisional", frozen=True):
+    """Opt-in (`voxd_ext=provisional`): what will probably follow the deltas of an item; replaces the one before it."""
+
+    item_id: str
+    text: str
+
+
+class Notice(ServerBase, tag="voxd.warning", frozen=True):
+    """Opt-in (any voxd_ext): something is not as asked for."""
+
+    code: str
+    message: str
+
+
+ServerEvent = (
+    SessionCreated
+    | SessionUpdated
+    | SpeechStarted
+    | SpeechStopped
+    | Committed
+    | Cleared
+    | ItemAdded
+    | ItemDone
+    | TranscriptionDelta
+    | TranscriptionCompleted
+    | TranscriptionFailed
+    | ResponseCreated
+    | ResponseDone
+    | OutputItemAdded
+    | OutputItemDone
+    | ContentPartAdded
+    | ContentPartDone
+    | OutputTextDelta
+    | OutputTextDone
+    | Error
+    | Metrics
+    | Provisional
+    | Notice
+)
+
+# ── bytes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Envelope(msgspec.Struct):
+    type: str | UnsetType = UNSET
+    event_id: str | UnsetType = UNSET
+
+
+_encoder = msgspec.json.Encoder()
+_clients: msgspec.json.Decoder[ClientEvent] = msgspec.json.Decoder(ClientEvent)
+_servers: msgspec.json.Decoder[ServerEvent] = msgspec.json.Decoder(ServerEvent)
+_envelope = msgspec.json.Decoder(_Envelope)
+
+CLIENT_TYPES = tuple(sorted(str(c.__struct_config__.tag) for c in ClientEvent.__args__))
+_SERVER_TYPES = frozenset(str(c.__struct_config__.tag) for c in ServerEvent.__args__)
+
+
+def dump(event: ClientEvent | ServerEvent) -> bytes:
+    """One event as UTF-8 JSON."""
+    return _encoder.encode(event)
+
+
+def parse_client(data: bytes | str) -> ClientEvent:
+    """JSON -> client event.  Raises WireError with the codes of the GA API."""
+    try:
+        return _clients.decode(data)
+    except msgspec.DecodeError as error:
+        raise _explain(data, error) from None
+    except UnicodeDecodeError:
+        raise WireError("invalid_json", "The event is not valid UTF-8.") from None
+
+
+def parse_server(data: bytes | str) -> ServerEvent | None:
+    """JSON -> server event; None for a type this client does not know.  Raises WireError for what is not an event."""
+    try:
+        return _servers.decode(data)
+    except msgspec.DecodeError as error:
+        found = _explain(data, error)
+        if found.param == "type" and found.code == "invalid_value":
+            return None
+        raise found from None
+
+
+def _explain(data: bytes | str, error: msgspec.DecodeError) -> WireError:
+    """Finds out, on the slow path only, what was wrong with an event that did not decode."""
+    try:
+        envelope = _envelope.decode(data)
+    except msgspec.ValidationError as bad:
+        param = field_of(str(bad)) or None
+        return WireError("invalid_event", "An event is a JSON object with a string `type`.", param or "type")
+    except msgspec.DecodeError as bad:
+        return WireError("invalid_json", f"The event is not valid JSON: {bad}.")
+    event_id = None if envelope.event_id is UNSET else envelope.event_id
+    if envelope.type is UNSET:
+        return WireError("invalid_event", "The event has no `type`.", "type", event_id)
+    if envelope.type not in CLIENT_TYPES and envelope.type not in _SERVER_TYPES:
+        known = ", ".join(CLIENT_TYPES)
+        message = f"Unknown event type {envelope.type!r}. Supported types: {known}."
+        return WireError("invalid_value", message, "type", event_id)
+    return explain_value(str(error), event_id)
+
+
+def explain_value(text: str, event_id: str | None, prefix: str = "") -> WireError:
+    """A msgspec validation message -> the wire error for it; `prefix` is put before the parameter's path."""
+    where = field_of(text)
+    what = text.split(" - at `")[0]
+    if "missing required field" in what:
+        name = what.split("`")[1]
+        param = ".".join(p for p in (prefix, where, name) if p)
+        return WireError("missing_required_parameter", f"Missing required parameter: '{param}'.", param, event_id)
+    if "contains unknown field" in what:
+        name = what.split("`")[1]
+        param = ".".join(p for p in (prefix, where, name) if p)
+        return WireError("unknown_parameter", f"Unknown parameter: '{param}'.", param, event_id)
+    param = ".".join(p for p in (prefix, where) if p)
+    return WireError("invalid_value", f"Invalid value for '{param}': {what}.", param or None, event_id)
+
+
+def field_of(text: str) -> str:
+    """`… - at `$.session.audio`` -> `session.audio`; "" at the top."""
+    _, _, path = text.partition(" - at `$")
+    return path.rstrip("`").removeprefix(".").replace("[...]", "")

@@ -1,0 +1,1 @@
+"""The daemon: a gateway process that owns sockets, sessions and turns, and an engine process that owns the models."""

@@ -1,0 +1,355 @@
+"""Composition root of the gateway: settings → sockets → engine host → routes → life cycle.
+
+It knows which parts there are and the order in which they start and stop; none of what they do.
+
+    start    bind every socket (a second daemon, a port in use: told at once) → engine process → serve; /ready is 503 until warm
+    drain    first SIGTERM or SIGINT: no new sessions, turns in flight may end (`server.drain_s`), then close 1012
+    stop     second signal, or nothing left to wait for
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import stat
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
+
+from shared import __version__
+from shared.session_config import AnySession, AudioInput, Extensions, RealtimeAudio, RealtimeSession, ServerVad
+from shared.session_config import Transcription, TranscriptionAudio, TranscriptionSession
+from shared.settings import Settings, Tcp
+from shared.audio import to_samples
+from voxd import http, websocket
+from voxd import messages as m
+from voxd.connection import Connection
+from voxd.host import EngineFailed, EngineHost
+from voxd.metrics import Targets
+from voxd.session import Profile
+from voxd.session.responses import ChunkPolicy
+from voxd.turns import Rules
+
+log = logging.getLogger("voxd")
+MESSAGE_LIMIT = 24 << 20  # bytes of one WebSocket message
+
+
+class CannotStart(Exception):
+    """A socket cannot be had; the text says which and why."""
+
+
+class AlreadyRunning(Exception):
+    """Another voxd answers on the control socket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be served, decided by the command line."""
+
+    settings: Settings
+    control: Path
+    listen: tuple[Tcp | Path, ...]
+    transcribe: str | None
+    respond: str | None
+    token: bytes | None
+    notes: tuple[str, ...]  # lines for the user: what was decided for them
+
+
+# ── sockets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """A listening socket that only this user can open.  Raises AlreadyRunning, CannotStart."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+            _refuse_if_answered(path)
+            path.unlink()
+        before = os.umask(0o177)
+        try:
+            sock.bind(str(path))
+        finally:
+            os.umask(before)
+    except OSError as error:
+        raise CannotStart(f"cannot listen on {path}: {error.strerror}") from error
+    sock.listen(128)
+    return sock
+
+
+def _refuse_if_answered(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return
+        raise AlreadyRunning(f"voxd is already running at {path}")
+
+
+def bind_tcp(address: Tcp) -> socket.socket:
+    """Raises CannotStart with the address and the reason."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    sock = socket.socket(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((address.host, address.port))
+    except OSError as error:
+        where = f"{address.host}:{address.port}"
+        raise CannotStart(f"cannot listen on {where}: {error.strerror} (see server.listen, --listen)") from error
+    sock.listen(128)
+    return sock
+
+
+# ── the gateway ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Gateway:
+    """All live connections, and the answers to "how are you"."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        settings = plan.settings
+        configure = m.Configure(plan.transcribe, plan.respond, dict(settings.engine_options))
+        process = settings.engine_process
+        self.host = EngineHost(
+            configure,
+            silence_s=process.heartbeat_timeout_s,
+            restarts=process.restarts,
+            window_s=process.restart_window_s,
+        )
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self._begun = time.monotonic()
+        targets = settings.performance_targets
+        self._targets = Targets(settings.streaming.latency_target_ms, targets.ttft_ms, targets.total_latency_ms)
+
+    def asgi(self) -> http.Guarded:
+        """The application behind the gate."""
+        server = self.plan.settings.server
+        pages = http.routes(lambda: self.host.state == "ready" and not self.draining, self.status, lambda: self.model)
+        app = Starlette(routes=[*pages, WebSocketRoute("/v1/realtime", self._realtime)])
+        gate = http.Gate(self.plan.token, frozenset(server.allow_host), frozenset(server.allow_origin))
+        return http.Guarded(app, gate)
+
+    @property
+    def model(self) -> str:
+        return self.plan.respond or self.plan.transcribe or "none"
+
+    def status(self) -> dict[str, object]:
+        """For /status, /ready and `voxd status`."""
+        ready = self.host.ready
+        return {
+            "version": __version__,
+            "state": "draining" if self.draining else self.host.state,
+            "progress": self.host.progress,
+            "pid": os.getpid(),
+            "engine_pid": self.host.pid,
+            "engines": {"transcribe": self.plan.transcribe, "respond": self.plan.respond},
+            "notes": list((*self.plan.notes, *(ready.notes if ready else ()))),
+            "sessions": len(self.connections),
+            "max_sessions": self.plan.settings.server.max_sessions,
+            "lag_ms": self.host.lag_ms,
+            "uptime_s": round(time.monotonic() - self._begun, 1),
+            "socket": str(self.plan.control),
+            "listen": [address_text(address) for address in self.plan.listen],
+        }
+
+    def _refusal(self) -> tuple[str, str] | None:
+        if self.draining:
+            return "shutting_down", "voxd is shutting down; connect again in a moment."
+        if self.host.state != "ready":
+            return "engine_loading", f"The engine is not ready yet: {self.host.progress}."
+        if len(self.connections) >= self.plan.settings.server.max_sessions:
+            return "session_limit_reached", f"All {len(self.connections)} sessions are taken; see server.max_sessions."
+        return None
+
+    async def _realtime(self, socket: WebSocket) -> None:
+        refusal = self._refusal()
+        if refusal:
+            body = http.error_body(*refusal, kind="server_error")
+            await socket.send_denial_response(JSONResponse(body, 503, {"Retry-After": "2"}))
+            return
+        subprotocols = socket.scope.get("subprotocols", [])
+        await socket.accept("realtime" if "realtime" in subprotocols else None)
+        peer = "unix socket" if socket.scope["server"][1] is None else str(socket.client and socket.client.host)
+        wanted = {ext.strip() for ext in socket.query_params.get("voxd_ext", "").split(",")}
+        transcription = socket.query_params.get("intent") == "transcription"
+
+        def config(session_id: str) -> AnySession:
+            return first_config(session_id, self.plan.settings, self.model, wanted, transcription=transcription)
+
+        connection = Connection(self.host, self._profile, config, monotonic_us, self._targets, peer)
+        self.connections.add(connection)
+        try:
+            await websocket.serve(socket, connection)
+        finally:
+            self.connections.discard(connection)
+
+    def _profile(self, ready: m.Ready) -> Profile:
+        vad, chunks = self.plan.settings.vad, self.plan.settings.chunked_response
+        rules = Rules(
+            threshold=vad.threshold,
+            padding=to_samples(vad.prefix_padding_ms),
+            silence=to_samples(vad.silence_duration_ms),
+            tentative=to_samples(vad.tentative_ms),
+            onset=to_samples(vad.onset_ms),
+            hangover=to_samples(vad.hangover_ms),
+            limit=to_samples(vad.max_utterance_s * 1000),
+        )
+        policy = ChunkPolicy(chunks.min_words_per_chunk, chunks.max_words_per_chunk, chunks.chunk_timeout_ms * 1000)
+        return Profile(ready.transcribe, ready.respond, ready.speculates, rules, policy)
+
+    async def drain(self) -> None:
+        """Turns in flight may end; then every connection is told to come back later."""
+        self.draining = True
+        until = time.monotonic() + self.plan.settings.server.drain_s
+        while any(connection.busy for connection in self.connections) and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        for connection in self.connections:
+            connection.end(1012, "voxd is shutting down")
+
+
+def first_config(
+    session_id: str, settings: Settings, model: str, wanted: set[str], *, transcription: bool
+) -> AnySession:
+    """A session before its client has said anything."""
+    vad = settings.vad
+    detection = ServerVad(
+        threshold=vad.threshold,
+        prefix_padding_ms=vad.prefix_padding_ms,
+        silence_duration_ms=vad.silence_duration_ms,
+    )
+    voxd = Extensions(metrics="metrics" in wanted, provisional="provisional" in wanted)
+    if transcription:
+        sound = AudioInput(transcription=Transcription(), turn_detection=detection)
+        return TranscriptionSession(id=session_id, audio=TranscriptionAudio(input=sound), voxd=voxd)
+    audio = RealtimeAudio(input=AudioInput(turn_detection=detection))
+    return RealtimeSession(id=session_id, model=model, audio=audio, voxd=voxd)
+
+
+def monotonic_us() -> int:
+    return time.monotonic_ns() // 1000
+
+
+def address_text(address: Tcp | Path) -> str:
+    """As `--listen` takes it."""
+    return f"unix:{address}" if isinstance(address, Path) else f"{address.host}:{address.port}"
+
+
+# ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: this program has its own order of stopping."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _server(app: http.Guarded, tls: tuple[str, str] | None) -> _Server:
+    config = uvicorn.Config(
+        app,
+        ws="websockets-sansio",
+        ws_max_size=MESSAGE_LIMIT,
+        ws_per_message_deflate=False,  # a decompression bomb needs a decompressor
+        ws_ping_interval=2.0,
+        ws_ping_timeout=4.0,
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=2,
+        ssl_certfile=tls[0] if tls else None,
+        ssl_keyfile=tls[1] if tls else None,
+    )
+    return _Server(config)
+
+
+async def run(plan: Plan) -> None:
+    """Serves until a signal.  Raises AlreadyRunning, CannotStart, EngineFailed."""
+    unix = [bind_unix(plan.control)]
+    tcp: list[socket.socket] = []
+    for address in plan.listen:
+        (unix if isinstance(address, Path) else tcp).append(
+            bind_unix(address) if isinstance(address, Path) else bind_tcp(address)
+        )
+    gateway = Gateway(plan)
+    app = gateway.asgi()
+    server = plan.settings.server
+    tls = (server.tls_cert, server.tls_key) if server.tls_cert and server.tls_key else None
+    servers = [(_server(app, None), unix)] + ([(_server(app, tls), tcp)] if tcp else [])
+    for address in (plan.control, *plan.listen):
+        log.info("listening on %s", address_text(address))
+    try:
+        await _live(gateway, servers)
+    finally:
+        for path in (plan.control, *(a for a in plan.listen if isinstance(a, Path))):
+            path.unlink(missing_ok=True)
+
+
+async def _live(gateway: Gateway, servers: list[tuple[_Server, list[socket.socket]]]) -> None:
+    signalled = asyncio.Queue[int](maxsize=8)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _offer, signalled, number)
+    serving = [asyncio.create_task(server.serve(sockets=sockets)) for server, sockets in servers]
+    engine = asyncio.create_task(gateway.host.run())
+    announce = asyncio.create_task(_announce(gateway))
+    first = asyncio.create_task(signalled.get())
+    try:
+        await asyncio.wait({first, engine}, return_when=asyncio.FIRST_COMPLETED)
+        if first.done():
+            log.info("stopping: turns in flight may end; a second signal stops at once")
+            await _until(gateway.drain, signalled.get)
+    finally:
+        announce.cancel()
+        await gateway.host.stop()
+        for server, _ in servers:
+            server.should_exit = True
+        await asyncio.wait(serving, timeout=5)
+        first.cancel()
+    if engine.done():
+        engine.result()  # EngineFailed
+    log.info("stopped")
+
+
+def _offer(queue: asyncio.Queue[int], number: int) -> None:
+    with contextlib.suppress(asyncio.QueueFull):
+        queue.put_nowait(number)
+
+
+async def _until(work: Callable[[], Awaitable[None]], interrupt: Callable[[], Awaitable[int]]) -> None:
+    """Runs `work` unless `interrupt` comes first."""
+    tasks = {asyncio.ensure_future(work()), asyncio.ensure_future(interrupt())}
+    _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+
+
+async def _announce(gateway: Gateway) -> None:
+    async with gateway.host.changed:
+        await gateway.host.changed.wait_for(lambda: gateway.host.state == "ready")
+    ready = gateway.host.ready
+    if ready:
+        roles = " · ".join(f"{role} {name or 'none'}" for role, name in _roles(ready))
+        log.info("ready · %s", roles)
+
+
+def _roles(ready: m.Ready) -> list[tuple[str, str | None]]:
+    return [("transcribe", ready.transcribe), ("respond", ready.respond)]
+
+
+__all__ = ["AlreadyRunning", "CannotStart", "EngineFailed", "Plan", "run"]

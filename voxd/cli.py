@@ -1,0 +1,333 @@
+"""The command line of the daemon: start, status, stop, engines, token.
+
+It turns options and settings into a `Plan`, and everything that can go wrong into one sentence and an exit status.
+Nothing heavy is imported before a command needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from shared import __version__
+
+if TYPE_CHECKING:
+    from shared.settings import Settings, Tcp
+    from voxd.app import Plan
+
+FAILED, NOT_RUNNING, CONFIGURATION = 1, 3, 78
+
+EXIT = """\b
+Exit status:
+  0   done, or voxd is already running
+  1   failed: a socket cannot be had, the engine process keeps ending
+  2   wrong use of the command line
+  3   no voxd is running (status, stop)
+  78  configuration: the message says file:line:column and what is allowed
+"""
+
+
+def _die(message: str, status: int) -> NoReturn:
+    click.echo(f"voxd: {message}", err=True)
+    sys.exit(status)
+
+
+@click.group(epilog=EXIT, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="voxd")
+def main() -> None:
+    """Speech recognition and conversation, served to terminals: the daemon."""
+
+
+config_option = click.option(
+    "--config", "config_path", type=click.Path(path_type=Path), help="Settings file (else the usual places)."
+)
+socket_option = click.option("--socket", "socket_path", help="Control socket (else server.socket).")
+
+
+# ── start ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@main.command()
+@config_option
+@socket_option
+@click.option("--listen", multiple=True, metavar="ADDRESS", help="Also listen on HOST:PORT or unix:/path; repeatable.")
+@click.option("--transcribe", metavar="ENGINE", help="Engine for live text (auto, none, or a name of `voxd engines`).")
+@click.option("--respond", metavar="ENGINE", help="Engine for answers (none, or a name of `voxd engines`).")
+@click.option("--no-token", is_flag=True, help="Let anybody who reaches a TCP listener in.")
+@click.option("--check", is_flag=True, help="Check the settings and exit.")
+def start(
+    config_path: Path | None,
+    socket_path: str | None,
+    listen: tuple[str, ...],
+    transcribe: str | None,
+    respond: str | None,
+    no_token: bool,
+    check: bool,
+) -> None:
+    """Serve, in the foreground, until Ctrl-C or SIGTERM."""
+    settings, source = _settings(config_path)
+    addresses = _addresses(listen) if listen else tuple(map(_listener, settings.server.listen))
+    plan = _plan(
+        settings,
+        _control(settings, socket_path),
+        addresses,
+        transcribe or settings.engines.transcribe,
+        respond or settings.engines.respond,
+        token=settings.server.token and not no_token and not check,
+    )
+    if check:
+        click.echo(f"{source or 'no settings file: defaults'}: valid")
+        return
+    _serve(plan, source)
+
+
+def _serve(plan: Plan, source: Path | None) -> None:
+    import logging
+
+    from voxd import app, journal
+
+    journal.configure(plan.settings.log.level)
+    log = logging.getLogger("voxd")
+    log.info("voxd %s · settings: %s", __version__, source or "defaults")
+    for note in plan.notes:
+        log.info("%s", note)
+    try:
+        asyncio.run(app.run(plan))
+    except app.AlreadyRunning as running:
+        click.echo(f"voxd: {running}")
+    except app.CannotStart as reason:
+        _die(str(reason), FAILED)
+    except app.EngineFailed as reason:
+        _die(str(reason), CONFIGURATION if reason.configuration else FAILED)
+
+
+def _settings(path: Path | None) -> tuple[Settings, Path | None]:
+    from shared.config import ConfigError, load
+
+    try:
+        loaded = load(path, os.environ)
+    except ConfigError as error:
+        _die(str(error), CONFIGURATION)
+    for warning in loaded.warnings:
+        click.echo(f"voxd: {warning}", err=True)
+    return loaded.settings, loaded.source
+
+
+def _control(settings: Settings | None, given: str | None) -> Path:
+    from shared.config import ConfigError, control_socket
+    from shared.settings import socket_path
+
+    try:
+        if given:
+            return socket_path(Path(given).absolute())
+        if settings is not None and settings.server.socket != "auto":
+            return socket_path(Path(settings.server.socket))
+        return control_socket(os.environ)
+    except (ConfigError, ValueError) as error:
+        _die(str(error), CONFIGURATION)
+
+
+def _addresses(listen: tuple[str, ...]) -> tuple[Tcp | Path, ...]:
+    return tuple(_listener(text) for text in listen)
+
+
+def _listener(text: str) -> Tcp | Path:
+    from shared.settings import listener
+
+    try:
+        return listener(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--listen") from None
+
+
+def _plan(
+    settings: Settings,
+    control: Path,
+    listen: tuple[Tcp | Path, ...],
+    transcribe: str,
+    respond: str,
+    *,
+    token: bool,
+) -> Plan:
+    from shared.settings import Tcp
+    from voxd.app import Plan
+
+    transcriber, notes = _resolve(transcribe)
+    responder = None if respond == "none" else respond
+    for name in (transcriber, responder):
+        _check_engine(name)
+    over_tcp = any(isinstance(address, Tcp) for address in listen)
+    secret = _token(settings).encode() if token and over_tcp else None
+    if over_tcp and secret is None:
+        notes = (*notes, "no token: whoever reaches a TCP listener may use it")
+    return Plan(settings, control, listen, transcriber, responder, secret, notes)
+
+
+def _resolve(name: str) -> tuple[str | None, tuple[str, ...]]:
+    """`auto` is the best transcriber that is installed; what was chosen is said."""
+    if name == "none":
+        return None, ()
+    if name != "auto":
+        return name, ()
+    return "whisper", ("transcribe: auto chose whisper on the CPU (no Voxtral engine is installed)",)
+
+
+def _check_engine(name: str | None) -> None:
+    from voxd.engine import names
+
+    if name is not None and name not in names():
+        known = ", ".join((*names(), "none"))
+        _die(f"no engine is called '{name}'; there are: {known} (see `voxd engines`)", CONFIGURATION)
+
+
+# ── status, stop ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _client_socket(config_path: Path | None, given: str | None) -> Path:
+    from shared.config import client_socket
+
+    settings, _ = _settings(config_path)
+    if given or settings.server.socket != "auto":
+        return _control(settings, given)
+    return client_socket(os.environ)
+
+
+def _ask(path: Path) -> dict[str, object]:
+    from voxd.control import NotRunning, status
+
+    try:
+        return status(path)
+    except NotRunning:
+        _die(f"not running (nobody answers at {path}); start it with `voxd start`", NOT_RUNNING)
+    except PermissionError:
+        _die(f"{path} belongs to another user; are you in the group `voxd`?", FAILED)
+
+
+@main.command()
+@config_option
+@socket_option
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(config_path: Path | None, socket_path: str | None, as_json: bool) -> None:
+    """Say how the running voxd is."""
+    found = _ask(_client_socket(config_path, socket_path))
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    engines = found["engines"] if isinstance(found["engines"], dict) else {}
+    click.echo(f"voxd {found['version']} · {found['state']} · pid {found['pid']} · up {found['uptime_s']} s")
+    for role, name in engines.items():
+        click.echo(f"  {role:<11}{name or 'none'}")
+    click.echo(f"  {'sessions':<11}{found['sessions']} of {found['max_sessions']} · lag {found['lag_ms']} ms")
+    listen = found["listen"] if isinstance(found["listen"], list) else []
+    for address in (f"unix:{found['socket']}", *listen):
+        click.echo(f"  {'listening':<11}{address}")
+    if found["state"] != "ready":
+        click.echo(f"  {'progress':<11}{found['progress']}")
+    for note in found["notes"] if isinstance(found["notes"], list) else []:
+        click.echo(f"  {'note':<11}{note}")
+
+
+@main.command()
+@config_option
+@socket_option
+def stop(config_path: Path | None, socket_path: str | None) -> None:
+    """Stop the running voxd; turns in flight may end first."""
+    settings, _ = _settings(config_path)
+    path = _client_socket(config_path, socket_path)
+    pid = _ask(path)["pid"]
+    if not isinstance(pid, int):
+        _die("the running voxd does not say its process id", FAILED)
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except PermissionError:
+        _die(f"voxd (pid {pid}) runs as another user; under systemd: sudo systemctl stop voxd", FAILED)
+    if not _wait(lambda: not _alive(pid), settings.server.drain_s + 10):
+        _die(f"voxd (pid {pid}) has not stopped yet", FAILED)
+    click.echo("stopped")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def _wait(done: Callable[[], bool], seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+# ── engines, token ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def engines(as_json: bool) -> None:
+    """List installed engines, what they can do and what is missing for each."""
+    from voxd.engine import listing
+
+    found = listing()
+    if as_json:
+        rows = [
+            {
+                "name": each.name,
+                "package": each.package,
+                "roles": list(each.capabilities.roles) if each.capabilities else [],
+                "live": bool(each.capabilities and each.capabilities.live),
+                "problem": each.problem,
+            }
+            for each in found
+        ]
+        click.echo(json.dumps(rows, indent=1))
+        return
+    for each in found:
+        click.echo(f"{each.name}  ({each.package})  {'ready to use' if each.problem is None else each.problem}")
+        if each.capabilities:
+            live = " · text while you speak" if each.capabilities.live else ""
+            click.echo(f"    {' + '.join(each.capabilities.roles)}{live}")
+            click.echo(f"    {each.capabilities.summary}")
+
+
+@main.command()
+@config_option
+@click.option("--url", is_flag=True, help="As a URL for the browser.")
+def token(config_path: Path | None, url: bool) -> None:
+    """Print the bearer token of the TCP listeners (made if there is none)."""
+    from shared.settings import DEFAULT_PORT, Tcp
+
+    settings, _ = _settings(config_path)
+    secret = _token(settings)
+    if not url:
+        click.echo(secret)
+        return
+    found = [address for address in map(_listener, settings.server.listen) if isinstance(address, Tcp)]
+    host, port = found[0] if found else ("localhost", DEFAULT_PORT)
+    scheme = "https" if settings.server.tls_cert else "http"
+    click.echo(f"{scheme}://{host}:{port}/#token={secret}")
+
+
+def _token(settings: Settings) -> str:
+    from shared.config import ConfigError, token_path
+    from voxd.token import TokenError, load_or_make
+
+    try:
+        chosen = settings.server.token_file
+        return load_or_make(token_path(os.environ) if chosen == "auto" else Path(chosen))
+    except (ConfigError, TokenError) as error:
+        _die(str(error), CONFIGURATION)

@@ -1,0 +1,205 @@
+"""The shell of one client, whatever its transport: feeds the session, runs its commands, stamps, bounds what waits.  Step 4.
+
+It owns the session and the clock; it does not know sockets (a transport calls `receive_*` and drains `next_event`), nor
+what events mean.
+
+Bounds: what waits for the socket is at most OUTBOUND bytes; above that the client is too slow to be served and is closed.
+While too much audio waits for the engine, `readable` is clear and the transport stops reading.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from shared import events
+from shared.events import WireError
+from shared.session_config import AnySession
+from voxd import messages as m
+from voxd.host import EngineHost
+from voxd.journal import SessionLog
+from voxd.metrics import Targets, TurnMeter
+from voxd.session import Profile, Session
+
+log = logging.getLogger("voxd")
+OUTBOUND = 4 << 20  # bytes
+
+
+class Closed(Exception):
+    """The connection is to be closed by the server, with a WebSocket close code."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+def id_factory() -> Callable[[str], str]:
+    """Ids that are unique in a session and unlikely to meet those of another: `item_3f9a1c22_17`."""
+    base, count = secrets.token_hex(4), itertools.count(1)
+    return lambda kind: f"{kind}_{base}{next(count):04x}"
+
+
+class Connection:
+    """`make_config(session_id)` gives the session's first configuration; `profile` says what this server offers."""
+
+    def __init__(
+        self,
+        host: EngineHost,
+        profile: Callable[[m.Ready], Profile],
+        make_config: Callable[[str], AnySession],
+        clock: Callable[[], int],
+        targets: Targets,
+        peer: str,
+    ) -> None:
+        if host.ready is None:
+            raise Closed(1013, "the engine is not ready")
+        self._host, self._profile, self._clock = host, profile, clock
+        new_id = id_factory()
+        self.id = new_id("sess")
+        self._begun_us = clock()
+        self._meter = TurnMeter()
+        self.log = SessionLog(self.id, targets)
+        self.readable = asyncio.Event()
+        self.readable.set()
+        self._outbound: deque[tuple[events.ServerEvent, bytes]] = deque()
+        self._outbound_bytes = 0
+        self._outbound_changed = asyncio.Event()
+        self._closing: Closed | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._new_id = new_id
+        self._sent_chars: dict[str, int] = {}
+        self.stream = host.attach(self)
+        self._session = Session(self.stream, make_config(self.id), profile(host.ready), new_id)
+        config = self._session.config
+        self.log.started(str(config.__struct_config__.tag), peer, config.voxd.transcribe, config.voxd.respond)
+        self._drain()
+
+    # ── from the transport ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def receive_text(self, data: str) -> None:
+        """One JSON message."""
+        try:
+            event = events.parse_client(data)
+        except WireError as error:
+            self._session.receive_error(error)
+        else:
+            self._session.receive_event(event)
+        self._drain()
+
+    def receive_binary(self) -> None:
+        """A binary message, which nobody has asked for."""
+        message = "Binary messages are not accepted; send audio as `input_audio_buffer.append`."
+        self._session.receive_error(WireError("invalid_event", message))
+        self._drain()
+
+    async def next_event(self) -> tuple[events.ServerEvent, bytes]:
+        """The next event for the socket.  Raises Closed when the server ends the connection and all is written."""
+        while not self._outbound:
+            if self._closing:
+                raise self._closing
+            self._outbound_changed.clear()
+            await self._outbound_changed.wait()
+        event, data = self._outbound.popleft()
+        self._outbound_bytes -= len(data)
+        return event, data
+
+    def written(self, event: events.ServerEvent) -> None:
+        """The socket has taken an event."""
+        now_us = self._clock()
+        report = self._meter.written(event, now_us)
+        if isinstance(event, events.OutputTextDelta):
+            self._acknowledge(event)
+        if report:
+            self.log.turn(report, now_us)
+            if report.event and self._session.config.voxd.metrics:
+                self._send(msgspec.structs.replace(report.event, event_id=self._new_id("event")))
+
+    def close(self, why: str) -> None:
+        """The transport is gone: the slot is free at once."""
+        if self._timer:
+            self._timer.cancel()
+        self._host.detach(self.stream)
+        seconds = (self._clock() - self._begun_us) / 1e6
+        self.log.ended(seconds, self._session.received * 1000 // 16_000, why)
+
+    def end(self, code: int, why: str) -> None:
+        """The server ends the connection once what waits has been written."""
+        self._closing = self._closing or Closed(code, why)
+        self._outbound_changed.set()
+
+    @property
+    def busy(self) -> bool:
+        """Is a turn going on?"""
+        return self._session.busy
+
+    # ── from the engine process ─────────────────────────────────────────────────────────────────────────────────────
+
+    def receive_output(self, output: m.Output) -> None:
+        self._meter.receive_output(output)
+        self._session.receive_output(output)
+        self._drain()
+        if isinstance(output, m.Refused):
+            self.end(1013, output.reason)
+
+    def engine_lost(self) -> None:
+        self._session.engine_lost()
+        self._drain()
+
+    def engine_ready(self, ready: m.Ready) -> None:
+        self._session.engine_ready(self._profile(ready))
+        self._drain()
+
+    # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _drain(self) -> None:
+        """What the session has to send goes out, stamped with one time."""
+        now_us = self._clock()
+        self._meter.receive_audio(self._session.received, now_us)
+        outgoing, commands, notes = self._session.to_send()
+        for note in notes:
+            self._meter.receive_note(note, now_us)
+        self._host.send(commands)
+        for event in outgoing:
+            self._send(event)
+        if self._session.stalled:
+            self.readable.clear()
+        else:
+            self.readable.set()
+        self._set_timer(now_us)
+
+    def _send(self, event: events.ServerEvent) -> None:
+        data = events.dump(event)
+        self._outbound.append((event, data))
+        self._outbound_bytes += len(data)
+        self._outbound_changed.set()
+        if self._outbound_bytes > OUTBOUND and self._closing is None:
+            self._outbound.clear()
+            self.end(1008, "the client reads too slowly")
+
+    def _acknowledge(self, delta: events.OutputTextDelta) -> None:
+        """Tells the engine how much of an answer the client got: that much is context after a barge-in."""
+        ref = self._meter.ref_of(delta.response_id)
+        if ref is not None:
+            chars = self._sent_chars.get(delta.response_id, 0) + len(delta.delta)
+            self._sent_chars = {delta.response_id: chars}
+            self._host.send([m.Sent(self.stream, ref, chars)])
+
+    def _set_timer(self, now_us: int) -> None:
+        """`chunked_response` may hold text until a deadline."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        deadline = self._session.deadline_us
+        if deadline is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(0, deadline - now_us) / 1e6, self._tick)
+
+    def _tick(self) -> None:
+        self._session.receive_time(self._clock())
+        self._drain()

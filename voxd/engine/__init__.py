@@ -1,0 +1,83 @@
+"""The engine process: models, caches, VAD and the device live here and only here.
+
+Registry of engines: the entry point group `voxd.engines`.  Names are read without importing anything; an engine is imported
+when it was configured.  A plug-in is a package with
+
+    [project.entry-points."voxd.engines"]
+    mine = "my_package:MyEngine"          # a subclass of voxd.engine.contract.Engine
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+
+from voxd.engine.contract import Capabilities, Engine, Unusable
+
+GROUP = "voxd.engines"
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One installed engine for `voxd engines`.  `problem` is why it cannot be used, for people."""
+
+    name: str
+    package: str
+    capabilities: Capabilities | None
+    problem: str | None
+
+
+def names() -> tuple[str, ...]:
+    """Installed engines, sorted."""
+    return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
+
+
+def _find(name: str) -> EntryPoint:
+    for point in entry_points(group=GROUP):
+        if point.name == name:
+            return point
+    known = ", ".join(names()) or "none"
+    raise Unusable(f"no engine is called '{name}'; installed engines: {known}")
+
+
+def engine_class(name: str) -> type[Engine]:
+    """Imports one engine.  Raises `Unusable` if there is none, it does not import, or it needs what is not installed."""
+    point = _find(name)
+    try:
+        found = point.load()
+    except ImportError as error:
+        raise Unusable(f"engine '{name}' cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Engine)):
+        raise Unusable(f"engine '{name}' ({point.value}) is not a subclass of voxd.engine.contract.Engine")
+    if missing := found.missing():
+        raise Unusable(f"engine '{name}' needs {', '.join(missing)}; {remedy(found.capabilities)}")
+    return found
+
+
+def remedy(capabilities: Capabilities) -> str:
+    """How to get what an engine needs."""
+    if capabilities.extra:
+        return f'install it with: pip install "voxd[{capabilities.extra}]"'
+    return "install these modules"
+
+
+def listing() -> list[Listing]:
+    """All installed engines and what is missing for each; imports them, but loads no model."""
+    found = []
+    for name in names():
+        point = _find(name)
+        package = point.dist.name if point.dist else "?"
+        try:
+            cls = point.load()
+            missing = cls.missing()
+            problem = f"needs {', '.join(missing)}; {remedy(cls.capabilities)}" if missing else None
+            found.append(Listing(name, package, cls.capabilities, problem))
+        except (ImportError, AttributeError) as error:
+            found.append(Listing(name, package, None, f"cannot be imported: {error}"))
+    return found
+
+
+def installed(module: str) -> bool:
+    """Is a module there?  Nothing is imported."""
+    return importlib.util.find_spec(module) is not None

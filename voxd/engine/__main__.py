@@ -1,0 +1,110 @@
+"""The engine process: `python -m voxd.engine FD`, started by the gateway, which holds the other end of socket FD.
+
+It reads `Configure`, loads the engines it names, says `Ready` and runs the loop until `Stop` or until the gateway has
+gone.
+Only here are engines imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+
+from voxd import messages as m
+from voxd.engine import engine_class
+from voxd.engine.contract import Engine, Unusable
+from voxd.engine.loop import Inbox, Loop
+from voxd.engine.vad import Vad
+
+log = logging.getLogger("voxd.engine")
+
+
+class Link:
+    """The socket to the gateway.  Writing blocks while the gateway is behind; its loss ends the process."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._unframer = m.commands()
+
+    def publish(self, reports: list[m.Report]) -> None:
+        try:
+            self._sock.sendall(b"".join(m.encode(report) for report in reports))
+        except (BrokenPipeError, ConnectionResetError):
+            os._exit(0)  # the gateway is gone: nobody is left to serve
+
+    def commands(self) -> Iterator[m.Command]:
+        """Until the gateway closes its end."""
+        while data := self._receive():
+            yield from self._unframer.feed(data)
+
+    def _receive(self) -> bytes:
+        try:
+            return self._sock.recv(1 << 20)
+        except ConnectionResetError:
+            return b""
+
+
+def build(configure: m.Configure, inbox: Inbox, link: Link) -> tuple[dict[m.Role, Engine], m.Ready]:
+    """Imports, makes and loads the engines; one object if both roles name the same.  Raises `Unusable`."""
+    wanted: dict[m.Role, str | None] = {"transcribe": configure.transcribe, "respond": configure.respond}
+    made: dict[str, Engine] = {}
+    notes: list[str] = []
+    for role, name in wanted.items():
+        if name is None:
+            continue
+        if name not in made:
+            made[name] = engine_class(name)(_options(configure, name), inbox.wake)
+            notes += made[name].load(lambda text: link.publish([m.Progress(text)]))
+        if role not in made[name].capabilities.roles:
+            raise Unusable(f"engine '{name}' cannot fill the role `{role}`; it fills {made[name].capabilities.roles}")
+    engines = {role: made[name] for role, name in wanted.items() if name is not None}
+    responder = engines.get("respond")
+    speculates = responder is not None and responder.capabilities.speculates
+    return engines, m.Ready(configure.transcribe, configure.respond, speculates, tuple(notes))
+
+
+def _options(configure: m.Configure, name: str) -> dict[str, object]:
+    options = configure.settings.get(name, {})
+    if not isinstance(options, dict):
+        raise Unusable(f"engine_options.{name} must be a mapping")
+    return options
+
+
+def serve(link: Link) -> int:
+    """The exit status: 0 after Stop, 1 if an engine cannot be used here."""
+    commands = link.commands()
+    configure = next(commands, None)
+    if not isinstance(configure, m.Configure):
+        return 1
+    inbox = Inbox()
+    try:
+        engines, ready = build(configure, inbox, link)
+    except Unusable as reason:
+        link.publish([m.Broken(str(reason), configuration=True)])
+        return 1
+    loop = Loop(engines, Vad(), inbox, link.publish)
+    link.publish([ready])
+
+    def read() -> None:
+        for command in commands:
+            inbox.put(command)
+        os._exit(0)  # the gateway closed its end without Stop
+
+    threading.Thread(target=read, name="reader", daemon=True).start()
+    loop.run()
+    return 0
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to handle; it stops this process in order
+    return serve(Link(socket.socket(fileno=int(sys.argv[1]))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""What an engine is.  Step 8 of a frame's path, as an interface; `echo` implements all of it, `conformance` checks it.
+
+An engine is a core in the sense of the house: commands in, outputs out, nothing else.
+
+    engine = MyEngine(options, wake)      cheap: no model, no device
+    engine.load(progress)                 slow: weights, warm-up; says what it does
+    loop:  engine.receive(command)        in order; never blocks; never raises but `Refuse`
+           outputs = engine.step(now_us)  never longer than 20 ms unless it is the device's own step
+           engine.deadline_us             when it wants to be stepped though nothing arrives (None: never)
+
+It does not know sessions, sockets, turn rules or the wire.  Work over 20 ms goes to threads of its own, which call `wake()`
+(safe from any thread) when `step` has something to give.
+
+What arrives, per role (all of `voxd.messages`):
+
+    both         Open, Feed, Heard (the VAD's word on audio already fed), Onset, Commit, Cancel, Close, Evict
+    transcribe   Flush, Rollback
+    respond      Speculate, Crop, Respond, Sent
+
+Promises that the loop keeps: messages of one stream come in the order of its audio; no stream is used before Open or after
+Close; a ref is never reused.  Promises that an engine keeps, checked by `voxd.engine.conformance`:
+
+  1. each Commit (transcribe) and each Respond (respond) ends in exactly one Settled or Failed, and nothing of that ref
+     follows; a ref that was cancelled while an utterance says nothing more;
+  2. the texts of Said, concatenated after Onset.said, equal Settled.text; they only ever append;
+  3. Flush, Rollback, Speculate and Crop publish no Said text that would not have come without them being undone;
+  4. streams do not influence each other's text; after Close nothing is published and nothing is kept;
+  5. audio up to 5 s before an Onset is still at hand.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from shared.audio import RATE
+from voxd.messages import (
+    Cancel,
+    Close,
+    Commit,
+    Crop,
+    Evict,
+    Feed,
+    Flush,
+    Heard,
+    Onset,
+    Open,
+    Output,
+    Respond,
+    Role,
+    Rollback,
+    Sent,
+    Speculate,
+)
+
+LOOK_BACK = 5 * RATE  # samples of un-owned audio that an engine keeps for the next Onset
+
+EngineCommand = (
+    Open | Feed | Heard | Onset | Flush | Rollback | Commit | Respond | Speculate | Crop | Cancel | Sent | Evict | Close
+)
+
+
+class Refuse(Exception):
+    """Raised by `receive(Open)`: no slot.  The text is read by people."""
+
+    def __init__(self, reason: str, retry_after_s: int = 5) -> None:
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class Unusable(Exception):
+    """Raised by `__init__` or `load`: this engine cannot run here; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do, readable without loading it."""
+
+    roles: tuple[Role, ...]
+    summary: str  # one line for `voxd engines`
+    needs: tuple[str, ...] = ()  # modules that must be importable
+    extra: str | None = None  # the pip extra that brings them
+    languages: tuple[str, ...] = ()  # ISO 639-1; () = any
+    live: bool = False  # text while the person still speaks
+    speculates: bool = False  # Speculate does something
+
+
+class Engine(ABC):
+    """Base of all engines; register the class under the entry point group `voxd.engines`."""
+
+    capabilities: ClassVar[Capabilities]
+
+    def __init__(self, options: Mapping[str, object], wake: Callable[[], None]) -> None:
+        """`options`: the mapping `engine_options.<name>` of the settings file; raise `Unusable` for what is wrong in it."""
+
+    @abstractmethod
+    def load(self, progress: Callable[[str], None]) -> tuple[str, ...]:
+        """Loads and warms up; returns lines for the user (device, path in use, what is degraded).  Raises `Unusable`."""
+
+    @abstractmethod
+    def receive(self, command: EngineCommand) -> None:
+        """Takes one command; never blocks.  Raises `Refuse` for an Open that finds no slot."""
+
+    @abstractmethod
+    def step(self, now_us: int) -> Iterable[Output]:
+        """Does what is ready and returns what came of it, each stream's outputs in order."""
+
+    @property
+    def deadline_us(self) -> int | None:
+        """When `step` is wanted though nothing arrives."""
+        return None
+
+    def stop(self) -> None:
+        """Ends threads and frees the device."""
+
+    @classmethod
+    def missing(cls) -> tuple[str, ...]:
+        """The modules of `capabilities.needs` that are not installed; nothing is imported."""
+        return tuple(name for name in cls.capabilities.needs if importlib.util.find_spec(name) is None)

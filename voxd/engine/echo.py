@@ -1,0 +1,188 @@
+"""An engine that needs no model: text that is a pure function of sample positions and of a scripted clock.
+
+It implements the whole contract in both roles, so that the gateway, the wire, the client and their tests can
+run without weights; only used when it is named.  It says nothing about speech.
+
+transcribe: one word per 320 ms of utterance, live up to the last voiced frame, the rest at the end.
+respond:    `tokens` words, one per `token_ms`, whatever is asked; up to 16 of them may be ready speculatively.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from voxd.engine.contract import Capabilities, Engine, EngineCommand, Unusable
+from voxd.messages import (
+    Cancel,
+    Close,
+    Commit,
+    Crop,
+    Evict,
+    Feed,
+    Flush,
+    Heard,
+    Onset,
+    Open,
+    Output,
+    Respond,
+    Rollback,
+    Said,
+    Sent,
+    Settled,
+    Speculate,
+    Status,
+)
+
+WORD = 5120  # samples of utterance per word: 320 ms
+VAD_FRAME = 512
+SPECULATIVE_TOKENS = 16
+WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+def words(count: int, first: int = 0) -> str:
+    """Words number `first` to `count`, the first of all without a space in front."""
+    return "".join(("" if i == 0 else " ") + WORDS[i % len(WORDS)] for i in range(first, count))
+
+
+@dataclass(slots=True)
+class _Utterance:
+    ref: int
+    start: int
+    words: int  # already said
+
+
+@dataclass(slots=True)
+class _Answer:
+    stream: int
+    limit: int
+    whole: int  # tokens it would have without a limit
+    begun_us: int | None = None  # the clock starts with the first step that sees it
+    released: bool = False  # Respond has come: what is ready may be said
+    said: int = 0
+
+    def due(self, now_us: int, token_us: int) -> int:
+        """Tokens that exist by now."""
+        if self.begun_us is None:
+            self.begun_us = now_us
+        ready = (now_us - self.begun_us) // token_us
+        return min(self.limit, int(ready) if self.released else min(int(ready), SPECULATIVE_TOKENS))
+
+
+class Echo(Engine):
+    capabilities = Capabilities(
+        roles=("transcribe", "respond"),
+        summary="scripted text for tests and wire checks; understands nothing",
+        live=True,
+        speculates=True,
+    )
+
+    def __init__(self, options: Mapping[str, object], wake: Callable[[], None]) -> None:
+        super().__init__(options, wake)
+        allowed = {"tokens": 200, "token_ms": 20}
+        for key, value in options.items():
+            if key not in allowed:
+                raise Unusable(f"engine_options.echo.{key} is not known; allowed: {', '.join(allowed)}")
+            if not isinstance(value, int) or value < 1:
+                raise Unusable(f"engine_options.echo.{key} must be a whole number of at least 1, not {value!r}")
+            allowed[key] = value
+        self._tokens, self._token_us = allowed["tokens"], allowed["token_ms"] * 1000
+        self._streams: set[int] = set()
+        self._utterances: dict[int, _Utterance] = {}
+        self._answers: dict[tuple[int, int], _Answer] = {}
+        self._out: list[Output] = []
+
+    def load(self, progress: Callable[[str], None]) -> tuple[str, ...]:
+        return ("echo: scripted text, no speech is understood",)
+
+    def receive(self, command: EngineCommand) -> None:
+        stream = command.stream
+        match command:
+            case Open():
+                self._streams.add(stream)
+            case Onset():
+                self._utterances[stream] = _Utterance(command.ref, command.start, len(command.said.split()))
+            case Heard():
+                self._hear(command)
+            case Commit():
+                self._commit(command)
+            case Speculate() | Respond():
+                self._answer(command)
+            case Cancel():
+                self._cancel(stream, command.ref)
+            case Crop():
+                self._answers.pop((stream, command.ref), None)
+            case Close():
+                self._close(stream)
+            case Feed() | Flush() | Rollback() | Sent() | Evict():
+                pass  # what it says depends on positions alone: there is nothing to prepare, undo, truncate or free
+
+    def step(self, now_us: int) -> Iterable[Output]:
+        for key in list(self._answers):
+            self._speak(key, now_us)
+        out, self._out = self._out, []
+        return out
+
+    @property
+    def deadline_us(self) -> int | None:
+        waits = [
+            0 if answer.begun_us is None else answer.begun_us + (answer.said + 1) * self._token_us
+            for answer in self._answers.values()
+            if answer.released or answer.begun_us is None
+        ]
+        return min(waits, default=None)
+
+    def _hear(self, heard: Heard) -> None:
+        voiced = [i for i, p in enumerate(heard.probabilities) if p >= 0.5]
+        if voiced and (utterance := self._utterances.get(heard.stream)):
+            position = heard.start + (voiced[-1] + 1) * VAD_FRAME
+            self._say_words(heard.stream, utterance, position)
+
+    def _say_words(self, stream: int, utterance: _Utterance, position: int) -> None:
+        count = max(0, position - utterance.start) // WORD
+        if count > utterance.words:
+            text = words(count, utterance.words)
+            utterance.words = count
+            self._out.append(Said(stream, utterance.ref, text, samples=position))
+
+    def _commit(self, commit: Commit) -> None:
+        utterance = self._utterances.get(commit.stream)
+        if utterance is None or utterance.ref != commit.ref:
+            return
+        del self._utterances[commit.stream]
+        self._say_words(commit.stream, utterance, commit.end)
+        self._out.append(Settled(commit.stream, commit.ref, "completed", words(utterance.words)))
+
+    def _answer(self, command: Speculate | Respond) -> None:
+        key = (command.stream, command.ref)
+        limit = self._tokens if command.max_tokens is None else min(self._tokens, command.max_tokens)
+        answer = self._answers.setdefault(key, _Answer(command.stream, limit, self._tokens))
+        answer.released = answer.released or isinstance(command, Respond)
+
+    def _speak(self, key: tuple[int, int], now_us: int) -> None:
+        stream, ref = key
+        answer = self._answers[key]
+        due = answer.due(now_us, self._token_us)
+        if not answer.released:
+            return
+        for number in range(answer.said, due):
+            self._out.append(Said(stream, ref, words(number + 1, number), tokens=1))
+        answer.said = due
+        if due == answer.limit:
+            del self._answers[key]
+            status: Status = "completed" if answer.limit == answer.whole else "incomplete"
+            self._out.append(Settled(stream, ref, status, words(due), output_tokens=due))
+
+    def _cancel(self, stream: int, ref: int) -> None:
+        answer = self._answers.pop((stream, ref), None)
+        if answer and answer.released:
+            self._out.append(Settled(stream, ref, "cancelled", words(answer.said), output_tokens=answer.said))
+        utterance = self._utterances.get(stream)
+        if utterance and utterance.ref == ref:
+            del self._utterances[stream]
+
+    def _close(self, stream: int) -> None:
+        self._streams.discard(stream)
+        self._utterances.pop(stream, None)
+        self._answers = {key: answer for key, answer in self._answers.items() if key[0] != stream}
+        self._out = [output for output in self._out if output.stream != stream]

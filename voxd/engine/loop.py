@@ -1,0 +1,232 @@
+"""The engine process's one loop: drain → hear → step → publish.  Steps 6 to 9 of a frame's path.
+
+It knows the order of work and the promises of `contract`; not what an engine computes, nor what a session is.
+Nothing in it sleeps: it waits for the inbox, for an engine's deadline or for the next heartbeat, whichever is first.
+
+Between turns of the loop a stream's outputs are in this order: what the VAD heard, then what engines said about it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from voxd.engine.contract import Engine, EngineCommand, Refuse
+from voxd.engine.vad import Vad
+from voxd.messages import (
+    Beat,
+    Cancel,
+    Close,
+    Command,
+    Commit,
+    Configure,
+    Crop,
+    Evict,
+    Failed,
+    Feed,
+    Flush,
+    Heard,
+    Onset,
+    Open,
+    Output,
+    Refused,
+    Report,
+    Respond,
+    Role,
+    Rollback,
+    Said,
+    Sent,
+    Settled,
+    Speculate,
+    Stop,
+)
+
+log = logging.getLogger("voxd.engine")
+BEAT_US = 500_000
+
+# Who is told what: a command goes to the engines of these roles, once if one engine has both.
+AUDIENCE: dict[type[EngineCommand], tuple[Role, ...]] = {
+    Open: ("transcribe", "respond"),
+    Feed: ("transcribe", "respond"),
+    Heard: ("transcribe", "respond"),
+    Onset: ("transcribe", "respond"),
+    Commit: ("transcribe", "respond"),
+    Cancel: ("transcribe", "respond"),
+    Close: ("transcribe", "respond"),
+    Evict: ("transcribe", "respond"),
+    Flush: ("transcribe",),
+    Rollback: ("transcribe",),
+    Respond: ("respond",),
+    Speculate: ("respond",),
+    Crop: ("respond",),
+    Sent: ("respond",),
+}
+
+
+class Inbox:
+    """Commands for the loop, from the thread that reads the socket.
+
+    Bound: `size` commands; at the bound the reader waits, and through its socket the gateway."""
+
+    def __init__(self, size: int = 4096) -> None:
+        self._size = size
+        self._commands: deque[Command] = deque()
+        self._changed = threading.Condition()
+        self._woken = False
+
+    def put(self, command: Command) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._commands) < self._size)
+            self._commands.append(command)
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Something else than a command is ready; safe from any thread."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
+
+    def take(self, timeout_s: float) -> list[Command]:
+        """All commands there are; waits for one, for `wake`, or for the timeout."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._commands or self._woken, max(0.0, timeout_s))
+            self._woken = False
+            commands = list(self._commands)
+            self._commands.clear()
+            self._changed.notify_all()
+        return commands
+
+
+def monotonic_us() -> int:
+    return time.monotonic_ns() // 1000
+
+
+class Loop:
+    """`engines`: one per filled role, possibly the same object twice.  `publish` gets each turn's reports in order."""
+
+    def __init__(
+        self,
+        engines: dict[Role, Engine],
+        vad: Vad,
+        inbox: Inbox,
+        publish: Callable[[list[Report]], None],
+        clock: Callable[[], int] = monotonic_us,
+    ) -> None:
+        self._engines = engines
+        self._distinct = list(dict.fromkeys(engines.values()))
+        self._vad, self._inbox, self._publish, self._clock = vad, inbox, publish, clock
+        self._roles: dict[int, tuple[Role, ...]] = {}
+        self._taken_us: dict[tuple[int, int], int] = {}  # when Commit or Respond was taken up
+        self._beat_us = 0
+        self._out: list[Report] = []
+
+    def run(self) -> None:
+        """Until Stop."""
+        while self.turn(self._inbox.take(self._patience_s())):
+            pass
+        for engine in self._distinct:
+            engine.stop()
+
+    def turn(self, commands: Iterable[Command]) -> bool:
+        """One round; False after Stop."""
+        for command in commands:
+            if isinstance(command, Stop):
+                return False
+            if not isinstance(command, Configure):
+                self._receive(command)
+        now_us = self._clock()
+        for heard in self._vad.step():
+            self._out.append(heard)
+            self._tell(heard)
+        for engine in self._distinct:
+            for output in engine.step(now_us):
+                self._collect(output)
+        self._heartbeat(now_us)
+        out, self._out = self._out, []
+        if out:
+            self._publish(out)
+        return True
+
+    def _patience_s(self) -> float:
+        if self._vad.has_work:
+            return 0.0
+        deadlines = [engine.deadline_us for engine in self._distinct]
+        until = min((d for d in deadlines if d is not None), default=self._beat_us)
+        return (min(until, self._beat_us) - self._clock()) / 1e6
+
+    def _heartbeat(self, now_us: int) -> None:
+        if now_us >= self._beat_us:
+            self._beat_us = now_us + BEAT_US
+            self._out.append(Beat(now_us, len(self._roles), self._vad.lag_samples))
+
+    # ── in ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _receive(self, command: EngineCommand) -> None:
+        match command:
+            case Open():
+                self._open(command)
+                return
+            case Feed() if command.stream in self._roles:
+                self._vad.feed(command.stream, command.pcm)
+            case Commit() | Respond():
+                self._taken_us[command.stream, command.ref] = self._clock()
+            case Close():
+                self._vad.close(command.stream)
+                self._taken_us = {key: us for key, us in self._taken_us.items() if key[0] != command.stream}
+        self._tell(command)
+        if isinstance(command, Close):
+            self._roles.pop(command.stream, None)
+
+    def _open(self, command: Open) -> None:
+        """Admission.  A stream is opened by all its engines or by none; the VAD listens to it in any case."""
+        before = self._roles.get(command.stream)
+        roles = tuple(role for role in command.roles if role in self._engines)
+        if before is not None and before != roles:
+            self._tell(Close(command.stream))
+        self._roles[command.stream] = roles
+        try:
+            self._tell_all(command)
+        except Refuse as refusal:
+            self._tell(Close(command.stream))
+            del self._roles[command.stream]
+            self._vad.close(command.stream)
+            self._out.append(Refused(command.stream, str(refusal), refusal.retry_after_s))
+        else:
+            self._vad.open(command.stream, command.start)
+
+    def _audience(self, command: EngineCommand) -> list[Engine]:
+        roles = self._roles.get(command.stream, ())
+        return list(dict.fromkeys(self._engines[role] for role in AUDIENCE[type(command)] if role in roles))
+
+    def _tell_all(self, command: EngineCommand) -> None:
+        for engine in self._audience(command):
+            engine.receive(command)
+
+    def _tell(self, command: EngineCommand) -> None:
+        """One stream's trouble is that stream's: the wall that keeps it from the others."""
+        try:
+            self._tell_all(command)
+        except Exception:
+            log.exception("engine error in stream %d at %s", command.stream, type(command).__name__)
+            ref = getattr(command, "ref", None)
+            message = "The engine failed in this turn; see voxd's log."
+            self._out.append(Failed(command.stream, ref, "engine_error", message))
+
+    # ── out ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _collect(self, output: Output) -> None:
+        """Puts times to what an engine said."""
+        if output.stream not in self._roles:
+            return
+        if isinstance(output, Said | Settled):
+            key = (output.stream, output.ref)
+            taken = self._taken_us.get(key, 0)
+            if isinstance(output, Settled):
+                self._taken_us.pop(key, None)
+            output = msgspec.structs.replace(output, at_us=self._clock(), commit_us=taken)
+        self._out.append(output)

@@ -1,0 +1,307 @@
+"""What crosses the process boundary, both ways: bytes, ints and strings, frozen.  Steps 5, 6 and 9 of a frame's path.
+
+Pure.  It knows no socket, no session and no engine.  A *stream* is one audio input; a *ref* names an utterance or a
+response inside its stream, is given by the gateway and only grows.  Positions are sample indices of the stream at
+16 kHz; times are microseconds of CLOCK_MONOTONIC, which all processes of one machine share.
+
+The life of a stream:
+
+    Open .......................................... Refused, or nothing
+    Feed Feed Feed ................................ Heard: speech probability, in audio order
+      Onset(ref) .................................. Said: confirmed text, append-only, while the person speaks
+        Flush(ref, end) | Rollback(ref) ........... tentative end, and "no, more speech": nothing is published by either
+        Speculate(ref') | Crop(ref') .............. the same for an answer
+      Commit(ref, end) ............................ Said ..., then Settled(ref) exactly once, or Failed(ref)
+      Respond(ref') ............................... Said ..., then Settled(ref') exactly once, or Failed(ref')
+        Sent(ref', chars), Cancel(ref)
+    Evict, Close
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Generic, Literal, TypeVar
+
+import msgspec
+
+M = TypeVar("M")
+Role = Literal["transcribe", "respond"]
+Status = Literal["completed", "cancelled", "incomplete"]
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Base of all that crosses."""
+
+
+class StreamMessage(Message, frozen=True):
+    """Base of all that belongs to one stream."""
+
+    stream: int
+
+
+# ── gateway → engine process ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Configure(Message, frozen=True):
+    """First of all, once: which engines, and the settings file as it was checked (msgspec builtins)."""
+
+    transcribe: str | None
+    respond: str | None
+    settings: dict[str, object]
+
+
+class Open(StreamMessage, frozen=True):
+    """Asks for a slot.  Answered by Refused or not at all.  A second Open of a stream changes its options."""
+
+    roles: tuple[Role, ...]
+    language: str | None = None  # ISO 639-1; None = the engine decides
+    prompt: str = ""  # words and names to expect
+    delay_ms: int | None = None  # text trails audio by this; None = the engine's default
+    start: int = 0  # sample index of the first Feed (after an engine loss it is not 0)
+
+
+class Feed(StreamMessage, frozen=True):
+    """Audio: s16le at 16 kHz, the first sample being number `start`; consecutive, without gaps."""
+
+    start: int
+    pcm: bytes
+
+
+class Onset(StreamMessage, frozen=True):
+    """Utterance `ref` has begun at `start` (padding included, never more than 5 s back).
+
+    `said` is what a client already holds of it (after an engine loss): new text must continue it."""
+
+    ref: int
+    start: int
+    said: str = ""
+
+
+class Flush(StreamMessage, frozen=True):
+    """The utterance may have ended at `end`: work as if it had, publish nothing final."""
+
+    ref: int
+    end: int
+
+
+class Rollback(StreamMessage, frozen=True):
+    """It had not: undo Flush without trace."""
+
+    ref: int
+
+
+class Commit(StreamMessage, frozen=True):
+    """The utterance is [its onset, `end`): transcribers finish it, responders take it into the context."""
+
+    ref: int
+    end: int
+
+
+class Turn(msgspec.Struct, frozen=True, array_like=True):
+    """One entry of a conversation as a responder sees it: text, or the audio of utterance `ref`, or both."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str = ""
+    ref: int | None = None
+
+
+class Respond(StreamMessage, frozen=True):
+    """Answer the conversation.  If `ref` was speculated upon, what is ready is published at once."""
+
+    ref: int
+    context: tuple[Turn, ...]
+    max_tokens: int | None = None
+
+
+class Speculate(StreamMessage, frozen=True):
+    """Begin what Respond(ref) will probably ask, the utterance ending at `end`; publish nothing."""
+
+    ref: int
+    utterance: int
+    end: int
+    context: tuple[Turn, ...]
+    max_tokens: int | None = None
+
+
+class Crop(StreamMessage, frozen=True):
+    """Forget the speculation `ref` without trace."""
+
+    ref: int
+
+
+class Cancel(StreamMessage, frozen=True):
+    """Stop `ref`, an utterance or a response.  A response settles as cancelled, an utterance vanishes silently."""
+
+    ref: int
+
+
+class Sent(StreamMessage, frozen=True):
+    """The client's socket has taken the first `chars` characters of response `ref`: that much is context."""
+
+    ref: int
+    chars: int
+
+
+class Evict(StreamMessage, frozen=True):
+    """Give the device memory of an idle stream back; keep what is needed to go on."""
+
+
+class Close(StreamMessage, frozen=True):
+    """Frees the slot at once; nothing more comes for this stream."""
+
+
+class Stop(Message, frozen=True):
+    """The engine process ends."""
+
+
+Command = (
+    Configure
+    | Open
+    | Feed
+    | Onset
+    | Flush
+    | Rollback
+    | Commit
+    | Respond
+    | Speculate
+    | Crop
+    | Cancel
+    | Sent
+    | Evict
+    | Close
+    | Stop
+)
+
+# ── engine process → gateway ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Heard(StreamMessage, frozen=True):
+    """Speech probability of consecutive VAD frames (512 samples), the first beginning at sample `start`."""
+
+    start: int
+    probabilities: tuple[float, ...]
+
+
+class Said(StreamMessage, frozen=True):
+    """New text of `ref`, to be appended to what was said before.
+
+    `provisional` is the engine's guess of what follows; it replaces the guess before it and is never part of the text.
+    `samples`: audio position up to which the text is known to reach, 0 if the engine does not know.
+    The loop fills the times: `commit_us` when Commit or Respond was taken up, 0 before that."""
+
+    ref: int
+    text: str
+    provisional: str = ""
+    samples: int = 0
+    tokens: int = 0
+    at_us: int = 0
+    commit_us: int = 0
+
+
+class Settled(StreamMessage, frozen=True):
+    """`ref` is finished; `text` is all that was Said of it.  Exactly once per Commit or Respond."""
+
+    ref: int
+    status: Status
+    text: str
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    compute_us: int = 0  # device or CPU-thread time spent on it, speculation included
+    at_us: int = 0
+    commit_us: int = 0
+
+
+class Refused(StreamMessage, frozen=True):
+    """No slot for this stream; `reason` is for people, `retry_after_s` an estimate."""
+
+    reason: str
+    retry_after_s: int = 5
+
+
+class Failed(StreamMessage, frozen=True):
+    """`ref` (None: the stream) cannot be finished; `message` is for people and holds no internals."""
+
+    ref: int | None
+    code: str
+    message: str
+
+
+class Progress(Message, frozen=True):
+    """Loading: what is being done, for status lines and /ready."""
+
+    text: str
+
+
+class Ready(Message, frozen=True):
+    """Warm; `notes` are lines that the user reads: what runs where, and what is slower than it could be."""
+
+    transcribe: str | None
+    respond: str | None
+    speculates: bool
+    notes: tuple[str, ...] = ()
+
+
+class Beat(Message, frozen=True):
+    """The loop lives: every half second, working or idle.  `lag_samples`: audio received and not yet heard, worst stream."""
+
+    at_us: int
+    streams: int
+    lag_samples: int
+
+
+class Broken(Message, frozen=True):
+    """The engine process cannot start or go on, for a reason that a person can mend; it exits after this."""
+
+    message: str
+    configuration: bool = False
+
+
+Output = Heard | Said | Settled | Refused | Failed
+Report = Output | Progress | Ready | Beat | Broken
+
+# ── framing: a little-endian length, then MessagePack ───────────────────────────────────────────────────────────────
+
+LIMIT = 64 << 20  # bytes in one message; 5 min of audio is 9.6 MB
+_HEADER = struct.Struct("<I")
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: Command | Report) -> bytes:
+    """One framed message."""
+    body = _encoder.encode(message)
+    return _HEADER.pack(len(body)) + body
+
+
+class Unframer(Generic[M]):
+    """Bytes in any pieces -> whole messages of one direction.
+
+    Raises ValueError for a length over LIMIT and msgspec.DecodeError for a body that is not a message: both mean that
+    the two ends are not of one version, and the link is to be closed."""
+
+    def __init__(self, decoder: msgspec.msgpack.Decoder[M]) -> None:
+        self._decoder = decoder
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[M]:
+        self._buffer += data
+        while len(self._buffer) >= _HEADER.size:
+            (length,) = _HEADER.unpack_from(self._buffer)
+            if length > LIMIT:
+                raise ValueError(f"a message of {length} bytes; at most {LIMIT}")
+            if len(self._buffer) < _HEADER.size + length:
+                return
+            body = bytes(self._buffer[_HEADER.size : _HEADER.size + length])
+            del self._buffer[: _HEADER.size + length]
+            yield self._decoder.decode(body)
+
+
+def commands() -> Unframer[Command]:
+    """For the engine process."""
+    return Unframer(msgspec.msgpack.Decoder(Command))
+
+
+def reports() -> Unframer[Report]:
+    """For the gateway."""
+    return Unframer(msgspec.msgpack.Decoder(Report))

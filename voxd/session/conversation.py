@@ -1,0 +1,112 @@
+"""The items of a conversation, in order.  A part of the session core (step 10).
+
+Pure.  It knows items and their order; not where they come from, nor who is told about them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from msgspec import UNSET
+
+from shared.events import Content, Item, ItemDraft, ItemStatus, WireError
+from voxd.messages import Turn
+
+MAX_ITEMS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One item as the session keeps it.  `ref`: the utterance whose audio it is; `transcript`: None until known."""
+
+    id: str
+    role: str
+    status: ItemStatus
+    text: str = ""
+    ref: int | None = None
+    transcript: str | None = None
+
+    def item(self) -> Item:
+        """As the wire shows it; audio is never included."""
+        if self.ref is not None:
+            content: tuple[Content, ...] = (Content("input_audio", transcript=self.transcript),)
+        elif self.role == "assistant":
+            content = (Content("output_text", text=self.text),)
+        else:
+            content = (Content("input_text", text=self.text),)
+        return Item(self.id, self.role, content, self.status)  # type: ignore[arg-type]  # role is checked at the edge
+
+    def turn(self) -> Turn:
+        """As a responder sees it."""
+        return Turn(self.role, self.transcript or "" if self.ref is not None else self.text, self.ref)  # type: ignore[arg-type]
+
+
+class Conversation:
+    """Bound: MAX_ITEMS; at the bound the oldest item goes (`truncation: auto` of the API)."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+
+    def __contains__(self, item_id: str) -> bool:
+        return item_id in self._entries
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    @property
+    def last_id(self) -> str | None:
+        return next(reversed(self._entries), None)
+
+    def add(self, entry: Entry, previous: str | None = None) -> str | None:
+        """Puts `entry` after item `previous` (None: at the end, "root": in front); returns the id before it.
+
+        Raises WireError for an id that exists or a `previous` that does not."""
+        if entry.id in self._entries:
+            message = f"An item with id '{entry.id}' exists already."
+            raise WireError("item_create_duplicate_item_id", message, "item.id")
+        if previous is None:
+            previous = self.last_id
+            self._entries[entry.id] = entry
+        else:
+            self._insert(entry, previous)
+            previous = None if previous == "root" else previous
+        while len(self._entries) > MAX_ITEMS:
+            del self._entries[next(iter(self._entries))]
+        return previous if previous in self._entries else None
+
+    def _insert(self, entry: Entry, previous: str) -> None:
+        order = list(self._entries.values())
+        ids = list(self._entries)
+        if previous != "root" and previous not in self._entries:
+            raise WireError("invalid_value", f"There is no item '{previous}' to insert after.", "previous_item_id")
+        at = 0 if previous == "root" else ids.index(previous) + 1
+        order.insert(at, entry)
+        self._entries = {each.id: each for each in order}
+
+    def set(self, item_id: str, **changes: object) -> Entry | None:
+        """Changes an item that is still there; returns it."""
+        entry = self._entries.get(item_id)
+        if entry is None:
+            return None
+        self._entries[item_id] = replace(entry, **changes)  # type: ignore[arg-type]  # dataclasses.replace is untyped here
+        return self._entries[item_id]
+
+    def context(self, instructions: str) -> tuple[Turn, ...]:
+        """What a responder answers."""
+        head = (Turn("system", instructions),) if instructions else ()
+        return head + tuple(entry.turn() for entry in self if entry.status != "in_progress")
+
+
+def entry_of(draft: ItemDraft, new_id: str) -> Entry:
+    """A client's item.  Raises WireError for content that its role cannot have."""
+    wanted = "output_text" if draft.role == "assistant" else "input_text"
+    texts = []
+    for index, part in enumerate(draft.content):
+        if part.type not in (wanted, "text") or part.text is UNSET:
+            param = f"item.content[{index}].type"
+            message = f"Content of a {draft.role} item must be '{wanted}' with a `text` (got '{part.type}')."
+            raise WireError("invalid_value", message, param)
+        texts.append(part.text)
+    item_id = new_id if draft.id is UNSET else draft.id
+    return Entry(item_id, draft.role, "completed", "".join(texts))

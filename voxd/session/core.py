@@ -1,0 +1,180 @@
+"""`Session`: the way into the core.  Step 10 of a frame's path, and the parsing half of step 5.
+
+Pure.  It deals events out to the parts and answers for what is wrong with them; it holds no turn logic of its own.
+
+    session.receive_event(event) | receive_audio(bytes) | receive_output(output) | receive_time(now_us)
+            | receive_error(error) | engine_lost() | engine_ready(profile)
+    events, commands, notes = session.to_send()
+
+Order: `session.created` is the first event; events leave in the order in which their causes came; every response and
+every item ends exactly once, whatever the engine or the client does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import UNSET
+
+from shared import events
+from shared.events import WireError
+from shared.session_config import AnySession
+from voxd import messages as m
+from voxd.session.answers import Answers
+from voxd.session.conversation import Conversation, entry_of
+from voxd.session.listening import INBOUND, Listener
+from voxd.session.outbox import Out, Outbox
+from voxd.session.terms import Profile, Terms
+from voxd.session.utterances import Utterances
+
+
+class Session:
+    """`stream` names it towards the engine process; `new_id("item")` makes ids that are unique in the session."""
+
+    def __init__(self, stream: int, config: AnySession, profile: Profile, new_id: Callable[[str], str]) -> None:
+        self._stream = stream
+        self._out = Outbox(new_id)
+        self._terms = Terms(config, profile)
+        self._conversation = Conversation()
+        self._listener = Listener(stream, self._terms.rules)
+        self._answers = Answers(stream, self._terms, self._out, self._conversation)
+        self._utterances = Utterances(
+            stream, self._terms, self._out, self._listener, self._conversation, self._answers
+        )
+        self._settle()
+        self._open(0)
+        self._out.emit(events.SessionCreated, session=self._terms.config)
+
+    # ── what the shell asks ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def to_send(self) -> Out:
+        """Server events, engine commands and notes that came of everything received since the last call."""
+        return self._out.take()
+
+    @property
+    def config(self) -> AnySession:
+        return self._terms.config
+
+    @property
+    def received(self) -> int:
+        """Samples received so far."""
+        return self._listener.received
+
+    @property
+    def busy(self) -> bool:
+        """Is somebody speaking, or is something still owed to the client?"""
+        return self._answers.active or self._utterances.busy
+
+    @property
+    def deadline_us(self) -> int | None:
+        """When `receive_time` is wanted: only text held by `chunked_response` waits for a clock."""
+        return self._answers.deadline_us
+
+    @property
+    def stalled(self) -> bool:
+        """So much audio waits for the engine that the client is not to be read until it has been worked off."""
+        return self._listener.backlog >= INBOUND
+
+    # ── what the client sends ───────────────────────────────────────────────────────────────────────────────────────
+
+    def receive_event(self, event: events.ClientEvent) -> None:
+        """Whatever is wrong with an event becomes an `error` event, and costs nothing else."""
+        try:
+            self._dispatch(event)
+        except WireError as error:
+            event_id = None if event.event_id is UNSET else event.event_id
+            self.receive_error(WireError(error.code, error.message, error.param, event_id))
+
+    def receive_audio(self, data: bytes) -> None:
+        """Audio that did not come in an event (a binary message, an RTP track)."""
+        try:
+            self._utterances.receive_audio(data)
+        except WireError as error:
+            self.receive_error(error)
+
+    def receive_error(self, error: WireError) -> None:
+        """Input that was refused here or by the parser."""
+        body = events.ErrorBody("invalid_request_error", error.code, error.message, error.param, error.event_id)
+        self._out.emit(events.Error, error=body)
+
+    def _dispatch(self, event: events.ClientEvent) -> None:
+        match event:
+            case events.AudioAppend():
+                self._utterances.receive_audio(event.audio)
+            case events.SessionUpdate():
+                self._update(event)
+            case events.AudioCommit():
+                self._utterances.commit()
+            case events.AudioClear():
+                self._utterances.clear()
+            case events.ItemCreate():
+                self._create_item(event)
+            case events.ResponseCreate():
+                self._answers.create(event.response, hold=self._utterances.closing)
+            case events.ResponseCancel():
+                self._answers.cancel(event)
+
+    def _update(self, event: events.SessionUpdate) -> None:
+        has_items = self._conversation.last_id is not None
+        self._terms.update(event, started=self._listener.started, has_items=has_items)
+        self._settle()
+        self._open(self._listener.fed)
+        self._out.emit(events.SessionUpdated, session=self._terms.config)
+
+    def _settle(self) -> None:
+        """The configuration takes effect."""
+        sound = self._terms.config.audio.input
+        self._listener.set_format(sound.format.type, sound.format.hz)
+        self._listener.set_rules(self._terms.rules)
+
+    def _open(self, start: int) -> None:
+        asked, config = self._terms.asked, self._terms.config
+        delay = config.voxd.delay_ms
+        self._out.command(
+            m.Open(self._stream, self._terms.roles, asked.language, asked.prompt or "", delay, start)
+        )
+
+    def _create_item(self, event: events.ItemCreate) -> None:
+        entry = entry_of(event.item, self._out.new_id("item"))
+        wanted = None if event.previous_item_id is UNSET else event.previous_item_id
+        previous = self._conversation.add(entry, wanted)
+        self._out.emit(events.ItemAdded, item=entry.item(), previous_item_id=previous)
+        self._out.emit(events.ItemDone, item=entry.item(), previous_item_id=previous)
+
+    # ── what the engine process sends ───────────────────────────────────────────────────────────────────────────────
+
+    def receive_output(self, output: m.Output) -> None:
+        """One output for this stream.  What is about a ref that nobody waits for is late, and ignored."""
+        match output:
+            case m.Heard():
+                self._utterances.receive_heard(output)
+                self._utterances.advance()
+            case m.Said():
+                said = self._answers if self._answers.is_active(output.ref) else self._utterances
+                said.receive_said(output)
+            case m.Settled():
+                settled = self._answers if self._answers.is_active(output.ref) else self._utterances
+                settled.receive_settled(output)
+            case m.Failed() if self._answers.is_active(output.ref):
+                self._answers.fail(output.code, output.message)
+            case m.Failed():
+                self._utterances.receive_failed(output)
+            case m.Refused():
+                body = events.ErrorBody("server_error", "server_overloaded", output.reason, None, None)
+                self._out.emit(events.Error, error=body)
+
+    def receive_time(self, now_us: int) -> None:
+        self._answers.receive_time(now_us)
+
+    def engine_lost(self) -> None:
+        """The engine process is gone.  Turns in flight end as failed; an open utterance waits; the client stays."""
+        self._answers.lost()
+        self._utterances.lost()
+        self._out.engine = False
+
+    def engine_ready(self, profile: Profile) -> None:
+        """A new engine process is warm: it is told the state of this session afresh."""
+        self._out.engine = True
+        self._terms.profile = profile
+        self._open(self._utterances.resume_at())
+        self._utterances.replay()

@@ -1,0 +1,140 @@
+"""The ear of a session: wire audio in, engine feed and turn marks out.  Step 5 of a frame's path, and half of step 10.
+
+Pure.  It knows samples, the VAD's word on them and the turn rules; no items, no wire events, no engine.
+
+Three positions, all in samples at 16 kHz, chase each other:  heard <= fed <= received.
+
+    received   came from the client, decoded and resampled
+    fed        handed to the engine process; never more than WINDOW past `heard`, so an engine needs to remember only
+               the last few seconds, a client that sends faster than real time starves nobody, and what waits, waits here
+    heard      scored by the VAD and walked through by the turn rules
+
+Audio is kept as long as it may be needed again: an open utterance from its start (an engine may be lost and restarted),
+else LOOK_BACK behind `heard`.  Bound: `capacity`; at the bound `full` is true and the session decides (it knows the client).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+from shared.audio import RATE, Decoder, Encoding, Ring, to_samples
+from voxd.messages import Feed, Heard
+from voxd.turns import FRAME, Mark, Rules, Turns
+
+WINDOW = 2 * RATE
+LOOK_BACK = 3 * RATE  # the longest prefix padding (2 s) and an onset
+PIECE = RATE  # samples in one Feed at most
+INBOUND = 2 << 20  # samples (4 MiB): above this backlog a connection stops reading its socket
+
+
+class Listener:
+    def __init__(self, stream: int, rules: Rules, capacity: int = to_samples(300_000)) -> None:
+        self._stream = stream
+        self._turns = Turns(rules)
+        self._ring = Ring(capacity + LOOK_BACK + INBOUND)
+        self._decoder: Decoder | None = None
+        self._format: tuple[Encoding, int] = ("audio/pcm", 24_000)
+        self._capacity = capacity
+        self._boundaries: deque[int] = deque()  # positions of commits that `heard` has not reached
+        self.buffer_start = 0  # first sample that no commit or clear has consumed
+        self.fed = 0
+        self.heard = 0
+
+    # ── what the client sends ───────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def received(self) -> int:
+        return self._ring.end
+
+    @property
+    def started(self) -> bool:
+        """Has any audio come?  From then on the format is fixed."""
+        return self._decoder is not None
+
+    @property
+    def backlog(self) -> int:
+        """Samples received that the engine process has not been given."""
+        return self.received - self.fed
+
+    @property
+    def full(self) -> bool:
+        """The buffer that waits for a commit has reached its bound."""
+        return self.received - self.buffer_start >= self._capacity
+
+    def set_format(self, encoding: Encoding, rate: int) -> None:
+        """Before the first audio."""
+        self._format = (encoding, rate)
+
+    def set_rules(self, rules: Rules) -> None:
+        """Takes effect at once, also for a turn that is open."""
+        self._turns.rules = rules
+
+    def receive_audio(self, data: bytes) -> None:
+        """Bytes in the session's format."""
+        if self._decoder is None:
+            self._decoder = Decoder(*self._format)
+        self._ring.append(self._decoder.decode(data))
+
+    def commit(self) -> int:
+        """The client ends its buffer: the position up to which it is committed."""
+        if self._decoder is not None:
+            self._ring.append(self._decoder.drain())
+        self.buffer_start = self.received
+        self._boundaries.append(self.received)
+        return self.received
+
+    def clear(self) -> list[Mark]:
+        """The client takes its uncommitted audio back."""
+        if self._decoder is not None:
+            self._decoder.drain()
+        self.buffer_start = self.received
+        return self._turns.receive_clear(self.received)
+
+    # ── what the engine process hears ───────────────────────────────────────────────────────────────────────────────
+
+    def feeds_to_send(self) -> Iterator[Feed]:
+        """Audio for the engine process, as far as the window allows."""
+        limit = min(self.received, self.heard + WINDOW)
+        while self.fed < limit:
+            start, pcm = self._ring.read(self.fed, min(limit, self.fed + PIECE))
+            self.fed = start + len(pcm) // 2
+            yield Feed(self._stream, start, pcm)
+
+    def receive_heard(self, heard: Heard, *, answering: bool) -> Iterator[Mark | int]:
+        """Marks in audio order; an int is the position of a client's commit that has now been heard in full."""
+        for index, probability in enumerate(heard.probabilities):
+            start = heard.start + index * FRAME
+            if start < self.heard:
+                continue  # a replay after an engine loss: these frames have had their effect
+            yield from self._passed(start)
+            yield from self._turns.receive_frame(start, probability, answering=answering)
+            self.heard = start + FRAME
+        yield from self._passed(self.heard)
+        if not self._turns.open:
+            self._ring.trim(min(self.heard - LOOK_BACK, self.fed))
+
+    def _passed(self, position: int) -> Iterator[Mark | int]:
+        """Commits that lie before the end of the frame at `position`: no further whole frame can belong to them."""
+        while self._boundaries and self._boundaries[0] < position + FRAME and self.fed >= self._boundaries[0]:
+            boundary = self._boundaries.popleft()
+            yield from self._turns.receive_commit(boundary)
+            yield boundary
+
+    # ── when the engine process was lost ────────────────────────────────────────────────────────────────────────────
+
+    def rewind(self, keep: int | None) -> int:
+        """A new engine process must be fed again from `keep` (the start of what is open; None: nothing is).
+
+        Returns the sample at which its stream begins: a whole number of frames before `heard`, so that its frames fall
+        on the same samples as before."""
+        wanted = self.heard if keep is None else min(keep, self.heard)
+        back = -(-(self.heard - wanted) // FRAME)
+        while self.heard - back * FRAME < self._ring.start:
+            back -= 1
+        self.fed = self.heard - max(back, 0) * FRAME
+        return self.fed
+
+    def keep(self, start: int) -> None:
+        """The client consumed everything before `start` (the end of an utterance found by the turn rules)."""
+        self.buffer_start = max(self.buffer_start, start)

@@ -1,0 +1,132 @@
+"""What was agreed: the session's configuration together with what this server can do.
+
+Pure.  It answers questions ("does the client commit by itself?") so that no other part reads the configuration tree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from shared.audio import to_samples
+from shared.events import SessionUpdate, WireError, explain_value
+from shared.session_config import AnySession, RealtimeSession, SemanticVad, ServerVad, Transcription, merge
+from voxd.messages import Role
+from voxd.session.responses import ChunkPolicy
+from voxd.turns import Rules
+
+# Until a semantic model exists, eagerness is a silence; ms.
+EAGERNESS = {"high": 400, "auto": 700, "medium": 700, "low": 1200}
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What this server offers to every session: engines by name (None: nobody has the role) and defaults."""
+
+    transcribe: str | None
+    respond: str | None
+    speculates: bool = False
+    rules: Rules = field(default_factory=Rules)
+    chunks: ChunkPolicy = field(default_factory=ChunkPolicy)
+
+    @property
+    def model(self) -> str:
+        return self.respond or self.transcribe or "none"
+
+
+class Terms:
+    def __init__(self, config: AnySession, profile: Profile) -> None:
+        self.profile = profile
+        self.config = self._settled(config)
+
+    def update(self, event: SessionUpdate, *, started: bool, has_items: bool) -> None:
+        """`session.update`: all or nothing.  Raises WireError."""
+        event_id = None if event.event_id is UNSET else event.event_id
+        try:
+            config = merge(self.config, event.session, model=self.profile.model)
+        except msgspec.ValidationError as error:
+            raise explain_value(str(error), event_id, "session") from None
+        if started and config.audio.input.format != self.config.audio.input.format:
+            message = "The audio format cannot change once audio has been received."
+            raise WireError("invalid_value", message, "session.audio.input.format")
+        if type(config) is not type(self.config) and (started or has_items):
+            message = "The session type cannot change once there is audio or an item."
+            raise WireError("invalid_parameter", message, "session.type")
+        self.config = self._settled(config)
+
+    def _settled(self, config: AnySession) -> AnySession:
+        """What was asked for -> what is in effect, so that the echo tells the truth."""
+        engine, sound = self.profile.transcribe, config.audio.input
+        if sound.transcription is not None:
+            conversation = isinstance(config, RealtimeSession)
+            asked = msgspec.structs.replace(sound.transcription, model=engine)
+            sound = msgspec.structs.replace(sound, transcription=None if conversation and engine is None else asked)
+        changes: dict[str, Any] = {
+            "audio": msgspec.structs.replace(config.audio, input=sound),
+            "voxd": msgspec.structs.replace(config.voxd, transcribe=engine, respond=self.profile.respond),
+        }
+        if isinstance(config, RealtimeSession):
+            changes |= {"output_modalities": ("text",), "model": self.profile.model}
+        return msgspec.structs.replace(config, **changes)
+
+    @property
+    def manual(self) -> bool:
+        """Does the client end its turns itself?"""
+        return self.config.audio.input.turn_detection is None
+
+    @property
+    def conversation(self) -> bool:
+        return isinstance(self.config, RealtimeSession)
+
+    @property
+    def asked(self) -> Transcription:
+        return self.config.audio.input.transcription or Transcription()
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The engines that a stream of this session needs."""
+        wanted = self.profile.transcribe is not None and self.config.audio.input.transcription is not None
+        roles: tuple[Role, ...] = ("transcribe",) if wanted else ()
+        return (*roles, "respond") if self.profile.respond and self.conversation else roles
+
+    @property
+    def transcribes(self) -> bool:
+        return "transcribe" in self.roles
+
+    @property
+    def answers_by_itself(self) -> bool:
+        """Does the end of a turn start a response?"""
+        detection = self.config.audio.input.turn_detection
+        return "respond" in self.roles and detection is not None and detection.create_response
+
+    @property
+    def interrupts(self) -> bool:
+        detection = self.config.audio.input.turn_detection
+        return detection is not None and detection.interrupt_response
+
+    @property
+    def instructions(self) -> str:
+        return self.config.instructions if isinstance(self.config, RealtimeSession) else ""
+
+    @property
+    def max_tokens(self) -> int | None:
+        limit = self.config.max_output_tokens if isinstance(self.config, RealtimeSession) else "inf"
+        return None if limit == "inf" else int(limit)
+
+    @property
+    def rules(self) -> Rules:
+        """Turn rules: the server's, with what the client may change."""
+        base, detection = self.profile.rules, self.config.audio.input.turn_detection
+        if detection is None:
+            return Rules(base.threshold, base.padding, None, base.tentative, base.onset, base.hangover, None)
+        if isinstance(detection, SemanticVad):
+            vad = ServerVad(silence_duration_ms=EAGERNESS[detection.eagerness])
+        else:
+            vad = detection
+        silence = to_samples(vad.silence_duration_ms)
+        tentative = min(base.tentative, silence)
+        padding = to_samples(vad.prefix_padding_ms)
+        return Rules(vad.threshold, padding, silence, tentative, base.onset, base.hangover, base.limit)

@@ -1,0 +1,301 @@
+"""What the person says, from the first voiced frame to the final transcript.  Steps 5 and 10.
+
+Pure.  It turns marks of the turn rules and commits of the client into items, transcription events and engine commands;
+it does not know responses (it tells `Answers` what happened) nor configuration keys (it asks `Terms`).
+
+    COLLECTED   push-to-talk: audio is being gathered, nobody has spoken yet
+    SPOKEN      the engine has been told of its onset
+    COMMITTED   the engine has been told of its end; it settles or fails exactly once
+
+There is at most one utterance that is not over (`current`), a few that the client has committed faster than they were
+heard (`closing`, in order), and those that the engine still owes a final text (`owed`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from shared import events
+from shared.audio import RATE, to_ms
+from shared.events import WireError
+from voxd import messages as m
+from voxd.session.answers import Answers
+from voxd.session.conversation import Conversation, Entry
+from voxd.session.listening import Listener
+from voxd.session.outbox import Outbox, UtteranceNote
+from voxd.session.terms import Terms
+from voxd.turns import Act, Mark
+
+MIN_COMMIT = RATE // 10  # samples: the API refuses to commit less than 100 ms
+REPLAYS = 1  # an open utterance is given to a new engine process once
+
+
+class Phase(Enum):
+    COLLECTED = auto()
+    SPOKEN = auto()
+    COMMITTED = auto()
+
+
+@dataclass(slots=True)
+class Utterance:
+    ref: int
+    item_id: str
+    phase: Phase = Phase.COLLECTED
+    start: int = 0  # samples, padding included
+    end: int = 0
+    paused_at: int | None = None  # a Flush is out, up to here
+    said: str = ""  # the deltas so far
+    provisional: str = ""
+    replays: int = 0
+    failed: bool = False  # no more text will come of it
+
+
+class Utterances:
+    def __init__(
+        self, stream: int, terms: Terms, out: Outbox, listener: Listener, conversation: Conversation, answers: Answers
+    ) -> None:
+        self._stream, self._terms, self._out = stream, terms, out
+        self._listener, self._conversation, self._answers = listener, conversation, answers
+        self._current: Utterance | None = None
+        self._closing: deque[Utterance] = deque()
+        self._owed: dict[int, Utterance] = {}
+        self._full_told = False
+
+    @property
+    def closing(self) -> bool:
+        """Has the client committed audio that is not heard yet?"""
+        return bool(self._closing)
+
+    @property
+    def busy(self) -> bool:
+        """Is somebody speaking, or is a final text owed?"""
+        return bool(self._owed or self._closing or (self._current and self._current.phase is Phase.SPOKEN))
+
+    # ── the client ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def receive_audio(self, data: bytes) -> None:
+        """Audio in the session's format.  Raises WireError once when a push-to-talk buffer is full; audio is dropped."""
+        if self._terms.manual and self._listener.full:
+            if self._full_told:
+                return
+            self._full_told = True
+            raise WireError("input_audio_buffer_full", "The input audio buffer is full; commit or clear it.", "audio")
+        self._listener.receive_audio(data)
+        if self._terms.manual and self._current is None and self._listener.received > self._listener.buffer_start:
+            self._current = self._new()
+            self._current.start = self._listener.buffer_start
+        self.advance()
+
+    def commit(self) -> None:
+        """`input_audio_buffer.commit`.  Raises WireError for less than 100 ms."""
+        begun = self._listener.buffer_start
+        samples = self._listener.received - begun
+        if samples < MIN_COMMIT:
+            message = (
+                "Error committing input audio buffer: buffer too small. Expected at least 100ms of audio, "
+                f"but buffer only has {samples * 1000 / RATE:.2f}ms of audio."
+            )
+            raise WireError("input_audio_buffer_commit_empty", message)
+        utterance, self._current = self._current or self._new(), None
+        utterance.end = self._listener.commit()
+        if utterance.phase is Phase.COLLECTED:
+            utterance.start = begun
+        self._full_told = False
+        self._closing.append(utterance)
+        self._announce(utterance)
+        self.advance()
+
+    def clear(self) -> None:
+        """`input_audio_buffer.clear`: also a started utterance never was."""
+        for mark in self._listener.clear():
+            self._act(mark)
+        self._current = None
+        self._full_told = False
+        self._out.emit(events.Cleared)
+
+    def advance(self) -> None:
+        """Hands on the audio that the window allows; a commit whose last samples fill no frame is due by now."""
+        if self._out.engine:
+            for feed in self._listener.feeds_to_send():
+                self._out.command(feed)
+            self.receive_heard(m.Heard(self._stream, self._listener.heard, ()))
+
+    # ── turn rules ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def receive_heard(self, heard: m.Heard) -> None:
+        for mark in self._listener.receive_heard(heard, answering=self._answers.active):
+            if isinstance(mark, Mark):
+                self._act(mark)
+            else:
+                self._reach()
+
+    def _act(self, mark: Mark) -> None:
+        match mark.act:
+            case Act.STARTED:
+                self._start(mark)
+            case Act.BARGE_IN:
+                self._answers.interrupt()
+            case Act.PAUSED:
+                self._pause(mark)
+            case Act.RESUMED:
+                self._resume()
+            case Act.ENDED:
+                self._end(mark)
+            case Act.DROPPED:
+                self._answers.crop()
+                self._out.command(m.Cancel(self._stream, self._spoken().ref))
+                self._current = None
+
+    def _spoken(self) -> Utterance:
+        """Whom marks are about: the oldest utterance whose audio has not been heard in full."""
+        if self._closing:
+            return self._closing[0]
+        if self._current is None:
+            self._current = self._new()
+        return self._current
+
+    def _new(self) -> Utterance:
+        return Utterance(self._out.new_ref(), self._out.new_id("item"))
+
+    def _start(self, mark: Mark) -> None:
+        utterance = self._spoken()
+        utterance.phase, utterance.start = Phase.SPOKEN, mark.start
+        self._out.command(m.Onset(self._stream, utterance.ref, mark.start, utterance.said))
+        if not self._terms.manual and not self._closing:
+            self._out.emit(events.SpeechStarted, audio_start_ms=to_ms(mark.start), item_id=utterance.item_id)
+
+    def _pause(self, mark: Mark) -> None:
+        utterance = self._spoken()
+        utterance.paused_at = mark.end
+        self._out.command(m.Flush(self._stream, utterance.ref, mark.end))
+        self._answers.speculate(utterance.ref, mark.end)
+
+    def _resume(self) -> None:
+        utterance = self._spoken()
+        utterance.paused_at = None
+        self._out.command(m.Rollback(self._stream, utterance.ref))
+        self._answers.crop()
+
+    def _end(self, mark: Mark) -> None:
+        """The utterance is over: found by the turn rules, or committed by the client a moment ago and now heard."""
+        utterance = self._spoken()
+        by_rules = not self._closing
+        if by_rules:
+            self._current = None
+            self._out.emit(events.SpeechStopped, audio_end_ms=to_ms(mark.decided), item_id=utterance.item_id)
+            self._announce(utterance)
+            self._listener.keep(mark.end)
+        utterance.phase, utterance.end = Phase.COMMITTED, mark.end
+        self._out.note(
+            UtteranceNote(
+                utterance.ref,
+                utterance.item_id,
+                mark.start,
+                mark.end,
+                mark.voiced_start,
+                mark.voiced_end,
+                mark.decided,
+            )
+        )
+        self._out.command(m.Commit(self._stream, utterance.ref, mark.end))
+        if self._terms.transcribes and not utterance.failed:
+            self._owed[utterance.ref] = utterance
+        elif utterance.failed:
+            message = "The engine was restarted more than once during this utterance."
+            self._tell_failure(utterance, "engine_lost", message)
+        if by_rules and self._terms.answers_by_itself:
+            self._answers.answer_turn(utterance.item_id)
+
+    def _reach(self) -> None:
+        """All audio of the oldest client commit has been heard; if there was speech in it, `_end` has come before."""
+        utterance = self._closing.popleft()
+        if utterance.phase is Phase.COLLECTED and self._terms.transcribes:
+            self._complete(utterance, "")
+        if not self._closing:
+            self._answers.release()
+
+    def _announce(self, utterance: Utterance) -> None:
+        """committed < item.added < item.done"""
+        entry = Entry(utterance.item_id, "user", "completed", ref=utterance.ref)
+        previous = self._conversation.add(entry)
+        self._out.emit(events.Committed, item_id=utterance.item_id, previous_item_id=previous)
+        self._out.emit(events.ItemAdded, item=entry.item(), previous_item_id=previous)
+        self._out.emit(events.ItemDone, item=entry.item(), previous_item_id=previous)
+
+    # ── the engine ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def receive_said(self, said: m.Said) -> None:
+        """New confirmed text, or a new guess of what follows it."""
+        utterance = self._find(said.ref)
+        if utterance is None or utterance.failed:
+            return
+        self._append(utterance, said.text)
+        if self._terms.config.voxd.provisional and said.provisional != utterance.provisional:
+            utterance.provisional = said.provisional
+            self._out.emit(events.Provisional, item_id=utterance.item_id, text=said.provisional)
+
+    def receive_settled(self, settled: m.Settled) -> None:
+        """The final text; what of it was not said yet is said now."""
+        utterance = self._owed.pop(settled.ref, None)
+        if utterance is not None:
+            self._append(utterance, settled.text[len(utterance.said) :])
+            self._complete(utterance, settled.text)
+
+    def receive_failed(self, failed: m.Failed) -> None:
+        if failed.ref in self._owed:
+            self._tell_failure(self._owed.pop(failed.ref), failed.code, failed.message)
+        elif failed.ref is not None and (utterance := self._find(failed.ref)):
+            utterance.failed = True
+
+    def _find(self, ref: int) -> Utterance | None:
+        unsettled = (self._current, *self._closing)
+        return self._owed.get(ref) or next((u for u in unsettled if u is not None and u.ref == ref), None)
+
+    def _append(self, utterance: Utterance, text: str) -> None:
+        if text:
+            utterance.said += text
+            self._out.emit(events.TranscriptionDelta, item_id=utterance.item_id, content_index=0, delta=text)
+
+    def _complete(self, utterance: Utterance, text: str) -> None:
+        self._conversation.set(utterance.item_id, transcript=text)
+        seconds = round((utterance.end - utterance.start) / RATE, 3)
+        self._out.emit(
+            events.TranscriptionCompleted,
+            item_id=utterance.item_id,
+            content_index=0,
+            transcript=text,
+            usage={"type": "duration", "seconds": seconds},
+        )
+
+    def _tell_failure(self, utterance: Utterance, code: str, message: str) -> None:
+        if self._terms.transcribes:
+            body = events.FailureBody("server_error", code, message)
+            self._out.emit(events.TranscriptionFailed, item_id=utterance.item_id, content_index=0, error=body)
+
+    # ── when the engine process was lost ────────────────────────────────────────────────────────────────────────────
+
+    def lost(self) -> None:
+        """What was committed ends as failed; what is open waits to be told to the next engine process, once."""
+        for utterance in self._owed.values():
+            self._tell_failure(utterance, "engine_lost", "The engine was restarted before this utterance was final.")
+        self._owed.clear()
+        for spoken in (self._current, *self._closing):
+            if spoken is not None and spoken.phase is Phase.SPOKEN:
+                spoken.replays += 1
+                spoken.failed = spoken.failed or spoken.replays > REPLAYS
+
+    def resume_at(self) -> int:
+        """The sample from which a new engine process is to be fed."""
+        spoken = next((u for u in (*self._closing, self._current) if u and u.phase is Phase.SPOKEN), None)
+        return self._listener.rewind(spoken.start if spoken else None)
+
+    def replay(self) -> None:
+        """After Open: the audio again, then what it was known to be.  New text continues what the client holds."""
+        self.advance()
+        utterance = self._closing[0] if self._closing else self._current
+        if utterance is not None and utterance.phase is Phase.SPOKEN:
+            self._out.command(m.Onset(self._stream, utterance.ref, utterance.start, utterance.said))
+            if utterance.paused_at is not None:
+                self._out.command(m.Flush(self._stream, utterance.ref, utterance.paused_at))
