@@ -86,7 +86,8 @@ class Decoder:
         return self._resample(samples, last=False)
 
     def drain(self) -> bytes:
-        """The end of a segment (commit): what the resampler still holds; an odd byte is dropped; state starts afresh."""
+        """The end of a segment (commit): what the resampler still holds; an odd byte is dropped; state starts
+        afresh."""
         self._odd = b""
         return self._resample(np.zeros(0, np.int16), last=True)
 

@@ -1,11 +1,11 @@
 """The wire: OpenAI Realtime (GA) events with text output, and voxd's opt-in extensions.  Steps 2, 5, 10 and 12.
 
-Pure, and the only file that knows wire names.  Two tagged unions, `ClientEvent` and `ServerEvent`; `parse_*` and `dump`.
-It does not know what an event means: that is `voxd.session` on one side and `voxtui.transcript` on the other.
+Pure, and the only file that knows wire names.  Two tagged unions, `ClientEvent` and `ServerEvent`; `parse_*` and
+`dump`. It does not know what an event means: that is `voxd.session` on one side and `voxtui.transcript` on the other.
 
-Absent is not null: a field that is `UNSET` is left out, `None` is written as null, and null stands only where clients with
-strict schemas allow it (previous_item_id, transcript, session configuration, response.{status_details, usage, metadata,
-conversation_id}, error.{code, param, event_id}).
+Absent is not null: a field that is `UNSET` is left out, `None` is written as null, and null stands only where clients
+with strict schemas allow it (previous_item_id, transcript, session configuration, response.{status_details, usage,
+metadata, conversation_id}, error.{code, param, event_id}).
 Source: OpenAI Realtime API reference; the shapes were checked against the types of the public client libraries.
 """
 
@@ -37,7 +37,7 @@ class Content(msgspec.Struct, frozen=True):
 
     type: Literal["input_text", "input_audio", "output_text", "text"]
     text: str | UnsetType = UNSET
-    transcript: str | None | UnsetType = UNSET
+    transcript: str | UnsetType | None = UNSET
     audio: str | UnsetType = UNSET
 
 
@@ -140,7 +140,7 @@ class AudioClear(ClientBase, tag="input_audio_buffer.clear", frozen=True):
 
 class ItemCreate(ClientBase, tag="conversation.item.create", frozen=True):
     item: ItemDraft
-    previous_item_id: str | None | UnsetType = UNSET
+    previous_item_id: str | UnsetType | None = UNSET
     event_id: str | UnsetType = UNSET
 
 
@@ -154,9 +154,7 @@ class ResponseCancel(ClientBase, tag="response.cancel", frozen=True):
     event_id: str | UnsetType = UNSET
 
 
-ClientEvent = (
-    SessionUpdate | AudioAppend | AudioCommit | AudioClear | ItemCreate | ResponseCreate | ResponseCancel
-)
+ClientEvent = SessionUpdate | AudioAppend | AudioCommit | AudioClear | ItemCreate | ResponseCreate | ResponseCancel
 
 # ── server events ───────────────────────────────────────────────────────────────────────────────────────────────────
 

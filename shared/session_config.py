@@ -26,7 +26,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Format(Part, frozen=True, omit_defaults=True):
-    """Mono.  `audio/pcm` is s16le at `rate` Hz (24 000 unless told); pcmu and pcma are G.711 at 8 kHz, without a rate."""
+    """Mono.  `audio/pcm` is s16le at `rate` Hz (24 000 unless told); pcmu and pcma are G.711 at 8 kHz, without a
+    rate."""
 
     type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"]
     rate: Rate | UnsetType = UNSET
@@ -185,5 +186,7 @@ def _deep_merge(base: Json, patch: Json) -> Json:
     for key, value in patch.items():
         old = merged.get(key)
         replaces = key in ("turn_detection", "format", "tracing", "prompt")
-        merged[key] = _deep_merge(old, value) if isinstance(old, dict) and isinstance(value, dict) and not replaces else value
+        merged[key] = (
+            _deep_merge(old, value) if isinstance(old, dict) and isinstance(value, dict) and not replaces else value
+        )
     return merged

@@ -119,7 +119,9 @@ frames = st.lists(st.sampled_from([0.0, 0.2, 0.4, 0.6, 0.95]), max_size=300)
 
 
 @given(frames, st.lists(st.tuples(st.integers(0, 300), st.sampled_from(["commit", "clear"])), max_size=4))
-def test_utterances_never_overlap_and_each_ends_once(probabilities: list[float], by_client: list[tuple[int, str]]) -> None:
+def test_utterances_never_overlap_and_each_ends_once(
+    probabilities: list[float], by_client: list[tuple[int, str]]
+) -> None:
     turns, marks = Turns(Rules(limit=to_samples(4000))), []
     for index, p in enumerate(probabilities):
         marks += turns.receive_frame(index * FRAME, p)
@@ -132,7 +134,8 @@ def test_utterances_never_overlap_and_each_ends_once(probabilities: list[float],
         assert mark.start <= mark.voiced_end <= mark.end <= mark.decided
         match mark.act:
             case Act.STARTED:
-                assert not going and mark.start >= end
+                assert not going
+                assert mark.start >= end
                 going = True
             case Act.ENDED | Act.DROPPED:
                 assert going

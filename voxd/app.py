@@ -2,9 +2,9 @@
 
 It knows which parts there are and the order in which they start and stop; none of what they do.
 
-    start    bind every socket (a second daemon, a port in use: told at once) → engine process → serve; /ready is 503 until warm
-    drain    first SIGTERM or SIGINT: no new sessions, turns in flight may end (`server.drain_s`), then close 1012
-    stop     second signal, or nothing left to wait for
+    start    bind every socket (a second daemon, a port in use: told at once) → engine process → serve; /ready is 503
+    until warm drain    first SIGTERM or SIGINT: no new sessions, turns in flight may end (`server.drain_s`), then
+    close 1012 stop     second signal, or nothing left to wait for
 """
 
 from __future__ import annotations
@@ -28,10 +28,19 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from shared import __version__
-from shared.session_config import AnySession, AudioInput, Extensions, RealtimeAudio, RealtimeSession, ServerVad
-from shared.session_config import Transcription, TranscriptionAudio, TranscriptionSession
-from shared.settings import Settings, Tcp
 from shared.audio import to_samples
+from shared.session_config import (
+    AnySession,
+    AudioInput,
+    Extensions,
+    RealtimeAudio,
+    RealtimeSession,
+    ServerVad,
+    Transcription,
+    TranscriptionAudio,
+    TranscriptionSession,
+)
+from shared.settings import Settings, Tcp
 from voxd import http, websocket
 from voxd import messages as m
 from voxd.connection import Connection
@@ -157,7 +166,7 @@ class Gateway:
             "pid": os.getpid(),
             "engine_pid": self.host.pid,
             "engines": {"transcribe": self.plan.transcribe, "respond": self.plan.respond},
-            "notes": list((*self.plan.notes, *(ready.notes if ready else ()))),
+            "notes": [*self.plan.notes, *(ready.notes if ready else ())],
             "sessions": len(self.connections),
             "max_sessions": self.plan.settings.server.max_sessions,
             "lag_ms": self.host.lag_ms,
@@ -214,9 +223,9 @@ class Gateway:
     async def drain(self) -> None:
         """Turns in flight may end; then every connection is told to come back later."""
         self.draining = True
-        until = time.monotonic() + self.plan.settings.server.drain_s
-        while any(connection.busy for connection in self.connections) and time.monotonic() < until:
-            await asyncio.sleep(0.05)
+        turns = [asyncio.create_task(connection.idle.wait()) for connection in self.connections]
+        if turns:
+            await asyncio.wait(turns, timeout=self.plan.settings.server.drain_s)
         for connection in self.connections:
             connection.end(1012, "voxd is shutting down")
 

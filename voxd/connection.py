@@ -1,10 +1,11 @@
-"""The shell of one client, whatever its transport: feeds the session, runs its commands, stamps, bounds what waits.  Step 4.
+"""The shell of one client, whatever its transport: feeds the session, runs its commands, stamps, bounds what waits.
+Step 4.
 
 It owns the session and the clock; it does not know sockets (a transport calls `receive_*` and drains `next_event`), nor
 what events mean.
 
-Bounds: what waits for the socket is at most OUTBOUND bytes; above that the client is too slow to be served and is closed.
-While too much audio waits for the engine, `readable` is clear and the transport stops reading.
+Bounds: what waits for the socket is at most OUTBOUND bytes; above that the client is too slow to be served and is
+closed. While too much audio waits for the engine, `readable` is clear and the transport stops reading.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class Connection:
         self.log = SessionLog(self.id, targets)
         self.readable = asyncio.Event()
         self.readable.set()
+        self.idle = asyncio.Event()  # no turn is going on
         self._outbound: deque[tuple[events.ServerEvent, bytes]] = deque()
         self._outbound_bytes = 0
         self._outbound_changed = asyncio.Event()
@@ -133,11 +135,6 @@ class Connection:
         self._closing = self._closing or Closed(code, why)
         self._outbound_changed.set()
 
-    @property
-    def busy(self) -> bool:
-        """Is a turn going on?"""
-        return self._session.busy
-
     # ── from the engine process ─────────────────────────────────────────────────────────────────────────────────────
 
     def receive_output(self, output: m.Output) -> None:
@@ -167,10 +164,8 @@ class Connection:
         self._host.send(commands)
         for event in outgoing:
             self._send(event)
-        if self._session.stalled:
-            self.readable.clear()
-        else:
-            self.readable.set()
+        _show(self.readable, not self._session.stalled)
+        _show(self.idle, not self._session.busy)
         self._set_timer(now_us)
 
     def _send(self, event: events.ServerEvent) -> None:
@@ -203,3 +198,10 @@ class Connection:
     def _tick(self) -> None:
         self._session.receive_time(self._clock())
         self._drain()
+
+
+def _show(event: asyncio.Event, value: bool) -> None:
+    if value:
+        event.set()
+    else:
+        event.clear()

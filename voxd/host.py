@@ -1,7 +1,8 @@
-"""The engine process seen from the gateway: starts it, watches its heartbeat, restarts it, carries messages.  Steps 5 and 9.
+"""The engine process seen from the gateway: starts it, watches its heartbeat, restarts it, carries messages.  Steps 5
+and 9.
 
-It knows processes and streams; not sessions, models or what the messages mean.  Sessions hear of a loss and of the new process
-through `Client`; their connections stay.
+It knows processes and streams; not sessions, models or what the messages mean.  Sessions hear of a loss and of the
+new process through `Client`; their connections stay.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Client(Protocol):
 
 
 class EngineFailed(Exception):
-    """There is no engine process and none will be started: the daemon ends.  `configuration`: a person must mend settings."""
+    """There is no engine process and none will be started: the daemon ends.  `configuration`: a person must mend
+    settings."""
 
     def __init__(self, message: str, *, configuration: bool = False) -> None:
         super().__init__(message)
@@ -124,7 +126,8 @@ class EngineHost:
         self._writer.write(m.encode(self._configure))
 
     async def _listen(self) -> None:
-        """Reports until the process ends or falls silent.  Loading may take as long as it takes, but not once it was warm."""
+        """Reports until the process ends or falls silent.  Loading may take as long as it takes, but not once it was
+        warm."""
         unframer = m.reports()
         while True:
             patience = self._silence_s if self.state == "ready" else None

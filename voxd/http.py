@@ -1,7 +1,7 @@
 """Plain HTTP beside the WebSocket: health, readiness, status, models; and the gate in front of everything.
 
-The gate: a UNIX socket's file mode is the right to use it.  Over TCP the Host must be ours (DNS rebinding), an Origin must be
-the request's own host or allowed (a page of another site), and a bearer token is wanted always.
+The gate: a UNIX socket's file mode is the right to use it.  Over TCP the Host must be ours (DNS rebinding), an Origin
+must be the request's own host or allowed (a page of another site), and a bearer token is wanted always.
 It does not know sessions or engines: it is given functions that describe them.
 """
 
@@ -91,7 +91,12 @@ class Guarded:
 
 
 async def reply(
-    scope: Scope, receive: Receive, send: Send, status: int, body: dict[str, object], headers: dict[str, str] | None = None
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    status: int,
+    body: dict[str, object],
+    headers: dict[str, str] | None = None,
 ) -> None:
     """A JSON answer to an HTTP request, or to a WebSocket upgrade that is refused."""
     response = JSONResponse(body, status, headers)

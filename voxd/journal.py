@@ -35,7 +35,9 @@ class SessionLog:
         self.breaches = 0
 
     def started(self, kind: str, peer: str, transcribe: str | None, respond: str | None) -> None:
-        engines = " ".join(f"{role}={name}" for role, name in (("transcribe", transcribe), ("respond", respond)) if name)
+        engines = " ".join(
+            f"{role}={name}" for role, name in (("transcribe", transcribe), ("respond", respond)) if name
+        )
         log.info("session %s started · %s · %s · %s", self._id, kind, peer, engines or "no engine")
 
     def ended(self, seconds: float, audio_ms: int, why: str) -> None:

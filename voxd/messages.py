@@ -244,7 +244,8 @@ class Ready(Message, frozen=True):
 
 
 class Beat(Message, frozen=True):
-    """The loop lives: every half second, working or idle.  `lag_samples`: audio received and not yet heard, worst stream."""
+    """The loop lives: every half second, working or idle.  `lag_samples`: audio received and not yet heard, worst
+    stream."""
 
     at_us: int
     streams: int

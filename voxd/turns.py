@@ -14,15 +14,16 @@ neither (hysteresis: it prolongs what is going on).  Counting frames turns them 
     COMMIT     the client says that the turn is over
     CLEAR      the client says that there was no turn
 
-and TABLE says what each cue means.  Everything that changes the state is in it; a pair that is not in it changes nothing.
+and TABLE says what each cue means.  Everything that changes the state is in it; a pair that is not in it changes
+nothing.
 
                  start           tentative end            end
         ┌─────────┴──────────────────┬─────────────────────┴───── frames
     LISTENING       SPEAKING              TENTATIVE           LISTENING
                         └──────── resumed ────┘
 
-The audio of an utterance is [onset - prefix padding, end of the last frame that was not quiet + hangover): the same bytes at
-the tentative end and at the end, so work done speculatively is exact.
+The audio of an utterance is [onset - prefix padding, end of the last frame that was not quiet + hangover): the same
+bytes at the tentative end and at the end, so work done speculatively is exact.
 """
 
 from __future__ import annotations

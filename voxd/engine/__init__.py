@@ -1,7 +1,7 @@
 """The engine process: models, caches, VAD and the device live here and only here.
 
-Registry of engines: the entry point group `voxd.engines`.  Names are read without importing anything; an engine is imported
-when it was configured.  A plug-in is a package with
+Registry of engines: the entry point group `voxd.engines`.  Names are read without importing anything; an engine is
+imported when it was configured.  A plug-in is a package with
 
     [project.entry-points."voxd.engines"]
     mine = "my_package:MyEngine"          # a subclass of voxd.engine.contract.Engine
@@ -42,7 +42,8 @@ def _find(name: str) -> EntryPoint:
 
 
 def engine_class(name: str) -> type[Engine]:
-    """Imports one engine.  Raises `Unusable` if there is none, it does not import, or it needs what is not installed."""
+    """Imports one engine.  Raises `Unusable` if there is none, it does not import, or it needs what is not
+    installed."""
     point = _find(name)
     try:
         found = point.load()

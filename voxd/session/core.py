@@ -38,9 +38,7 @@ class Session:
         self._conversation = Conversation()
         self._listener = Listener(stream, self._terms.rules)
         self._answers = Answers(stream, self._terms, self._out, self._conversation)
-        self._utterances = Utterances(
-            stream, self._terms, self._out, self._listener, self._conversation, self._answers
-        )
+        self._utterances = Utterances(stream, self._terms, self._out, self._listener, self._conversation, self._answers)
         self._settle()
         self._open(0)
         self._out.emit(events.SessionCreated, session=self._terms.config)
@@ -130,9 +128,7 @@ class Session:
     def _open(self, start: int) -> None:
         asked, config = self._terms.asked, self._terms.config
         delay = config.voxd.delay_ms
-        self._out.command(
-            m.Open(self._stream, self._terms.roles, asked.language, asked.prompt or "", delay, start)
-        )
+        self._out.command(m.Open(self._stream, self._terms.roles, asked.language, asked.prompt or "", delay, start))
 
     def _create_item(self, event: events.ItemCreate) -> None:
         entry = entry_of(event.item, self._out.new_id("item"))

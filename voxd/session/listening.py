@@ -6,11 +6,13 @@ Three positions, all in samples at 16 kHz, chase each other:  heard <= fed <= re
 
     received   came from the client, decoded and resampled
     fed        handed to the engine process; never more than WINDOW past `heard`, so an engine needs to remember only
-               the last few seconds, a client that sends faster than real time starves nobody, and what waits, waits here
+               the last few seconds, a client that sends faster than real time starves nobody, and what waits, waits
+               here
     heard      scored by the VAD and walked through by the turn rules
 
 Audio is kept as long as it may be needed again: an open utterance from its start (an engine may be lost and restarted),
-else LOOK_BACK behind `heard`.  Bound: `capacity`; at the bound `full` is true and the session decides (it knows the client).
+else LOOK_BACK behind `heard`.  Bound: `capacity`; at the bound `full` is true and the session decides (it knows the
+client).
 """
 
 from __future__ import annotations

@@ -163,9 +163,7 @@ class Answer:
     def _item(self, status: events.ItemStatus) -> events.Item:
         return Entry(self.item_id, "assistant", status, self.text).item()
 
-    def _response(
-        self, status: str, details: events.Json | None = None, usage: events.Json | None = None
-    ) -> Response:
+    def _response(self, status: str, details: events.Json | None = None, usage: events.Json | None = None) -> Response:
         done = status != "in_progress"
         output = (self._item("completed" if status == "completed" else "incomplete"),) if done and self.opened else ()
         return Response(

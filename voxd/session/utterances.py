@@ -76,7 +76,8 @@ class Utterances:
     # ── the client ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def receive_audio(self, data: bytes) -> None:
-        """Audio in the session's format.  Raises WireError once when a push-to-talk buffer is full; audio is dropped."""
+        """Audio in the session's format.  Raises WireError once when a push-to-talk buffer is full; audio is
+        dropped."""
         if self._terms.manual and self._listener.full:
             if self._full_told:
                 return

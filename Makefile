@@ -1,0 +1,76 @@
+# make demo     speech becomes text here and now: an own environment, the built-in engine, no GPU, no microphone
+# make install  everything for development into .venv       make check      format, lint, types, arrows, tests
+# make test     the tests                                    make test-slow  real time, browsers, systemd, soak
+# make bench    everything with a time in it                 make lock       pin the newest versions       make clean
+#
+# Another Python: PYTHON=python3.12 make demo
+
+PYTHON ?= python3
+LOCK := .ci/lock
+PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input
+# Editable, without build isolation: the backend comes from the lock, so that this works without a network.
+PROJECT := --no-deps --no-build-isolation --editable .
+
+.PHONY: demo install test test-slow bench check lock clean
+.DELETE_ON_ERROR:
+
+demo: .venv-demo/.done
+	.venv-demo/bin/voxtui demo
+
+install: .venv/.done
+
+test: install
+	.venv/bin/python -m pytest
+
+test-slow: install
+	.venv/bin/python -m pytest -m slow
+
+bench: install
+	.venv/bin/python -m tests.bench
+
+# The tests come last: their summary is the last line.
+check: install
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	.venv/bin/python -m pytest
+
+# $(call environment,DIR): an empty virtual environment, or one sentence on what is missing.
+define environment
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo 'voxd needs Python 3.11 or newer as "$(PYTHON)"; name another with PYTHON=python3.12 make $(MAKECMDGOALS)' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo 'Python cannot make virtual environments here: on Debian and Ubuntu, apt-get install python3-venv' >&2; exit 1; }
+	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+endef
+
+.venv-demo/.done: pyproject.toml $(LOCK)/demo.txt
+	$(call environment,.venv-demo)
+	@echo 'Installing into .venv-demo (once; about 570 MB) ...'
+	@.venv-demo/bin/python $(PIP_INSTALL) --require-hashes -r $(LOCK)/demo.txt
+	@.venv-demo/bin/python $(PIP_INSTALL) $(PROJECT)
+	@touch $@
+
+# torch goes first and without a hash: its build differs from machine to machine (CPU, CUDA).
+.venv/.done: pyproject.toml $(LOCK)/dev.txt $(LOCK)/torch.txt
+	$(call environment,.venv)
+	@echo 'Installing into .venv ...'
+	@.venv/bin/python $(PIP_INSTALL) -r $(LOCK)/torch.txt
+	@.venv/bin/python $(PIP_INSTALL) --require-hashes -r $(LOCK)/dev.txt
+	@.venv/bin/python $(PIP_INSTALL) $(PROJECT)
+	@touch $@
+
+# One resolution for every Python from 3.11 on and every platform.  Without torch, whose own pin is $(LOCK)/torch.txt.
+# The files name no index: where packages come from is the machine's affair.
+COMPILE := .venv/bin/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
+    --generate-hashes --no-header --no-emit-index-url
+lock:
+	@test -x .venv/bin/uv || { echo 'make install comes first: it brings uv' >&2; exit 1; }
+	$(COMPILE) --extra dev --override $(LOCK)/no-torch.in -o $(LOCK)/dev.txt
+	$(COMPILE) --extra server --extra whisper --group build --constraint $(LOCK)/dev.txt -o $(LOCK)/demo.txt
+
+clean:
+	rm -rf .venv .venv-demo build dist voxd.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	    .import_linter_cache snapshot_report.html
+	find shared voxd voxtui tests -name __pycache__ -type d -prune -exec rm -rf {} +
