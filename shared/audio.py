@@ -70,7 +70,7 @@ class Decoder:
         self._table = _G711.get(encoding)
         self.rate = 8000 if self._table is not None else rate
         self._odd = b""
-        self._resampler = soxr.ResampleStream(self.rate, RATE, 1, dtype="int16") if self.rate != RATE else None
+        self._resampler = soxr.ResampleStream(self.rate, RATE, 1, dtype="float32") if self.rate != RATE else None
 
     def decode(self, data: bytes) -> bytes:
         """Returns the 16 kHz PCM16 that is complete; the resampler may hold a few ms back until more audio comes."""
@@ -94,10 +94,12 @@ class Decoder:
     def _resample(self, samples: Int16, *, last: bool) -> bytes:
         if self._resampler is None:
             return samples.astype("<i2").tobytes()
-        out = self._resampler.resample_chunk(samples, last=last)
+        # Through float32: soxr's own 16-bit output is dithered, so the same audio would not give the same bytes.
+        chunk = samples.astype(np.float32) / np.float32(32768)
+        out = self._resampler.resample_chunk(chunk, last=last)
         if last:
             self._resampler.clear()
-        return bytes(out.astype("<i2").tobytes())
+        return float_to_pcm16(out)
 
 
 def resample(samples: Float32, rate: int) -> Float32:

@@ -157,7 +157,8 @@ def merge(current: AnySession, patch: Json, *, model: str) -> AnySession:
     if "turn_detection" in (_at(patch, "audio", "input") or {}):
         base["audio"]["input"].pop("turn_detection")
     merged = _deep_merge(base, patch)
-    merged["voxd"] |= {key: base["voxd"].get(key) for key in ("transcribe", "respond")}
+    if isinstance(merged["voxd"], dict):
+        merged["voxd"] |= {key: base["voxd"].get(key) for key in ("transcribe", "respond")}
     if merged["type"] == "realtime":
         merged["model"] = merged.get("model") or model
     session: AnySession = msgspec.convert(merged, AnySession)
