@@ -55,11 +55,11 @@ class EngineProcess(Struct, frozen=True):
 
 
 class Vad(Struct, frozen=True):
-    """Turn-taking by voice.  Padding and onset together stay within the 5 s of audio that an engine keeps."""
+    """Turn-taking by voice.  The ranges are those of a session's own `turn_detection`."""
 
     threshold: Annotated[float, Meta(gt=0, lt=1)] = 0.5
-    prefix_padding_ms: Annotated[int, Meta(ge=0, le=4000)] = 300
-    silence_duration_ms: Annotated[int, Meta(ge=33, le=10_000)] = 500
+    prefix_padding_ms: Annotated[int, Meta(ge=0, le=2000)] = 300
+    silence_duration_ms: Annotated[int, Meta(ge=160, le=10_000)] = 500
     tentative_ms: Annotated[int, Meta(ge=32, le=10_000)] = 120
     onset_ms: Annotated[int, Meta(ge=32, le=1000)] = 64
     hangover_ms: Annotated[int, Meta(ge=0, le=1000)] = 96

@@ -149,7 +149,8 @@ class Gateway:
         server = self.plan.settings.server
         pages = http.routes(lambda: self.host.state == "ready" and not self.draining, self.status, lambda: self.model)
         app = Starlette(routes=[*pages, WebSocketRoute("/v1/realtime", self._realtime)])
-        gate = http.Gate(self.plan.token, frozenset(server.allow_host), frozenset(server.allow_origin))
+        own = (address.host for address in self.plan.listen if isinstance(address, Tcp))
+        gate = http.Gate(self.plan.token, frozenset((*server.allow_host, *own)), frozenset(server.allow_origin))
         return http.Guarded(app, gate)
 
     @property

@@ -75,7 +75,7 @@ def start(
 ) -> None:
     """Serve, in the foreground, until Ctrl-C or SIGTERM."""
     settings, source = _settings(config_path)
-    addresses = _addresses(listen) if listen else tuple(map(_listener, settings.server.listen))
+    addresses = tuple(map(_listener, (*settings.server.listen, *listen)))
     plan = _plan(
         settings,
         _control(settings, socket_path),
@@ -134,10 +134,6 @@ def _control(settings: Settings | None, given: str | None) -> Path:
         return control_socket(os.environ)
     except (ConfigError, ValueError) as error:
         _die(str(error), CONFIGURATION)
-
-
-def _addresses(listen: tuple[str, ...]) -> tuple[Tcp | Path, ...]:
-    return tuple(_listener(text) for text in listen)
 
 
 def _listener(text: str) -> Tcp | Path:

@@ -1,8 +1,8 @@
 """Append-only text out of hypotheses that change their mind: the text half of a re-decoding engine, in step 8.
 
-Each decode of a growing segment gives a whole new hypothesis.  What two successive ones agree on is *published*, for
-good; the last word of the newer one is held back, for it was probably cut short.  Later hypotheses may disagree with
-what was published; then they are aligned with it and only what follows is used.
+Each decode of a growing segment gives a whole new hypothesis.  What successive ones agree on is *published*, for good:
+two are enough for a word of which the model is sure, an unsure one takes up to four.  Later hypotheses may disagree
+with what was published; then they are aligned with it and only what follows is used.
 
 Pure: strings in, strings out.  It knows no audio, no engine and no language, except that some scripts have no spaces.
 """
@@ -10,7 +10,9 @@ Pure: strings in, strings out.  It knows no audio, no engine and no language, ex
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Sequence
+from itertools import accumulate, takewhile
 
 # A word carries the white space before it, so that words join to the text they came from.  In scripts written without
 # spaces each character is a word.
@@ -36,23 +38,41 @@ def _tail(word: str) -> str:
     return found.group() if found else ""
 
 
-def align(said: Sequence[str], hypothesis: Sequence[str]) -> tuple[int, int]:
-    """How much of `said` the hypothesis covers, and where in the hypothesis that ends: (j, k).
+def align(said: Sequence[str], hypothesis: Sequence[str]) -> tuple[int, int, int]:
+    """How much of `said` the hypothesis covers, where in the hypothesis that ends, at what cost: (j, k, distance).
 
-    The edit distance of said[:j] and hypothesis[:k] is least, one of the two being used up: either all that was said is
-    covered (j == len(said)) and hypothesis[k:] is new, or the hypothesis ends inside it (k == len(hypothesis)).
-    Among equals the longest j wins, then the k nearest to j: a word is rather changed than lost."""
+    The edit distance of said[:j] and hypothesis[:k], in letters, is least, one of the two being used up: either all
+    that was said is covered (j == len(said)) and hypothesis[k:] is new, or the hypothesis ends inside it
+    (k == len(hypothesis)).  Among equals the longest j wins, then the k nearest to j."""
     a, b = [_norm(word) for word in said], [_norm(word) for word in hypothesis]
-    row = list(range(len(b) + 1))
+    same = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    a, b = a[same:], b[same:]  # letters are slow, and most of what was said is said again
+    ends_b = [0, *accumulate(len(word) + 1 for word in b)]
+    letters = "".join(word + " " for word in b)
+    row = list(range(len(letters) + 1))
     ends = [(row[-1], 0, len(b))]
     for j, word in enumerate(a, 1):
-        diagonal, row[0] = row[0], j
-        for k, other in enumerate(b, 1):
-            diagonal, row[k] = row[k], min(diagonal + (word != other), row[k] + 1, row[k - 1] + 1)
+        for letter in word + " ":
+            row = _next_row(row, letter, letters)
         ends.append((row[-1], j, len(b)))
-    ends += [(cost, len(a), k) for k, cost in enumerate(row)]
-    _, j, k = min(ends, key=lambda end: (end[0], -end[1], abs(end[2] - end[1])))
-    return j, k
+    ends += [(row[end], len(a), k) for k, end in enumerate(ends_b)]
+    cost, j, k = min(ends, key=lambda end: (end[0], -end[1], abs(end[2] - end[1])))
+    return same + j, same + k, cost
+
+
+def _next_row(row: list[int], letter: str, letters: str) -> list[int]:
+    """One row of Levenshtein's table."""
+    out = [row[0] + 1]
+    for i, other in enumerate(letters):
+        out.append(min(row[i] + (letter != other), row[i + 1] + 1, out[i] + 1))
+    return out
+
+
+def wanted(sure: float) -> int:
+    """How many successive hypotheses must have a word before it is published, by the model's probability for it.
+
+    Measured with whisper tiny.en on 25 clips: two of any probability cost 4 points of word error rate."""
+    return 2 if sure >= 0.6 else 3 if sure >= 0.3 else 4
 
 
 class Transcript:
@@ -62,35 +82,44 @@ class Transcript:
 
     def __init__(self, said: str = "") -> None:
         self.text = said
-        self._said = split(said)  # published words that hypotheses of the current segment still begin with
-        self._replayed = bool(said)  # `said` may reach beyond the current segment
-        self._heard: list[tuple[Sequence[str],Sequence[float]]] = []
+        self._said = split(said)  # published words that hypotheses of the current segment begin with
+        self._loose = True  # nobody knows yet whether they do: they come from before the segment
+        self._before: deque[Sequence[str]] = deque(maxlen=wanted(0.0) - 1)  # hypotheses of this segment, newest first
 
     def hear(self, words: Sequence[str], sure: Sequence[float]) -> tuple[str, str]:
-        """A hypothesis of the segment so far -> (new text, provisional text that may follow it)."""
+        """A hypothesis of the segment so far, with the probability of each word -> (new text, provisional text)."""
         k, tail = self._after_published(words)
-        rest = words[k:]
+        rests = [other[self._after_published(other)[0] :] for other in self._before]
         agreed = 0
-        self._heard.append((words,sure))
-        agreed = RULE(self, words, sure, k)
-        new = self._publish(tail, rest[:agreed])
+        for i, word in enumerate(words[k:-1]):  # the last word was probably cut short
+            others = takewhile(lambda rest: i < len(rest) and _norm(rest[i]) == _norm(word), rests)  # noqa: B023
+            if 1 + sum(1 for _ in others) < wanted(sure[k + i]):
+                break
+            agreed += 1
+        self._before.appendleft(words)
+        if agreed and self._loose:
+            self._said, self._loose = list(words[:k]), False
+        new, rest = self._publish(tail, words[k : k + agreed]), words[k + agreed :]
         if agreed:  # punctuation after the last published word waits until a word follows: it often changes
-            tail = _tail(rest[agreed - 1])
-        return new, self._joined(tail + "".join(rest[agreed:])) if rest[agreed:] else ""
+            tail = _tail(words[k + agreed - 1])
+        return new, self._joined(tail + "".join(rest)) if rest else ""
 
     def finish(self, words: Sequence[str]) -> str:
-        """The last hypothesis of a segment -> the rest of its text; the next hypothesis is of the next segment."""
+        """The last hypothesis of a segment -> the rest of its text; the next hypothesis is of the next segment.
+
+        A segment may be cut before the last of the published words: those are left for the next one."""
         k, tail = self._after_published(words)
-        left = self._said[align(self._said, words)[0] :] if self._replayed else []
+        left = self._said[align(self._said, words)[0] :]
         new = self._publish(tail, words[k:], whole=True)
-        self._heard.clear()
-        self._said = left
-        self._replayed = bool(left)
+        self._before.clear()
+        self._said, self._loose = left, True
         return new
 
     def _after_published(self, words: Sequence[str]) -> tuple[int, str]:
         """(the first word that follows what is published, the punctuation that belongs before it)."""
-        _, k = align(self._said, words)
+        j, k, cost = align(self._said, words)
+        if self._loose and 2 * cost > sum(len(word) for word in self._said[:j]):
+            return 0, ""  # too unlike: what was published lies before this segment
         same = k > 0 and bool(self._said) and _norm(words[k - 1]) == _norm(self._said[-1])
         tail = _tail(words[k - 1]) if same and not _tail(self.text) else ""
         return k, tail

@@ -10,7 +10,6 @@ Decodes take 0.3 s and run on worker threads (`workers`), in the order that `sch
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -22,7 +21,7 @@ from voxd.engine.agreement import Transcript
 from voxd.engine.contract import LOOK_BACK, Capabilities, Engine, EngineCommand, Refuse
 from voxd.engine.scheduler import Kind, Request
 from voxd.engine.voice import FRAME, Voice
-from voxd.engine.whisper_model import Hypothesis, Model, Options, Task, load_model
+from voxd.engine.whisper_model import Hypothesis, Model, Options, Task, cores, load_model
 from voxd.engine.workers import Pool, Result, Workers
 from voxd.messages import (
     Cancel,
@@ -45,8 +44,8 @@ SOFT = 10 * RATE  # a segment longer than this is cut at the next pause
 HARD = 14 * RATE  # and at this length wherever the voice is weakest
 LEAST = 6 * RATE  # no segment is cut shorter: whisper needs context
 LEAD = to_samples(500)  # silence kept around voice when an utterance begins or ends with much of it
-FIRST = to_samples(350)  # voice that a first decode needs to find a word
-EARLY = to_samples(400)  # new audio between partials as long as nothing is published
+FIRST = to_samples(200)  # voice that a first decode needs to find a word
+EARLY = to_samples(300)  # new audio between partials as long as nothing is published
 EARLY_PARTIALS = 4
 JUST_PAUSED = to_samples(300)  # in a pause younger than this no partial begins: a flush is about to come
 
@@ -112,7 +111,7 @@ class Whisper(Engine):
         load: Callable[[Options, Callable[[str], None]], Model] = load_model,
         make_pool: MakePool = Workers,
     ) -> None:
-        self._options = Options.parse(options).resolved(os.cpu_count() or 1)
+        self._options = Options.parse(options).resolved(cores())
         self._wake, self._load, self._make_pool = wake, load, make_pool
         self._model: Model | None = None
         self._pool: Pool[_Job, Hypothesis] | None = None
@@ -157,6 +156,7 @@ class Whisper(Engine):
             case Close():
                 del self._streams[command.stream]
                 self._workers.withdraw(command.stream)
+                self._outputs = [out for out in self._outputs if out.stream != command.stream]
             case Cancel(ref=ref):
                 if stream.utterances.pop(ref, None) is not None:
                     self._workers.withdraw(command.stream, ref)
@@ -241,9 +241,12 @@ class Whisper(Engine):
         """Where the current segment has to end although the utterance goes on."""
         start, heard = utterance.start, stream.voice.end
         end = heard if utterance.end is None else utterance.end
-        if end - start <= (SOFT if utterance.end is None else HARD):
+        if end - start > HARD:
+            return stream.voice.cut(start + LEAST, min(heard, start + HARD), pause_only=False)
+        if utterance.end is not None or end - start <= SOFT:
             return None
-        return stream.voice.cut(start + LEAST, min(end, heard, start + HARD), pause_only=end - start <= HARD)
+        # Only a pause of just now: words after an older one may be published already.
+        return stream.voice.cut(max(start + LEAST, heard - RATE), heard, pause_only=True)
 
     def _decode_segment(self, number: int, stream: _Stream, utterance: _Utterance, end: int, kind: Kind) -> None:
         request = self._request(number, stream, utterance, end, kind)

@@ -23,6 +23,7 @@ from voxd.engine.agreement import split
 from voxd.engine.contract import Unusable
 
 if TYPE_CHECKING:
+    from ctranslate2 import StorageView
     from ctranslate2.models import WhisperGenerationResult
     from faster_whisper import WhisperModel
     from faster_whisper.tokenizer import Tokenizer
@@ -37,8 +38,8 @@ CARRIER_SHA256 = {
 }
 COMPUTE_TYPES = ("int8", "int8_float32", "int8_bfloat16", "int8_float16", "int16", "bfloat16", "float16", "float32")
 
-# Whisper's own limits of trust.  A text that zlib shrinks more than this repeats itself; text of which the model is unsure
-# and where it hears no speech is invented.
+# Whisper's own limits of trust.  A text that zlib shrinks more than this repeats itself; text of which the model is
+# unsure, where it hears no speech, is invented.
 _LOOP_RATIO = 2.4
 _NO_SPEECH, _UNSURE = 0.6, -1.0
 _KNOWN = 0.8  # a language found with this probability is taken for the rest of the utterance
@@ -121,6 +122,11 @@ class Model(Protocol):
     languages: tuple[str, ...]  # ISO 639-1
 
     def decode(self, task: Task) -> Hypothesis: ...
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def carrier_folder() -> Path | None:
@@ -229,11 +235,18 @@ def _hypothesis(found: WhisperGenerationResult, tokenizer: Tokenizer, language: 
     mean_log = found.scores[0] * len(tokens) / (len(tokens) + 1)
     if found.no_speech_prob > _NO_SPEECH and mean_log < _UNSURE:
         return Hypothesis(language=language)
-    logits = [np.asarray(step, np.float32).ravel() for step in found.logits[0][: len(tokens)]]
-    sure = [float(np.exp(row[token] - row.max()) / np.exp(row - row.max()).sum()) for token, row in zip(tokens, logits)]
+    # The last token may lack its logits, where `max_length` ended the text.
+    sure = [_probability(step, token) for step, token in zip(found.logits[0], tokens, strict=False)]
     ends = [len(tokenizer.decode(tokens[: i + 1])) for i in range(len(tokens))]
-    words = split(tokenizer.decode(tokens))
-    return Hypothesis(tuple(words), tuple(confidences(tokenizer.decode(tokens), words, ends, sure)), language, len(tokens))
+    text = tokenizer.decode(tokens)
+    words = split(text)
+    return Hypothesis(tuple(words), tuple(confidences(text, words, ends, sure)), language, len(tokens))
+
+
+def _probability(logits: StorageView, token: int) -> float:
+    row = np.asarray(logits, np.float32).ravel()
+    odds = np.exp(row - row.max())
+    return float(odds[token] / odds.sum())
 
 
 def confidences(text: str, words: Sequence[str], ends: Sequence[int], sure: Sequence[float]) -> list[float]:
