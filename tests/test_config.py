@@ -190,8 +190,8 @@ WRONG = {
         "config.yaml:2:3: vad.tentative_ms: tentative_ms (600) must be below silence_duration_ms (500)",
     ),
     "end before the speculation": (
-        "vad:\n  silence_duration_ms: 120\n",
-        "config.yaml:2:3: vad.silence_duration_ms: tentative_ms (120) must be below silence_duration_ms (120)",
+        "vad:\n  silence_duration_ms: 160\n  tentative_ms: 160\n",
+        "config.yaml:3:3: vad.tentative_ms: tentative_ms (160) must be below silence_duration_ms (160)",
     ),
     "chunks": (
         "chunked_response:\n  min_words_per_chunk: 3\n",
