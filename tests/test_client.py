@@ -1,4 +1,4 @@
-"""voxtui.client against a scripted server: opening, configuration, audio, events, and each way to fail in one sentence."""
+"""voxtui.client against a scripted server: opening, audio, events, and each way to fail in one sentence."""
 
 from __future__ import annotations
 
@@ -38,7 +38,6 @@ async def test_opens_configures_and_hears() -> None:
     assert b"".join(e.audio for e in voxd.sent(AudioAppend)) == b"\1\0" * 320 + b"\2\0" * 320
     assert voxd.headers["Authorization"] == "Bearer sesame"
     assert voxd.path == "/v1/realtime?voxd_ext=metrics,provisional"
-
 
 
 async def test_what_is_no_event_is_passed_over() -> None:
@@ -139,5 +138,3 @@ async def test_a_proper_goodbye_ends_the_iteration() -> None:
         assert len(await collect(client, 99)) == 1
         with pytest.raises(ClientError):
             await client.send_audio(bytes(640))
-
-

@@ -1,0 +1,1 @@
+"""The client: microphone or file in, words and latency out; a screen, a plain mode and headless tools."""

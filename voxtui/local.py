@@ -1,0 +1,173 @@
+"""A voxd of one's own: started for one command, reached through a socket nobody else sees, always stopped.
+
+It knows how a daemon is started, how it says that it is ready and how it is stopped; not what is said to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import importlib.util
+import os
+import signal
+import sys
+import tempfile
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from shared.settings import SOCKET_PATH_MAX
+from voxtui.safe_text import safe_line
+from voxtui.target import Target, unix_target
+
+NEEDED = ("faster_whisper", "onnxruntime", "starlette", "uvicorn")  # what the extra [whisper] brings
+START_S = 120.0  # a cold disk and a slow core; a warm one takes two seconds
+LOOK_S = 0.1  # between two looks whether it is ready
+STOP_S = 5.0  # to say goodbye; then it is killed
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+TAIL = 12  # lines of its log that are shown if it dies
+
+Tell = Callable[[str], None]
+
+
+class LocalError(Exception):
+    """No voxd could be started here; the text is for people."""
+
+
+@asynccontextmanager
+async def private_voxd(tell: Tell) -> AsyncIterator[Target]:
+    """A warm voxd with the embedded engine; `tell` is given a line whenever its loading goes on."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise LocalError("This machine has no speech engine installed: `pip install 'voxd[whisper]'` brings one.")
+    with tempfile.TemporaryDirectory(prefix="voxd-", dir=_short_folder()) as name:  # made with mode 0700
+        folder = Path(name)
+        socket, log = folder / "voxd.sock", folder / "voxd.log"
+        with log.open("wb") as output:
+            child = await asyncio.create_subprocess_exec(
+                *_command(socket),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for us; we stop it
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+        try:
+            await _until_ready(child, socket, log, tell)
+            yield unix_target(socket)
+        finally:
+            await _stop(child)
+
+
+def _die_with_parent() -> None:
+    """Should this process be killed, so that it can stop nothing, the kernel ends its daemon."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+async def answers(target: Target) -> bool:
+    """Whether somebody listens behind the socket of a target; a daemon that died leaves its file behind."""
+    return target.socket is not None and (await _look(target.socket))[0] != 0
+
+
+def _command(socket: Path) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "voxd",
+        "start",
+        "--socket",
+        str(socket),
+        "--transcribe",
+        "whisper",
+        "--respond",
+        "none",
+    ]
+
+
+def _short_folder() -> str:
+    """A directory of this user whose path leaves room for a socket's name."""
+    room = SOCKET_PATH_MAX - len("/voxd-12345678/voxd.sock") - 1
+    for place in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"):
+        if place and len(os.fsencode(place)) <= room and os.access(place, os.W_OK | os.X_OK):
+            return place
+    raise LocalError("There is no directory for a socket: set TMPDIR to a short path that can be written to.")
+
+
+async def _until_ready(child: Process, socket: Path, log: Path, tell: Tell) -> None:
+    """Returns when GET /ready says 200.  Raises LocalError if the daemon ends before that, or takes too long."""
+    shown = ""
+    try:
+        async with asyncio.timeout(START_S):
+            while True:
+                # Its end is what is waited for; each time it has not come, one look.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await child.wait()
+                if child.returncode is not None:
+                    raise LocalError(f"The private voxd ended at once (exit {child.returncode}).{_tail(log)}")
+                status, progress = await _look(socket)
+                if status == 200:
+                    return
+                if progress and progress != shown:
+                    shown = progress
+                    tell(progress)
+    except TimeoutError:
+        raise LocalError(f"The private voxd is not ready after {START_S:.0f} s.{_tail(log)}") from None
+
+
+async def _look(socket: Path) -> tuple[int, str]:
+    """(status, line of progress) of GET /ready; status 0 while nobody listens."""
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(socket))
+    except OSError:
+        return 0, ""
+    try:
+        writer.write(b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        answer = await reader.read(1 << 16)
+        while more := await reader.read(1 << 16):
+            answer += more
+    except OSError:
+        return 0, ""
+    finally:
+        writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    words = head.split(None, 2)
+    status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+    return status, _progress(body)
+
+
+def _progress(body: bytes) -> str:
+    """The line of `progress` in the body, which while it loads says what is being done."""
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+    progress = found.get("progress") if isinstance(found, dict) else None
+    if isinstance(progress, list):
+        progress = progress[-1] if progress else None
+    return safe_line(progress) if isinstance(progress, str) else ""
+
+
+def _tail(log: Path) -> str:
+    """The end of its log, each line indented."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
+    return "".join(f"\n    {safe_line(line)}" for line in lines) or " It said nothing."
+
+
+async def _stop(child: Process) -> None:
+    """SIGTERM, then, when it has not ended in time, SIGKILL to its whole process group: engine processes too."""
+    if child.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            child.terminate()
+        try:
+            async with asyncio.timeout(STOP_S):
+                await child.wait()
+        except TimeoutError:
+            pass
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    await child.wait()

@@ -1,0 +1,36 @@
+"""The small table of latency: one row per metric that applied, percentiles and how many turns they stand on.
+
+Pure: metrics in, text out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shared.latency import TurnMetrics, summarise
+
+TITLES = ("metric", "n", "p50", "p95")
+
+
+def metrics_table(turns: Iterable[TurnMetrics]) -> str:
+    """Lines without a final line end; "" if nothing was measured."""
+    rows = [
+        (name, str(found.n), _number(name, found.p50), _number(name, found.p95))
+        for name, found in summarise(turns).items()
+    ]
+    if not rows:
+        return ""
+    widths = [max(len(row[column]) for row in (TITLES, *rows)) for column in range(len(TITLES))]
+    return "\n".join(_line(row, widths) for row in (TITLES, *rows))
+
+
+def _number(name: str, value: float) -> str:
+    """Milliseconds as whole numbers; ratios with two digits."""
+    return f"{value:.0f}" if name.endswith("_ms") else f"{value:.2f}"
+
+
+def _line(row: Iterable[str], widths: list[int]) -> str:
+    first, *rest = row
+    return "  ".join(
+        [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
+    )

@@ -1,0 +1,144 @@
+"""`voxtui transcribe FILE...`: files in, text out, as fast as voxd takes them.
+
+The text goes to standard output alone; progress and what is wrong go to standard error.  It does not know how words are
+found in sound, nor how a voxd is started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import msgspec
+
+from shared.audio import RATE, to_ms, to_samples
+from voxtui.client import SILENCE_MS, RealtimeClient, Wishes
+from voxtui.runner import Run
+from voxtui.sources import FileSource, Source, SourceError, read_clip
+from voxtui.target import Target
+from voxtui.transcript import Entry, Event, Progress, State, Voice, changes, reduce
+
+CUE_WIDTH = 42  # characters of a subtitle's line, as broadcasters have it
+CUE_MS = 200  # the shortest cue
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One utterance of a file."""
+
+    start_ms: int
+    end_ms: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """All utterances of a file, in order."""
+
+    file: str
+    seconds: float
+    turns: tuple[Turn, ...]
+
+
+def as_text(found: Transcript) -> str:
+    """One line per utterance."""
+    return "".join(f"{turn.text}\n" for turn in found.turns)
+
+
+def as_json(found: Transcript) -> str:
+    """One object on one line."""
+    text = " ".join(turn.text for turn in found.turns)
+    whole = {"file": found.file, "seconds": found.seconds, "text": text, "turns": found.turns}
+    return msgspec.json.encode(whole).decode() + "\n"
+
+
+def as_srt(found: Transcript) -> str:
+    """SubRip: numbered cues."""
+    cues = []
+    for number, turn in enumerate(found.turns, 1):
+        end_ms = max(turn.end_ms, turn.start_ms + CUE_MS)
+        text = "\n".join(textwrap.wrap(turn.text, CUE_WIDTH))
+        cues.append(f"{number}\n{_timestamp(turn.start_ms)} --> {_timestamp(end_ms)}\n{text}\n\n")
+    return "".join(cues)
+
+
+def _timestamp(ms: int) -> str:
+    seconds, ms = divmod(ms, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02}:{minutes:02}:{seconds:02},{ms:03}"
+
+
+FORMATS: dict[str, Callable[[Transcript], str]] = {"text": as_text, "json": as_json, "srt": as_srt}
+
+
+async def transcribe_files(
+    target: Target, files: Sequence[Path], *, form: str, language: str | None, token: str | None
+) -> bool:
+    """Every file, one after the other; False if one of them could not be done.  Raises ClientError if voxd is lost."""
+    good = True
+    for file in files:
+        try:
+            clip = await asyncio.to_thread(read_clip, file)
+        except SourceError as error:
+            click.echo(str(error), err=True)
+            good = False
+            continue
+        source = FileSource(file.name, clip, hurry=True)
+        wishes = Wishes(language=language, answers=False)
+        async with RealtimeClient.connect(target, token=token, wishes=wishes) as client:
+            hearing = Hearing(file, clip.size, client, source)
+            await hearing.run()
+        click.echo(FORMATS[form](hearing.transcript()), nl=False)
+        good = hearing.report() and good
+    return good
+
+
+class Hearing:
+    """One file being heard: progress while it is, its turns at the end."""
+
+    def __init__(self, file: Path, samples: int, client: RealtimeClient, source: Source) -> None:
+        self._file, self._samples = file, samples
+        self._state = State()
+        self._run = Run(client, source, self._receive, hurry=True, silence_ms=SILENCE_MS)
+        self._turns: dict[str, Turn] = {}  # of the whole file, however long: a screen may forget, a transcript may not
+        self._failures: dict[str, str] = {}
+
+    async def run(self) -> None:
+        await self._run.run()
+
+    def transcript(self) -> Transcript:
+        turns = sorted(self._turns.values(), key=lambda turn: turn.start_ms)
+        return Transcript(str(self._file), round(self._samples / RATE, 2), tuple(turns))
+
+    def report(self) -> bool:
+        """Says what went wrong; True if nothing did."""
+        for failure in self._failures.values():
+            click.echo(f"{self._file}: {failure}", err=True)
+        return not self._failures
+
+    def _receive(self, event: Event) -> None:
+        before, self._state = self._state, reduce(self._state, event)
+        for _, entry in changes(before, self._state):
+            if entry.voice is Voice.NOTE:
+                self._failures[entry.key] = entry.text
+            elif entry.progress is Progress.BROKEN:
+                self._failures[entry.key] = entry.remark
+            elif entry.progress is Progress.DONE and entry.key not in self._turns:
+                self._finished(entry)
+
+    def _finished(self, entry: Entry) -> None:
+        turn = self._turn(entry)
+        self._turns[entry.key] = turn
+        heard = max(turn.end_ms for turn in self._turns.values())
+        click.echo(f"{self._file.name}: {heard / 1000:.1f} of {self._samples / RATE:.1f} s", err=True)
+
+    def _turn(self, entry: Entry) -> Turn:
+        """What the last commit brought has no place of its own: it lies behind all that was heard before."""
+        behind = max((to_samples(turn.end_ms) for turn in self._turns.values()), default=0)
+        first, last = self._run.meter.span(entry.key) or (behind, self._samples)
+        return Turn(to_ms(first), to_ms(last), " ".join(entry.text.split()))

@@ -1,0 +1,338 @@
+"""What a conversation looks like so far: `reduce(state, event) -> state`.  Step 12 of a frame's path.
+
+Pure: frozen values in and out, no clock, no socket, no screen.  All that a screen, a pipe or a file may show is in
+`State`, and every text in it that came from a server has passed `safe_text` here.  It does not know how a screen draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from shared.events import (
+    Content,
+    Error,
+    ItemAdded,
+    Notice,
+    OutputTextDelta,
+    OutputTextDone,
+    Provisional,
+    ResponseCreated,
+    ResponseDone,
+    ServerEvent,
+    SessionCreated,
+    SessionUpdated,
+    SpeechStarted,
+    SpeechStopped,
+    TranscriptionCompleted,
+    TranscriptionDelta,
+    TranscriptionFailed,
+)
+from shared.latency import TurnMetrics
+from shared.session_config import RealtimeSession
+from voxtui.safe_text import safe_line, safe_text
+
+ENTRIES = 500  # the oldest go beyond it
+TURNS = 120  # metrics of as many turns are kept for the graph; the oldest go
+
+
+class Link(Enum):
+    """Of the connection."""
+
+    CONNECTING = "connecting"
+    OPEN = "connected"
+    LOST = "disconnected"
+
+
+class Speech(Enum):
+    """Of the person, as the server hears it."""
+
+    QUIET = "listening"
+    SPEAKING = "speaking"
+    SETTLING = "finishing"  # the turn is over, its text is not yet final
+
+
+class Progress(Enum):
+    """Of one entry."""
+
+    OPEN = "open"
+    DONE = "done"
+    BROKEN = "broken"  # failed or cancelled: what is there is all there will be
+
+
+class Voice(Enum):
+    """Whose words an entry holds."""
+
+    USER = "user"
+    MODEL = "model"
+    NOTE = "note"  # of the program itself: warnings and errors
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One utterance, answer or note.  `text` is append-only while OPEN; `provisional` is what will probably follow."""
+
+    key: str  # item id; for an answer the response id; for a note a number
+    voice: Voice
+    text: str = ""
+    provisional: str = ""
+    progress: Progress = Progress.OPEN
+    remark: str = ""  # why it is BROKEN
+    heard: bool = False  # spoken rather than typed
+    metrics: TurnMetrics | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything that may be shown."""
+
+    link: Link = Link.CONNECTING
+    path: str = ""  # how voxd is reached
+    reason: str = ""  # why the link is LOST
+    transcriber: str | None = None
+    responder: str | None = None
+    speech: Speech = Speech.QUIET
+    speaking_in: str = ""  # key of the utterance that is being spoken
+    entries: tuple[Entry, ...] = ()
+    turns: tuple[TurnMetrics, ...] = ()  # of finished turns, oldest first
+    dropped: int = 0  # packets of sound that were lost before they were sent
+    notes: int = 0  # how many notes there have been; their keys
+
+    def entry(self, key: str) -> Entry | None:
+        return next((entry for entry in reversed(self.entries) if entry.key == key), None)
+
+
+# ── what the client itself knows ────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Connecting:
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The metrics of one turn as far as they are known; `complete`: nothing more is expected."""
+
+    key: str
+    metrics: TurnMetrics
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """The program has something to say."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """So many packets of sound have been lost in all, since nobody took them in time."""
+
+    packets: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wiped:
+    """The person wants an empty screen."""
+
+
+LocalEvent = Connecting | Connected | Disconnected | Measured | Remark | Dropped | Wiped
+Event = ServerEvent | LocalEvent
+
+
+def reduce(state: State, event: Event) -> State:
+    """The state after one event.  What means nothing here (audio bookkeeping, item order) leaves it as it was."""
+    match event:
+        case TranscriptionDelta() | TranscriptionCompleted() | TranscriptionFailed() | Provisional():
+            return _transcription(state, event)
+        case SpeechStarted() | SpeechStopped() | ItemAdded():
+            return _user(state, event)
+        case ResponseCreated() | OutputTextDelta() | OutputTextDone() | ResponseDone():
+            return _answer(state, event)
+        case SessionCreated() | SessionUpdated() | Error() | Notice():
+            return _session(state, event)
+        case Connecting() | Connected() | Disconnected() | Measured() | Remark() | Dropped() | Wiped():
+            return _local(state, event)
+        case _:
+            return state
+
+
+def _transcription(
+    state: State, event: TranscriptionDelta | TranscriptionCompleted | TranscriptionFailed | Provisional
+) -> State:
+    state = _with(state, event.item_id, Voice.USER, heard=True)
+    match event:
+        case TranscriptionDelta(item_id=key, delta=delta):
+            return _change(state, key, lambda old: replace(old, text=old.text + safe_text(delta), provisional=""))
+        case Provisional(item_id=key, text=text):
+            return _change(state, key, lambda old: replace(old, provisional=safe_text(text)))
+        case TranscriptionCompleted(item_id=key, transcript=text):
+            state = _change(
+                state, key, lambda old: replace(old, text=safe_text(text), provisional="", progress=Progress.DONE)
+            )
+        case TranscriptionFailed(item_id=key, error=error):
+            why = safe_line(error.message)
+            state = _change(state, key, lambda old: replace(old, provisional="", progress=Progress.BROKEN, remark=why))
+    return _settled(_without_empty(state, event.item_id))
+
+
+def _user(state: State, event: SpeechStarted | SpeechStopped | ItemAdded) -> State:
+    match event:
+        case SpeechStarted(item_id=key):
+            return replace(_with(state, key, Voice.USER, heard=True), speech=Speech.SPEAKING, speaking_in=key)
+        case SpeechStopped(item_id=key) if key == state.speaking_in:
+            return _settled(replace(state, speech=Speech.SETTLING, speaking_in=""))
+        case ItemAdded(item=item) if item.role == "user":
+            state = _with(state, item.id, Voice.USER, heard=not _typed(item.content))
+            if not (text := _typed(item.content)):
+                return _settled(_untranscribed(state, item.id))
+            return _change(state, item.id, lambda old: replace(old, text=safe_text(text), progress=Progress.DONE))
+        case _:
+            return state
+
+
+def _typed(content: tuple[Content, ...]) -> str:
+    return "\n".join(part.text for part in content if part.type == "input_text" and isinstance(part.text, str))
+
+
+def _untranscribed(state: State, key: str) -> State:
+    """Without a transcriber no text will ever come for what was said."""
+    if state.transcriber is not None or state.responder is None:
+        return state
+    return _change(state, key, lambda old: replace(old, progress=Progress.DONE))
+
+
+def _answer(state: State, event: ResponseCreated | OutputTextDelta | OutputTextDone | ResponseDone) -> State:
+    match event:
+        case ResponseCreated(response=response):
+            return _with(state, response.id, Voice.MODEL)
+        case OutputTextDelta(response_id=key, delta=delta):
+            state = _with(state, key, Voice.MODEL)
+            return _change(state, key, lambda old: replace(old, text=old.text + safe_text(delta)))
+        case OutputTextDone(response_id=key, text=text):
+            return _change(state, key, lambda old: replace(old, text=safe_text(text)))
+        case ResponseDone(response=response):
+            good = response.status == "completed"
+            progress, why = (Progress.DONE, "") if good else (Progress.BROKEN, _cause(event))
+            return _change(state, response.id, lambda old: replace(old, progress=progress, remark=why))
+
+
+def _cause(event: ResponseDone) -> str:
+    """Why a response is not complete, in a word or the server's sentence."""
+    details = event.response.status_details or {}
+    error = details.get("error")
+    said = error.get("message") if isinstance(error, dict) else None
+    reason = details.get("reason")
+    words = {"turn_detected": "interrupted", "client_cancelled": "stopped", "max_output_tokens": "cut at its longest"}
+    return safe_line(str(said or words.get(str(reason)) or reason or event.response.status))
+
+
+def _session(state: State, event: SessionCreated | SessionUpdated | Error | Notice) -> State:
+    match event:
+        case SessionCreated(session=session) | SessionUpdated(session=session):
+            responder = session.voxd.respond if isinstance(session, RealtimeSession) else None
+            return replace(state, transcriber=_name(session.voxd.transcribe), responder=_name(responder))
+        case Error(error=error):
+            return _note(state, safe_line(error.message))
+        case Notice(message=message):
+            return _note(state, safe_line(message))
+
+
+def _name(engine: str | None) -> str | None:
+    return None if engine is None else safe_line(engine)
+
+
+def _local(state: State, event: LocalEvent) -> State:
+    match event:
+        case Connecting(path=path):
+            return replace(state, link=Link.CONNECTING, path=path, reason="")
+        case Connected(path=path):
+            return replace(state, link=Link.OPEN, path=path, reason="")
+        case Disconnected(reason=reason):
+            return _closed(replace(state, link=Link.LOST, reason=reason, speech=Speech.QUIET, speaking_in=""))
+        case Measured(key=key, metrics=metrics, complete=complete):
+            state = _change(state, key, lambda old: replace(old, metrics=metrics))
+            return replace(state, turns=(*state.turns, metrics)[-TURNS:]) if complete else state
+        case Remark(text=text):
+            return _note(state, text)
+        case Dropped(packets=packets):
+            return replace(state, dropped=packets)
+        case Wiped():
+            return replace(state, entries=tuple(e for e in state.entries if e.progress is Progress.OPEN))
+
+
+def _closed(state: State) -> State:
+    """Nothing more comes for what was open; an entry without a word never was."""
+    kept = tuple(
+        replace(entry, provisional="", progress=Progress.BROKEN, remark="connection lost")
+        if entry.progress is Progress.OPEN
+        else entry
+        for entry in state.entries
+        if entry.text or entry.progress is not Progress.OPEN
+    )
+    return replace(state, entries=kept)
+
+
+# ── entries ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _with(state: State, key: str, voice: Voice, *, heard: bool = False) -> State:
+    """There is an entry of this key."""
+    if state.entry(key) is not None:
+        return state
+    return replace(state, entries=(*state.entries, Entry(key, voice, heard=heard))[-ENTRIES:])
+
+
+def _change(state: State, key: str, how: Callable[[Entry], Entry]) -> State:
+    return replace(state, entries=tuple(how(entry) if entry.key == key else entry for entry in state.entries))
+
+
+def _without_empty(state: State, key: str) -> State:
+    """A cough: an utterance that turned out to hold no words leaves no trace."""
+    kept = tuple(e for e in state.entries if e.key != key or e.text.strip() or e.progress is not Progress.DONE)
+    return replace(state, entries=kept)
+
+
+def _settled(state: State) -> State:
+    """SETTLING ends when no utterance waits for its text."""
+    waits = any(e.voice is Voice.USER and e.progress is Progress.OPEN for e in state.entries)
+    return replace(state, speech=Speech.QUIET) if state.speech is Speech.SETTLING and not waits else state
+
+
+def _note(state: State, text: str) -> State:
+    note = Entry(f"note-{state.notes}", Voice.NOTE, text, progress=Progress.DONE)
+    return replace(state, entries=(*state.entries, note)[-ENTRIES:], notes=state.notes + 1)
+
+
+def changes(before: State, after: State) -> Iterator[tuple[Entry | None, Entry]]:
+    """The entries of `after` that differ from `before`, each with what it was (None: new), in order.
+
+    Entries that are as they were are the same objects, so that this costs next to nothing."""
+    if before.entries is after.entries:
+        return
+    old = {entry.key: entry for entry in before.entries}
+    for entry in after.entries:
+        if old.get(entry.key) is not entry:
+            yield old.get(entry.key), entry
+
+
+def plain_text(state: State) -> str:
+    """The conversation as people would write it down: what `copy` and `save` give."""
+    spoken = (entry for entry in state.entries if entry.voice is not Voice.NOTE and entry.text.strip())
+    if state.responder is None:
+        return "".join(f"{entry.text.strip()}\n" for entry in spoken)
+    names = {Voice.USER: "You", Voice.MODEL: state.responder}
+    return "\n".join(f"{names[entry.voice]}: {entry.text.strip()}\n" for entry in spoken)

@@ -1,0 +1,26 @@
+"""What the worker tells the screen.  Step 12 of a frame's path.
+
+A worker never touches a widget: it posts one of these, and a handler of the app does.
+"""
+
+from __future__ import annotations
+
+from textual.message import Message
+
+from voxtui.transcript import Event
+
+
+class EventReceived(Message):
+    """Something happened: what the server said, or the client's own."""
+
+    def __init__(self, event: Event) -> None:
+        super().__init__()
+        self.event = event
+
+
+class LevelMeasured(Message):
+    """How loud it was at the microphone in the last moment, dBFS."""
+
+    def __init__(self, dbfs: float) -> None:
+        super().__init__()
+        self.dbfs = dbfs
