@@ -1,7 +1,7 @@
 """The whole stack on real speech, in real time: a voxd in processes of its own, the real client, the clips.
 
 `python -m tests.live` prints words and latency of every English clip; `tests/test_live.py` asserts on the same run.
-Everything is compared within one run, because machines differ and change: the same weights on whole clips for the words,
+Everything is compared within one run, because machines differ: the same weights on whole clips for the words,
 one decode alone for the time.
 """
 
@@ -27,7 +27,6 @@ from voxtui.runner import Run
 from voxtui.sources import FileSource
 from voxtui.target import Target
 from voxtui.transcript import Event
-
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ import socket
 import stat
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import uvicorn
@@ -119,6 +119,11 @@ def bind_tcp(address: Tcp) -> socket.socket:
         raise CannotStart(f"cannot listen on {where}: {error.strerror} (see server.listen, --listen)") from error
     sock.listen(128)
     return sock
+
+
+def bound(address: Tcp | Path, sock: socket.socket) -> Tcp | Path:
+    """Where a socket really listens: port 0 has become a number."""
+    return address if isinstance(address, Path) else Tcp(address.host, sock.getsockname()[1])
 
 
 # ── the gateway ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -290,18 +295,16 @@ def _server(app: http.Guarded, tls: tuple[str, str] | None) -> _Server:
 
 async def run(plan: Plan) -> None:
     """Serves until a signal.  Raises AlreadyRunning, CannotStart, EngineFailed."""
-    unix = [bind_unix(plan.control)]
-    tcp: list[socket.socket] = []
-    for address in plan.listen:
-        (unix if isinstance(address, Path) else tcp).append(
-            bind_unix(address) if isinstance(address, Path) else bind_tcp(address)
-        )
-    gateway = Gateway(plan)
+    control = bind_unix(plan.control)
+    others = [bind_unix(each) if isinstance(each, Path) else bind_tcp(each) for each in plan.listen]
+    unix = [control, *(sock for sock in others if sock.family == socket.AF_UNIX)]
+    tcp = [sock for sock in others if sock.family != socket.AF_UNIX]
+    gateway = Gateway(replace(plan, listen=tuple(map(bound, plan.listen, others))))
     app = gateway.asgi()
     server = plan.settings.server
     tls = (server.tls_cert, server.tls_key) if server.tls_cert and server.tls_key else None
     servers = [(_server(app, None), unix)] + ([(_server(app, tls), tcp)] if tcp else [])
-    for address in (plan.control, *plan.listen):
+    for address in (plan.control, *gateway.plan.listen):
         log.info("listening on %s", address_text(address))
     try:
         await _live(gateway, servers)

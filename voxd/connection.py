@@ -141,7 +141,7 @@ class Connection:
         self._meter.receive_output(output)
         self._session.receive_output(output)
         self._drain()
-        if isinstance(output, m.Refused):
+        if isinstance(output, m.Refused) and not output.kept:
             self.end(1013, output.reason)
 
     def engine_lost(self) -> None:

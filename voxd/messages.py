@@ -208,16 +208,19 @@ class Settled(StreamMessage, frozen=True):
     input_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
-    compute_us: int = 0  # device or CPU-thread time spent on it, speculation included
+    compute_us: int = 0  # time that a device or a worker was busy with it, speculation included
     at_us: int = 0
     commit_us: int = 0
 
 
 class Refused(StreamMessage, frozen=True):
-    """No slot for this stream; `reason` is for people, `retry_after_s` an estimate."""
+    """No slot for this stream; `reason` is for people, `retry_after_s` an estimate.
+
+    `kept`: it was a second Open, and the stream goes on with the options that it had."""
 
     reason: str
     retry_after_s: int = 5
+    kept: bool = False
 
 
 class Failed(StreamMessage, frozen=True):

@@ -41,18 +41,36 @@ def _find(name: str) -> EntryPoint:
     raise Unusable(f"no engine is called '{name}'; installed engines: {known}")
 
 
+# What importing somebody else's module throws: it is missing or broken, or a library that it loads is.
+_AT_IMPORT = (ImportError, AttributeError, OSError, RuntimeError, SyntaxError, TypeError, ValueError)
+
+
+def _load(point: EntryPoint) -> type[Engine]:
+    """Imports one engine.  Raises `Unusable`; its text follows the engine's name."""
+    try:
+        found = point.load()
+    except _AT_IMPORT as error:
+        raise Unusable(f"cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Engine)):
+        raise Unusable(f"({point.value}) is not a subclass of voxd.engine.contract.Engine")
+    return found
+
+
+def _lack(cls: type[Engine]) -> str | None:
+    missing = cls.missing()
+    return f"needs {', '.join(missing)}; {remedy(cls.capabilities)}" if missing else None
+
+
 def engine_class(name: str) -> type[Engine]:
     """Imports one engine.  Raises `Unusable` if there is none, it does not import, or it needs what is not
     installed."""
     point = _find(name)
     try:
-        found = point.load()
-    except ImportError as error:
-        raise Unusable(f"engine '{name}' cannot be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, Engine)):
-        raise Unusable(f"engine '{name}' ({point.value}) is not a subclass of voxd.engine.contract.Engine")
-    if missing := found.missing():
-        raise Unusable(f"engine '{name}' needs {', '.join(missing)}; {remedy(found.capabilities)}")
+        found = _load(point)
+    except Unusable as reason:
+        raise Unusable(f"engine '{name}' {reason}") from reason
+    if lack := _lack(found):
+        raise Unusable(f"engine '{name}' {lack}")
     return found
 
 
@@ -70,12 +88,10 @@ def listing() -> list[Listing]:
         point = _find(name)
         package = point.dist.name if point.dist else "?"
         try:
-            cls = point.load()
-            missing = cls.missing()
-            problem = f"needs {', '.join(missing)}; {remedy(cls.capabilities)}" if missing else None
-            found.append(Listing(name, package, cls.capabilities, problem))
-        except (ImportError, AttributeError) as error:
-            found.append(Listing(name, package, None, f"cannot be imported: {error}"))
+            cls = _load(point)
+            found.append(Listing(name, package, cls.capabilities, _lack(cls)))
+        except Unusable as reason:
+            found.append(Listing(name, package, None, str(reason)))
     return found
 
 

@@ -57,11 +57,14 @@ def build(configure: m.Configure, inbox: Inbox, link: Link) -> tuple[dict[m.Role
     for role, name in wanted.items():
         if name is None:
             continue
+        cls = engine_class(name)
+        if role not in cls.capabilities.roles:
+            raise Unusable(
+                f"engine '{name}' cannot fill the role `{role}`; it fills {', '.join(cls.capabilities.roles)}"
+            )
         if name not in made:
-            made[name] = engine_class(name)(_options(configure, name), inbox.wake)
+            made[name] = cls(_options(configure, name), inbox.wake)
             notes += made[name].load(lambda text: link.publish([m.Progress(text)]))
-        if role not in made[name].capabilities.roles:
-            raise Unusable(f"engine '{name}' cannot fill the role `{role}`; it fills {made[name].capabilities.roles}")
     engines = {role: made[name] for role, name in wanted.items() if name is not None}
     responder = engines.get("respond")
     speculates = responder is not None and responder.capabilities.speculates

@@ -18,7 +18,10 @@ What arrives, per role (all of `voxd.messages`):
     respond      Speculate, Crop, Respond, Sent
 
 Promises that the loop keeps: messages of one stream come in the order of its audio; no stream is used before Open or
-after Close; a ref is never reused.  Promises that an engine keeps, checked by `voxd.engine.conformance`:
+after Close; a ref is never reused.  An Onset is told after the frames that revealed it were heard,
+up to 2 s after if audio comes faster than real time.
+
+Promises that an engine keeps, checked by `voxd.engine.conformance`:
 
   1. each Commit (transcribe) and each Respond (respond) ends in exactly one Settled or Failed, and nothing of that ref
      follows; a ref that was cancelled while an utterance says nothing more;
@@ -64,7 +67,7 @@ EngineCommand = (
 
 
 class Refuse(Exception):
-    """Raised by `receive(Open)`: no slot.  The text is read by people."""
+    """Raised by `receive(Open)`: no slot, or options that cannot be had; nothing has changed then.  Read by people."""
 
     def __init__(self, reason: str, retry_after_s: int = 5) -> None:
         super().__init__(reason)
@@ -121,4 +124,11 @@ class Engine(ABC):
     @classmethod
     def missing(cls) -> tuple[str, ...]:
         """The modules of `capabilities.needs` that are not installed; nothing is imported."""
-        return tuple(name for name in cls.capabilities.needs if importlib.util.find_spec(name) is None)
+        return tuple(name for name in cls.capabilities.needs if not _is_there(name))
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around it is not there
+        return False

@@ -59,14 +59,17 @@ class _Answer:
     whole: int  # tokens it would have without a limit
     begun_us: int | None = None  # the clock starts with the first step that sees it
     released: bool = False  # Respond has come: what is ready may be said
+    running: bool = False  # a step has seen it released: from here on nothing holds it up
     said: int = 0
 
     def due(self, now_us: int, token_us: int) -> int:
         """Tokens that exist by now."""
         if self.begun_us is None:
             self.begun_us = now_us
-        ready = (now_us - self.begun_us) // token_us
-        return min(self.limit, int(ready) if self.released else min(int(ready), SPECULATIVE_TOKENS))
+        if not self.running:  # a speculation stands still at its bound
+            self.begun_us = max(self.begun_us, now_us - SPECULATIVE_TOKENS * token_us)
+            self.running = self.released
+        return min(self.limit, (now_us - self.begun_us) // token_us)
 
 
 class Echo(Engine):
@@ -83,12 +86,13 @@ class Echo(Engine):
         for key, value in options.items():
             if key not in allowed:
                 raise Unusable(f"engine_options.echo.{key} is not known; allowed: {', '.join(allowed)}")
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise Unusable(f"engine_options.echo.{key} must be a whole number of at least 1, not {value!r}")
             allowed[key] = value
         self._tokens, self._token_us = allowed["tokens"], allowed["token_ms"] * 1000
         self._streams: set[int] = set()
         self._utterances: dict[int, _Utterance] = {}
+        self._voiced: dict[int, int] = {}  # end of the last voiced frame: an onset is told after it was heard
         self._answers: dict[tuple[int, int], _Answer] = {}
         self._out: list[Output] = []
 
@@ -102,6 +106,7 @@ class Echo(Engine):
                 self._streams.add(stream)
             case Onset():
                 self._utterances[stream] = _Utterance(command.ref, command.start, len(command.said.split()))
+                self._say_words(stream, self._utterances[stream], self._voiced.get(stream, 0))
             case Heard():
                 self._hear(command)
             case Commit():
@@ -134,9 +139,10 @@ class Echo(Engine):
 
     def _hear(self, heard: Heard) -> None:
         voiced = [i for i, p in enumerate(heard.probabilities) if p >= 0.5]
-        if voiced and (utterance := self._utterances.get(heard.stream)):
-            position = heard.start + (voiced[-1] + 1) * VAD_FRAME
-            self._say_words(heard.stream, utterance, position)
+        if voiced and heard.stream in self._streams:
+            self._voiced[heard.stream] = heard.start + (voiced[-1] + 1) * VAD_FRAME
+            if utterance := self._utterances.get(heard.stream):
+                self._say_words(heard.stream, utterance, self._voiced[heard.stream])
 
     def _say_words(self, stream: int, utterance: _Utterance, position: int) -> None:
         count = max(0, position - utterance.start) // WORD
@@ -184,5 +190,6 @@ class Echo(Engine):
     def _close(self, stream: int) -> None:
         self._streams.discard(stream)
         self._utterances.pop(stream, None)
+        self._voiced.pop(stream, None)
         self._answers = {key: answer for key, answer in self._answers.items() if key[0] != stream}
         self._out = [output for output in self._out if output.stream != stream]

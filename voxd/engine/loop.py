@@ -183,39 +183,51 @@ class Loop:
             self._roles.pop(command.stream, None)
 
     def _open(self, command: Open) -> None:
-        """Admission.  A stream is opened by all its engines or by none; the VAD listens to it in any case."""
-        before = self._roles.get(command.stream)
-        roles = tuple(role for role in command.roles if role in self._engines)
-        if before is not None and before != roles:
-            self._tell(Close(command.stream))
-        self._roles[command.stream] = roles
+        """Admission.  A stream is opened by all its engines or by none; the VAD listens to it in any case.
+
+        A second Open is told to those that stay; engines whose role was given up are closed.  If it is refused, the
+        stream goes on as it was."""
+        stream, before, roles = command.stream, self._audience(command), self._roles.get(command.stream)
+        self._roles[stream] = tuple(role for role in command.roles if role in self._engines)
+        audience = self._audience(command)
+        self._tell(Close(stream), [engine for engine in before if engine not in audience])
         try:
-            self._tell_all(command)
+            for engine in audience:
+                engine.receive(command)
         except Refuse as refusal:
-            self._tell(Close(command.stream))
-            del self._roles[command.stream]
-            self._vad.close(command.stream)
-            self._out.append(Refused(command.stream, str(refusal), refusal.retry_after_s))
+            if roles is None:
+                self._shut_out(Refused(stream, str(refusal), refusal.retry_after_s))
+            else:
+                self._tell(Close(stream), [engine for engine in audience if engine not in before])
+                self._roles[stream] = roles
+                self._out.append(Refused(stream, str(refusal), refusal.retry_after_s, kept=True))
+        except Exception:
+            log.exception("engine error in stream %d at Open", stream)
+            self._shut_out(Refused(stream, "The engine failed at the start of this session; see voxd's log."))
         else:
-            self._vad.open(command.stream, command.start)
+            self._vad.open(stream, command.start)
+
+    def _shut_out(self, refused: Refused) -> None:
+        """Not one engine keeps the stream."""
+        self._tell(Close(refused.stream))
+        del self._roles[refused.stream]
+        self._vad.close(refused.stream)
+        self._out.append(refused)
 
     def _audience(self, command: EngineCommand) -> list[Engine]:
         roles = self._roles.get(command.stream, ())
         return list(dict.fromkeys(self._engines[role] for role in AUDIENCE[type(command)] if role in roles))
 
-    def _tell_all(self, command: EngineCommand) -> None:
-        for engine in self._audience(command):
-            engine.receive(command)
-
-    def _tell(self, command: EngineCommand) -> None:
-        """One stream's trouble is that stream's: the wall that keeps it from the others."""
-        try:
-            self._tell_all(command)
-        except Exception:
-            log.exception("engine error in stream %d at %s", command.stream, type(command).__name__)
-            ref = getattr(command, "ref", None)
-            message = "The engine failed in this turn; see voxd's log."
-            self._out.append(Failed(command.stream, ref, "engine_error", message))
+    def _tell(self, command: EngineCommand, audience: Iterable[Engine] | None = None) -> None:
+        """One stream's trouble is that stream's, one engine's not the other's: the wall between them."""
+        for engine in self._audience(command) if audience is None else audience:
+            try:
+                engine.receive(command)
+            except Exception:
+                log.exception("engine error in stream %d at %s", command.stream, type(command).__name__)
+                ref = getattr(command, "ref", None)
+                message = "The engine failed in this turn; see voxd's log."
+                self._out.append(Failed(command.stream, ref, "engine_error", message))
 
     # ── out ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

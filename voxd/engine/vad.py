@@ -24,7 +24,7 @@ _CONTEXT = 64  # samples of the frame before that the network wants to see again
 _FRAME_BYTES = 2 * FRAME
 
 # One `step` must stay under 20 ms, for the heartbeat and the engines share its thread.  Measured on one 2.x GHz core:
-# 0.07 ms for one row, 1.9 ms for 64; the worst case of these bounds is 10 ms.
+# 0.07 ms for one row, 1.9 ms for 64; the worst case of these bounds is 17 ms.
 _MAX_ROWS = 64
 _MAX_CELLS = 256  # rows x frames
 _MAX_FRAMES = 32

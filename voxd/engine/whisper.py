@@ -267,9 +267,9 @@ class Whisper(Engine):
         self._workers.submit(self._request(number, stream, utterance, end, Kind.PARTIAL))
 
     def _interval(self, early: bool) -> int:
-        """New audio between two partials: more when many speak, so that partials fill half of the workers at most."""
-        speaking = sum(bool(stream.utterances) for stream in self._streams.values())
-        load = 2 * self._decode_us * speaking * RATE // (1_000_000 * self._options.workers)
+        """New audio between two partials: more when others speak too: half of the workers stays free."""
+        others = sum(bool(stream.utterances) for stream in self._streams.values()) - 1
+        load = 2 * self._decode_us * others * RATE // (1_000_000 * self._options.workers)
         return max(EARLY if early else to_samples(self._options.partial_interval_ms), load)
 
     def _request(self, number: int, stream: _Stream, utterance: _Utterance, end: int, kind: Kind) -> Request[_Job]:
@@ -301,7 +301,7 @@ class Whisper(Engine):
         utterance = stream.utterances.get(request.ref) if stream is not None else None
         if stream is None or utterance is None:
             return
-        utterance.compute_us += result.wall_us * self._options.threads
+        utterance.compute_us += result.wall_us
         if request is utterance.job:
             utterance.job = None
             self._take_segment(request, stream, utterance, result.value)

@@ -115,6 +115,8 @@ class Session:
     def _update(self, event: events.SessionUpdate) -> None:
         has_items = self._conversation.last_id is not None
         self._terms.update(event, started=self._listener.started, has_items=has_items)
+        if not self._terms.transcribes:
+            self._utterances.disown()
         self._settle()
         self._open(self._listener.fed)
         self._out.emit(events.SessionUpdated, session=self._terms.config)
@@ -155,6 +157,11 @@ class Session:
                 self._answers.fail(output.code, output.message)
             case m.Failed():
                 self._utterances.receive_failed(output)
+            case m.Refused() if output.kept:
+                self.receive_error(WireError("invalid_value", output.reason, "session.audio.input.transcription"))
+                self._terms.revert()
+                self._settle()
+                self._out.emit(events.SessionUpdated, session=self._terms.config)
             case m.Refused():
                 body = events.ErrorBody("server_error", "server_overloaded", output.reason, None, None)
                 self._out.emit(events.Error, error=body)

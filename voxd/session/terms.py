@@ -40,7 +40,7 @@ class Profile:
 class Terms:
     def __init__(self, config: AnySession, profile: Profile) -> None:
         self.profile = profile
-        self.config = self._settled(config)
+        self.config = self._before = self._settled(config)
 
     def update(self, event: SessionUpdate, *, started: bool, has_items: bool) -> None:
         """`session.update`: all or nothing.  Raises WireError."""
@@ -55,7 +55,11 @@ class Terms:
         if type(config) is not type(self.config) and (started or has_items):
             message = "The session type cannot change once there is audio or an item."
             raise WireError("invalid_parameter", message, "session.type")
-        self.config = self._settled(config)
+        self._before, self.config = self.config, self._settled(config)
+
+    def revert(self) -> None:
+        """The engine refused what the last update asked for: the configuration before it is in effect."""
+        self.config = self._before
 
     def _settled(self, config: AnySession) -> AnySession:
         """What was asked for -> what is in effect, so that the echo tells the truth."""

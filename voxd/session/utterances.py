@@ -201,9 +201,11 @@ class Utterances:
             )
         )
         self._out.command(m.Commit(self._stream, utterance.ref, mark.end))
-        if self._terms.transcribes and not utterance.failed:
+        if not self._terms.transcribes:
+            pass
+        elif not utterance.failed:
             self._owed[utterance.ref] = utterance
-        elif utterance.failed:
+        else:
             message = "The engine was restarted more than once during this utterance."
             self._tell_failure(utterance, "engine_lost", message)
         if by_rules and self._terms.answers_by_itself:
@@ -271,9 +273,15 @@ class Utterances:
         )
 
     def _tell_failure(self, utterance: Utterance, code: str, message: str) -> None:
-        if self._terms.transcribes:
-            body = events.FailureBody("server_error", code, message)
-            self._out.emit(events.TranscriptionFailed, item_id=utterance.item_id, content_index=0, error=body)
+        body = events.FailureBody("server_error", code, message)
+        self._out.emit(events.TranscriptionFailed, item_id=utterance.item_id, content_index=0, error=body)
+
+    def disown(self) -> None:
+        """Transcription was switched off: what was still owed will not come."""
+        for utterance in self._owed.values():
+            message = "Transcription was switched off before this utterance was final."
+            self._tell_failure(utterance, "transcription_off", message)
+        self._owed.clear()
 
     # ── when the engine process was lost ────────────────────────────────────────────────────────────────────────────
 
