@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from shared.audio import RATE
-from voxd.engine import whisper_model
 from voxd.engine.agreement import split
 from voxd.engine.contract import LOOK_BACK, Refuse
 from voxd.engine.scheduler import Kind, Request, Scheduler
 from voxd.engine.vad import FRAME
 from voxd.engine.whisper import HARD, Whisper
-from voxd.engine.whisper_model import Hypothesis, Options, Task
+from voxd.engine.whisper_model import Hypothesis, Task
 from voxd.engine.workers import Result
 from voxd.messages import (
     Cancel,
@@ -397,8 +396,7 @@ def test_compute_counts_all_decodes_of_the_utterance() -> None:
     world.tell(Commit(1, 1, 10 * WORD))
     world.step()
     settled = next(output for output in world.outputs if isinstance(output, Settled))
-    threads = Options().resolved(whisper_model.cores()).threads
-    assert settled.compute_us == 1000 * threads * len(world.model.tasks)
+    assert settled.compute_us == 1000 * len(world.model.tasks)
 
 
 def test_admission_is_a_place_or_a_reason() -> None:
