@@ -43,6 +43,7 @@ CAPACITY = 330 * RATE  # an utterance is at most 5 min: the gateway's bound
 SOFT = 10 * RATE  # a segment longer than this is cut at the next pause
 HARD = 14 * RATE  # and at this length wherever the voice is weakest
 LEAST = 6 * RATE  # no segment is cut shorter: whisper needs context
+ROOM = to_samples(200)  # heard before the start that it is told: first words are understood better (docs/SPEED.md)
 LEAD = to_samples(500)  # silence kept around voice when an utterance begins or ends with much of it
 FIRST = to_samples(200)  # voice that a first decode needs to find a word
 EARLY = to_samples(300)  # new audio between partials as long as nothing is published
@@ -88,6 +89,7 @@ class _Stream:
     language: str | None
     prompt: str
     utterances: dict[int, _Utterance] = field(default_factory=dict)  # in order of onset
+    over: int = 0  # audio before it belongs to utterances that are over
 
 
 MakePool = Callable[[int, Callable[[_Job], Hypothesis], Callable[[], None]], Pool[_Job, Hypothesis]]
@@ -152,7 +154,8 @@ class Whisper(Engine):
                     self._advance(command.stream, stream, utterance)
                 self._trim(stream)
             case Onset(ref=ref, start=start, said=said):
-                stream.utterances[ref] = _Utterance(ref, max(start, stream.ring.start), Transcript(said))
+                begin = max(start - ROOM, stream.over, stream.ring.start)
+                stream.utterances[ref] = _Utterance(ref, begin, Transcript(said))
             case Close():
                 del self._streams[command.stream]
                 self._workers.withdraw(command.stream)
@@ -187,6 +190,8 @@ class Whisper(Engine):
         if utterance.end != end:
             self._forget_flush(number, utterance)
         utterance.end, utterance.committed = end, committed
+        if committed:
+            stream.over = end
         job = utterance.job
         if committed and job is not None:
             self._workers.promote(job)
