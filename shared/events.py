@@ -16,9 +16,18 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from shared.parts import Content as Content
+from shared.parts import ErrorBody as ErrorBody
+from shared.parts import FailureBody as FailureBody
+from shared.parts import Item as Item
+from shared.parts import ItemDraft as ItemDraft
+from shared.parts import ItemReference as ItemReference
+from shared.parts import ItemStatus as ItemStatus
+from shared.parts import Json as Json
+from shared.parts import Response as Response
+from shared.parts import ResponseRequest as ResponseRequest
+from shared.parts import TextPart as TextPart
 from shared.session_config import AnySession
-
-Json = dict[str, Any]
 
 
 class WireError(Exception):
@@ -27,88 +36,6 @@ class WireError(Exception):
     def __init__(self, code: str, message: str, param: str | None = None, event_id: str | None = None) -> None:
         super().__init__(message)
         self.code, self.message, self.param, self.event_id = code, message, param, event_id
-
-
-# ── parts that both directions share ────────────────────────────────────────────────────────────────────────────────
-
-
-class Content(msgspec.Struct, frozen=True):
-    """One part of an item.  `transcript` of user audio is always written, null until it is known."""
-
-    type: Literal["input_text", "input_audio", "output_text", "text"]
-    text: str | UnsetType = UNSET
-    transcript: str | UnsetType | None = UNSET
-    audio: str | UnsetType = UNSET
-
-
-ItemStatus = Literal["in_progress", "completed", "incomplete"]
-
-
-class Item(msgspec.Struct, frozen=True):
-    """A conversation item as it is announced."""
-
-    id: str
-    role: Literal["user", "assistant", "system"]
-    content: tuple[Content, ...]
-    status: ItemStatus
-    object: str = "realtime.item"
-    type: str = "message"
-
-
-class ItemDraft(msgspec.Struct, frozen=True):
-    """A conversation item as a client asks for it."""
-
-    type: Literal["message"]
-    role: Literal["user", "assistant", "system"]
-    content: tuple[Content, ...]
-    id: str | UnsetType = UNSET
-    status: ItemStatus | UnsetType = UNSET
-
-
-class ResponseRequest(msgspec.Struct, frozen=True):
-    """What `response.create` may ask for."""
-
-    instructions: str | UnsetType = UNSET
-    max_output_tokens: int | Literal["inf"] | UnsetType = UNSET
-    metadata: dict[str, str] | None = None
-
-
-class Response(msgspec.Struct, frozen=True):
-    """A response as `response.created` and `response.done` carry it."""
-
-    id: str
-    status: Literal["in_progress", "completed", "cancelled", "incomplete", "failed"]
-    status_details: Json | None
-    output: tuple[Item, ...]
-    conversation_id: str | None
-    max_output_tokens: int | str
-    usage: Json | None
-    metadata: dict[str, str] | None
-    output_modalities: tuple[str, ...] = ("text",)
-    object: str = "realtime.response"
-
-
-class TextPart(msgspec.Struct, frozen=True):
-    text: str
-    type: str = "text"
-
-
-class ErrorBody(msgspec.Struct, frozen=True):
-    """All five keys, null allowed."""
-
-    type: Literal["invalid_request_error", "server_error"]
-    code: str | None
-    message: str
-    param: str | None
-    event_id: str | None
-
-
-class FailureBody(msgspec.Struct, frozen=True):
-    """The error inside a failed transcription: no nulls."""
-
-    type: str
-    code: str
-    message: str
 
 
 # ── client events ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -124,9 +51,12 @@ class SessionUpdate(ClientBase, tag="session.update", frozen=True):
 
 
 class AudioAppend(ClientBase, tag="input_audio_buffer.append", frozen=True):
-    """`audio`: base64 on the wire, bytes here, in the session's input format."""
+    """`audio`: base64 on the wire, bytes here, in the session's input format.
+
+    `voxd_offset`: number of its first sample at the session's rate, for sessions that can be resumed."""
 
     audio: bytes
+    voxd_offset: int | UnsetType = UNSET
     event_id: str | UnsetType = UNSET
 
 
@@ -144,6 +74,37 @@ class ItemCreate(ClientBase, tag="conversation.item.create", frozen=True):
     event_id: str | UnsetType = UNSET
 
 
+class ItemRetrieve(ClientBase, tag="conversation.item.retrieve", frozen=True):
+    item_id: str
+    event_id: str | UnsetType = UNSET
+
+
+class ItemDelete(ClientBase, tag="conversation.item.delete", frozen=True):
+    item_id: str
+    event_id: str | UnsetType = UNSET
+
+
+class ItemTruncate(ClientBase, tag="conversation.item.truncate", frozen=True):
+    item_id: str
+    content_index: int
+    audio_end_ms: int
+    event_id: str | UnsetType = UNSET
+
+
+class OutputClear(ClientBase, tag="output_audio_buffer.clear", frozen=True):
+    """Sent by clients of WebRTC at every interruption; there is no audio to clear."""
+
+    event_id: str | UnsetType = UNSET
+
+
+class Ping(ClientBase, tag="voxd.ping", frozen=True):
+    """Needs no opt-in; `ping_id` and `t0` come back as they are."""
+
+    ping_id: Any = None
+    t0: Any = None
+    event_id: str | UnsetType = UNSET
+
+
 class ResponseCreate(ClientBase, tag="response.create", frozen=True):
     response: ResponseRequest = ResponseRequest()
     event_id: str | UnsetType = UNSET
@@ -154,7 +115,20 @@ class ResponseCancel(ClientBase, tag="response.cancel", frozen=True):
     event_id: str | UnsetType = UNSET
 
 
-ClientEvent = SessionUpdate | AudioAppend | AudioCommit | AudioClear | ItemCreate | ResponseCreate | ResponseCancel
+ClientEvent = (
+    SessionUpdate
+    | AudioAppend
+    | AudioCommit
+    | AudioClear
+    | ItemCreate
+    | ItemRetrieve
+    | ItemDelete
+    | ItemTruncate
+    | OutputClear
+    | ResponseCreate
+    | ResponseCancel
+    | Ping
+)
 
 # ── server events ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -204,6 +178,14 @@ class ItemAdded(ServerBase, tag="conversation.item.added", frozen=True):
 class ItemDone(ServerBase, tag="conversation.item.done", frozen=True):
     item: Item
     previous_item_id: str | None
+
+
+class ItemRetrieved(ServerBase, tag="conversation.item.retrieved", frozen=True):
+    item: Item
+
+
+class ItemDeleted(ServerBase, tag="conversation.item.deleted", frozen=True):
+    item_id: str
 
 
 class TranscriptionDelta(ServerBase, tag="conversation.item.input_audio_transcription.delta", frozen=True):
@@ -304,6 +286,29 @@ class Provisional(ServerBase, tag="voxd.provisional", frozen=True):
     text: str
 
 
+class Pong(ServerBase, tag="voxd.pong", frozen=True):
+    """`t1_us`: the ping was read; `t2_us`: this was written; both on the server's monotonic clock."""
+
+    ping_id: Any
+    t0: Any
+    t1_us: int
+    t2_us: int
+
+
+class Ack(ServerBase, tag="voxd.ack", frozen=True):
+    """Opt-in (`voxd_ext=resume`), every 200 ms of audio.  Positions at the session's rate: audio below
+    `received_samples` is here, audio below `settled_samples` will not be needed again."""
+
+    received_samples: int
+    settled_samples: int
+
+
+class Resumed(ServerBase, tag="voxd.resumed", frozen=True):
+    """After the events that were missed: go on with sample `received_samples`."""
+
+    received_samples: int
+
+
 class Notice(ServerBase, tag="voxd.warning", frozen=True):
     """Opt-in (any voxd_ext): something is not as asked for."""
 
@@ -320,6 +325,8 @@ ServerEvent = (
     | Cleared
     | ItemAdded
     | ItemDone
+    | ItemRetrieved
+    | ItemDeleted
     | TranscriptionDelta
     | TranscriptionCompleted
     | TranscriptionFailed
@@ -334,6 +341,9 @@ ServerEvent = (
     | Error
     | Metrics
     | Provisional
+    | Pong
+    | Ack
+    | Resumed
     | Notice
 )
 

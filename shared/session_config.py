@@ -103,9 +103,12 @@ class Extensions(Part, frozen=True, omit_defaults=True):
 
     metrics: bool = False
     provisional: bool = False
+    binary_audio: bool = False  # audio as binary messages, in the session's format
+    resume: bool = False
     delay_ms: DelayMs | None = None
     transcribe: str | None = None
     respond: str | None = None
+    resume_token: str | None = None
 
 
 class RealtimeSession(Part, frozen=True, tag_field="type", tag="realtime", omit_defaults=False):
@@ -142,6 +145,7 @@ class TranscriptionSession(Part, frozen=True, tag_field="type", tag="transcripti
 AnySession = RealtimeSession | TranscriptionSession
 
 _READ_ONLY = ("id", "object", "expires_at")
+_SERVERS = ("transcribe", "respond", "resume", "resume_token")  # of `voxd`: not for clients to change
 
 
 def merge(current: AnySession, patch: Json, *, model: str) -> AnySession:
@@ -158,7 +162,8 @@ def merge(current: AnySession, patch: Json, *, model: str) -> AnySession:
         base["audio"]["input"].pop("turn_detection")
     merged = _deep_merge(base, patch)
     if isinstance(merged["voxd"], dict):
-        merged["voxd"] |= {key: base["voxd"].get(key) for key in ("transcribe", "respond")}
+        asked = {key: value for key, value in merged["voxd"].items() if key not in _SERVERS}
+        merged["voxd"] = asked | {key: value for key, value in base["voxd"].items() if key in _SERVERS}
     if merged["type"] == "realtime":
         merged["model"] = merged.get("model") or model
     session: AnySession = msgspec.convert(merged, AnySession)

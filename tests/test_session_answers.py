@@ -55,7 +55,7 @@ def test_all_texts_of_a_response_are_equal() -> None:
 
 def test_typed_text_is_answered_when_asked() -> None:
     desk = Desk("realtime")
-    draft = events.ItemDraft("message", "user", (events.Content("input_text", text="Hello?"),))
+    draft = events.ItemDraft("user", (events.Content("input_text", text="Hello?"),))
     desk.send(events.ItemCreate(item=draft), events.ResponseCreate())
 
     assert desk.last(m.Respond).context == (m.Turn("user", "Hello?"),)
@@ -239,7 +239,7 @@ def test_a_speculation_about_something_else_is_not_used() -> None:
 
 def text_item(item_id: str) -> events.ItemCreate:
     content = (events.Content("input_text", text=item_id),)
-    return events.ItemCreate(item=events.ItemDraft("message", "user", content, id=item_id))
+    return events.ItemCreate(item=events.ItemDraft("user", content, id=item_id))
 
 
 def test_items_keep_their_order_and_say_what_came_before() -> None:
@@ -261,7 +261,7 @@ def test_items_keep_their_order_and_say_what_came_before() -> None:
         (text_item("a"), "item_create_duplicate_item_id"),
         (events.ItemCreate(item=text_item("x").item, previous_item_id="nobody"), "invalid_value"),
         (
-            events.ItemCreate(item=events.ItemDraft("message", "user", (events.Content("output_text", text="x"),))),
+            events.ItemCreate(item=events.ItemDraft("user", (events.Content("output_text", text="x"),))),
             "invalid_value",
         ),
     ],

@@ -70,7 +70,7 @@ class Run:
 
     async def say(self, text: str) -> None:
         """What the person typed, and the wish for an answer."""
-        await self._client.send(ItemCreate(ItemDraft("message", "user", (Content("input_text", text=text),))))
+        await self._client.send(ItemCreate(ItemDraft("user", (Content("input_text", text=text),))))
         self.meter.asked(now_us())
         await self._client.send(ResponseCreate())
 

@@ -1,0 +1,99 @@
+"""What events are made of: items, contents, responses, errors.  A part of `shared.events` in a file of its own.
+
+Pure.  It knows shapes; null and absence follow the rule told there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+Json = dict[str, Any]
+
+
+class Content(msgspec.Struct, frozen=True):
+    """One part of an item.  `transcript` of user audio is always written, null until it is known."""
+
+    type: Literal["input_text", "input_audio", "output_text", "text"]
+    text: str | UnsetType = UNSET
+    transcript: str | UnsetType | None = UNSET
+    audio: str | UnsetType = UNSET
+
+
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+
+
+class Item(msgspec.Struct, frozen=True):
+    """A conversation item as it is announced."""
+
+    id: str
+    role: Literal["user", "assistant", "system"]
+    content: tuple[Content, ...]
+    status: ItemStatus
+    object: str = "realtime.item"
+    type: str = "message"
+
+
+class ItemDraft(msgspec.Struct, frozen=True, tag_field="type", tag="message"):
+    """A conversation item as a client asks for it."""
+
+    role: Literal["user", "assistant", "system"]
+    content: tuple[Content, ...]
+    id: str | UnsetType = UNSET
+    status: ItemStatus | UnsetType = UNSET
+
+
+class ItemReference(msgspec.Struct, frozen=True, tag_field="type", tag="item_reference"):
+    """An item of the conversation, as input of a response."""
+
+    id: str
+
+
+class ResponseRequest(msgspec.Struct, frozen=True):
+    """What `response.create` may ask for.  `conversation: none`: beside the conversation, its answer is not kept."""
+
+    instructions: str | UnsetType = UNSET
+    conversation: Literal["auto", "none"] | UnsetType = UNSET
+    input: tuple[ItemDraft | ItemReference, ...] | UnsetType = UNSET
+    max_output_tokens: int | Literal["inf"] | UnsetType = UNSET
+    metadata: dict[str, str] | None = None
+
+
+class Response(msgspec.Struct, frozen=True):
+    """A response as `response.created` and `response.done` carry it."""
+
+    id: str
+    status: Literal["in_progress", "completed", "cancelled", "incomplete", "failed"]
+    status_details: Json | None
+    output: tuple[Item, ...]
+    conversation_id: str | None
+    max_output_tokens: int | str
+    usage: Json | None
+    metadata: dict[str, str] | None
+    output_modalities: tuple[str, ...] = ("text",)
+    object: str = "realtime.response"
+
+
+class TextPart(msgspec.Struct, frozen=True):
+    text: str
+    type: str = "text"
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """All five keys, null allowed."""
+
+    type: Literal["invalid_request_error", "server_error"]
+    code: str | None
+    message: str
+    param: str | None
+    event_id: str | None
+
+
+class FailureBody(msgspec.Struct, frozen=True):
+    """The error inside a failed transcription: no nulls."""
+
+    type: str
+    code: str
+    message: str
