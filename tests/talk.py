@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from shared import events
-from shared.session_config import AnySession, Format, RealtimeSession, TranscriptionSession
+from shared.session_config import AnySession, Extensions, Format, RealtimeSession, TranscriptionSession
 from voxd import messages as m
 from voxd.session import Note, Profile, Session
 from voxd.turns import FRAME
@@ -31,9 +31,14 @@ def counting_ids() -> Callable[[str], str]:
 class Desk:
     """`kind`: transcription or realtime.  Audio is 16 kHz PCM; a test speaks in VAD frames."""
 
-    def __init__(self, kind: str = "transcription", profile: Profile | None = None, **update: Any) -> None:
+    def __init__(
+        self, kind: str = "transcription", profile: Profile | None = None, *, resume: bool = False, **update: Any
+    ) -> None:
+        voxd = Extensions(resume=resume)
         config: AnySession = (
-            TranscriptionSession(id="sess_1") if kind == "transcription" else RealtimeSession(id="sess_1", model="")
+            TranscriptionSession(id="sess_1", voxd=voxd)
+            if kind == "transcription"
+            else RealtimeSession(id="sess_1", model="", voxd=voxd)
         )
         self.session = Session(STREAM, config, profile or Profile("echo", "echo"), counting_ids())
         self.events: list[events.ServerEvent] = []

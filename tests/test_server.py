@@ -50,6 +50,13 @@ class Talk:
         for at in range(0, len(pcm), 6400):
             await self.send(events.AudioAppend(audio=pcm[at : at + 6400]))
 
+    async def begin(self) -> dict[str, Any]:
+        """The first second and a half, as it would come in real time: in parts."""
+        await self.speak(SPEECH[:RATE])
+        await self.until("input_audio_buffer.speech_started")
+        await self.speak(SPEECH[RATE : 3 * RATE])
+        return await self.until("conversation.item.input_audio_transcription.delta")
+
     async def until(self, kind: str) -> dict[str, Any]:
         async with asyncio.timeout(20):
             while True:
@@ -144,8 +151,7 @@ async def test_the_engine_process_dies_in_mid_utterance(tmp_path: Path) -> None:
     """The connection stays, the open utterance goes on in the next process, the next turn works."""
     with voxd_process("--transcribe", "echo", "--respond", "echo") as daemon:
         async with talk(daemon, "?intent=transcription") as person:
-            await person.speak(SPEECH[: 3 * RATE])
-            before = await person.until("conversation.item.input_audio_transcription.delta")
+            before = await person.begin()
             pid = (await asyncio.to_thread(daemon.status))["engine_pid"]
             assert isinstance(pid, int)
             os.kill(pid, signal.SIGKILL)
@@ -164,8 +170,7 @@ async def test_the_engine_process_dies_in_mid_utterance(tmp_path: Path) -> None:
 async def test_the_text_after_a_replay_is_that_of_an_undisturbed_run(tmp_path: Path) -> None:
     async def transcript(daemon: Daemon, *, kill: bool) -> str:
         async with talk(daemon, "?intent=transcription") as person:
-            await person.speak(SPEECH[: 3 * RATE])
-            await person.until("conversation.item.input_audio_transcription.delta")
+            await person.begin()
             if kill:
                 os.kill(int(str((await asyncio.to_thread(daemon.status))["engine_pid"])), signal.SIGKILL)
             await person.speak(SPEECH[3 * RATE :] + SILENCE)

@@ -354,7 +354,8 @@ def test_an_open_utterance_is_given_to_the_next_process_and_goes_on() -> None:
     opened = lose(desk)
 
     onset = desk.last(m.Onset)
-    assert (onset.ref, onset.said) == (ref, "He was")
+    assert onset.said == "He was"
+    assert onset.ref > ref, "what the lost process had said of the old ref is not heard"
     assert opened.start <= onset.start
     assert opened.start % FRAME == 0
     desk.rehear(opened.start)

@@ -13,15 +13,15 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import stat
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import WebSocketRoute
@@ -46,12 +46,13 @@ from voxd import messages as m
 from voxd.connection import Connection
 from voxd.host import EngineFailed, EngineHost
 from voxd.metrics import Targets
+from voxd.parking import Parking
+from voxd.server import Server
 from voxd.session import Profile
 from voxd.session.responses import ChunkPolicy
 from voxd.turns import Rules
 
 log = logging.getLogger("voxd")
-MESSAGE_LIMIT = 24 << 20  # bytes of one WebSocket message
 
 
 class CannotStart(Exception):
@@ -143,7 +144,8 @@ class Gateway:
             restarts=process.restarts,
             window_s=process.restart_window_s,
         )
-        self.connections: set[Connection] = set()
+        self.connections: set[Connection] = set()  # those with a transport
+        self.parking = Parking()
         self.draining = False
         self._begun = time.monotonic()
         targets = settings.performance_targets
@@ -205,12 +207,29 @@ class Gateway:
         def config(session_id: str) -> AnySession:
             return first_config(session_id, self.plan.settings, self.model, wanted, transcription=transcription)
 
-        connection = Connection(self.host, self._profile, config, monotonic_us, self._targets, peer)
+        connection = self._resumed(socket)
+        if connection is None:
+            connection = Connection(self.host, self._profile, config, monotonic_us, self._targets, peer)
         self.connections.add(connection)
+        self.parking.admit(connection)
+        ticket, end = connection.ticket, websocket.End("internal error")
         try:
-            await websocket.serve(socket, connection)
+            end = await websocket.serve(socket, connection)
         finally:
-            self.connections.discard(connection)
+            if ticket == connection.ticket:  # else another transport serves it now
+                self.connections.discard(connection)
+                if end.vanished and connection.resume_token and not self.draining:
+                    self.parking.park(connection)
+                else:
+                    self.parking.dismiss(connection, end.why)
+
+    def _resumed(self, socket: WebSocket) -> Connection | None:
+        """The session that a client comes back to, if it is still here."""
+        token, last = socket.query_params.get("voxd_resume"), socket.query_params.get("voxd_last_seq", "0")
+        connection = self.parking.find(token, int(last)) if token and last.isdecimal() else None
+        if connection is not None:
+            connection.take_over(int(last))
+        return connection
 
     def _profile(self, ready: m.Ready) -> Profile:
         vad, chunks = self.plan.settings.vad, self.plan.settings.chunked_response
@@ -234,6 +253,8 @@ class Gateway:
             await asyncio.wait(turns, timeout=self.plan.settings.server.drain_s)
         for connection in self.connections:
             connection.end(1012, "voxd is shutting down")
+        for connection in self.parking:
+            self.parking.dismiss(connection, "voxd is shutting down")
 
 
 def first_config(
@@ -246,7 +267,14 @@ def first_config(
         prefix_padding_ms=vad.prefix_padding_ms,
         silence_duration_ms=vad.silence_duration_ms,
     )
-    voxd = Extensions(metrics="metrics" in wanted, provisional="provisional" in wanted)
+    resume = "resume" in wanted
+    voxd = Extensions(
+        metrics="metrics" in wanted,
+        provisional="provisional" in wanted,
+        binary_audio="binary" in wanted,
+        resume=resume,
+        resume_token=secrets.token_urlsafe(24) if resume else None,
+    )
     if transcription:
         sound = AudioInput(transcription=Transcription(), turn_detection=detection)
         return TranscriptionSession(id=session_id, audio=TranscriptionAudio(input=sound), voxd=voxd)
@@ -266,33 +294,6 @@ def address_text(address: Tcp | Path) -> str:
 # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: this program has its own order of stopping."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _server(app: http.Guarded, tls: tuple[str, str] | None) -> _Server:
-    config = uvicorn.Config(
-        app,
-        ws="websockets-sansio",
-        ws_max_size=MESSAGE_LIMIT,
-        ws_per_message_deflate=False,  # a decompression bomb needs a decompressor
-        ws_ping_interval=2.0,
-        ws_ping_timeout=4.0,
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        timeout_graceful_shutdown=2,
-        ssl_certfile=tls[0] if tls else None,
-        ssl_keyfile=tls[1] if tls else None,
-    )
-    return _Server(config)
-
-
 async def run(plan: Plan) -> None:
     """Serves until a signal.  Raises AlreadyRunning, CannotStart, EngineFailed."""
     control = bind_unix(plan.control)
@@ -303,7 +304,7 @@ async def run(plan: Plan) -> None:
     app = gateway.asgi()
     server = plan.settings.server
     tls = (server.tls_cert, server.tls_key) if server.tls_cert and server.tls_key else None
-    servers = [(_server(app, None), unix)] + ([(_server(app, tls), tcp)] if tcp else [])
+    servers = [(Server(app), unix)] + ([(Server(app, tls), tcp)] if tcp else [])
     for address in (plan.control, *gateway.plan.listen):
         log.info("listening on %s", address_text(address))
     try:
@@ -313,7 +314,7 @@ async def run(plan: Plan) -> None:
             path.unlink(missing_ok=True)
 
 
-async def _live(gateway: Gateway, servers: list[tuple[_Server, list[socket.socket]]]) -> None:
+async def _live(gateway: Gateway, servers: list[tuple[Server, list[socket.socket]]]) -> None:
     signalled = asyncio.Queue[int](maxsize=8)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

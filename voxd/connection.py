@@ -16,6 +16,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -30,6 +31,17 @@ from voxd.session import Profile, Session
 
 log = logging.getLogger("voxd")
 OUTBOUND = 4 << 20  # bytes
+HISTORY = 200  # events kept for a client that comes back
+
+
+@dataclass(slots=True)
+class Waiting:
+    """One event for the socket.  `seq`: its number in a session that can be resumed.  `again`: not for the meter."""
+
+    event: events.ServerEvent
+    data: bytes
+    seq: int = 0
+    again: bool = False
 
 
 class Closed(Exception):
@@ -69,8 +81,13 @@ class Connection:
         self.readable = asyncio.Event()
         self.readable.set()
         self.idle = asyncio.Event()  # no turn is going on
-        self._outbound: deque[tuple[events.ServerEvent, bytes]] = deque()
+        self._outbound: deque[Waiting] = deque()
         self._outbound_bytes = 0
+        self._history: deque[Waiting] = deque(maxlen=HISTORY)  # for a client that comes back
+        self._seq = 0
+        self._parked = False
+        self.ticket = 0  # counts the transports; only the latest is served
+        self.resume_token: str | None = None
         self._outbound_changed = asyncio.Event()
         self._closing: Closed | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -79,6 +96,7 @@ class Connection:
         self.stream = host.attach(self)
         self._session = Session(self.stream, make_config(self.id), profile(host.ready), new_id)
         config = self._session.config
+        self.resume_token = config.voxd.resume_token
         self.log.started(str(config.__struct_config__.tag), peer, config.voxd.transcribe, config.voxd.respond)
         self._drain()
 
@@ -91,29 +109,47 @@ class Connection:
         except WireError as error:
             self._session.receive_error(error)
         else:
+            if isinstance(event, events.Ping):
+                self._pong(event)
+                return
             self._session.receive_event(event)
         self._drain()
 
-    def receive_binary(self) -> None:
-        """A binary message, which nobody has asked for."""
+    def receive_binary(self, data: bytes) -> None:
+        """A binary message: audio, if the client has said that it would send some."""
+        if self._session.config.voxd.binary_audio:
+            self.receive_audio(data)
+            return
         message = "Binary messages are not accepted; send audio as `input_audio_buffer.append`."
         self._session.receive_error(WireError("invalid_event", message))
         self._drain()
 
-    async def next_event(self) -> tuple[events.ServerEvent, bytes]:
-        """The next event for the socket.  Raises Closed when the server ends the connection and all is written."""
-        while not self._outbound:
+    def receive_audio(self, data: bytes) -> None:
+        """Audio in the session's format."""
+        self._session.receive_audio(data)
+        self._drain()
+
+    async def next_event(self, ticket: int = 0) -> Waiting:
+        """The next event for the socket.  Raises Closed when the server ends the connection and all is written, or when
+        another transport has taken over."""
+        while True:
+            if ticket != self.ticket:
+                raise Closed(1001, "the session goes on over another connection")
+            if self._outbound:
+                break
             if self._closing:
                 raise self._closing
             self._outbound_changed.clear()
             await self._outbound_changed.wait()
-        event, data = self._outbound.popleft()
-        self._outbound_bytes -= len(data)
-        return event, data
+        waiting = self._outbound.popleft()
+        self._outbound_bytes -= len(waiting.data)
+        return waiting
 
-    def written(self, event: events.ServerEvent) -> None:
+    def written(self, waiting: Waiting) -> None:
         """The socket has taken an event."""
-        now_us = self._clock()
+        if waiting.again:
+            return
+        now_us, event = self._clock(), waiting.event
         report = self._meter.written(event, now_us)
         if isinstance(event, events.OutputTextDelta):
             self._acknowledge(event)
@@ -121,6 +157,34 @@ class Connection:
             self.log.turn(report, now_us)
             if report.event and self._session.config.voxd.metrics:
                 self._send(msgspec.structs.replace(report.event, event_id=self._new_id("event")))
+
+    def park(self) -> None:
+        """The transport is gone and may come back: the slot is free at once, the session waits."""
+        self._parked = True
+        self._host.leave(self.stream)
+        self._session.client_lost()
+        self._drain()
+
+    def missed_since(self, seq: int) -> bool:
+        """Is everything after event number `seq` still here?"""
+        oldest = self._history[0].seq if self._history else self._seq + 1
+        return oldest - 1 <= seq <= self._seq and self._closing is None
+
+    def take_over(self, seq: int) -> None:
+        """A new transport, whose client has seen the events up to `seq`.  Whoever was served before is no longer."""
+        if self._host.ready is None:
+            raise Closed(1013, "the engine is not ready")
+        self.park()  # does nothing that was not done, if it was parked
+        self._parked = False
+        self.ticket += 1
+        self._outbound = deque(each for each in self._history if each.seq > seq)
+        for each in self._outbound:
+            each.again = True
+        self._outbound_bytes = sum(len(each.data) for each in self._outbound)
+        self._session.resumed()
+        self._session.engine_ready(self._profile(self._host.ready))
+        self._drain()
+        self._outbound_changed.set()
 
     def close(self, why: str) -> None:
         """The transport is gone: the slot is free at once."""
@@ -149,7 +213,8 @@ class Connection:
         self._drain()
 
     def engine_ready(self, ready: m.Ready) -> None:
-        self._session.engine_ready(self._profile(ready))
+        if not self._parked:
+            self._session.engine_ready(self._profile(ready))
         self._drain()
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -168,9 +233,22 @@ class Connection:
         _show(self.idle, not self._session.busy)
         self._set_timer(now_us)
 
+    def _pong(self, ping: events.Ping) -> None:
+        """Overtakes everything that waits: it measures the link, not the queue."""
+        now_us = self._clock()
+        pong = events.Pong(self._new_id("event"), ping.ping_id, ping.t0, now_us, self._clock())
+        self._outbound.appendleft(Waiting(pong, events.dump(pong), 0, again=True))
+        self._outbound_bytes += len(self._outbound[0].data)
+        self._outbound_changed.set()
+
     def _send(self, event: events.ServerEvent) -> None:
         data = events.dump(event)
-        self._outbound.append((event, data))
+        waiting = Waiting(event, data)
+        if self.resume_token:
+            self._seq = waiting.seq = self._seq + 1
+            waiting.data = data = data[:-1] + b',"voxd_seq":%d}' % self._seq
+            self._history.append(waiting)
+        self._outbound.append(waiting)
         self._outbound_bytes += len(data)
         self._outbound_changed.set()
         if self._outbound_bytes > OUTBOUND and self._closing is None:

@@ -72,6 +72,10 @@ class EngineHost:
         self._clients[self._streams] = client
         return self._streams
 
+    def leave(self, stream: int) -> None:
+        """The slot is free at once; what the VAD hears of the stream still comes."""
+        self.send([m.Leave(stream)])
+
     def detach(self, stream: int) -> None:
         """The slot is free at once."""
         if self._clients.pop(stream, None) is not None:

@@ -14,7 +14,7 @@ The life of a stream:
       Commit(ref, end) ............................ Said ..., then Settled(ref) exactly once, or Failed(ref)
       Respond(ref') ............................... Said ..., then Settled(ref') exactly once, or Failed(ref')
         Sent(ref', chars), Cancel(ref)
-    Evict, Close
+    Evict, Leave, Close
 """
 
 from __future__ import annotations
@@ -62,10 +62,15 @@ class Open(StreamMessage, frozen=True):
 
 
 class Feed(StreamMessage, frozen=True):
-    """Audio: s16le at 16 kHz, the first sample being number `start`; consecutive, without gaps."""
+    """Audio: s16le at 16 kHz, the first sample being number `start`; consecutive, without gaps.
+
+    `known`: up to this sample the turn rules have spoken, so what lies before it and after the onset of the open
+    utterance belongs to that utterance.  What lies behind it may be the next one's, if audio comes faster than real
+    time: live text stays before it.  None: no such limit."""
 
     start: int
     pcm: bytes
+    known: int | None = None
 
 
 class Onset(StreamMessage, frozen=True):
@@ -147,6 +152,11 @@ class Evict(StreamMessage, frozen=True):
     """Give the device memory of an idle stream back; keep what is needed to go on."""
 
 
+class Leave(StreamMessage, frozen=True):
+    """The client is gone and may come back: engines free its slot as for Close, the VAD keeps listening where it is.
+    A later Open of the same stream begins anew with the engines; audio that the VAD has heard is fed again to them."""
+
+
 class Close(StreamMessage, frozen=True):
     """Frees the slot at once; nothing more comes for this stream."""
 
@@ -169,6 +179,7 @@ Command = (
     | Cancel
     | Sent
     | Evict
+    | Leave
     | Close
     | Stop
 )
@@ -195,6 +206,8 @@ class Said(StreamMessage, frozen=True):
     provisional: str = ""
     samples: int = 0
     tokens: int = 0
+    input_tokens: int = 0  # of a response, as soon as it is known; the largest counts
+    cached_tokens: int = 0
     at_us: int = 0
     commit_us: int = 0
 

@@ -92,6 +92,7 @@ class Echo(Engine):
         self._tokens, self._token_us = allowed["tokens"], allowed["token_ms"] * 1000
         self._streams: set[int] = set()
         self._utterances: dict[int, _Utterance] = {}
+        self._known: dict[int, int | None] = {}  # as Feed tells it
         self._voiced: dict[int, int] = {}  # end of the last voiced frame: an onset is told after it was heard
         self._answers: dict[tuple[int, int], _Answer] = {}
         self._out: list[Output] = []
@@ -106,7 +107,7 @@ class Echo(Engine):
                 self._streams.add(stream)
             case Onset():
                 self._utterances[stream] = _Utterance(command.ref, command.start, len(command.said.split()))
-                self._say_words(stream, self._utterances[stream], self._voiced.get(stream, 0))
+                self._go_on(stream)
             case Heard():
                 self._hear(command)
             case Commit():
@@ -119,7 +120,10 @@ class Echo(Engine):
                 self._answers.pop((stream, command.ref), None)
             case Close():
                 self._close(stream)
-            case Feed() | Flush() | Rollback() | Sent() | Evict():
+            case Feed():
+                self._known[stream] = command.known
+                self._go_on(stream)
+            case Flush() | Rollback() | Sent() | Evict():
                 pass  # what it says depends on positions alone: there is nothing to prepare, undo, truncate or free
 
     def step(self, now_us: int) -> Iterable[Output]:
@@ -141,8 +145,13 @@ class Echo(Engine):
         voiced = [i for i, p in enumerate(heard.probabilities) if p >= 0.5]
         if voiced and heard.stream in self._streams:
             self._voiced[heard.stream] = heard.start + (voiced[-1] + 1) * VAD_FRAME
-            if utterance := self._utterances.get(heard.stream):
-                self._say_words(heard.stream, utterance, self._voiced[heard.stream])
+            self._go_on(heard.stream)
+
+    def _go_on(self, stream: int) -> None:
+        """Live words: as far as there was voice, and as far as it is known to be this utterance's."""
+        known, voiced = self._known.get(stream), self._voiced.get(stream, 0)
+        if utterance := self._utterances.get(stream):
+            self._say_words(stream, utterance, voiced if known is None else min(voiced, known))
 
     def _say_words(self, stream: int, utterance: _Utterance, position: int) -> None:
         count = max(0, position - utterance.start) // WORD
@@ -191,5 +200,6 @@ class Echo(Engine):
         self._streams.discard(stream)
         self._utterances.pop(stream, None)
         self._voiced.pop(stream, None)
+        self._known.pop(stream, None)
         self._answers = {key: answer for key, answer in self._answers.items() if key[0] != stream}
         self._out = [output for output in self._out if output.stream != stream]

@@ -31,6 +31,7 @@ from voxd.messages import (
     Feed,
     Flush,
     Heard,
+    Leave,
     Onset,
     Open,
     Output,
@@ -137,7 +138,10 @@ class Loop:
         for command in commands:
             if isinstance(command, Stop):
                 return False
-            if not isinstance(command, Configure):
+            if isinstance(command, Leave):
+                self._tell(Close(command.stream))
+                self._roles[command.stream] = ()
+            elif not isinstance(command, Configure):
                 self._receive(command)
         now_us = self._clock()
         for heard in self._vad.step():
@@ -172,7 +176,7 @@ class Loop:
                 self._open(command)
                 return
             case Feed() if command.stream in self._roles:
-                self._vad.feed(command.stream, command.pcm)
+                self._vad.feed(command.stream, command.pcm, command.start)
             case Commit() | Respond():
                 self._taken_us[command.stream, command.ref] = self._clock()
             case Close():

@@ -79,9 +79,12 @@ class Vad:
     def close(self, stream: int) -> None:
         self._ears.pop(stream, None)
 
-    def feed(self, stream: int, pcm: bytes) -> None:
-        """s16le at 16 kHz, following what was fed before."""
-        self._ears[stream].pending += pcm
+    def feed(self, stream: int, pcm: bytes, start: int | None = None) -> None:
+        """s16le at 16 kHz that follows what was fed before, or whose first sample is number `start`: then what was fed
+        before is passed over."""
+        ear = self._ears[stream]
+        known = 0 if start is None else ear.position + len(ear.pending) // 2 - start
+        ear.pending += pcm[2 * known :] if known > 0 else pcm
 
     @property
     def has_work(self) -> bool:

@@ -10,6 +10,7 @@ Decodes take 0.3 s and run on worker threads (`workers`), in the order that `sch
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -89,6 +90,7 @@ class _Stream:
     language: str | None
     prompt: str
     utterances: dict[int, _Utterance] = field(default_factory=dict)  # in order of onset
+    known: int = 0  # as Feed tells it: audio behind it may be the next utterance's
     over: int = 0  # audio before it belongs to utterances that are over
 
 
@@ -146,8 +148,9 @@ class Whisper(Engine):
         if stream is None:
             return None
         match command:
-            case Feed(pcm=pcm):
+            case Feed(pcm=pcm, known=known):
                 stream.ring.append(pcm)
+                stream.known = sys.maxsize if known is None else known
             case Heard(start=start, probabilities=probabilities):
                 stream.voice.append(start, probabilities)
                 for utterance in list(stream.utterances.values()):
@@ -244,7 +247,7 @@ class Whisper(Engine):
 
     def _cut(self, stream: _Stream, utterance: _Utterance) -> int | None:
         """Where the current segment has to end although the utterance goes on."""
-        start, heard = utterance.start, stream.voice.end
+        start, heard = utterance.start, min(stream.voice.end, stream.known)
         end = heard if utterance.end is None else utterance.end
         if end - start > HARD:
             return stream.voice.cut(start + LEAST, min(heard, start + HARD), pause_only=False)
@@ -259,7 +262,7 @@ class Whisper(Engine):
         self._workers.submit(request)
 
     def _decode_partial(self, number: int, stream: _Stream, utterance: _Utterance) -> None:
-        voice, end = stream.voice, stream.ring.end
+        voice, end = stream.voice, min(stream.ring.end, stream.known)
         first = voice.first_voiced(utterance.start, voice.end)
         if first is None or utterance.failed or 0 < voice.silence() < JUST_PAUSED:
             return

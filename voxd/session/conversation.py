@@ -84,6 +84,13 @@ class Conversation:
         order.insert(at, entry)
         self._entries = {each.id: each for each in order}
 
+    def get(self, item_id: str) -> Entry | None:
+        return self._entries.get(item_id)
+
+    def remove(self, item_id: str) -> bool:
+        """Was it there?"""
+        return self._entries.pop(item_id, None) is not None
+
     def set(self, item_id: str, **changes: object) -> Entry | None:
         """Changes an item that is still there; returns it."""
         entry = self._entries.get(item_id)
@@ -98,15 +105,14 @@ class Conversation:
         return head + tuple(entry.turn() for entry in self if entry.status != "in_progress")
 
 
-def entry_of(draft: ItemDraft, new_id: str) -> Entry:
-    """A client's item.  Raises WireError for content that its role cannot have."""
+def entry_of(draft: ItemDraft, new_id: str, param: str = "item") -> Entry:
+    """A client's item, called `param` in errors.  Raises WireError for content that its role cannot have."""
     wanted = "output_text" if draft.role == "assistant" else "input_text"
     texts = []
     for index, part in enumerate(draft.content):
         if part.type not in (wanted, "text") or part.text is UNSET:
-            param = f"item.content[{index}].type"
             message = f"Content of a {draft.role} item must be '{wanted}' with a `text` (got '{part.type}')."
-            raise WireError("invalid_value", message, param)
+            raise WireError("invalid_value", message, f"{param}.content[{index}].type")
         texts.append(part.text)
     item_id = new_id if draft.id is UNSET else draft.id
     return Entry(item_id, draft.role, "completed", "".join(texts))

@@ -32,13 +32,12 @@ class Session:
     """`stream` names it towards the engine process; `new_id("item")` makes ids that are unique in the session."""
 
     def __init__(self, stream: int, config: AnySession, profile: Profile, new_id: Callable[[str], str]) -> None:
-        self._stream = stream
-        self._out = Outbox(new_id)
+        self._out = Outbox(stream, new_id)
         self._terms = Terms(config, profile)
         self._conversation = Conversation()
-        self._listener = Listener(stream, self._terms.rules)
-        self._answers = Answers(stream, self._terms, self._out, self._conversation)
-        self._utterances = Utterances(stream, self._terms, self._out, self._listener, self._conversation, self._answers)
+        self._listener = Listener(self._terms.rules)
+        self._answers = Answers(self._terms, self._out, self._conversation)
+        self._utterances = Utterances(self._terms, self._out, self._listener, self._conversation, self._answers)
         self._settle()
         self._open(0)
         self._out.emit(events.SessionCreated, session=self._terms.config)
@@ -61,7 +60,7 @@ class Session:
     @property
     def busy(self) -> bool:
         """Is somebody speaking, or is something still owed to the client?"""
-        return self._answers.active or self._utterances.busy
+        return self._answers.busy or self._utterances.busy
 
     @property
     def deadline_us(self) -> int | None:
@@ -98,7 +97,8 @@ class Session:
     def _dispatch(self, event: events.ClientEvent) -> None:
         match event:
             case events.AudioAppend():
-                self._utterances.receive_audio(event.audio)
+                offset = None if event.voxd_offset is UNSET else event.voxd_offset
+                self._utterances.receive_audio(event.audio, offset)
             case events.SessionUpdate():
                 self._update(event)
             case events.AudioCommit():
@@ -107,6 +107,8 @@ class Session:
                 self._utterances.clear()
             case events.ItemCreate():
                 self._create_item(event)
+            case events.ItemRetrieve() | events.ItemDelete() | events.ItemTruncate():
+                self._visit_item(event)
             case events.ResponseCreate():
                 self._answers.create(event.response, hold=self._utterances.closing)
             case events.ResponseCancel():
@@ -130,7 +132,7 @@ class Session:
     def _open(self, start: int) -> None:
         asked, config = self._terms.asked, self._terms.config
         delay = config.voxd.delay_ms
-        self._out.command(m.Open(self._stream, self._terms.roles, asked.language, asked.prompt or "", delay, start))
+        self._out.command(m.Open(self._out.stream, self._terms.roles, asked.language, asked.prompt or "", delay, start))
 
     def _create_item(self, event: events.ItemCreate) -> None:
         entry = entry_of(event.item, self._out.new_id("item"))
@@ -138,6 +140,22 @@ class Session:
         previous = self._conversation.add(entry, wanted)
         self._out.emit(events.ItemAdded, item=entry.item(), previous_item_id=previous)
         self._out.emit(events.ItemDone, item=entry.item(), previous_item_id=previous)
+
+    def _visit_item(self, event: events.ItemRetrieve | events.ItemDelete | events.ItemTruncate) -> None:
+        entry = self._conversation.get(event.item_id)
+        what = str(event.__struct_config__.tag).rpartition(".")[2]
+        if entry is None:
+            message = f"There is no item '{event.item_id}' to {what}."
+            raise WireError(f"item_{what}_invalid_item_id", message, "item_id")
+        match event:
+            case events.ItemRetrieve():
+                self._out.emit(events.ItemRetrieved, item=entry.item())
+            case events.ItemDelete():
+                self._conversation.remove(event.item_id)
+                self._out.emit(events.ItemDeleted, item_id=event.item_id)
+            case events.ItemTruncate():
+                message = "Only audio of the assistant can be truncated; answers here are text."
+                raise WireError("unsupported_content_type", message, "item_id")
 
     # ── what the engine process sends ───────────────────────────────────────────────────────────────────────────────
 
@@ -148,15 +166,11 @@ class Session:
                 self._utterances.receive_heard(output)
                 self._utterances.advance()
             case m.Said():
-                said = self._answers if self._answers.is_active(output.ref) else self._utterances
-                said.receive_said(output)
+                self._owner(output.ref).receive_said(output)
             case m.Settled():
-                settled = self._answers if self._answers.is_active(output.ref) else self._utterances
-                settled.receive_settled(output)
-            case m.Failed() if self._answers.is_active(output.ref):
-                self._answers.fail(output.code, output.message)
+                self._owner(output.ref).receive_settled(output)
             case m.Failed():
-                self._utterances.receive_failed(output)
+                self._owner(output.ref).receive_failed(output)
             case m.Refused() if output.kept:
                 self.receive_error(WireError("invalid_value", output.reason, "session.audio.input.transcription"))
                 self._terms.revert()
@@ -169,15 +183,30 @@ class Session:
     def receive_time(self, now_us: int) -> None:
         self._answers.receive_time(now_us)
 
+    def _owner(self, ref: int | None) -> Answers | Utterances:
+        """Who knows what `ref` is about."""
+        return self._answers if self._answers.owns(ref) else self._utterances
+
+    # ── when the engine process, or the client, is lost ─────────────────────────────────────────────────────────────
+
     def engine_lost(self) -> None:
         """The engine process is gone.  Turns in flight end as failed; an open utterance waits; the client stays."""
-        self._answers.lost()
+        self._answers.lost("engine_lost", "The engine was restarted during this response; ask again.")
         self._utterances.lost()
         self._out.engine = False
 
+    def client_lost(self) -> None:
+        """The client is gone and its slot is free; everything but its answers waits for it to come back."""
+        self._answers.lost("connection_lost", "The connection was lost during this response; ask again.")
+        self._out.engine = False
+
     def engine_ready(self, profile: Profile) -> None:
-        """A new engine process is warm: it is told the state of this session afresh."""
+        """A new engine process is warm, or a client is back and wants its slot: it is told the state afresh."""
         self._out.engine = True
         self._terms.profile = profile
         self._open(self._utterances.resume_at())
         self._utterances.replay()
+
+    def resumed(self) -> None:
+        """After the events that the client missed."""
+        self._out.emit(events.Resumed, received_samples=self._listener.sent)

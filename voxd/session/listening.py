@@ -10,9 +10,9 @@ Three positions, all in samples at 16 kHz, chase each other:  heard <= fed <= re
                here
     heard      scored by the VAD and walked through by the turn rules
 
-Audio is kept as long as it may be needed again: an open utterance from its start (an engine may be lost and restarted),
-else LOOK_BACK behind `heard`.  Bound: `capacity`; at the bound `full` is true and the session decides (it knows the
-client).
+Audio is kept as long as it may be needed again: that of an utterance from its start until its text is final (an engine
+may be lost, a client may come back), else LOOK_BACK behind `heard`.  Bound: `capacity`; at the bound `full` is true and
+the session decides (it knows the client).
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ INBOUND = 2 << 20  # samples (4 MiB): above this backlog a connection stops read
 
 
 class Listener:
-    def __init__(self, stream: int, rules: Rules, capacity: int = to_samples(300_000)) -> None:
-        self._stream = stream
+    def __init__(self, rules: Rules, capacity: int = to_samples(300_000)) -> None:
         self._turns = Turns(rules)
         self._ring = Ring(capacity + LOOK_BACK + INBOUND)
         self._decoder: Decoder | None = None
@@ -42,6 +41,7 @@ class Listener:
         self.buffer_start = 0  # first sample that no commit or clear has consumed
         self.fed = 0
         self.heard = 0
+        self.sent = 0  # samples that the client has sent, at the rate of its format
 
     # ── what the client sends ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -72,11 +72,23 @@ class Listener:
         """Takes effect at once, also for a turn that is open."""
         self._turns.rules = rules
 
-    def receive_audio(self, data: bytes) -> None:
-        """Bytes in the session's format."""
+    def receive_audio(self, data: bytes, offset: int | None = None) -> int:
+        """Bytes in the session's format.  `offset`: number of their first sample at its rate; what is here already is
+        passed over, what is missing in between is silence.  Returns how many samples were missing."""
         if self._decoder is None:
             self._decoder = Decoder(*self._format)
+        width = 2 if self._format[0] == "audio/pcm" else 1
+        missing = 0
+        if offset is not None and offset != self.sent:
+            missing = min(max(0, offset - self.sent), self._capacity)
+            data = bytes(missing * width) + data[max(0, self.sent - offset) * width :]
+        self.sent += len(data) // width
         self._ring.append(self._decoder.decode(data))
+        return missing
+
+    def at_client_rate(self, position: int) -> int:
+        """A position at 16 kHz as the client counts."""
+        return position * (8000 if self._format[0] != "audio/pcm" else self._format[1]) // RATE
 
     def commit(self) -> int:
         """The client ends its buffer: the position up to which it is committed."""
@@ -95,13 +107,15 @@ class Listener:
 
     # ── what the engine process hears ───────────────────────────────────────────────────────────────────────────────
 
-    def feeds_to_send(self) -> Iterator[Feed]:
-        """Audio for the engine process, as far as the window allows."""
-        limit = min(self.received, self.heard + WINDOW)
+    def feeds_to_send(self, stream: int, until: int | None = None) -> Iterator[Feed]:
+        """Audio for the engine process, as far as the window allows, and not past `until` (where something ends that
+        is told next)."""
+        known = self.heard if until is None else min(until, self.heard)
+        limit = min(self.received, self.heard + WINDOW, self.received if until is None else until)
         while self.fed < limit:
             start, pcm = self._ring.read(self.fed, min(limit, self.fed + PIECE))
             self.fed = start + len(pcm) // 2
-            yield Feed(self._stream, start, pcm)
+            yield Feed(stream, start, pcm, known)
 
     def receive_heard(self, heard: Heard, *, answering: bool) -> Iterator[Mark | int]:
         """Marks in audio order; an int is the position of a client's commit that has now been heard in full."""
@@ -113,8 +127,10 @@ class Listener:
             yield from self._turns.receive_frame(start, probability, answering=answering)
             self.heard = start + FRAME
         yield from self._passed(self.heard)
-        if not self._turns.open:
-            self._ring.trim(min(self.heard - LOOK_BACK, self.fed))
+
+    def forget(self, before: int) -> None:
+        """No utterance that is not over begins before this sample."""
+        self._ring.trim(min(before, self.heard - LOOK_BACK, self.fed))
 
     def _passed(self, position: int) -> Iterator[Mark | int]:
         """Commits that lie before the end of the frame at `position`: no further whole frame can belong to them."""

@@ -42,7 +42,8 @@ Out = tuple[list[ServerEvent], list[Command], list[Note]]
 class Outbox:
     """Bound: emptied by the shell after every single input."""
 
-    def __init__(self, new_id: Callable[[str], str]) -> None:
+    def __init__(self, stream: int, new_id: Callable[[str], str]) -> None:
+        self.stream = stream  # how the engine process knows this session
         self.new_id = new_id
         self.engine = True  # while there is no engine process, commands are not kept: it will be told the state afresh
         self._refs = 0

@@ -17,6 +17,7 @@ from typing import Literal
 
 from shared import events
 from shared.events import Response, TextPart
+from voxd.messages import Said, Settled
 from voxd.session.conversation import Entry
 
 Ending = Literal["completed", "cancelled", "incomplete", "failed"]
@@ -79,83 +80,87 @@ def split_words(text: str, most: int) -> Iterator[str]:
     yield text[start:]
 
 
+AddItem = Callable[[Entry], str | None]
+
+
 class Answer:
-    """An active response of the default conversation."""
+    """An active response.  `add_item` puts its item into the conversation; None: the response is beside it, and no
+    conversation event speaks of it."""
 
     def __init__(
         self,
         ref: int,
-        response_id: str,
-        item_id: str,
+        ids: tuple[str, str, str | None],
         emit: Emit,
         policy: ChunkPolicy,
+        add_item: AddItem | None,
         *,
-        conversation_id: str,
         max_tokens: int | None,
         metadata: dict[str, str] | None,
     ) -> None:
-        self.ref, self.id, self.item_id = ref, response_id, item_id
+        self.ref = ref
+        self.id, self.item_id, self._conversation_id = ids
         self.text = ""  # what has been emitted as deltas
         self.opened = False
         self._previous: str | None = None
-        self._emit = emit
+        self._emit, self._add_item = emit, add_item
         self._chunker = Chunker(policy)
-        self._conversation_id = conversation_id
-        self._max_tokens = max_tokens
-        self._metadata = metadata
+        self._max_tokens, self._metadata = max_tokens, metadata
+        self._tokens = [0, 0, 0]  # input, cached, output: what is known so far
         emit(events.ResponseCreated, response=self._response("in_progress"))
 
     @property
     def deadline_us(self) -> int | None:
         return self._chunker.deadline_us
 
-    def receive_text(self, text: str, now_us: int, add_item: Callable[[Entry], str | None]) -> None:
-        """Text of the engine; `add_item` puts the assistant item into the conversation when the first of it comes."""
-        for piece in self._chunker.receive(text, now_us):
-            self._delta(piece, add_item)
+    def receive_said(self, said: Said) -> None:
+        """Text of the engine, and what it counts."""
+        self._count(said.input_tokens, said.cached_tokens, self._tokens[2] + said.tokens)
+        if said.text:
+            for piece in self._chunker.receive(said.text, said.at_us):
+                self._delta(piece)
 
-    def receive_time(self, now_us: int, add_item: Callable[[Entry], str | None]) -> None:
+    def receive_time(self, now_us: int) -> None:
         """The clock has passed: what was held too long goes."""
         if self.deadline_us is not None and now_us >= self.deadline_us:
-            self._release(add_item)
+            self._release()
 
-    def _release(self, add_item: Callable[[Entry], str | None]) -> None:
-        for piece in self._chunker.release():
-            self._delta(piece, add_item)
-
-    def _delta(self, piece: str, add_item: Callable[[Entry], str | None]) -> None:
-        if not self.opened:
-            self._open(add_item)
-        self.text += piece
-        self._emit(events.OutputTextDelta, **self._place(), delta=piece)
-
-    def _open(self, add_item: Callable[[Entry], str | None]) -> None:
-        self.opened = True
-        entry = Entry(self.item_id, "assistant", "in_progress")
-        bare = events.Item(self.item_id, "assistant", (), "in_progress")
-        self._emit(events.OutputItemAdded, response_id=self.id, output_index=0, item=bare)
-        self._previous = add_item(entry)
-        self._emit(events.ItemAdded, item=bare, previous_item_id=self._previous)
-        self._emit(events.ContentPartAdded, **self._place(), part=TextPart(""))
-
-    def close(
-        self,
-        ending: Ending,
-        add_item: Callable[[Entry], str | None],
-        *,
-        details: events.Json | None = None,
-        usage: events.Json | None = None,
-    ) -> None:
+    def close(self, ending: Ending, *, details: events.Json | None = None, settled: Settled | None = None) -> None:
         """All closing events.  Text that is still held goes out first, unless the answer was cancelled."""
+        if settled is not None:
+            self._count(settled.input_tokens, settled.cached_tokens, settled.output_tokens)
         if ending != "cancelled":
-            self._release(add_item)
+            self._release()
         if self.opened:
             item = self._item("completed" if ending == "completed" else "incomplete")
             self._emit(events.OutputTextDone, **self._place(), text=self.text)
             self._emit(events.ContentPartDone, **self._place(), part=TextPart(self.text))
-            self._emit(events.ItemDone, item=item, previous_item_id=self._previous)
+            if self._add_item:
+                self._emit(events.ItemDone, item=item, previous_item_id=self._previous)
             self._emit(events.OutputItemDone, response_id=self.id, output_index=0, item=item)
-        self._emit(events.ResponseDone, response=self._response(ending, details, usage))
+        self._emit(events.ResponseDone, response=self._response(ending, details))
+
+    def _count(self, *tokens: int) -> None:
+        self._tokens = [max(old, new) for old, new in zip(self._tokens, tokens, strict=True)]
+
+    def _release(self) -> None:
+        for piece in self._chunker.release():
+            self._delta(piece)
+
+    def _delta(self, piece: str) -> None:
+        if not self.opened:
+            self._open()
+        self.text += piece
+        self._emit(events.OutputTextDelta, **self._place(), delta=piece)
+
+    def _open(self) -> None:
+        self.opened = True
+        bare = events.Item(self.item_id, "assistant", (), "in_progress")
+        self._emit(events.OutputItemAdded, response_id=self.id, output_index=0, item=bare)
+        if self._add_item:
+            self._previous = self._add_item(Entry(self.item_id, "assistant", "in_progress"))
+            self._emit(events.ItemAdded, item=bare, previous_item_id=self._previous)
+        self._emit(events.ContentPartAdded, **self._place(), part=TextPart(""))
 
     def _place(self) -> events.Json:
         return {"response_id": self.id, "item_id": self.item_id, "output_index": 0, "content_index": 0}
@@ -163,7 +168,7 @@ class Answer:
     def _item(self, status: events.ItemStatus) -> events.Item:
         return Entry(self.item_id, "assistant", status, self.text).item()
 
-    def _response(self, status: str, details: events.Json | None = None, usage: events.Json | None = None) -> Response:
+    def _response(self, status: str, details: events.Json | None = None) -> Response:
         done = status != "in_progress"
         output = (self._item("completed" if status == "completed" else "incomplete"),) if done and self.opened else ()
         return Response(
@@ -173,6 +178,24 @@ class Answer:
             output=output,
             conversation_id=self._conversation_id,
             max_output_tokens="inf" if self._max_tokens is None else self._max_tokens,
-            usage=usage,
+            usage=usage_of(*self._tokens) if done else None,
             metadata=self._metadata,
         )
+
+
+def usage_of(given: int, cached: int, output: int) -> events.Json:
+    """Token counts as the API shows them; engines do not tell audio and text apart."""
+    parts = {"text_tokens": cached, "audio_tokens": 0, "image_tokens": 0}
+    return {
+        "total_tokens": given + output,
+        "input_tokens": given,
+        "output_tokens": output,
+        "input_token_details": {
+            "text_tokens": given,
+            "audio_tokens": 0,
+            "image_tokens": 0,
+            "cached_tokens": cached,
+            "cached_tokens_details": parts,
+        },
+        "output_token_details": {"text_tokens": output, "audio_tokens": 0},
+    }

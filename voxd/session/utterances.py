@@ -26,9 +26,10 @@ from voxd.session.conversation import Conversation, Entry
 from voxd.session.listening import Listener
 from voxd.session.outbox import Outbox, UtteranceNote
 from voxd.session.terms import Terms
-from voxd.turns import Act, Mark
+from voxd.turns import FRAME, Act, Mark
 
 MIN_COMMIT = RATE // 10  # samples: the API refuses to commit less than 100 ms
+ACK = RATE // 5  # samples between two acknowledgements
 REPLAYS = 1  # an open utterance is given to a new engine process once
 
 
@@ -54,14 +55,15 @@ class Utterance:
 
 class Utterances:
     def __init__(
-        self, stream: int, terms: Terms, out: Outbox, listener: Listener, conversation: Conversation, answers: Answers
+        self, terms: Terms, out: Outbox, listener: Listener, conversation: Conversation, answers: Answers
     ) -> None:
-        self._stream, self._terms, self._out = stream, terms, out
+        self._terms, self._out = terms, out
         self._listener, self._conversation, self._answers = listener, conversation, answers
         self._current: Utterance | None = None
         self._closing: deque[Utterance] = deque()
         self._owed: dict[int, Utterance] = {}
         self._full_told = False
+        self._acknowledged = (0, 0)  # received, settled
 
     @property
     def closing(self) -> bool:
@@ -75,7 +77,7 @@ class Utterances:
 
     # ── the client ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def receive_audio(self, data: bytes) -> None:
+    def receive_audio(self, data: bytes, offset: int | None = None) -> None:
         """Audio in the session's format.  Raises WireError once when a push-to-talk buffer is full; audio is
         dropped."""
         if self._terms.manual and self._listener.full:
@@ -83,7 +85,10 @@ class Utterances:
                 return
             self._full_told = True
             raise WireError("input_audio_buffer_full", "The input audio buffer is full; commit or clear it.", "audio")
-        self._listener.receive_audio(data)
+        missing = self._listener.receive_audio(data, offset)
+        if missing:
+            message = f"{missing} samples before sample {offset} never came; silence stands for them."
+            self._out.emit(events.Notice, code="audio_gap", message=message)
         if self._terms.manual and self._current is None and self._listener.received > self._listener.buffer_start:
             self._current = self._new()
             self._current.start = self._listener.buffer_start
@@ -119,9 +124,8 @@ class Utterances:
     def advance(self) -> None:
         """Hands on the audio that the window allows; a commit whose last samples fill no frame is due by now."""
         if self._out.engine:
-            for feed in self._listener.feeds_to_send():
-                self._out.command(feed)
-            self.receive_heard(m.Heard(self._stream, self._listener.heard, ()))
+            self._feed()
+            self.receive_heard(m.Heard(self._out.stream, self._listener.heard, ()))
 
     # ── turn rules ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -131,6 +135,16 @@ class Utterances:
                 self._act(mark)
             else:
                 self._reach()
+        self._acknowledge()
+        self._listener.forget(min((u.start for u in self._unfinished()), default=self._listener.heard))
+
+    def _feed(self, until: int | None = None) -> None:
+        for feed in self._listener.feeds_to_send(self._out.stream, until):
+            self._out.command(feed)
+
+    def _unfinished(self) -> list[Utterance]:
+        """Those whose text is not final, oldest first."""
+        return [*self._owed.values(), *self._closing, *([self._current] if self._current else [])]
 
     def _act(self, mark: Mark) -> None:
         match mark.act:
@@ -146,7 +160,7 @@ class Utterances:
                 self._end(mark)
             case Act.DROPPED:
                 self._answers.crop()
-                self._out.command(m.Cancel(self._stream, self._spoken().ref))
+                self._out.command(m.Cancel(self._out.stream, self._spoken().ref))
                 self._current = None
 
     def _spoken(self) -> Utterance:
@@ -163,20 +177,20 @@ class Utterances:
     def _start(self, mark: Mark) -> None:
         utterance = self._spoken()
         utterance.phase, utterance.start = Phase.SPOKEN, mark.start
-        self._out.command(m.Onset(self._stream, utterance.ref, mark.start, utterance.said))
+        self._out.command(m.Onset(self._out.stream, utterance.ref, mark.start, utterance.said))
         if not self._terms.manual and not self._closing:
             self._out.emit(events.SpeechStarted, audio_start_ms=to_ms(mark.start), item_id=utterance.item_id)
 
     def _pause(self, mark: Mark) -> None:
         utterance = self._spoken()
         utterance.paused_at = mark.end
-        self._out.command(m.Flush(self._stream, utterance.ref, mark.end))
+        self._out.command(m.Flush(self._out.stream, utterance.ref, mark.end))
         self._answers.speculate(utterance.ref, mark.end)
 
     def _resume(self) -> None:
         utterance = self._spoken()
         utterance.paused_at = None
-        self._out.command(m.Rollback(self._stream, utterance.ref))
+        self._out.command(m.Rollback(self._out.stream, utterance.ref))
         self._answers.crop()
 
     def _end(self, mark: Mark) -> None:
@@ -200,7 +214,7 @@ class Utterances:
                 mark.decided,
             )
         )
-        self._out.command(m.Commit(self._stream, utterance.ref, mark.end))
+        self._out.command(m.Commit(self._out.stream, utterance.ref, mark.end))
         if not self._terms.transcribes:
             pass
         elif not utterance.failed:
@@ -245,6 +259,7 @@ class Utterances:
         if utterance is not None:
             self._append(utterance, settled.text[len(utterance.said) :])
             self._complete(utterance, settled.text)
+            self._acknowledge(now=True)
 
     def receive_failed(self, failed: m.Failed) -> None:
         if failed.ref in self._owed:
@@ -296,15 +311,45 @@ class Utterances:
                 spoken.failed = spoken.failed or spoken.replays > REPLAYS
 
     def resume_at(self) -> int:
-        """The sample from which a new engine process is to be fed."""
-        spoken = next((u for u in (*self._closing, self._current) if u and u.phase is Phase.SPOKEN), None)
-        return self._listener.rewind(spoken.start if spoken else None)
+        """The sample from which a new engine process, or slot, is to be fed."""
+        begun = [u.start for u in self._unfinished() if u.phase is not Phase.COLLECTED]
+        return self._listener.rewind(min(begun, default=None))
 
     def replay(self) -> None:
-        """After Open: the audio again, then what it was known to be.  New text continues what the client holds."""
+        """After Open: the audio again, each utterance told of where it lies.  New text continues what was said.
+
+        Each has a new ref: what the engine had said of the old one and is still on its way must not be heard twice."""
+        for utterance in self._unfinished():
+            utterance.ref, utterance.provisional = self._out.new_ref(), ""
+            if utterance.phase is Phase.COLLECTED:
+                continue
+            self._feed(until=utterance.start)
+            self._out.command(m.Onset(self._out.stream, utterance.ref, utterance.start, utterance.said))
+            if utterance.phase is Phase.COMMITTED:
+                self._feed(until=utterance.end)
+                self._out.command(m.Commit(self._out.stream, utterance.ref, utterance.end))
+            elif utterance.paused_at is not None:
+                self._feed(until=utterance.paused_at)
+                self._out.command(m.Flush(self._out.stream, utterance.ref, utterance.paused_at))
+        self._owed = {utterance.ref: utterance for utterance in self._owed.values()}
         self.advance()
-        utterance = self._closing[0] if self._closing else self._current
-        if utterance is not None and utterance.phase is Phase.SPOKEN:
-            self._out.command(m.Onset(self._stream, utterance.ref, utterance.start, utterance.said))
-            if utterance.paused_at is not None:
-                self._out.command(m.Flush(self._stream, utterance.ref, utterance.paused_at))
+
+    # ── what the client need not keep ───────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def settled(self) -> int:
+        """Audio before this sample will not be needed again: its text is final, or there was no speech in it."""
+        rules = self._terms.rules
+        quiet = self._listener.heard - rules.padding - rules.onset - 2 * FRAME
+        return max(0, min((u.start for u in self._unfinished()), default=quiet))
+
+    def _acknowledge(self, *, now: bool = False) -> None:
+        """Every 200 ms of audio received or settled, and when a text has become final."""
+        if not self._terms.config.voxd.resume:
+            return
+        progress = (self._listener.received, self.settled)
+        if not now and max(new - old for new, old in zip(progress, self._acknowledged, strict=True)) < ACK:
+            return
+        self._acknowledged = progress
+        settled = self._listener.at_client_rate(self.settled)
+        self._out.emit(events.Ack, received_samples=self._listener.sent, settled_samples=settled)
