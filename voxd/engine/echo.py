@@ -9,6 +9,7 @@ respond:    `tokens` words, one per `token_ms`, whatever is asked; up to 16 of t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -37,6 +38,7 @@ from voxd.messages import (
 WORD = 5120  # samples of utterance per word: 320 ms
 VAD_FRAME = 512
 SPECULATIVE_TOKENS = 16
+VOICED = 1024  # voiced frames remembered: 33 s
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -93,7 +95,9 @@ class Echo(Engine):
         self._streams: set[int] = set()
         self._utterances: dict[int, _Utterance] = {}
         self._known: dict[int, int | None] = {}  # as Feed tells it
-        self._voiced: dict[int, int] = {}  # end of the last voiced frame: an onset is told after it was heard
+        self._voiced: dict[
+            int, deque[int]
+        ] = {}  # ends of the latest voiced frames: onsets are told after they were heard
         self._answers: dict[tuple[int, int], _Answer] = {}
         self._out: list[Output] = []
 
@@ -142,16 +146,17 @@ class Echo(Engine):
         return min(waits, default=None)
 
     def _hear(self, heard: Heard) -> None:
-        voiced = [i for i, p in enumerate(heard.probabilities) if p >= 0.5]
-        if voiced and heard.stream in self._streams:
-            self._voiced[heard.stream] = heard.start + (voiced[-1] + 1) * VAD_FRAME
+        if heard.stream in self._streams:
+            ends = self._voiced.setdefault(heard.stream, deque(maxlen=VOICED))
+            ends += [heard.start + (i + 1) * VAD_FRAME for i, p in enumerate(heard.probabilities) if p >= 0.5]
             self._go_on(heard.stream)
 
     def _go_on(self, stream: int) -> None:
         """Live words: as far as there was voice, and as far as it is known to be this utterance's."""
-        known, voiced = self._known.get(stream), self._voiced.get(stream, 0)
-        if utterance := self._utterances.get(stream):
-            self._say_words(stream, utterance, voiced if known is None else min(voiced, known))
+        known, utterance = self._known.get(stream), self._utterances.get(stream)
+        if utterance is not None:
+            ends = reversed(self._voiced.get(stream, ()))
+            self._say_words(stream, utterance, next((end for end in ends if known is None or end <= known), 0))
 
     def _say_words(self, stream: int, utterance: _Utterance, position: int) -> None:
         count = max(0, position - utterance.start) // WORD
