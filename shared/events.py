@@ -375,6 +375,8 @@ def parse_client(data: bytes | str) -> ClientEvent:
         return _clients.decode(data)
     except msgspec.DecodeError as error:
         raise _explain(data, error) from None
+    except RecursionError:
+        raise WireError("invalid_json", "The event is nested too deeply.") from None
     except UnicodeDecodeError:
         raise WireError("invalid_json", "The event is not valid UTF-8.") from None
 

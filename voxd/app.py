@@ -20,6 +20,7 @@ import stat
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -39,14 +40,17 @@ from shared.session_config import (
     Transcription,
     TranscriptionAudio,
     TranscriptionSession,
+    merge,
 )
 from shared.settings import Settings, Tcp
 from voxd import http, websocket
 from voxd import messages as m
-from voxd.connection import Connection
+from voxd.connection import Connection, id_factory
+from voxd.dialect import Dialect
 from voxd.host import EngineFailed, EngineHost
 from voxd.metrics import Targets
 from voxd.parking import Parking
+from voxd.secrets import Secrets, client_secrets, secret_of
 from voxd.server import Server
 from voxd.session import Profile
 from voxd.session.responses import ChunkPolicy
@@ -146,6 +150,7 @@ class Gateway:
         )
         self.connections: set[Connection] = set()  # those with a transport
         self.parking = Parking()
+        self.secrets = Secrets(unix_s)
         self.draining = False
         self._begun = time.monotonic()
         targets = settings.performance_targets
@@ -155,9 +160,17 @@ class Gateway:
         """The application behind the gate."""
         server = self.plan.settings.server
         pages = http.routes(lambda: self.host.state == "ready" and not self.draining, self.status, lambda: self.model)
-        app = Starlette(routes=[*pages, WebSocketRoute("/v1/realtime", self._realtime)])
+        routes = [
+            *pages,
+            client_secrets(self.secrets, self._fresh, lambda: self.model),
+            WebSocketRoute("/v1/realtime", self._realtime),
+            http.nowhere(),
+        ]
+        app = Starlette(routes=routes, exception_handlers=http.ERROR_PAGES)
         own = (address.host for address in self.plan.listen if isinstance(address, Tcp))
-        gate = http.Gate(self.plan.token, frozenset((*server.allow_host, *own)), frozenset(server.allow_origin))
+        gate = http.Gate(
+            self.plan.token, frozenset((*server.allow_host, *own)), frozenset(server.allow_origin), self.secrets.holds
+        )
         return http.Guarded(app, gate)
 
     @property
@@ -204,12 +217,16 @@ class Gateway:
         wanted = {ext.strip() for ext in socket.query_params.get("voxd_ext", "").split(",")}
         transcription = socket.query_params.get("intent") == "transcription"
 
+        secret = secret_of(socket.scope, self.secrets)
+
         def config(session_id: str) -> AnySession:
-            return first_config(session_id, self.plan.settings, self.model, wanted, transcription=transcription)
+            first = first_config(session_id, self.plan.settings, self.model, wanted, transcription=transcription)
+            return merge(first, secret.session, model=self.model) if secret else first
 
         connection = self._resumed(socket)
         if connection is None:
-            connection = Connection(self.host, self._profile, config, monotonic_us, self._targets, peer)
+            dialect = Dialect(socket.query_params, int(unix_s()))
+            connection = Connection(self.host, self._profile, config, monotonic_us, self._targets, peer, dialect)
         self.connections.add(connection)
         self.parking.admit(connection)
         ticket, end = connection.ticket, websocket.End("internal error")
@@ -222,6 +239,10 @@ class Gateway:
                     self.parking.park(connection)
                 else:
                     self.parking.dismiss(connection, end.why)
+
+    def _fresh(self) -> AnySession:
+        """What a client secret's session begins with."""
+        return first_config(id_factory()("sess"), self.plan.settings, self.model, set(), transcription=False)
 
     def _resumed(self, socket: WebSocket) -> Connection | None:
         """The session that a client comes back to, if it is still here."""
@@ -280,6 +301,11 @@ def first_config(
         return TranscriptionSession(id=session_id, audio=TranscriptionAudio(input=sound), voxd=voxd)
     audio = RealtimeAudio(input=AudioInput(turn_detection=detection))
     return RealtimeSession(id=session_id, model=model, audio=audio, voxd=voxd)
+
+
+def unix_s() -> float:
+    """Seconds since 1970, for what people and clients read; never for a duration."""
+    return datetime.now(UTC).timestamp()
 
 
 def monotonic_us() -> int:

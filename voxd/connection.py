@@ -24,6 +24,7 @@ from shared import events
 from shared.events import WireError
 from shared.session_config import AnySession
 from voxd import messages as m
+from voxd.dialect import Dialect
 from voxd.host import EngineHost
 from voxd.journal import SessionLog
 from voxd.metrics import Targets, TurnMeter
@@ -69,10 +70,11 @@ class Connection:
         clock: Callable[[], int],
         targets: Targets,
         peer: str,
+        dialect: Dialect,
     ) -> None:
         if host.ready is None:
             raise Closed(1013, "the engine is not ready")
-        self._host, self._profile, self._clock = host, profile, clock
+        self._host, self._profile, self._clock, self._dialect = host, profile, clock, dialect
         new_id = id_factory()
         self.id = new_id("sess")
         self._begun_us = clock()
@@ -105,14 +107,15 @@ class Connection:
     def receive_text(self, data: str) -> None:
         """One JSON message."""
         try:
-            event = events.parse_client(data)
+            received = self._dialect.receive(data)
         except WireError as error:
             self._session.receive_error(error)
         else:
-            if isinstance(event, events.Ping):
-                self._pong(event)
-                return
-            self._session.receive_event(event)
+            for event in received:
+                if isinstance(event, events.Ping):
+                    self._pong(event)
+                else:
+                    self._session.receive_event(event)
         self._drain()
 
     def receive_binary(self, data: bytes) -> None:
@@ -242,14 +245,18 @@ class Connection:
         self._outbound_changed.set()
 
     def _send(self, event: events.ServerEvent) -> None:
-        data = events.dump(event)
-        waiting = Waiting(event, data)
+        """In the client's dialect one event may be several messages, or none; the meter sees it once."""
+        messages = self._dialect.send(event)
+        for number, data in enumerate(messages, 1):
+            self._put(Waiting(event, data, again=number < len(messages)))
+
+    def _put(self, waiting: Waiting) -> None:
         if self.resume_token:
             self._seq = waiting.seq = self._seq + 1
-            waiting.data = data = data[:-1] + b',"voxd_seq":%d}' % self._seq
+            waiting.data = waiting.data[:-1] + b',"voxd_seq":%d}' % self._seq
             self._history.append(waiting)
         self._outbound.append(waiting)
-        self._outbound_bytes += len(data)
+        self._outbound_bytes += len(waiting.data)
         self._outbound_changed.set()
         if self._outbound_bytes > OUTBOUND and self._closing is None:
             self._outbound.clear()

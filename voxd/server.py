@@ -9,7 +9,7 @@ It knows bytes, time and uvicorn's protocol classes; not routes, the gate, sessi
     not reading     what it does not read waits here (64 KiB), then in the connection (which closes with 1008);
                     nothing taken for STALL_S: gone
 
-`tests/test_protocol.py` names the versions of uvicorn and websockets that the overridden methods were read in.
+`tests/test_protocol.py` names the version of uvicorn that the overridden methods were read in.
 """
 
 from __future__ import annotations
@@ -72,6 +72,10 @@ class HttpProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         _waiting(self).enter(transport)
+        sock = transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            # asyncio does so only where the listening socket was made with proto=IPPROTO_TCP.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def connection_lost(self, exc: Exception | None) -> None:
         _waiting(self).leave(self.transport)

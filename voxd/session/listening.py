@@ -11,8 +11,8 @@ Three positions, all in samples at 16 kHz, chase each other:  heard <= fed <= re
     heard      scored by the VAD and walked through by the turn rules
 
 Audio is kept as long as it may be needed again: that of an utterance from its start until its text is final (an engine
-may be lost, a client may come back), else LOOK_BACK behind `heard`.  Bound: `capacity`; at the bound `full` is true and
-the session decides (it knows the client).
+may be lost, a client may come back), else LOOK_BACK behind `heard`.  Bound: `capacity`; at the bound `has_room` is false
+and the session decides (it knows the client).
 """
 
 from __future__ import annotations
@@ -59,10 +59,12 @@ class Listener:
         """Samples received that the engine process has not been given."""
         return self.received - self.fed
 
-    @property
-    def full(self) -> bool:
-        """The buffer that waits for a commit has reached its bound."""
-        return self.received - self.buffer_start >= self._capacity
+    def has_room(self, data: bytes) -> bool:
+        """Would these bytes stay within the bound, waiting for a commit or for the engine?"""
+        encoding, rate = self._format
+        samples = len(data) // 2 * RATE // rate if encoding == "audio/pcm" else len(data) * RATE // 8000
+        waiting = self.backlog if self._turns.rules.silence is not None else self.received - self.buffer_start
+        return waiting + samples <= self._capacity
 
     def set_format(self, encoding: Encoding, rate: int) -> None:
         """Before the first audio."""

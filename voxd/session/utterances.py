@@ -78,9 +78,8 @@ class Utterances:
     # ── the client ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def receive_audio(self, data: bytes, offset: int | None = None) -> None:
-        """Audio in the session's format.  Raises WireError once when a push-to-talk buffer is full; audio is
-        dropped."""
-        if self._terms.manual and self._listener.full:
+        """Audio in the session's format.  Raises WireError once when the buffer is full; audio is dropped."""
+        if not self._listener.has_room(data):
             if self._full_told:
                 return
             self._full_told = True
