@@ -5,19 +5,24 @@ Pure.  It knows shapes; null and absence follow the rule told there.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 Json = dict[str, Any]
+
+
+Text = Annotated[str, Meta(max_length=200_000)]  # characters: what is echoed stays below 1 MiB with its JSON
+Key, Value = Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]
+Metadata = Annotated[dict[Key, Value], Meta(max_length=16)]
 
 
 class Content(msgspec.Struct, frozen=True):
     """One part of an item.  `transcript` of user audio is always written, null until it is known."""
 
     type: Literal["input_text", "input_audio", "output_text", "text"]
-    text: str | UnsetType = UNSET
+    text: Text | UnsetType = UNSET
     transcript: str | UnsetType | None = UNSET
     audio: str | UnsetType = UNSET
 
@@ -58,7 +63,7 @@ class ResponseRequest(msgspec.Struct, frozen=True):
     conversation: Literal["auto", "none"] | UnsetType = UNSET
     input: tuple[ItemDraft | ItemReference, ...] | UnsetType = UNSET
     max_output_tokens: int | Literal["inf"] | UnsetType = UNSET
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
 
 
 class Response(msgspec.Struct, frozen=True):

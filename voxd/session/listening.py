@@ -11,8 +11,8 @@ Three positions, all in samples at 16 kHz, chase each other:  heard <= fed <= re
     heard      scored by the VAD and walked through by the turn rules
 
 Audio is kept as long as it may be needed again: that of an utterance from its start until its text is final (an engine
-may be lost, a client may come back), else LOOK_BACK behind `heard`.  Bound: `capacity`; at the bound `has_room` is false
-and the session decides (it knows the client).
+may be lost, a client may come back), else LOOK_BACK behind `heard`.  Bound: `capacity`; at the bound `has_room` is
+false and the session decides (it knows the client).
 """
 
 from __future__ import annotations

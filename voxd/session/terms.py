@@ -18,6 +18,8 @@ from voxd.messages import Role
 from voxd.session.responses import ChunkPolicy
 from voxd.turns import Rules
 
+MAX_BYTES = 900_000  # of the session as it is echoed: messages to clients stay below 1 MiB
+
 # Until a semantic model exists, eagerness is a silence; ms.
 EAGERNESS = {"high": 400, "auto": 700, "medium": 700, "low": 1200}
 
@@ -49,6 +51,8 @@ class Terms:
             config = merge(self.config, event.session, model=self.profile.model)
         except msgspec.ValidationError as error:
             raise explain_value(str(error), event_id, "session") from None
+        if len(msgspec.json.encode(config)) > MAX_BYTES:
+            raise WireError("invalid_value", f"The session takes at most {MAX_BYTES} bytes of JSON.", "session")
         if started and config.audio.input.format != self.config.audio.input.format:
             message = "The audio format cannot change once audio has been received."
             raise WireError("invalid_value", message, "session.audio.input.format")
