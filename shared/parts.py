@@ -14,7 +14,8 @@ Json = dict[str, Any]
 
 
 Text = Annotated[str, Meta(max_length=200_000)]  # characters: what is echoed stays below 1 MiB with its JSON
-Key, Value = Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]
+Key = Annotated[str, Meta(max_length=64)]
+Value = Annotated[str, Meta(max_length=512)]
 Metadata = Annotated[dict[Key, Value], Meta(max_length=16)]
 
 

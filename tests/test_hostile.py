@@ -289,8 +289,9 @@ async def visit(address: str, number: int) -> None:
 def slope(samples: list[tuple[int, int]]) -> float:
     """KiB a session, by least squares, without the first fifth."""
     warm = samples[len(samples) // 5 :]
-    mean_x, mean_y = (sum(column) / len(warm) for column in zip(*warm, strict=True))
-    spread = sum((x - mean_x) ** 2 for x, _ in warm)
+    mean_x = sum(x for x, _ in warm) / len(warm)
+    mean_y = sum(y for _, y in warm) / len(warm)
+    spread = sum((x - mean_x) * (x - mean_x) for x, _ in warm)
     return sum((x - mean_x) * (y - mean_y) for x, y in warm) / spread
 
 
