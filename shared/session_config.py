@@ -110,6 +110,11 @@ class Extensions(Part, frozen=True, omit_defaults=True):
     respond: str | None = None
     resume_token: str | None = None
 
+    @property
+    def aware(self) -> bool:
+        """Has the client opted in to anything, so that unknown events will not surprise it?"""
+        return self.metrics or self.provisional or self.binary_audio or self.resume
+
 
 class RealtimeSession(Part, frozen=True, tag_field="type", tag="realtime", omit_defaults=False):
     """A conversation."""

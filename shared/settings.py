@@ -42,6 +42,8 @@ class Server(Struct, frozen=True):
     allow_origin: tuple[Origin, ...] = ()
     max_sessions: Annotated[int, Meta(ge=1, le=4096)] = 64
     drain_s: Annotated[int, Meta(ge=0, le=3600)] = 30
+    strict_models: bool = False
+    strict_modalities: bool = False
     tls_cert: AbsolutePath | None = None
     tls_key: AbsolutePath | None = None
 

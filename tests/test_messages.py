@@ -27,6 +27,8 @@ COMMANDS: list[m.Command] = [
     m.Cancel(1, 3),
     m.Sent(1, 3, 11),
     m.Evict(1),
+    m.Leave(1),
+    m.Audio(1, 2, b"\0\1"),
     m.Close(1),
     m.Stop(),
 ]

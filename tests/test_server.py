@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -311,3 +313,26 @@ def test_the_log_tells_of_turns_and_never_of_words(tmp_path: Path) -> None:
     assert " · final " in log
     assert "started · transcription" in log
     assert "ended · 1 turn" in log
+
+
+async def test_tls_for_clients_that_know_nothing_else(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    await asyncio.to_thread(
+        subprocess.run,
+        [openssl, *made, "-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        capture_output=True,
+    )
+    flags = ("--tls-cert", str(certificate), "--tls-key", str(key))
+    with voxd_process("--transcribe", "echo", "--no-token", "--listen", "127.0.0.1:0", *flags) as daemon:
+        listening = daemon.status()["listen"]
+        assert isinstance(listening, list)
+        trusting = ssl.create_default_context(cafile=str(certificate))
+        trusting.check_hostname = False
+        async with connect(f"wss://{listening[0]}/v1/realtime", ssl=trusting) as link:
+            assert json.loads(await link.recv())["type"] == "session.created"
+    assert command("start", "--tls-cert", str(certificate)).returncode == 78

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from msgspec import UNSET
 
@@ -253,6 +255,75 @@ def test_items_keep_their_order_and_say_what_came_before() -> None:
     assert [event.previous_item_id for event in desk.all(events.ItemAdded)] == [None, "a", "a", None]
     desk.send(events.ResponseCreate())
     assert [turn.text for turn in desk.last(m.Respond).context] == ["d", "a", "c", "b"]
+
+
+def test_audio_sent_along_with_an_item_reaches_the_responder() -> None:
+    desk = Desk("realtime")
+    parts = (
+        events.Content("input_audio", audio=base64.b64encode(bytes(3200)).decode()),
+        events.Content("input_text", text="What is said?"),
+    )
+    desk.send(events.ItemCreate(item=events.ItemDraft("user", parts)), events.ResponseCreate())
+
+    audio = desk.last(m.Audio)
+    assert len(audio.pcm) == 3200
+    assert desk.last(m.Respond).context == (m.Turn("user", "What is said?", audio.ref),)
+    shown = desk.last(events.ItemAdded).item.content
+    assert [part.type for part in shown] == ["input_audio", "input_text"]
+    assert shown[0].audio is UNSET, "audio is never sent back"
+
+
+def test_a_response_beside_the_conversation_leaves_no_trace_in_it() -> None:
+    desk = Desk("realtime", transcription=None)
+    desk.send(text_item("kept"))
+    desk.names()
+    question = events.ItemDraft("user", (events.Content("input_text", text="Classify."),))
+    request = events.ResponseRequest(conversation="none", input=(events.ItemReference("kept"), question))
+    desk.send(events.ResponseCreate(response=request))
+    assert [turn.text for turn in desk.last(m.Respond).context] == ["kept", "Classify."]
+    answer(desk, "A", " story")
+
+    names = desk.names()
+    assert not any(name.startswith("conversation.") for name in names)
+    assert names[0] == "response.created"
+    desk.send(events.ResponseCreate())
+    assert [turn.text for turn in desk.last(m.Respond).context] == ["kept"]
+
+
+def test_responses_beside_the_conversation_run_with_it_and_are_limited() -> None:
+    desk = Desk("realtime")
+    aside = events.ResponseRequest(conversation="none", input=())
+    desk.send(events.ResponseCreate(), *[events.ResponseCreate(response=aside) for _ in range(4)])
+    assert desk.all(events.Error) == []
+    assert desk.last(events.ResponseCreated).response.conversation_id is None
+    desk.send(events.ResponseCreate(response=aside))
+
+    assert desk.last(events.Error).error.code == "conversation_already_has_active_response"
+
+
+def test_a_cancelled_response_counts_what_was_generated() -> None:
+    desk = Desk("realtime")
+    desk.send(events.ResponseCreate())
+    ref = desk.last(m.Respond).ref
+    desk.output(m.Said(STREAM, ref, "Well", tokens=1, input_tokens=40), m.Said(STREAM, ref, " yes", tokens=1))
+    desk.send(events.ResponseCancel())
+
+    usage = desk.last(events.ResponseDone).response.usage
+    assert usage is not None
+    assert (usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]) == (40, 2, 42)
+
+
+def test_items_can_be_fetched_and_deleted() -> None:
+    desk = Desk("realtime")
+    desk.send(text_item("a"), events.ItemRetrieve(item_id="a"), events.ItemDelete(item_id="a"))
+    assert desk.last(events.ItemRetrieved).item.content[0].text == "a"
+    assert desk.last(events.ItemDeleted).item_id == "a"
+    desk.send(events.ItemRetrieve(item_id="a"))
+    desk.send(events.ItemDelete(item_id="a"))
+    desk.send(events.ItemTruncate(item_id="a", content_index=0, audio_end_ms=0))
+
+    codes = [event.error.code for event in desk.all(events.Error)]
+    assert codes == [f"item_{what}_invalid_item_id" for what in ("retrieve", "delete", "truncate")]
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,16 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse
-from starlette.routing import WebSocketRoute
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from shared import __version__
@@ -43,10 +45,11 @@ from shared.session_config import (
     merge,
 )
 from shared.settings import Settings, Tcp
-from voxd import http, websocket
+from voxd import exposition, http, rest, websocket
 from voxd import messages as m
 from voxd.connection import Connection, id_factory
 from voxd.dialect import Dialect
+from voxd.exposition import Exposition
 from voxd.host import EngineFailed, EngineHost
 from voxd.metrics import Targets
 from voxd.parking import Parking
@@ -155,14 +158,20 @@ class Gateway:
         self._begun = time.monotonic()
         targets = settings.performance_targets
         self._targets = Targets(settings.streaming.latency_target_ms, targets.ttft_ms, targets.total_latency_ms)
+        self._exposition = Exposition(self._targets, self._live)
 
     def asgi(self) -> http.Guarded:
         """The application behind the gate."""
         server = self.plan.settings.server
         pages = http.routes(lambda: self.host.state == "ready" and not self.draining, self.status, lambda: self.model)
+        files = rest.Offer(
+            self._refusal, self._exposition.refused, self._transcriber, self._hearing, server.max_sessions
+        )
         routes = [
             *pages,
             client_secrets(self.secrets, self._fresh, lambda: self.model),
+            Route("/metrics", self._metrics),
+            Route("/v1/audio/transcriptions", rest.Transcriptions(files), methods=["POST"]),
             WebSocketRoute("/v1/realtime", self._realtime),
             http.nowhere(),
         ]
@@ -208,6 +217,7 @@ class Gateway:
     async def _realtime(self, socket: WebSocket) -> None:
         refusal = self._refusal()
         if refusal:
+            self._exposition.refused(refusal[0])
             body = http.error_body(*refusal, kind="server_error")
             await socket.send_denial_response(JSONResponse(body, 503, {"Retry-After": "2"}))
             return
@@ -226,7 +236,9 @@ class Gateway:
         connection = self._resumed(socket)
         if connection is None:
             dialect = Dialect(socket.query_params, int(unix_s()))
-            connection = Connection(self.host, self._profile, config, monotonic_us, self._targets, peer, dialect)
+            self._exposition.connected("websocket")
+            parts = self.host, self._profile, config, monotonic_us, self._targets, peer, dialect
+            connection = Connection(*parts, self._exposition)
         self.connections.add(connection)
         self.parking.admit(connection)
         ticket, end = connection.ticket, websocket.End("internal error")
@@ -252,6 +264,36 @@ class Gateway:
             connection.take_over(int(last))
         return connection
 
+    @contextlib.contextmanager
+    def _hearing(self, peer: str) -> Iterator[rest.Hearing]:
+        """A slot for a file."""
+
+        def config(session_id: str) -> AnySession:
+            return first_config(session_id, self.plan.settings, self.model, set(), transcription=True)
+
+        parts = self.host, self._profile, config, monotonic_us, self._targets, peer
+        hearing = rest.Hearing(*parts, Dialect({"dialect": "ga"}, 0), exposition.Files(self._exposition))
+        self._exposition.connected("http")
+        self.connections.add(hearing)
+        try:
+            yield hearing
+        finally:
+            self.connections.discard(hearing)
+
+    def _transcriber(self) -> str | None:
+        return self.plan.transcribe
+
+    async def _metrics(self, _: Request) -> Response:
+        return Response(self._exposition.page(), headers={"Content-Type": exposition.CONTENT_TYPE})
+
+    def _live(self) -> exposition.Live:
+        """For /metrics."""
+        limit, beat = self.plan.settings.server.max_sessions, self.host.beat
+        state = "draining" if self.draining else self.host.state
+        sessions = Counter(connection.kind for connection in self.connections)
+        engine = exposition.Engine(beat, (monotonic_us() - beat.at_us) / 1e6) if beat else None
+        return exposition.Live(state, sessions, limit, self.host.losses, engine)
+
     def _profile(self, ready: m.Ready) -> Profile:
         vad, chunks = self.plan.settings.vad, self.plan.settings.chunked_response
         rules = Rules(
@@ -264,7 +306,9 @@ class Gateway:
             limit=to_samples(vad.max_utterance_s * 1000),
         )
         policy = ChunkPolicy(chunks.min_words_per_chunk, chunks.max_words_per_chunk, chunks.chunk_timeout_ms * 1000)
-        return Profile(ready.transcribe, ready.respond, ready.speculates, rules, policy)
+        server = self.plan.settings.server
+        strict = (server.strict_models, server.strict_modalities)
+        return Profile(ready.transcribe, ready.respond, ready.speculates, *strict, rules, policy)
 
     async def drain(self) -> None:
         """Turns in flight may end; then every connection is told to come back later."""

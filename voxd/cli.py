@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -63,31 +63,64 @@ socket_option = click.option("--socket", "socket_path", help="Control socket (el
 @click.option("--transcribe", metavar="ENGINE", help="Engine for live text (auto, none, or a name of `voxd engines`).")
 @click.option("--respond", metavar="ENGINE", help="Engine for answers (none, or a name of `voxd engines`).")
 @click.option("--no-token", is_flag=True, help="Let anybody who reaches a TCP listener in.")
+@click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain (PEM) for TCP listeners.")
+@click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key (PEM).")
+@click.option("--allow-origin", multiple=True, metavar="ORIGIN", help="Let pages of this origin in; repeatable.")
+@click.option("--allow-host", multiple=True, metavar="NAME", help="Answer to this host name; repeatable.")
+@click.option("--strict-models", is_flag=True, help="Refuse unknown model names.")
+@click.option("--strict-modalities", is_flag=True, help="Refuse requests for spoken answers.")
 @click.option("--check", is_flag=True, help="Check the settings and exit.")
-def start(
-    config_path: Path | None,
-    socket_path: str | None,
-    listen: tuple[str, ...],
-    transcribe: str | None,
-    respond: str | None,
-    no_token: bool,
-    check: bool,
-) -> None:
+def start(config_path: Path | None, socket_path: str | None, check: bool, **options: Any) -> None:
     """Serve, in the foreground, until Ctrl-C or SIGTERM."""
     settings, source = _settings(config_path)
-    addresses = tuple(map(_listener, (*settings.server.listen, *listen)))
-    plan = _plan(
-        settings,
-        _control(settings, socket_path),
-        addresses,
-        transcribe or settings.engines.transcribe,
-        respond or settings.engines.respond,
-        token=settings.server.token and not no_token and not check,
-    )
+    settings = _overridden(settings, **options)
+    plan = _plan(settings, _control(settings, socket_path), token=settings.server.token and not check)
     if check:
         click.echo(f"{source or 'no settings file: defaults'}: valid")
         return
     _serve(plan, source)
+
+
+def _overridden(
+    settings: Settings,
+    *,
+    transcribe: str | None,
+    respond: str | None,
+    listen: tuple[str, ...],
+    allow_origin: tuple[str, ...],
+    allow_host: tuple[str, ...],
+    no_token: bool,
+    strict_models: bool,
+    strict_modalities: bool,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+) -> Settings:
+    """What the command line adds to the settings."""
+    from msgspec.structs import replace
+
+    engines = settings.engines
+    server = settings.server
+    cert, key = tls_cert or server.tls_cert, tls_key or server.tls_key
+    if bool(cert) != bool(key):
+        _die("TLS takes both a certificate (--tls-cert) and its key (--tls-key)", CONFIGURATION)
+    for path in (cert, key):
+        if path and not os.access(path, os.R_OK):
+            _die(f"{path}: cannot be read (TLS certificate or key)", CONFIGURATION)
+    return replace(
+        settings,
+        engines=replace(engines, transcribe=transcribe or engines.transcribe, respond=respond or engines.respond),
+        server=replace(
+            server,
+            listen=(*server.listen, *listen),
+            allow_origin=(*server.allow_origin, *allow_origin),
+            allow_host=(*server.allow_host, *allow_host),
+            token=server.token and not no_token,
+            strict_models=server.strict_models or strict_models,
+            strict_modalities=server.strict_modalities or strict_modalities,
+            tls_cert=str(cert) if cert else None,
+            tls_key=str(key) if key else None,
+        ),
+    )
 
 
 def _serve(plan: Plan, source: Path | None) -> None:
@@ -145,20 +178,13 @@ def _listener(text: str) -> Tcp | Path:
         raise click.BadParameter(str(error), param_hint="--listen") from None
 
 
-def _plan(
-    settings: Settings,
-    control: Path,
-    listen: tuple[Tcp | Path, ...],
-    transcribe: str,
-    respond: str,
-    *,
-    token: bool,
-) -> Plan:
+def _plan(settings: Settings, control: Path, *, token: bool) -> Plan:
     from shared.settings import Tcp
     from voxd.app import Plan
 
-    transcriber, notes = _resolve(transcribe)
-    responder = None if respond == "none" else respond
+    listen = tuple(map(_listener, settings.server.listen))
+    transcriber, notes = _resolve(settings.engines.transcribe)
+    responder = None if settings.engines.respond == "none" else settings.engines.respond
     for name in (transcriber, responder):
         _check_engine(name)
     over_tcp = any(isinstance(address, Tcp) for address in listen)

@@ -103,6 +103,13 @@ class Commit(StreamMessage, frozen=True):
     end: int
 
 
+class Audio(StreamMessage, frozen=True):
+    """The audio of `ref`, whole: sent along with an item, not spoken into the stream.  s16le at 16 kHz."""
+
+    ref: int
+    pcm: bytes
+
+
 class Turn(msgspec.Struct, frozen=True, array_like=True):
     """One entry of a conversation as a responder sees it: text, or the audio of utterance `ref`, or both."""
 
@@ -173,6 +180,7 @@ Command = (
     | Flush
     | Rollback
     | Commit
+    | Audio
     | Respond
     | Speculate
     | Crop
@@ -261,11 +269,16 @@ class Ready(Message, frozen=True):
 
 class Beat(Message, frozen=True):
     """The loop lives: every half second, working or idle.  `lag_samples`: audio received and not yet heard, worst
-    stream."""
+    stream.  What follows are totals of this process: `rows` frames were scored in `batches` calls of the VAD's network
+    within `vad_us`; `step_us` is what the engines' steps took on the loop's thread."""
 
     at_us: int
     streams: int
     lag_samples: int
+    batches: int = 0
+    rows: int = 0
+    vad_us: int = 0
+    step_us: int = 0
 
 
 class Broken(Message, frozen=True):

@@ -15,7 +15,7 @@ What arrives, per role (all of `voxd.messages`):
 
     both         Open, Feed, Heard (the VAD's word on audio already fed), Onset, Commit, Cancel, Close, Evict
     transcribe   Flush, Rollback
-    respond      Speculate, Crop, Respond, Sent
+    respond      Audio, Speculate, Crop, Respond, Sent
 
 Promises that the loop keeps: messages of one stream come in the order of its audio; no stream is used before Open or
 after Close; a ref is never reused.  An Onset is told after the frames that revealed it were heard,
@@ -41,6 +41,7 @@ from typing import ClassVar
 
 from shared.audio import RATE
 from voxd.messages import (
+    Audio,
     Cancel,
     Close,
     Commit,
@@ -62,7 +63,21 @@ from voxd.messages import (
 LOOK_BACK = 5 * RATE  # samples of un-owned audio that an engine keeps for the next Onset
 
 EngineCommand = (
-    Open | Feed | Heard | Onset | Flush | Rollback | Commit | Respond | Speculate | Crop | Cancel | Sent | Evict | Close
+    Open
+    | Feed
+    | Audio
+    | Heard
+    | Onset
+    | Flush
+    | Rollback
+    | Commit
+    | Respond
+    | Speculate
+    | Crop
+    | Cancel
+    | Sent
+    | Evict
+    | Close
 )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from voxd.engine.contract import Capabilities, Engine, EngineCommand, Unusable
 from voxd.messages import (
+    Audio,
     Cancel,
     Close,
     Commit,
@@ -127,7 +128,7 @@ class Echo(Engine):
             case Feed():
                 self._known[stream] = command.known
                 self._go_on(stream)
-            case Flush() | Rollback() | Sent() | Evict():
+            case Audio() | Flush() | Rollback() | Sent() | Evict():
                 pass  # what it says depends on positions alone: there is nothing to prepare, undo, truncate or free
 
     def step(self, now_us: int) -> Iterable[Output]:

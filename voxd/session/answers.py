@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
+from shared.audio import Decoder
 from shared.events import ItemReference, Json, ResponseCancel, ResponseRequest, WireError
 from voxd import messages as m
-from voxd.session.conversation import Conversation, entry_of
+from voxd.session.conversation import Conversation, draft_of
 from voxd.session.outbox import Outbox, ResponseNote
 from voxd.session.responses import Answer, Ending
 from voxd.session.terms import Terms
@@ -85,9 +86,19 @@ class Answers:
                 if entry is None:
                     raise WireError("invalid_value", f"There is no item '{part.id}' to refer to.", f"{param}.id")
             else:
-                entry = entry_of(part, "", param)
+                draft = draft_of(part, param)
+                entry = draft.entry("", self.give_audio(draft.audio))
             turns.append(entry.turn())
         return tuple(turns)
+
+    def give_audio(self, audio: bytes | None) -> int | None:
+        """Audio that was not spoken into the stream but sent along with an item: its ref."""
+        if audio is None:
+            return None
+        ref, form = self._out.new_ref(), self._terms.config.audio.input.format
+        decoder = Decoder(form.type, form.hz)
+        self._out.command(m.Audio(self._out.stream, ref, decoder.decode(audio) + decoder.drain()))
+        return ref
 
     def answer_turn(self, item_id: str) -> None:
         """The end of a turn asks for a response by itself."""

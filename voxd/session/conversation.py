@@ -5,6 +5,7 @@ Pure.  It knows items and their order; not where they come from, nor who is told
 
 from __future__ import annotations
 
+import binascii
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -29,17 +30,14 @@ class Entry:
 
     def item(self) -> Item:
         """As the wire shows it; audio is never included."""
-        if self.ref is not None:
-            content: tuple[Content, ...] = (Content("input_audio", transcript=self.transcript),)
-        elif self.role == "assistant":
-            content = (Content("output_text", text=self.text),)
-        else:
-            content = (Content("input_text", text=self.text),)
-        return Item(self.id, self.role, content, self.status)  # type: ignore[arg-type]  # role is checked at the edge
+        said = "output_text" if self.role == "assistant" else "input_text"
+        audio = (Content("input_audio", transcript=self.transcript),) if self.ref is not None else ()
+        text = (Content(said, text=self.text),) if self.text or not audio else ()  # type: ignore[arg-type]  # one of two
+        return Item(self.id, self.role, (*audio, *text), self.status)  # type: ignore[arg-type]  # role is checked at the edge
 
     def turn(self) -> Turn:
         """As a responder sees it."""
-        return Turn(self.role, self.transcript or "" if self.ref is not None else self.text, self.ref)  # type: ignore[arg-type]
+        return Turn(self.role, self.text or self.transcript or "", self.ref)  # type: ignore[arg-type]
 
 
 class Conversation:
@@ -105,14 +103,37 @@ class Conversation:
         return head + tuple(entry.turn() for entry in self if entry.status != "in_progress")
 
 
-def entry_of(draft: ItemDraft, new_id: str, param: str = "item") -> Entry:
-    """A client's item, called `param` in errors.  Raises WireError for content that its role cannot have."""
-    wanted = "output_text" if draft.role == "assistant" else "input_text"
-    texts = []
-    for index, part in enumerate(draft.content):
-        if part.type not in (wanted, "text") or part.text is UNSET:
-            message = f"Content of a {draft.role} item must be '{wanted}' with a `text` (got '{part.type}')."
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A client's item: its text, and its audio in the session's format (None: it has none)."""
+
+    id: str | None
+    role: str
+    text: str
+    audio: bytes | None
+
+    def entry(self, new_id: str, ref: int | None = None) -> Entry:
+        return Entry(self.id or new_id, self.role, "completed", self.text, ref)
+
+
+def draft_of(item: ItemDraft, param: str = "item") -> Draft:
+    """Checks an item, called `param` in errors.  Raises WireError for content that its role cannot have."""
+    wanted = "output_text" if item.role == "assistant" else "input_text"
+    texts: list[str] = []
+    audio: list[bytes] = []
+    for index, part in enumerate(item.content):
+        if part.type == "input_audio" and item.role == "user" and part.audio is not UNSET:
+            audio.append(_bytes(part.audio, f"{param}.content[{index}].audio"))
+        elif part.type in (wanted, "text") and part.text is not UNSET:
+            texts.append(part.text)
+        else:
+            message = f"Content of a {item.role} item must be '{wanted}' with a `text` (got '{part.type}')."
             raise WireError("invalid_value", message, f"{param}.content[{index}].type")
-        texts.append(part.text)
-    item_id = new_id if draft.id is UNSET else draft.id
-    return Entry(item_id, draft.role, "completed", "".join(texts))
+    return Draft(None if item.id is UNSET else item.id, item.role, "".join(texts), b"".join(audio) if audio else None)
+
+
+def _bytes(text: str, param: str) -> bytes:
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)
+    except (binascii.Error, ValueError):
+        raise WireError("invalid_value", "The audio is not valid base64.", param) from None

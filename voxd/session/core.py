@@ -21,7 +21,7 @@ from shared.events import WireError
 from shared.session_config import AnySession
 from voxd import messages as m
 from voxd.session.answers import Answers
-from voxd.session.conversation import Conversation, entry_of
+from voxd.session.conversation import Conversation, draft_of
 from voxd.session.listening import INBOUND, Listener
 from voxd.session.outbox import Out, Outbox
 from voxd.session.terms import Profile, Terms
@@ -122,6 +122,9 @@ class Session:
         self._settle()
         self._open(self._listener.fed)
         self._out.emit(events.SessionUpdated, session=self._terms.config)
+        if self._terms.config.voxd.aware:
+            for code, message in self._terms.notices:
+                self._out.emit(events.Notice, code=code, message=message)
 
     def _settle(self) -> None:
         """The configuration takes effect."""
@@ -135,7 +138,11 @@ class Session:
         self._out.command(m.Open(self._out.stream, self._terms.roles, asked.language, asked.prompt or "", delay, start))
 
     def _create_item(self, event: events.ItemCreate) -> None:
-        entry = entry_of(event.item, self._out.new_id("item"))
+        draft = draft_of(event.item)
+        if draft.id is not None and draft.id in self._conversation:
+            message = f"An item with id '{draft.id}' exists already."
+            raise WireError("item_create_duplicate_item_id", message, "item.id")
+        entry = draft.entry(self._out.new_id("item"), self._answers.give_audio(draft.audio))
         wanted = None if event.previous_item_id is UNSET else event.previous_item_id
         previous = self._conversation.add(entry, wanted)
         self._out.emit(events.ItemAdded, item=entry.item(), previous_item_id=previous)

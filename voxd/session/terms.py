@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET
 
 from shared.audio import to_samples
-from shared.events import SessionUpdate, WireError, explain_value
+from shared.events import Json, SessionUpdate, WireError, explain_value
 from shared.session_config import AnySession, RealtimeSession, SemanticVad, ServerVad, Transcription, merge
 from voxd.messages import Role
 from voxd.session.responses import ChunkPolicy
@@ -31,6 +31,8 @@ class Profile:
     transcribe: str | None
     respond: str | None
     speculates: bool = False
+    strict_models: bool = False  # an unknown model is an error; else it means the engine that is there
+    strict_modalities: bool = False  # asking for audio answers is an error; else they are text
     rules: Rules = field(default_factory=Rules)
     chunks: ChunkPolicy = field(default_factory=ChunkPolicy)
 
@@ -42,6 +44,7 @@ class Profile:
 class Terms:
     def __init__(self, config: AnySession, profile: Profile) -> None:
         self.profile = profile
+        self.notices: list[tuple[str, str]] = []  # what of the last update is not as asked for
         self.config = self._before = self._settled(config)
 
     def update(self, event: SessionUpdate, *, started: bool, has_items: bool) -> None:
@@ -53,6 +56,7 @@ class Terms:
             raise explain_value(str(error), event_id, "session") from None
         if len(msgspec.json.encode(config)) > MAX_BYTES:
             raise WireError("invalid_value", f"The session takes at most {MAX_BYTES} bytes of JSON.", "session")
+        self._check(event.session, config)
         if started and config.audio.input.format != self.config.audio.input.format:
             message = "The audio format cannot change once audio has been received."
             raise WireError("invalid_value", message, "session.audio.input.format")
@@ -60,6 +64,20 @@ class Terms:
             message = "The session type cannot change once there is audio or an item."
             raise WireError("invalid_parameter", message, "session.type")
         self._before, self.config = self.config, self._settled(config)
+
+    def _check(self, patch: Json, asked: AnySession) -> None:
+        """What is not as asked for: an error if this server is strict, else a notice."""
+        self.notices = []
+        model = asked.audio.input.transcription.model if asked.audio.input.transcription else None
+        if model not in (None, self.profile.transcribe):
+            if self.profile.strict_models:
+                param = "session.audio.input.transcription.model"
+                raise WireError("model_not_found", f"There is no model '{model}' here.", param)
+            self.notices.append(("model_mapped", f"'{model}' is served by {self.profile.transcribe or 'nobody'}."))
+        if isinstance(asked, RealtimeSession) and "audio" in asked.output_modalities and "output_modalities" in patch:
+            if self.profile.strict_modalities:
+                raise WireError("invalid_value", "Answers are text: use ['text'].", "session.output_modalities")
+            self.notices.append(("modality_coerced", "Answers are text; output_modalities is ['text']."))
 
     def revert(self) -> None:
         """The engine refused what the last update asked for: the configuration before it is in effect."""
