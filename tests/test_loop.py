@@ -380,7 +380,7 @@ def test_a_beat_tells_the_audio_that_waits() -> None:
         pass
     rig.now_us += BEAT_US
     rig.loop.turn([])
-    assert rig.batches[-1] == [Beat(rig.now_us, 1, 0)]
+    assert rig.batches[-1] == [Beat(rig.now_us, 1, 0, batches=400, rows=400)]
 
 
 def test_the_loop_waits_for_whichever_is_due_first() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shared import events
-from tests.talk import Desk
+from tests.talk import SILENCE, Desk
+from voxd import messages as m
 from voxd.session import Profile
 
 
@@ -36,3 +37,45 @@ def test_a_strict_server_refuses_it(session: dict[str, object], code: str) -> No
 
     assert desk.last(events.Error).error.code == code
     assert desk.session.config == before
+
+
+# ── what is committed or cleared before it is heard ─────────────────────────────────────────────────────────────────
+
+
+def test_turns_inside_one_commit_are_items_of_their_own() -> None:
+    desk = Desk()
+    for _ in range(2):
+        desk.speak(20, hear=False)
+        desk.speak(20, SILENCE, hear=False)
+    desk.send(events.AudioCommit())
+    desk.hear()
+
+    onsets, commits = desk.all(m.Onset), desk.all(m.Commit)
+    assert [onset.ref for onset in onsets] == [commit.ref for commit in commits]
+    assert len({onset.ref for onset in onsets}) == 2
+    assert len(desk.all(events.Committed)) == 2
+    for commit in commits:
+        desk.settle(commit.ref, "one")
+    assert len(desk.all(events.TranscriptionCompleted)) == 2
+
+
+def test_what_is_cleared_before_it_is_heard_starts_nothing() -> None:
+    desk = Desk()
+    desk.names()
+    desk.speak(30, hear=False)
+    desk.send(events.AudioClear())
+    desk.speak(20, SILENCE)
+
+    assert desk.names() == ["input_audio_buffer.cleared"]
+    assert desk.all(m.Onset) == []
+    assert desk.turn()
+
+
+def test_a_clear_does_not_reach_what_was_committed_before() -> None:
+    desk = Desk(turn_detection=None)
+    desk.speak(30, hear=False)
+    desk.send(events.AudioCommit(), events.AudioClear())
+    desk.hear()
+    desk.settle(desk.last(m.Commit).ref, "Kept.")
+
+    assert desk.last(events.TranscriptionCompleted).transcript == "Kept."

@@ -27,7 +27,7 @@ from voxd import messages as m
 from voxd.dialect import Dialect
 from voxd.host import EngineHost
 from voxd.journal import SessionLog
-from voxd.metrics import Targets, TurnMeter
+from voxd.metrics import Observer, Targets, TurnMeter
 from voxd.session import Profile, Session
 
 log = logging.getLogger("voxd")
@@ -71,6 +71,7 @@ class Connection:
         targets: Targets,
         peer: str,
         dialect: Dialect,
+        observer: Observer,
     ) -> None:
         if host.ready is None:
             raise Closed(1013, "the engine is not ready")
@@ -78,7 +79,7 @@ class Connection:
         new_id = id_factory()
         self.id = new_id("sess")
         self._begun_us = clock()
-        self._meter = TurnMeter()
+        self._meter, self._observer, self._observed = TurnMeter(), observer, 0
         self.log = SessionLog(self.id, targets)
         self.readable = asyncio.Event()
         self.readable.set()
@@ -101,6 +102,11 @@ class Connection:
         self.resume_token = config.voxd.resume_token
         self.log.started(str(config.__struct_config__.tag), peer, config.voxd.transcribe, config.voxd.respond)
         self._drain()
+
+    @property
+    def kind(self) -> str:
+        """What it is for: the type of its session."""
+        return str(self._session.config.__struct_config__.tag)
 
     # ── from the transport ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -154,6 +160,7 @@ class Connection:
             return
         now_us, event = self._clock(), waiting.event
         report = self._meter.written(event, now_us)
+        self._observer.written(event, report)
         if isinstance(event, events.OutputTextDelta):
             self._acknowledge(event)
         if report:
@@ -225,7 +232,10 @@ class Connection:
     def _drain(self) -> None:
         """What the session has to send goes out, stamped with one time."""
         now_us = self._clock()
-        self._meter.receive_audio(self._session.received, now_us)
+        received = self._session.received
+        self._meter.receive_audio(received, now_us)
+        self._observer.received(received - self._observed)
+        self._observed = received
         outgoing, commands, notes = self._session.to_send()
         for note in notes:
             self._meter.receive_note(note, now_us)

@@ -63,6 +63,7 @@ class EngineHost:
         self.progress = "starting the engine process"
         self.ready: m.Ready | None = None
         self.beat: m.Beat | None = None
+        self.losses = 0  # engine processes that ended when nobody wanted them to
 
     # ── for sessions ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -215,6 +216,7 @@ class EngineHost:
             await self._change("failed", self._broken.message)
             raise EngineFailed(self._broken.message, configuration=self._broken.configuration)
         now = time.monotonic()
+        self.losses += 1
         self._lost_at.append(now)
         recent = [at for at in self._lost_at if now - at < self._window_s]
         if len(recent) > self._restarts:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Protocol
 
 from msgspec import UNSET
 
@@ -56,6 +57,16 @@ class TurnReport:
     text_span_ms: float | None  # first to last delta
     audio_ms: int
     event: events.Metrics | None  # for a client that asked for it
+
+
+class Observer(Protocol):
+    """Who adds up what all sessions do."""
+
+    def received(self, samples: int) -> None:
+        """So much more audio, in samples at 16 kHz."""
+
+    def written(self, event: events.ServerEvent, report: TurnReport | None) -> None:
+        """An event has gone to a client; a turn may be over with it."""
 
 
 class TurnMeter:

@@ -23,7 +23,7 @@ from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn._types import ASGISendEvent
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
@@ -36,6 +36,7 @@ PING_S = 2.0
 PONG_S = 2 * PING_S  # two misses
 STALL_S = 6.0
 LINGER_S = 2.0  # a peer that broke the rules may still read why
+READ = 32 << 10  # bytes parsed in one go: as tiny frames they are 5000 objects and 50 ms
 BACKLOG = 128  # connections that the kernel keeps until they are accepted
 
 
@@ -67,11 +68,15 @@ class Waiting:
 
 
 class HttpProtocol(H11Protocol):
-    """uvicorn's HTTP, with a deadline for a request: uvicorn would wait for its end for ever."""
+    """uvicorn's HTTP, with a deadline for the head of a request: uvicorn would wait for its end for ever.
+
+    From there to its answer a request belongs to the application, which answers at once what the gate refuses.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         _waiting(self).enter(transport)
+        transport.max_size = READ  # type: ignore[attr-defined]  # asyncio's own is 256 KiB
         sock = transport.get_extra_info("socket")
         if sock.family != socket.AF_UNIX:
             # asyncio does so only where the listening socket was made with proto=IPPROTO_TCP.
@@ -80,6 +85,11 @@ class HttpProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         _waiting(self).leave(self.transport)
         super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.cycle and not self.cycle.response_complete:
+            _waiting(self).leave(self.transport)
 
     def on_response_complete(self) -> None:
         if not self.transport.is_closing():
@@ -109,6 +119,13 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.accept":
             _waiting(self).leave(self.transport)
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """One message at a time: thousands in one packet would otherwise hold up everybody else, and their answers."""
+        message = await super().receive()
+        if not self.queue.empty():
+            await asyncio.sleep(0)
+        return message
 
     # ── what comes in ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -19,6 +19,7 @@ import msgspec
 from voxd.engine.contract import Engine, EngineCommand, Refuse
 from voxd.engine.vad import Vad
 from voxd.messages import (
+    Audio,
     Beat,
     Cancel,
     Close,
@@ -62,6 +63,7 @@ AUDIENCE: dict[type[EngineCommand], tuple[Role, ...]] = {
     Evict: ("transcribe", "respond"),
     Flush: ("transcribe",),
     Rollback: ("transcribe",),
+    Audio: ("respond",),
     Respond: ("respond",),
     Speculate: ("respond",),
     Crop: ("respond",),
@@ -124,6 +126,7 @@ class Loop:
         self._roles: dict[int, tuple[Role, ...]] = {}
         self._taken_us: dict[tuple[int, int], int] = {}  # when Commit or Respond was taken up
         self._beat_us = 0
+        self._vad_us = self._step_us = 0  # spent so far
         self._out: list[Report] = []
 
     def run(self) -> None:
@@ -147,9 +150,12 @@ class Loop:
         for heard in self._vad.step():
             self._out.append(heard)
             self._tell(heard)
+        heard_us = self._clock()
         for engine in self._distinct:
             for output in engine.step(now_us):
                 self._collect(output)
+        self._vad_us += heard_us - now_us
+        self._step_us += self._clock() - heard_us
         self._heartbeat(now_us)
         out, self._out = self._out, []
         if out:
@@ -166,7 +172,9 @@ class Loop:
     def _heartbeat(self, now_us: int) -> None:
         if now_us >= self._beat_us:
             self._beat_us = now_us + BEAT_US
-            self._out.append(Beat(now_us, len(self._roles), self._vad.lag_samples))
+            vad = self._vad
+            beat = Beat(now_us, len(self._roles), vad.lag_samples, vad.batches, vad.rows, self._vad_us, self._step_us)
+            self._out.append(beat)
 
     # ── in ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -71,6 +71,8 @@ class Vad:
         self._load = load
         self._network: Network | None = None
         self._ears: dict[int, _Ear] = {}
+        self.batches = 0  # calls of the network so far
+        self.rows = 0  # frames scored in them
 
     def open(self, stream: int, start: int = 0) -> None:
         """`start`: sample index of the first sample to be fed.  A stream that is open already keeps its state."""
@@ -126,6 +128,8 @@ class Vad:
             del ear.pending[:_FRAME_BYTES]
             ear.position += FRAME
         probabilities, state = network(frames, np.stack([ear.state for ear in ears], axis=1))
+        self.batches += 1
+        self.rows += len(rows)
         for column, ear in enumerate(ears):
             ear.state = state[:, column].copy()
         return [float(probability) for probability in probabilities]

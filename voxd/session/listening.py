@@ -37,7 +37,8 @@ class Listener:
         self._decoder: Decoder | None = None
         self._format: tuple[Encoding, int] = ("audio/pcm", 24_000)
         self._capacity = capacity
-        self._boundaries: deque[int] = deque()  # positions of commits that `heard` has not reached
+        # What the client has ended and `heard` has not reached: positions, and was it a commit (else a clear)?
+        self._boundaries: deque[tuple[int, bool]] = deque()
         self.buffer_start = 0  # first sample that no commit or clear has consumed
         self.fed = 0
         self.heard = 0
@@ -97,15 +98,15 @@ class Listener:
         if self._decoder is not None:
             self._ring.append(self._decoder.drain())
         self.buffer_start = self.received
-        self._boundaries.append(self.received)
+        self._boundaries.append((self.received, True))
         return self.received
 
-    def clear(self) -> list[Mark]:
-        """The client takes its uncommitted audio back."""
+    def clear(self) -> None:
+        """The client takes its uncommitted audio back: it will be heard, and starts nothing."""
         if self._decoder is not None:
             self._decoder.drain()
         self.buffer_start = self.received
-        return self._turns.receive_clear(self.received)
+        self._boundaries.append((self.received, False))
 
     # ── what the engine process hears ───────────────────────────────────────────────────────────────────────────────
 
@@ -126,7 +127,8 @@ class Listener:
             if start < self.heard:
                 continue  # a replay after an engine loss: these frames have had their effect
             yield from self._passed(start)
-            yield from self._turns.receive_frame(start, probability, answering=answering)
+            if not self._boundaries or self._boundaries[0][1]:  # else it was taken back
+                yield from self._turns.receive_frame(start, probability, answering=answering)
             self.heard = start + FRAME
         yield from self._passed(self.heard)
 
@@ -135,11 +137,14 @@ class Listener:
         self._ring.trim(min(before, self.heard - LOOK_BACK, self.fed))
 
     def _passed(self, position: int) -> Iterator[Mark | int]:
-        """Commits that lie before the end of the frame at `position`: no further whole frame can belong to them."""
-        while self._boundaries and self._boundaries[0] < position + FRAME and self.fed >= self._boundaries[0]:
-            boundary = self._boundaries.popleft()
-            yield from self._turns.receive_commit(boundary)
-            yield boundary
+        """Boundaries that lie before the end of the frame at `position`: no further whole frame can belong to them."""
+        while self._boundaries and self._boundaries[0][0] < position + FRAME and self.fed >= self._boundaries[0][0]:
+            boundary, committed = self._boundaries.popleft()
+            if committed:
+                yield from self._turns.receive_commit(boundary)
+                yield boundary
+            else:
+                yield from self._turns.receive_clear(boundary)
 
     # ── when the engine process was lost ────────────────────────────────────────────────────────────────────────────
 

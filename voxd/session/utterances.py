@@ -114,9 +114,11 @@ class Utterances:
 
     def clear(self) -> None:
         """`input_audio_buffer.clear`: also a started utterance never was."""
-        for mark in self._listener.clear():
-            self._act(mark)
+        if self._current is not None and self._current.phase is Phase.SPOKEN:
+            self._answers.crop()
+            self._out.command(m.Cancel(self._out.stream, self._current.ref))
         self._current = None
+        self._listener.clear()
         self._full_told = False
         self._out.emit(events.Cleared)
 
@@ -158,13 +160,12 @@ class Utterances:
             case Act.ENDED:
                 self._end(mark)
             case Act.DROPPED:
-                self._answers.crop()
-                self._out.command(m.Cancel(self._out.stream, self._spoken().ref))
-                self._current = None
+                pass  # `clear` has done what there is to do
 
     def _spoken(self) -> Utterance:
-        """Whom marks are about: the oldest utterance whose audio has not been heard in full."""
-        if self._closing:
+        """Whom marks are about: the oldest utterance that is not over.  What the client has committed may hold several
+        turns; the first is the item that the commit announced, the others are items of their own."""
+        if self._closing and self._closing[0].phase is not Phase.COMMITTED:
             return self._closing[0]
         if self._current is None:
             self._current = self._new()
@@ -177,7 +178,7 @@ class Utterances:
         utterance = self._spoken()
         utterance.phase, utterance.start = Phase.SPOKEN, mark.start
         self._out.command(m.Onset(self._out.stream, utterance.ref, mark.start, utterance.said))
-        if not self._terms.manual and not self._closing:
+        if not self._terms.manual and utterance is self._current:
             self._out.emit(events.SpeechStarted, audio_start_ms=to_ms(mark.start), item_id=utterance.item_id)
 
     def _pause(self, mark: Mark) -> None:
@@ -195,7 +196,7 @@ class Utterances:
     def _end(self, mark: Mark) -> None:
         """The utterance is over: found by the turn rules, or committed by the client a moment ago and now heard."""
         utterance = self._spoken()
-        by_rules = not self._closing
+        by_rules = utterance is self._current
         if by_rules:
             self._current = None
             self._out.emit(events.SpeechStopped, audio_end_ms=to_ms(mark.decided), item_id=utterance.item_id)
