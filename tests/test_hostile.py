@@ -163,6 +163,7 @@ async def test_a_peer_that_never_reads_a_streaming_answer_ends_and_costs_little(
             await sessions_become(daemon, 0, 15)
 
 
+@pytest.mark.slow
 async def test_a_peer_that_only_sends_ends_and_costs_little(daemon: Daemon, address: str) -> None:
     """Each byte of it makes two hundred of an answer that it never reads."""
     async with costs_little(daemon), upgraded(address, buffer=4096) as peer:

@@ -29,6 +29,7 @@ READ: dict[Callable[..., object], str] = {
     uvicorn.Server.shutdown: "9b33c50562992b1e",
     H11Protocol.connection_made: "6efb565ff3d36b91",
     H11Protocol.connection_lost: "dbb688fa2b386000",
+    H11Protocol.handle_events: "e63a9d1492e3efe7",
     H11Protocol.on_response_complete: "1fbb8f48c6a1afc4",
     H11Protocol.handle_websocket_upgrade: "6f42a029e35aed5c",
     WebSocketsSansIOProtocol.connection_made: "f533ec93747c2cbf",
@@ -116,6 +117,14 @@ async def test_an_unfinished_request_is_cut_at_its_deadline(begun: bytes) -> Non
 
 
 @pytest.mark.usefixtures("hurried")
+async def test_an_answer_may_take_longer_than_a_request() -> None:
+    async with serving() as (running, address), tcp(address) as peer:
+        await peer.send(b"GET /late HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert not await peer.is_cut(0.5)
+        assert len(running.config.waiting) == 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("hurried")
 async def test_a_websocket_that_is_in_has_no_deadline() -> None:
     async with serving() as (running, address), upgraded(address) as peer:
         assert b"101" in peer.head
@@ -159,6 +168,21 @@ async def test_text_that_is_not_utf_8_is_refused_without_a_traceback(caplog: pyt
         await peer.send(peers.frame(peers.TEXT, b"\xff\xfe"))
         assert await peer.close_code() == 1007
     assert "Traceback" not in caplog.text
+
+
+async def test_a_flood_of_tiny_messages_is_parsed_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is parsed in one go is in memory at once, and everybody else waits meanwhile."""
+    sizes, real = [], WebSocketProtocol.data_received
+
+    def measured(protocol: WebSocketProtocol, data: bytes) -> None:
+        sizes.append(len(data))
+        real(protocol, data)
+
+    monkeypatch.setattr(WebSocketProtocol, "data_received", measured)
+    async with serving() as (_, address), upgraded(address) as peer:
+        await peer.send(peers.frame(peers.TEXT) * 50_000 + peers.frame(peers.CLOSE, (1000).to_bytes(2, "big")))
+        assert await peer.close_code() == 1000
+    assert max(sizes) <= server.READ
 
 
 async def test_small_messages_leave_at_once() -> None:

@@ -44,6 +44,11 @@ class Waiting:
     seq: int = 0
     again: bool = False
 
+    @property
+    def cost(self) -> int:
+        """Bytes of memory, about: its JSON, and the event beside it."""
+        return len(self.data) + 1024
+
 
 class Closed(Exception):
     """The connection is to be closed by the server, with a WebSocket close code."""
@@ -151,7 +156,7 @@ class Connection:
             self._outbound_changed.clear()
             await self._outbound_changed.wait()
         waiting = self._outbound.popleft()
-        self._outbound_bytes -= len(waiting.data)
+        self._outbound_bytes -= waiting.cost
         return waiting
 
     def written(self, waiting: Waiting) -> None:
@@ -190,7 +195,7 @@ class Connection:
         self._outbound = deque(each for each in self._history if each.seq > seq)
         for each in self._outbound:
             each.again = True
-        self._outbound_bytes = sum(len(each.data) for each in self._outbound)
+        self._outbound_bytes = sum(each.cost for each in self._outbound)
         self._session.resumed()
         self._session.engine_ready(self._profile(self._host.ready))
         self._drain()
@@ -251,11 +256,12 @@ class Connection:
         now_us = self._clock()
         pong = events.Pong(self._new_id("event"), ping.ping_id, ping.t0, now_us, self._clock())
         self._outbound.appendleft(Waiting(pong, events.dump(pong), 0, again=True))
-        self._outbound_bytes += len(self._outbound[0].data)
-        self._outbound_changed.set()
+        self._grew(self._outbound[0])
 
     def _send(self, event: events.ServerEvent) -> None:
         """In the client's dialect one event may be several messages, or none; the meter sees it once."""
+        if self._closing:
+            return
         messages = self._dialect.send(event)
         for number, data in enumerate(messages, 1):
             self._put(Waiting(event, data, again=number < len(messages)))
@@ -266,7 +272,10 @@ class Connection:
             waiting.data = waiting.data[:-1] + b',"voxd_seq":%d}' % self._seq
             self._history.append(waiting)
         self._outbound.append(waiting)
-        self._outbound_bytes += len(waiting.data)
+        self._grew(waiting)
+
+    def _grew(self, waiting: Waiting) -> None:
+        self._outbound_bytes += waiting.cost
         self._outbound_changed.set()
         if self._outbound_bytes > OUTBOUND and self._closing is None:
             self._outbound.clear()

@@ -54,7 +54,8 @@ class Answers:
     # ── asked for ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def create(self, request: ResponseRequest, *, hold: bool) -> None:
-        """`response.create`.  `hold`: audio that the client committed has not been heard in full yet."""
+        """`response.create`.  `hold`: audio that the client committed has not been heard in full yet, or there is no
+        engine process at the moment."""
         if not self._terms.conversation:
             raise WireError("invalid_event", "A transcription session gives no responses.", "type")
         if self._terms.profile.respond is None:
@@ -134,7 +135,7 @@ class Answers:
             self._out.command(command)
 
     def release(self) -> None:
-        """All audio that the client committed has been heard and committed in the engine."""
+        """There is an engine, and all audio that the client committed has been heard and committed in it."""
         for command in self._held:
             self._out.command(command)
         self._held.clear()

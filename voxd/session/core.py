@@ -110,7 +110,7 @@ class Session:
             case events.ItemRetrieve() | events.ItemDelete() | events.ItemTruncate():
                 self._visit_item(event)
             case events.ResponseCreate():
-                self._answers.create(event.response, hold=self._utterances.closing)
+                self._answers.create(event.response, hold=self._utterances.closing or not self._out.engine)
             case events.ResponseCancel():
                 self._answers.cancel(event)
 
@@ -213,6 +213,8 @@ class Session:
         self._terms.profile = profile
         self._open(self._utterances.resume_at())
         self._utterances.replay()
+        if not self._utterances.closing:
+            self._answers.release()
 
     def resumed(self) -> None:
         """After the events that the client missed."""
