@@ -55,6 +55,7 @@ class EngineHost:
         self._clients: dict[int, Client] = {}
         self._streams = 0
         self._writer: asyncio.StreamWriter | None = None
+        self._unsent: list[bytes] = []  # of this turn of the event loop
         self._process: Process | None = None
         self._broken: m.Broken | None = None
         self._ever_ready = False
@@ -83,10 +84,21 @@ class EngineHost:
             self.send([m.Close(stream)])
 
     def send(self, commands: list[m.Command]) -> None:
-        """In order.  Without an engine process they vanish: sessions tell their state afresh to the next one."""
+        """In order.  Without an engine process they vanish: sessions tell their state afresh to the next one.
+
+        What one turn of the event loop has to send is written at once: a write per packet is a system call per packet,
+        and wakes the engine process as often."""
         if self._writer is None or self.state != "ready" or not commands:
             return
-        self._writer.write(b"".join(m.encode(command) for command in commands))
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.extend(m.encode(command) for command in commands)
+
+    def _flush(self) -> None:
+        data, self._unsent = b"".join(self._unsent), []
+        if self._writer is None or not data:
+            return
+        self._writer.write(data)
         if self._writer.transport.get_write_buffer_size() > WRITE_LIMIT:
             log.error("engine process takes no audio: restarting it")
             self._kill()
@@ -122,6 +134,7 @@ class EngineHost:
         self.state, process = "stopped", self._process
         if process is None or self._writer is None:
             return
+        self._flush()
         self._writer.write(m.encode(m.Stop()))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), 1.0)
@@ -206,7 +219,7 @@ class EngineHost:
             await self._process.wait()
         if self._writer:
             self._writer.close()
-        self._writer = None
+        self._writer, self._unsent = None, []
 
     async def _after_loss(self) -> None:
         """Tells the sessions, then decides whether another process is worth starting."""

@@ -120,7 +120,11 @@ class Answers:
         aside: bool = False,
     ) -> None:
         ref = (None if aside else self._accepted(context, tokens)) or self._out.new_ref()
-        ids = (self._out.new_id("resp"), self._out.new_id("item"), None if aside else self._conversation_id)
+        ids = (
+            self._out.new_id("resp"),
+            self._conversation.new_id(self._out.new_id),
+            None if aside else self._conversation_id,
+        )
         chunks, add_item = self._terms.profile.chunks, None if aside else self._conversation.add
         answer = Answer(ref, ids, self._out.emit, chunks, add_item, max_tokens=tokens, metadata=metadata)
         if aside:
@@ -158,6 +162,7 @@ class Answers:
         """The turn may have ended: begin what `answer_turn` will ask for, as it would be asked for now."""
         if self._active or not (self._terms.profile.speculates and self._terms.answers_by_itself):
             return
+        self.crop()  # of an utterance that the client committed and did not have answered
         context = (*self._conversation.context(self._terms.instructions), m.Turn("user", ref=utterance))
         ref = self._out.new_ref()
         self._speculation = m.Speculate(self._out.stream, ref, utterance, end, context, self._terms.max_tokens)
@@ -182,6 +187,10 @@ class Answers:
 
     def _find(self, ref: int | None) -> Answer | None:
         return next((answer for answer in self._all if answer.ref == ref), None)
+
+    def announces(self, item_id: str) -> bool:
+        """Is there, or will there be, an item of this id?"""
+        return any(answer.item_id == item_id for answer in self._all)
 
     def owns(self, ref: int | None) -> bool:
         return self._find(ref) is not None
@@ -214,8 +223,11 @@ class Answers:
         self._close(answer, "failed", {"type": "failed", "error": error})
 
     def _stop(self, answer: Answer, reason: str) -> None:
-        self._out.command(m.Cancel(self._out.stream, answer.ref))
-        self._held = [held for held in self._held if held.ref != answer.ref]
+        held = [each for each in self._held if each.ref == answer.ref]
+        if held:
+            self._held.remove(held[0])
+        else:
+            self._out.command(m.Cancel(self._out.stream, answer.ref))
         self._close(answer, "cancelled", {"type": "cancelled", "reason": reason})
 
     def _close(self, answer: Answer, ending: Ending, details: Json | None, settled: m.Settled | None = None) -> None:

@@ -6,7 +6,7 @@ Pure.  It knows items and their order; not where they come from, nor who is told
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from msgspec import UNSET
@@ -51,6 +51,12 @@ class Conversation:
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
+
+    def new_id(self, make: Callable[[str], str]) -> str:
+        """Of an item to come; a client may have guessed the next ones."""
+        while (item_id := make("item")) in self._entries:
+            pass
+        return item_id
 
     @property
     def last_id(self) -> str | None:

@@ -139,14 +139,19 @@ class Session:
 
     def _create_item(self, event: events.ItemCreate) -> None:
         draft = draft_of(event.item)
-        if draft.id is not None and draft.id in self._conversation:
+        if draft.id is not None and self._has(draft.id):
             message = f"An item with id '{draft.id}' exists already."
             raise WireError("item_create_duplicate_item_id", message, "item.id")
-        entry = draft.entry(self._out.new_id("item"), self._answers.give_audio(draft.audio))
+        entry = draft.entry(self._conversation.new_id(self._out.new_id), self._answers.give_audio(draft.audio))
         wanted = None if event.previous_item_id is UNSET else event.previous_item_id
         previous = self._conversation.add(entry, wanted)
         self._out.emit(events.ItemAdded, item=entry.item(), previous_item_id=previous)
         self._out.emit(events.ItemDone, item=entry.item(), previous_item_id=previous)
+
+    def _has(self, item_id: str) -> bool:
+        """Also those that are announced and to come."""
+        parts = self._utterances, self._answers
+        return item_id in self._conversation or any(part.announces(item_id) for part in parts)
 
     def _visit_item(self, event: events.ItemRetrieve | events.ItemDelete | events.ItemTruncate) -> None:
         entry = self._conversation.get(event.item_id)

@@ -51,6 +51,7 @@ class Utterance:
     provisional: str = ""
     replays: int = 0
     failed: bool = False  # no more text will come of it
+    told: bool = False  # speech_started has been sent
 
 
 class Utterances:
@@ -69,6 +70,10 @@ class Utterances:
     def closing(self) -> bool:
         """Has the client committed audio that is not heard yet?"""
         return bool(self._closing)
+
+    def announces(self, item_id: str) -> bool:
+        """Has the client been told that there will be an item of this id?"""
+        return self._current is not None and self._current.item_id == item_id
 
     @property
     def busy(self) -> bool:
@@ -113,11 +118,13 @@ class Utterances:
         self.advance()
 
     def clear(self) -> None:
-        """`input_audio_buffer.clear`: also a started utterance never was."""
-        if self._current is not None and self._current.phase is Phase.SPOKEN:
+        """`input_audio_buffer.clear`: also a started utterance never was, unless it lies in audio committed before."""
+        spoken = self._current is not None and self._current.phase is Phase.SPOKEN
+        if self._current is not None and spoken and not self._closing:
             self._answers.crop()
             self._out.command(m.Cancel(self._out.stream, self._current.ref))
-        self._current = None
+        if not (spoken and self._closing):
+            self._current = None
         self._listener.clear()
         self._full_told = False
         self._out.emit(events.Cleared)
@@ -145,7 +152,12 @@ class Utterances:
 
     def _unfinished(self) -> list[Utterance]:
         """Those whose text is not final, oldest first."""
-        return [*self._owed.values(), *self._closing, *([self._current] if self._current else [])]
+        return [*self._owed.values(), *self._open()]
+
+    def _open(self) -> list[Utterance]:
+        """Those whose end the engine has not been told, oldest first."""
+        spoken = (*self._closing, self._current)
+        return [each for each in spoken if each is not None and each.phase is not Phase.COMMITTED]
 
     def _act(self, mark: Mark) -> None:
         match mark.act:
@@ -165,21 +177,24 @@ class Utterances:
     def _spoken(self) -> Utterance:
         """Whom marks are about: the oldest utterance that is not over.  What the client has committed may hold several
         turns; the first is the item that the commit announced, the others are items of their own."""
-        if self._closing and self._closing[0].phase is not Phase.COMMITTED:
-            return self._closing[0]
-        if self._current is None:
-            self._current = self._new()
+        if found := self._open():
+            return found[0]
+        self._current = self._new()
         return self._current
 
     def _new(self) -> Utterance:
-        return Utterance(self._out.new_ref(), self._out.new_id("item"))
+        return Utterance(self._out.new_ref(), self._conversation.new_id(self._out.new_id))
 
     def _start(self, mark: Mark) -> None:
         utterance = self._spoken()
         utterance.phase, utterance.start = Phase.SPOKEN, mark.start
         self._out.command(m.Onset(self._out.stream, utterance.ref, mark.start, utterance.said))
         if not self._terms.manual and utterance is self._current:
-            self._out.emit(events.SpeechStarted, audio_start_ms=to_ms(mark.start), item_id=utterance.item_id)
+            self._tell_start(utterance)
+
+    def _tell_start(self, utterance: Utterance) -> None:
+        utterance.told = True
+        self._out.emit(events.SpeechStarted, audio_start_ms=to_ms(utterance.start), item_id=utterance.item_id)
 
     def _pause(self, mark: Mark) -> None:
         utterance = self._spoken()
@@ -199,6 +214,8 @@ class Utterances:
         by_rules = utterance is self._current
         if by_rules:
             self._current = None
+            if not utterance.told:  # it began as push-to-talk
+                self._tell_start(utterance)
             self._out.emit(events.SpeechStopped, audio_end_ms=to_ms(mark.decided), item_id=utterance.item_id)
             self._announce(utterance)
             self._listener.keep(mark.end)
@@ -268,8 +285,7 @@ class Utterances:
             utterance.failed = True
 
     def _find(self, ref: int) -> Utterance | None:
-        unsettled = (self._current, *self._closing)
-        return self._owed.get(ref) or next((u for u in unsettled if u is not None and u.ref == ref), None)
+        return self._owed.get(ref) or next((each for each in self._open() if each.ref == ref), None)
 
     def _append(self, utterance: Utterance, text: str) -> None:
         if text:
