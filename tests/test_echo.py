@@ -238,3 +238,10 @@ def test_deltas_add_up_to_the_text_however_the_audio_was_cut(start: int, cuts: l
     said += texts(outputs)
     assert outputs[-1] == Settled(1, 3, "completed", "".join(said))
     assert "".join(said) == words((position + rest - start) // WORD)
+
+
+def test_where_it_only_answers_it_writes_nothing_down() -> None:
+    script = Script()
+    script.tell(Open(1, ("respond",)), Onset(1, 1, 0))
+
+    assert script.tell(voiced(40), Commit(1, 1, 40 * VAD_FRAME)) == []

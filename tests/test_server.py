@@ -226,6 +226,16 @@ async def test_stopping_lets_a_turn_end_and_tells_clients_to_come_back(tmp_path:
         assert not daemon.socket.exists()
 
 
+async def test_a_responder_does_not_write_down_what_is_said() -> None:
+    """Two engines hear the same utterance; the transcript is the transcriber's."""
+    with voxd_process("--transcribe", "whisper", "--respond", "echo") as daemon:
+        async with talk(daemon) as person:
+            await person.speak(clip("ps_goforward").pcm() + SILENCE)
+            done = await person.until("conversation.item.input_audio_transcription.completed")
+
+    assert "forward" in done["transcript"].lower()
+
+
 # ── the command line ────────────────────────────────────────────────────────────────────────────────────────────────
 
 

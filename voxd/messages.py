@@ -52,7 +52,9 @@ class Configure(Message, frozen=True):
 
 
 class Open(StreamMessage, frozen=True):
-    """Asks for a slot.  Answered by Refused or not at all.  A second Open of a stream changes its options."""
+    """Asks for a slot.  Answered by Refused or not at all.  A second Open of a stream changes its options.
+
+    `roles`: from the gateway, those that the session wants; to an engine, those of them that it has itself."""
 
     roles: tuple[Role, ...]
     language: str | None = None  # ISO 639-1; None = the engine decides

@@ -21,8 +21,9 @@ Promises that the loop keeps: messages of one stream come in the order of its au
 after Close; a ref is never reused.  An Onset is told after the frames that revealed it were heard,
 up to 2 s after if audio comes faster than real time.
 
-Promises that an engine keeps, checked by `voxd.engine.conformance`:
+Promises that an engine keeps; 1 to 5 are checked by `voxd.engine.conformance`:
 
+  0. it writes down what is said (Said and Settled of an utterance) only where Open gave it the role `transcribe`;
   1. each Commit (transcribe) and each Respond (respond) ends in exactly one Settled or Failed, and nothing of that ref
      follows; a ref that was cancelled while an utterance says nothing more;
   2. the texts of Said, concatenated after Onset.said, equal Settled.text; they only ever append;

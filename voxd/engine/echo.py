@@ -93,7 +93,7 @@ class Echo(Engine):
                 raise Unusable(f"engine_options.echo.{key} must be a whole number of at least 1, not {value!r}")
             allowed[key] = value
         self._tokens, self._token_us = allowed["tokens"], allowed["token_ms"] * 1000
-        self._streams: set[int] = set()
+        self._streams: dict[int, bool] = {}  # and whether it is to write down what is said there
         self._utterances: dict[int, _Utterance] = {}
         self._known: dict[int, int | None] = {}  # as Feed tells it
         self._voiced: dict[
@@ -109,10 +109,11 @@ class Echo(Engine):
         stream = command.stream
         match command:
             case Open():
-                self._streams.add(stream)
+                self._streams[stream] = "transcribe" in command.roles
             case Onset():
-                self._utterances[stream] = _Utterance(command.ref, command.start, len(command.said.split()))
-                self._go_on(stream)
+                if self._streams.get(stream):  # else it is somebody else's to write down
+                    self._utterances[stream] = _Utterance(command.ref, command.start, len(command.said.split()))
+                    self._go_on(stream)
             case Heard():
                 self._hear(command)
             case Commit():
@@ -203,7 +204,7 @@ class Echo(Engine):
             del self._utterances[stream]
 
     def _close(self, stream: int) -> None:
-        self._streams.discard(stream)
+        self._streams.pop(stream, None)
         self._utterances.pop(stream, None)
         self._voiced.pop(stream, None)
         self._known.pop(stream, None)

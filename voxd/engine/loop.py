@@ -205,7 +205,7 @@ class Loop:
         self._tell(Close(stream), [engine for engine in before if engine not in audience])
         try:
             for engine in audience:
-                engine.receive(command)
+                engine.receive(self._as_told(command, engine))
         except Refuse as refusal:
             if roles is None:
                 self._shut_out(Refused(stream, str(refusal), refusal.retry_after_s))
@@ -218,6 +218,11 @@ class Loop:
             self._shut_out(Refused(stream, "The engine failed at the start of this session; see voxd's log."))
         else:
             self._vad.open(stream, command.start)
+
+    def _as_told(self, command: Open, engine: Engine) -> Open:
+        """An engine is told of the roles that it has itself: a responder must not write down what is said."""
+        own = tuple(role for role in self._roles[command.stream] if self._engines[role] is engine)
+        return msgspec.structs.replace(command, roles=own)
 
     def _shut_out(self, refused: Refused) -> None:
         """Not one engine keeps the stream."""
