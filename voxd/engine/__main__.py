@@ -37,10 +37,10 @@ class Link:
         except (BrokenPipeError, ConnectionResetError):
             os._exit(0)  # the gateway is gone: nobody is left to serve
 
-    def commands(self) -> Iterator[m.Command]:
-        """Until the gateway closes its end."""
+    def commands(self) -> Iterator[list[m.Command]]:
+        """As they come together, until the gateway closes its end."""
         while data := self._receive():
-            yield from self._unframer.feed(data)
+            yield list(self._unframer.feed(data))
 
     def _receive(self) -> bytes:
         try:
@@ -80,8 +80,8 @@ def _options(configure: m.Configure, name: str) -> dict[str, object]:
 
 def serve(link: Link) -> int:
     """The exit status: 0 after Stop, 1 if an engine cannot be used here."""
-    commands = link.commands()
-    configure = next(commands, None)
+    batches = link.commands()
+    configure = next(filter(None, batches), [None])[0]
     if not isinstance(configure, m.Configure):
         return 1
     inbox = Inbox()
@@ -94,8 +94,8 @@ def serve(link: Link) -> int:
     link.publish([ready])
 
     def read() -> None:
-        for command in commands:
-            inbox.put(command)
+        for batch in batches:
+            inbox.put(*batch)
         os._exit(0)  # the gateway closed its end without Stop
 
     threading.Thread(target=read, name="reader", daemon=True).start()

@@ -82,10 +82,11 @@ class Inbox:
         self._changed = threading.Condition()
         self._woken = False
 
-    def put(self, command: Command) -> None:
+    def put(self, *commands: Command) -> None:
+        """All of them, once there is room for one."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._commands) < self._size)
-            self._commands.append(command)
+            self._commands.extend(commands)
             self._changed.notify_all()
 
     def wake(self) -> None:
