@@ -77,6 +77,7 @@ def test_what_was_committed_is_finished_after_the_return() -> None:
     first, again = desk.all(m.Commit)
     assert first.end == again.end
     assert desk.last(m.Onset).ref == again.ref != first.ref
+    assert [entry.ref for entry in desk.session._conversation] == [again.ref]
     desk.settle(first.ref, "too late")
     desk.settle(again.ref, "He was not.")
 

@@ -337,6 +337,7 @@ class Utterances:
         Each has a new ref: what the engine had said of the old one and is still on its way must not be heard twice."""
         for utterance in self._unfinished():
             utterance.ref, utterance.provisional = self._out.new_ref(), ""
+            self._conversation.set(utterance.item_id, ref=utterance.ref)
             if utterance.phase is Phase.COLLECTED:
                 continue
             self._feed(until=utterance.start)
