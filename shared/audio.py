@@ -14,6 +14,7 @@ import soxr
 
 RATE = 16_000  # Hz: what every engine and the VAD hear
 HOP = 160  # samples in 10 ms
+VAD_FRAME = 512  # samples in 32 ms: one speech probability
 PACKET = 320  # samples in 20 ms: one message on the wire
 
 Int16 = npt.NDArray[np.int16]

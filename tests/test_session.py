@@ -180,6 +180,15 @@ def test_a_failed_transcription_is_told_once() -> None:
     assert desk.names() == [FAILED]
 
 
+def test_an_engine_that_gives_up_while_the_person_speaks_is_quoted_after_the_commit() -> None:
+    desk = Desk()
+    desk.speak(20)
+    desk.output(m.Failed(STREAM, desk.last(m.Onset).ref, "engine_error", "No."))
+    desk.speak(20, SILENCE)
+
+    assert desk.last(events.TranscriptionFailed).error.message == "No."
+
+
 def test_a_note_tells_the_meter_where_speech_was() -> None:
     desk = Desk()
     desk.turn(frames=20)

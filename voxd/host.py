@@ -241,9 +241,3 @@ class EngineHost:
         await self._change("restarting", "the engine process was lost and is starting again")
         for client in list(self._clients.values()):
             client.engine_lost()
-
-
-def settings_of(options: dict[str, dict[str, object]]) -> dict[str, object]:
-    """Engine options as plain values that may cross the boundary."""
-    plain: dict[str, object] = msgspec.to_builtins(options)
-    return plain

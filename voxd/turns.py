@@ -32,9 +32,9 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from shared.audio import to_samples
+from shared.audio import VAD_FRAME, to_samples
 
-FRAME = 512  # samples of a VAD frame: 32 ms
+FRAME = VAD_FRAME
 HYSTERESIS = 0.15
 
 

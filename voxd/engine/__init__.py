@@ -9,7 +9,6 @@ imported when it was configured.  A plug-in is a package with
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
@@ -93,8 +92,3 @@ def listing() -> list[Listing]:
         except Unusable as reason:
             found.append(Listing(name, package, None, str(reason)))
     return found
-
-
-def installed(module: str) -> bool:
-    """Is a module there?  Nothing is imported."""
-    return importlib.util.find_spec(module) is not None

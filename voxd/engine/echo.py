@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from shared.audio import VAD_FRAME as VAD_FRAME
 from voxd.engine.contract import Capabilities, Engine, EngineCommand, Unusable
 from voxd.messages import (
     Audio,
@@ -37,7 +38,6 @@ from voxd.messages import (
 )
 
 WORD = 5120  # samples of utterance per word: 320 ms
-VAD_FRAME = 512
 SPECULATIVE_TOKENS = 16
 VOICED = 1024  # voiced frames remembered: 33 s
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

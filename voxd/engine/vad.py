@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.audio import RATE, Float32, pcm16_to_float
+from shared.audio import RATE, VAD_FRAME, Float32, pcm16_to_float
 from voxd.messages import Heard
 
-FRAME = 512  # samples
+FRAME = VAD_FRAME
 MODEL = Path(__file__).with_name("silero_vad.onnx")
 _CONTEXT = 64  # samples of the frame before that the network wants to see again
 _FRAME_BYTES = 2 * FRAME

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from shared.audio import to_samples
+from shared.audio import VAD_FRAME, to_samples
 
-FRAME = 512  # samples per probability
+FRAME = VAD_FRAME  # samples per probability
 VOICED = 0.5  # at least: somebody speaks
 SILENT = 0.35  # below: nobody does; between the two it goes on as it was
 _PAUSE = 6  # frames below SILENT (192 ms) that make a pause worth cutting in

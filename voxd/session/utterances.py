@@ -50,7 +50,7 @@ class Utterance:
     said: str = ""  # the deltas so far
     provisional: str = ""
     replays: int = 0
-    failed: bool = False  # no more text will come of it
+    failure: tuple[str, str] | None = None  # code and message: no more text will come of it
     told: bool = False  # speech_started has been sent
 
 
@@ -232,13 +232,10 @@ class Utterances:
             )
         )
         self._out.command(m.Commit(self._out.stream, utterance.ref, mark.end))
-        if not self._terms.transcribes:
-            pass
-        elif not utterance.failed:
+        if self._terms.transcribes and utterance.failure:
+            self._tell_failure(utterance, *utterance.failure)
+        elif self._terms.transcribes:
             self._owed[utterance.ref] = utterance
-        else:
-            message = "The engine was restarted more than once during this utterance."
-            self._tell_failure(utterance, "engine_lost", message)
         if by_rules and self._terms.answers_by_itself:
             self._answers.answer_turn(utterance.item_id)
 
@@ -263,7 +260,7 @@ class Utterances:
     def receive_said(self, said: m.Said) -> None:
         """New confirmed text, or a new guess of what follows it."""
         utterance = self._find(said.ref)
-        if utterance is None or utterance.failed:
+        if utterance is None or utterance.failure:
             return
         self._append(utterance, said.text)
         if self._terms.config.voxd.provisional and said.provisional != utterance.provisional:
@@ -282,7 +279,7 @@ class Utterances:
         if failed.ref in self._owed:
             self._tell_failure(self._owed.pop(failed.ref), failed.code, failed.message)
         elif failed.ref is not None and (utterance := self._find(failed.ref)):
-            utterance.failed = True
+            utterance.failure = failed.code, failed.message
 
     def _find(self, ref: int) -> Utterance | None:
         return self._owed.get(ref) or next((each for each in self._open() if each.ref == ref), None)
@@ -324,7 +321,8 @@ class Utterances:
         for spoken in (self._current, *self._closing):
             if spoken is not None and spoken.phase is Phase.SPOKEN:
                 spoken.replays += 1
-                spoken.failed = spoken.failed or spoken.replays > REPLAYS
+                if spoken.replays > REPLAYS and spoken.failure is None:
+                    spoken.failure = "engine_lost", "The engine was restarted more than once during this utterance."
 
     def resume_at(self) -> int:
         """The sample from which a new engine process, or slot, is to be fed."""

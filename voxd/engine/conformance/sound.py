@@ -40,10 +40,6 @@ class Sound:
         """Where turn-taking lets the utterance end."""
         return (self._voiced[-1] + 1) * FRAME + HANGOVER
 
-    def delayed(self, frames: int) -> Sound:
-        """The same after so many frames of silence."""
-        return Sound(bytes(2 * FRAME * frames) + self.pcm, (0.01,) * frames + self.probabilities)
-
     @classmethod
     def synthetic(cls) -> Sound:
         """Three bursts of a voice-like hum, 2.4 s in all; the probabilities are as scripted."""
