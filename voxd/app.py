@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 import signal
 import socket
 import stat
@@ -32,18 +31,7 @@ from starlette.websockets import WebSocket
 
 from shared import __version__
 from shared.audio import to_samples
-from shared.session_config import (
-    AnySession,
-    AudioInput,
-    Extensions,
-    RealtimeAudio,
-    RealtimeSession,
-    ServerVad,
-    Transcription,
-    TranscriptionAudio,
-    TranscriptionSession,
-    merge,
-)
+from shared.session_config import AnySession, merge
 from shared.settings import Settings, Tcp
 from voxd import exposition, http, rest, websocket
 from voxd import messages as m
@@ -52,6 +40,7 @@ from voxd.dialect import Dialect
 from voxd.exposition import Exposition
 from voxd.host import EngineFailed, EngineHost
 from voxd.metrics import Targets
+from voxd.opening import first_config
 from voxd.parking import Parking
 from voxd.secrets import Secrets, client_secrets, secret_of
 from voxd.server import Server
@@ -203,6 +192,7 @@ class Gateway:
             "uptime_s": round(time.monotonic() - self._begun, 1),
             "socket": str(self.plan.control),
             "listen": [address_text(address) for address in self.plan.listen],
+            "tls": self.plan.settings.server.tls_cert is not None,  # on the TCP ones
         }
 
     def _refusal(self) -> tuple[str, str] | None:
@@ -320,31 +310,6 @@ class Gateway:
             connection.end(1012, "voxd is shutting down")
         for connection in self.parking:
             self.parking.dismiss(connection, "voxd is shutting down")
-
-
-def first_config(
-    session_id: str, settings: Settings, model: str, wanted: set[str], *, transcription: bool
-) -> AnySession:
-    """A session before its client has said anything."""
-    vad = settings.vad
-    detection = ServerVad(
-        threshold=vad.threshold,
-        prefix_padding_ms=vad.prefix_padding_ms,
-        silence_duration_ms=vad.silence_duration_ms,
-    )
-    resume = "resume" in wanted
-    voxd = Extensions(
-        metrics="metrics" in wanted,
-        provisional="provisional" in wanted,
-        binary_audio="binary" in wanted,
-        resume=resume,
-        resume_token=secrets.token_urlsafe(24) if resume else None,
-    )
-    if transcription:
-        sound = AudioInput(transcription=Transcription(), turn_detection=detection)
-        return TranscriptionSession(id=session_id, audio=TranscriptionAudio(input=sound), voxd=voxd)
-    audio = RealtimeAudio(input=AudioInput(turn_detection=detection))
-    return RealtimeSession(id=session_id, model=model, audio=audio, voxd=voxd)
 
 
 def unix_s() -> float:

@@ -1,4 +1,4 @@
-"""The command line of the daemon: start, status, stop, engines, token.
+"""The command line of the daemon: start, status, stop, engines, token, tunnel.
 
 It turns options and settings into a `Plan`, and everything that can go wrong into one sentence and an exit status.
 Nothing heavy is imported before a command needs it.
@@ -6,7 +6,7 @@ Nothing heavy is imported before a command needs it.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -31,14 +31,24 @@ Exit status:
   0   done, or voxd is already running
   1   failed: a socket cannot be had, the engine process keeps ending
   2   wrong use of the command line
-  3   no voxd is running (status, stop)
+  3   no voxd is running (status, stop, tunnel)
   78  configuration: the message says file:line:column and what is allowed
 """
 
 
+class _Failure(click.ClickException):
+    """Ends a command; the text is for people."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.exit_code = status  # type: ignore[misc]  # a class variable in the stubs; click asks the instance
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"voxd: {self.message}", file, err=True)
+
+
 def _die(message: str, status: int) -> NoReturn:
-    click.echo(f"voxd: {message}", err=True)
-    sys.exit(status)
+    raise _Failure(message, status)
 
 
 @click.group(epilog=EXIT, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -124,6 +134,7 @@ def _overridden(
 
 
 def _serve(plan: Plan, source: Path | None) -> None:
+    import asyncio
     import logging
 
     from voxd import app, journal
@@ -215,12 +226,24 @@ def _check_engine(name: str | None) -> None:
 
 
 def _client_socket(config_path: Path | None, given: str | None) -> Path:
-    from shared.config import client_socket
+    from shared.config import SYSTEM_SOCKET, client_socket
 
     settings, _ = _settings(config_path)
     if given or settings.server.socket != "auto":
         return _control(settings, given)
-    return client_socket(os.environ)
+    found = client_socket(os.environ)
+    return SYSTEM_SOCKET if not os.path.exists(found) and _is_barred(SYSTEM_SOCKET) else found
+
+
+def _is_barred(path: Path) -> bool:
+    """Whether it lies in a directory of another user, who does not let this one look."""
+    try:
+        path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _ask(path: Path) -> dict[str, object]:
@@ -353,3 +376,33 @@ def _token(settings: Settings) -> str:
         return load_or_make(token_path(os.environ) if chosen == "auto" else Path(chosen))
     except (ConfigError, TokenError) as error:
         _die(str(error), CONFIGURATION)
+
+
+# ── tunnel ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@main.command()
+@config_option
+@socket_option
+@click.option("--link", metavar="DIRECTORY", help="Make it, with a link in it to the daemon's socket, for as long.")
+@click.option("--stdio", is_flag=True, help="Carry one connection over standard input and output.")
+def tunnel(config_path: Path | None, socket_path: str | None, link: str | None, stdio: bool) -> None:
+    """The far end of an SSH tunnel; voxtui starts it.
+
+    Until standard input is closed it says, in lines of JSON, where the running voxd is and how it does.
+    """
+    from voxd import tunnel
+
+    if link is not None and stdio:
+        raise click.UsageError("--link and --stdio exclude each other")
+    if os.isatty(tunnel.STDIN):
+        click.echo("voxd: this is for `voxtui connect HOST`, which starts it through ssh; Ctrl-D ends it", err=True)
+    try:
+        trouble = tunnel.run(_client_socket(config_path, socket_path), link, stdio=stdio)
+        status = NOT_RUNNING if trouble and trouble.code == "not_running" else FAILED
+    except _Failure as failure:
+        trouble, status = tunnel.failed(failure.message), failure.exit_code
+    if trouble:
+        with contextlib.suppress(ConnectionError):
+            tunnel.write(trouble)
+        sys.exit(status)

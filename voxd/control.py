@@ -1,6 +1,6 @@
-"""Talks to a running voxd through its control socket, for `voxd status` and `voxd stop`.
+"""Talks to a running voxd through its control socket, for `voxd status`, `voxd stop` and `voxd tunnel`.
 
-It knows one HTTP GET over a UNIX socket; not what the answer means.
+It knows HTTP requests over a UNIX socket; not what the state of a daemon means.
 """
 
 from __future__ import annotations
@@ -9,15 +9,30 @@ import http.client
 import json
 import socket
 from pathlib import Path
+from typing import NamedTuple
+
+ANSWER_S = 5.0  # a daemon that takes longer is not running
+SECRETS_PATH = "/v1/realtime/client_secrets"
 
 
 class NotRunning(Exception):
-    """Nobody answers on the control socket."""
+    """Nobody answers on the control socket, or not a voxd."""
+
+
+class Refused(Exception):
+    """voxd answers and says no; the text is for people."""
+
+
+class ClientSecret(NamedTuple):
+    """A key for TCP listeners.  `expires_at`: seconds of the Unix epoch."""
+
+    value: str
+    expires_at: int
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=5)
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
@@ -26,14 +41,33 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def status(path: Path) -> dict[str, object]:
+def status(path: Path, timeout_s: float = ANSWER_S) -> dict[str, object]:
     """What `/status` says.  Raises NotRunning; PermissionError if this user may not ask."""
-    connection = _UnixConnection(path)
+    return _ask(path, timeout_s, "GET", "/status")
+
+
+def client_secret(path: Path, seconds: int, timeout_s: float = ANSWER_S) -> ClientSecret:
+    """A new one that lives so long.  Raises NotRunning, Refused; PermissionError if this user may not ask."""
+    answer = _ask(path, timeout_s, "POST", SECRETS_PATH, json.dumps({"expires_after": {"seconds": seconds}}))
+    match answer:
+        case {"value": str(value), "expires_at": int(expires_at)}:
+            return ClientSecret(value, expires_at)
+        case {"error": {"message": str(message)}}:
+            raise Refused(message)
+    raise NotRunning(f"what answers at {path} is no voxd")
+
+
+def _ask(path: Path, timeout_s: float, method: str, page: str, body: str | None = None) -> dict[str, object]:
+    connection = _UnixConnection(path, timeout_s)
     try:
-        connection.request("GET", "/status")
+        connection.request(method, page, body)
         answer = json.loads(connection.getresponse().read())
-    except (FileNotFoundError, ConnectionError, http.client.HTTPException, TimeoutError, ValueError) as error:
+    except PermissionError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise NotRunning(f"no voxd answers at {path}") from error
     finally:
         connection.close()
-    return dict(answer)
+    if not isinstance(answer, dict):
+        raise NotRunning(f"what answers at {path} is no voxd")
+    return answer
