@@ -37,10 +37,14 @@ def test_socket_paths() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("gpu", "ssh -L 8000:localhost:8000 gpu"),
-        ("me@gpu", "ssh -L 8000:localhost:8000 me@gpu"),
-        ("me@gpu:22", "ssh -L"),
-        ("::1", "without a port"),
+        ("me@gpu:22", "ssh://"),
+        ("::1", "no host for ssh"),
+        ("-oProxyCommand=touch /tmp/x", "no host for ssh"),
+        ("me@-oProxyCommand=x", "no host for ssh"),
+        ("ssh://-x/", "no host for ssh"),
+        ("gpu;reboot", "no host for ssh"),
+        ("gpu\nx", "no host for ssh"),
+        ("", "no host for ssh"),
         ("unix:relative", "absolute"),
         ("ftp://gpu", "scheme"),
         ("ws://", "no host"),
@@ -90,3 +94,20 @@ def test_files_that_hold_no_token(tmp_path: Path, content: bytes) -> None:
         read_token({}, file)
     with pytest.raises(TargetError, match="No such file"):
         read_token({}, tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("text", "ssh", "label"),
+    [
+        ("gpu", "gpu", "ssh:gpu"),
+        ("ubuntu@ec2-1-2-3-4.compute.amazonaws.com", "ubuntu@ec2-1-2-3-4.compute.amazonaws.com", None),
+        ("ssh://me@gpu", "me@gpu", "ssh:me@gpu"),
+        ("ssh://me@gpu:2222", "ssh://me@gpu:2222", "ssh:me@gpu:2222"),
+        ("me@[fe80::1%eth0]", "ssh://me@[fe80::1%eth0]", "ssh:me@[fe80::1%eth0]"),
+    ],
+)
+def test_a_host_alone_is_reached_by_ssh(text: str, ssh: str, label: str | None) -> None:
+    target = parse_target(text)
+    assert target.ssh == ssh
+    assert target.label == (label or f"ssh:{text}")
+    assert target.loopback

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tempfile
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from tests.fakes import short_folder
 from voxtui import local
+from voxtui.folders import socket_folder
 from voxtui.local import LocalError, answers, private_voxd
 from voxtui.target import Target, unix_target
 
@@ -117,8 +119,8 @@ def test_a_long_directory_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path:
     long = tmp_path / ("x" * 90)
     long.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
-    monkeypatch.setattr(local.tempfile, "gettempdir", lambda: str(long))
-    assert local._short_folder() == "/tmp"
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(long))
+    assert socket_folder() == "/tmp"
 
 
 @pytest.fixture

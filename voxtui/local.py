@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from shared.settings import SOCKET_PATH_MAX
+from voxtui.folders import socket_folder
 from voxtui.safe_text import safe_line
 from voxtui.target import Target, unix_target
 
@@ -44,7 +44,7 @@ async def private_voxd(tell: Tell) -> AsyncIterator[Target]:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         raise LocalError("This machine has no speech engine installed: `pip install 'voxd[whisper]'` brings one.")
-    with tempfile.TemporaryDirectory(prefix="voxd-", dir=_short_folder()) as name:  # made with mode 0700
+    with tempfile.TemporaryDirectory(prefix="voxd-", dir=socket_folder()) as name:  # made with mode 0700
         folder = Path(name)
         socket, log = folder / "voxd.sock", folder / "voxd.log"
         with log.open("wb") as output:
@@ -86,15 +86,6 @@ def _command(socket: Path) -> list[str]:
         "--respond",
         "none",
     ]
-
-
-def _short_folder() -> str:
-    """A directory of this user whose path leaves room for a socket's name."""
-    room = SOCKET_PATH_MAX - len("/voxd-12345678/voxd.sock") - 1
-    for place in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"):
-        if place and len(os.fsencode(place)) <= room and os.access(place, os.W_OK | os.X_OK):
-            return place
-    raise LocalError("There is no directory for a socket: set TMPDIR to a short path that can be written to.")
 
 
 async def _until_ready(child: Process, socket: Path, log: Path, tell: Tell) -> None:

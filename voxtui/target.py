@@ -1,13 +1,17 @@
 """Where voxd is: what a person types after `voxtui connect`, turned into one address.  Before step 2 of a frame's path.
 
-It knows the forms of a target and where control sockets and tokens lie.  It opens no connection.
+It knows the forms of a target and where control sockets and tokens lie.  It opens no connection: a `Route` does, and
+gives the `Address` behind it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import socket as sockets
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from shared.config import ConfigError, client_socket
@@ -15,6 +19,9 @@ from shared.config import ConfigError, client_socket
 PORT = 8000
 ENDPOINT = "/v1/realtime"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_USER = r"(?:[A-Za-z0-9_.][A-Za-z0-9_.+%-]*@)?"
+_HOST = r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?\])"
+SSH_HOST = re.compile(rf"{_USER}{_HOST}|ssh://{_USER}{_HOST}(?::[0-9]{{1,5}})?")  # what ssh takes for no option
 
 
 class TargetError(Exception):
@@ -23,14 +30,18 @@ class TargetError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One address of a voxd: a WebSocket URL and, if it is reached through a UNIX socket, the path of that."""
+    """What was asked for: a WebSocket URL and, if it is reached through a UNIX socket, the path of that; or `ssh`, a
+    host of the user's OpenSSH (`[user@]host`, an alias of ssh_config) at which a voxd runs."""
 
     url: str
     socket: Path | None = None
+    ssh: str | None = None
 
     @property
     def label(self) -> str:
         """How the path in use is shown."""
+        if self.ssh is not None:
+            return f"ssh:{self.ssh.removeprefix('ssh://')}"
         if self.socket is not None:
             return f"unix:{self.socket}"
         parts = urlsplit(self.url)
@@ -39,7 +50,44 @@ class Target:
     @property
     def loopback(self) -> bool:
         """Whether the bytes stay on this machine (a forwarded port does, as far as this machine can tell)."""
-        return self.socket is not None or urlsplit(self.url).hostname in LOOPBACK
+        return self.ssh is not None or self.socket is not None or urlsplit(self.url).hostname in LOOPBACK
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where one connection goes now: a URL, over this UNIX socket or this open one if there is one."""
+
+    url: str
+    socket: Path | None = None
+    open: sockets.socket | None = None
+    token: str | None = None
+
+
+class Route(Protocol):
+    """The way to one voxd for as long as somebody wants to speak with it: nothing at all, or an SSH tunnel.
+
+    `address` is asked before each connection and makes the way good again if it must; `tell` is given a line whenever
+    there is something to know (a daemon loads, forwarding is forbidden).  Raises the errors of `voxtui.errors`."""
+
+    label: str
+
+    async def address(self, tell: Callable[[str], None]) -> Address: ...
+
+    async def close(self) -> None: ...
+
+
+class Direct:
+    """The way is already there."""
+
+    def __init__(self, target: Target, token: str | None = None) -> None:
+        self.label = target.label
+        self._address = Address(target.url, target.socket, None, token)
+
+    async def address(self, tell: Callable[[str], None]) -> Address:
+        return self._address
+
+    async def close(self) -> None:
+        pass
 
 
 def local_target(environ: Mapping[str, str]) -> Target:
@@ -56,25 +104,32 @@ def unix_target(path: Path) -> Target:
 
 
 def parse_target(text: str) -> Target:
-    """unix:/path, HOST:PORT, or a ws://, wss://, http://, https:// URL.  Raises TargetError for anything else."""
+    """unix:/path, HOST:PORT, a ws://, wss://, http://, https:// URL; for SSH [user@]host or ssh://[user@]host:port.
+
+    Raises TargetError for anything else."""
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         if not path.startswith("/"):
             raise TargetError(f"{text!r}: write unix: and an absolute path, for example unix:/run/voxd/voxd.sock.")
         return unix_target(Path(path))
-    if "://" in text:
+    if "://" in text and not text.startswith("ssh://"):
         return _from_url(text)
     if "@" not in text and _has_port(text):
         return _from_url(f"ws://{text}")
-    raise TargetError(_no_ssh(text))
+    return ssh_target(text)
 
 
-def _no_ssh(text: str) -> str:
-    """A host alone would mean SSH."""
-    return (
-        f"{text!r}: a host without a port would be reached through SSH, which this version does not do by itself. "
-        f"Run `ssh -L {PORT}:localhost:{PORT} {text}` in another terminal, then `voxtui connect ws://localhost:{PORT}`."
-    )
+def ssh_target(text: str) -> Target:
+    """[user@]host, where host may be an alias of ssh_config, or ssh://[user@]host:port.
+
+    What ssh could take for an option is refused."""
+    if not SSH_HOST.fullmatch(text):
+        raise TargetError(
+            f"{text!r} is no host for ssh: write [user@]host, or ssh://[user@]host:port; the other forms of a target "
+            "are HOST:PORT, unix:/path and a URL."
+        )
+    host = text.removeprefix("ssh://")
+    return Target(f"ws://localhost{ENDPOINT}", ssh=f"ssh://{host}" if _has_port(host) or "[" in host else host)
 
 
 def _has_port(text: str) -> bool:
