@@ -138,9 +138,9 @@ class FakeVoxd:
         return [event for event in self.events if isinstance(event, kind)]
 
 
-def refusal(message: str) -> str:
+def refusal(message: str, code: str | None = None) -> str:
     """The body of an HTTP error as voxd words it."""
-    return json.dumps({"error": {"message": message, "type": "server_error", "code": None, "param": None}})
+    return json.dumps({"error": {"message": message, "type": "server_error", "code": code, "param": None}})
 
 
 class FakeClock:

@@ -25,8 +25,8 @@ from voxtui.client import RealtimeClient, Wishes
 from voxtui.local import private_voxd
 from voxtui.runner import Run
 from voxtui.sources import FileSource
-from voxtui.target import Target
-from voxtui.transcript import Event
+from voxtui.target import Direct, Target
+from voxtui.told import Event
 
 
 @dataclass(slots=True)
@@ -56,7 +56,7 @@ async def listen(target: Target, clip: Clip, silence_ms: int = 500) -> Heard:
         elif isinstance(event, TranscriptionCompleted):
             texts.append(event.transcript)
 
-    async with RealtimeClient.connect(target, wishes=Wishes(silence_ms=silence_ms, answers=False)) as client:
+    async with RealtimeClient.connect(Direct(target), wishes=Wishes(silence_ms=silence_ms, answers=False)) as client:
         run = Run(client, FileSource(clip.name, clip.samples()), tell, silence_ms=silence_ms)
         begun = time.monotonic()
         await run.run()

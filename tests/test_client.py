@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from shared.events import AudioAppend, SessionUpdate, SessionUpdated
+from shared.events import AudioAppend, AudioCommit, SessionUpdate, SessionUpdated
 from shared.session_config import Extensions, RealtimeSession, TranscriptionSession
 from tests.fakes import FakeVoxd, refusal, utterance
-from voxtui.client import ClientError, RealtimeClient, Refused, Unreachable, Wishes, configuration
-from voxtui.target import parse_target, unix_target
+from voxtui.client import RealtimeClient, Wishes, configuration
+from voxtui.errors import ClientError, Full, Refused, Unreachable
+from voxtui.target import Direct, parse_target, unix_target
+
+FULL = "session_limit_reached"
 
 
 async def collect(client: RealtimeClient, count: int) -> list[object]:
@@ -27,7 +30,7 @@ async def test_opens_configures_and_hears() -> None:
     """Words come back in order, each with its time; the server has the audio that was sent."""
     said = utterance("a", 0, 600, "hello ", "world")
     voxd = FakeVoxd([(40, said)])
-    async with voxd.serve() as target, RealtimeClient.connect(target, token="sesame") as client:
+    async with voxd.serve() as target, RealtimeClient.connect(Direct(target, "sesame")) as client:
         assert (client.transcriber, client.responder) == ("fake", None)
         await client.send_audio(b"\1\0" * 320, 1000)
         await client.send_audio(b"\2\0" * 320, 21000)
@@ -37,13 +40,13 @@ async def test_opens_configures_and_hears() -> None:
     assert client.clock.time_of(640) == 21000
     assert b"".join(e.audio for e in voxd.sent(AudioAppend)) == b"\1\0" * 320 + b"\2\0" * 320
     assert voxd.headers["Authorization"] == "Bearer sesame"
-    assert voxd.path == "/v1/realtime?voxd_ext=metrics,provisional"
+    assert voxd.path == "/v1/realtime?voxd_ext=metrics,provisional,resume"
 
 
 async def test_what_is_no_event_is_passed_over() -> None:
     """A newer server may say more than this client knows."""
     noise = [b'{"type":"voxd.future","x":1}', b"[]", b"no json", b'{"type":"error"}']
-    async with FakeVoxd(noise=noise).serve() as target, RealtimeClient.connect(target) as client:
+    async with FakeVoxd(noise=noise).serve() as target, RealtimeClient.connect(Direct(target)) as client:
         assert isinstance((await collect(client, 1))[0], SessionUpdated)
 
 
@@ -67,12 +70,24 @@ def test_configuration(
     sound = body["audio"]["input"]
     assert sound["transcription"] == transcription
     assert sound["format"] == {"type": "audio/pcm", "rate": 16_000}
-    assert sound["turn_detection"] == {"type": "server_vad", "silence_duration_ms": 500}
+    turns = {"type": "server_vad", "silence_duration_ms": 500}
+    assert sound["turn_detection"] == (turns | {"create_response": True} if kind == "realtime" else turns)
+
+
+def test_every_wish_is_said() -> None:
+    session = RealtimeSession(id="s", model="m", voxd=Extensions(transcribe="whisper", respond="echo"))
+    wishes = Wishes("de", "Be brief.", 700, 240, replies=False, hands_free=True)
+    body = configuration(session, wishes)
+    assert body["instructions"] == "Be brief."
+    assert body["voxd"] == {"delay_ms": 240}
+    turns = {"type": "server_vad", "silence_duration_ms": 700, "create_response": False}
+    assert body["audio"]["input"]["turn_detection"] == turns
+    assert configuration(session, Wishes(hands_free=False))["audio"]["input"]["turn_detection"] is None
 
 
 async def test_the_session_is_what_was_asked_for() -> None:
     voxd = FakeVoxd()
-    async with voxd.serve() as target, RealtimeClient.connect(target, wishes=Wishes(silence_ms=700)) as client:
+    async with voxd.serve() as target, RealtimeClient.connect(Direct(target), wishes=Wishes(silence_ms=700)) as client:
         await collect(client, 1)
     assert isinstance(voxd.session, TranscriptionSession)
     assert len(voxd.sent(SessionUpdate)) == 1
@@ -83,7 +98,7 @@ async def test_the_session_is_what_was_asked_for() -> None:
     [
         (FakeVoxd(refuse=(401, refusal("The token is wrong."))), Refused, ["The token is wrong.", "voxd token"]),
         (FakeVoxd(refuse=(401, "")), Refused, ["refuses the token"]),
-        (FakeVoxd(refuse=(503, refusal("loading whisper \x1b[31m"))), Unreachable, ["not ready", "loading whisper"]),
+        (FakeVoxd(refuse=(503, refusal("All 2 sessions are taken \x1b[31m", FULL))), Full, ["is full: All 2"]),
         (FakeVoxd(refuse=(404, "<html>")), Unreachable, ["not a voxd", "404"]),
         (FakeVoxd(first=b'{"type":"hello"}'), Unreachable, ["another protocol"]),
         (FakeVoxd(first=b"\xff"), Unreachable, ["another protocol"]),
@@ -92,7 +107,7 @@ async def test_the_session_is_what_was_asked_for() -> None:
 async def test_refusals(voxd: FakeVoxd, kind: type[ClientError], words: list[str]) -> None:
     """One sentence, without anything that a terminal would obey."""
     with pytest.raises(kind) as failure:
-        async with voxd.serve() as target, RealtimeClient.connect(target):
+        async with voxd.serve() as target, RealtimeClient.connect(Direct(target)):
             pass
     message = str(failure.value)
     assert all(word in message for word in words), message
@@ -102,7 +117,7 @@ async def test_refusals(voxd: FakeVoxd, kind: type[ClientError], words: list[str
 
 async def test_nobody_there(tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match=r"No voxd is running at unix:.*voxd start"):
-        async with RealtimeClient.connect(unix_target(tmp_path / "none.sock")):
+        async with RealtimeClient.connect(Direct(unix_target(tmp_path / "none.sock"))):
             pass
 
 
@@ -118,14 +133,14 @@ async def test_no_websocket_behind_the_port() -> None:
     port = server.sockets[0].getsockname()[1]
     async with server:
         with pytest.raises(Unreachable, match="not a voxd"):
-            async with RealtimeClient.connect(parse_target(f"127.0.0.1:{port}")):
+            async with RealtimeClient.connect(Direct(parse_target(f"127.0.0.1:{port}"))):
                 pass
 
 
 @pytest.mark.parametrize(("code", "words"), [(1012, "shutting down"), (1013, "full"), (4000, "code 4000")])
 async def test_goodbyes(code: int, words: str) -> None:
     voxd = FakeVoxd([(20, [])], close=code)
-    async with voxd.serve() as target, RealtimeClient.connect(target) as client:
+    async with voxd.serve() as target, RealtimeClient.connect(Direct(target), patience_s=0) as client:
         await client.send_audio(bytes(640))
         with pytest.raises(ClientError, match=words):
             await collect(client, 99)
@@ -133,8 +148,8 @@ async def test_goodbyes(code: int, words: str) -> None:
 
 async def test_a_proper_goodbye_ends_the_iteration() -> None:
     voxd = FakeVoxd([(20, [])], close=1000)
-    async with voxd.serve() as target, RealtimeClient.connect(target) as client:
+    async with voxd.serve() as target, RealtimeClient.connect(Direct(target)) as client:
         await client.send_audio(bytes(640))
         assert len(await collect(client, 99)) == 1
         with pytest.raises(ClientError):
-            await client.send_audio(bytes(640))
+            await client.send(AudioCommit())

@@ -17,8 +17,8 @@ from voxtui.client import RealtimeClient, Wishes
 from voxtui.local import private_voxd
 from voxtui.runner import Run
 from voxtui.sources import FileSource
-from voxtui.target import Target
-from voxtui.transcript import Event
+from voxtui.target import Direct, Target
+from voxtui.told import Event
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -101,7 +101,7 @@ async def _started(name: str, sound: Float32) -> list[SpeechStarted]:
 
     async with (
         private_voxd(lambda _: None) as target,
-        RealtimeClient.connect(target, wishes=Wishes(answers=False)) as client,
+        RealtimeClient.connect(Direct(target), wishes=Wishes(answers=False)) as client,
     ):
         await Run(client, FileSource(name, sound, hurry=True), tell, hurry=True, silence_ms=500).run()
     return started
@@ -133,7 +133,7 @@ async def _onsets_beside_decodes() -> list[float]:
 async def _talk_without_end(target: Target) -> None:
     """A long clip over and over: partial and final decodes all the time."""
     sound = clip("two_cities_full").samples()
-    async with RealtimeClient.connect(target, wishes=Wishes(answers=False)) as client:
+    async with RealtimeClient.connect(Direct(target), wishes=Wishes(answers=False)) as client:
         while True:
             await Run(client, FileSource("busy", sound), lambda _: None).run()
 
@@ -142,7 +142,7 @@ async def _onset_delays(target: Target, sound: Float32) -> list[float]:
     """Plays `sound`; ms from the capture of the frame that decided to the event, for each start of speech."""
     delays: list[float] = []
     onset, padding = to_samples(64), to_samples(300)  # the second voiced frame decides
-    async with RealtimeClient.connect(target, wishes=Wishes(answers=False)) as client:
+    async with RealtimeClient.connect(Direct(target), wishes=Wishes(answers=False)) as client:
 
         async def watch() -> None:
             async for received in client:

@@ -125,6 +125,14 @@ class FakePortAudio:
         self.callback: Callable[..., None] = lambda *_: None
         self.finished: Callable[[], None] = lambda: None
         self.closed = False
+        self.busy = False
+        self.plugged = False  # seen only after another look
+
+    def _terminate(self) -> None:
+        pass
+
+    def _initialize(self) -> None:
+        self.devices = self.devices or self.plugged
 
     def query_devices(self, device: object = None, kind: str | None = None) -> Any:
         if not self.devices:
@@ -145,7 +153,8 @@ class FakePortAudio:
         return self
 
     def start(self) -> None:
-        pass
+        if self.busy:
+            raise PortAudioError("Device unavailable", -9985)
 
     def abort(self, **_: object) -> None:
         self.finished()
@@ -222,6 +231,22 @@ def test_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
     for attempt in (Microphone, device_list):
         with pytest.raises(SourceError, match="No microphone is known"):
             attempt()
+
+
+def test_a_card_that_was_plugged_in_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PortAudio looks once; who asks in vain lets it look again."""
+    sound = FakePortAudio(devices=False)
+    sound.plugged = True
+    card(monkeypatch, sound)
+    assert "era" in Microphone().name
+
+
+async def test_a_card_that_another_program_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = FakePortAudio()
+    sound.busy = True
+    card(monkeypatch, sound)
+    with pytest.raises(SourceError, match="Device unavailable; does another program use it"):
+        await anext(aiter(Microphone().packets()))
 
 
 def test_an_unknown_card(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,14 +29,16 @@ from shared.events import (
 from shared.latency import TurnMetrics
 from tests.fakes import FakeClock, FakeVoxd, Step, utterance
 from voxtui import runner
-from voxtui.client import ClientError, RealtimeClient
+from voxtui.client import RealtimeClient
 from voxtui.demo import CLIP, Lines
+from voxtui.errors import ClientError
 from voxtui.plain import Printer, run_plain
 from voxtui.runner import Run
 from voxtui.sources import FileSource, read_clip
 from voxtui.table import metrics_table
+from voxtui.target import Direct
+from voxtui.told import Connected, Dropped, Event, Remark
 from voxtui.transcribe import Transcript, Turn, as_json, as_srt, as_text, transcribe_files
-from voxtui.transcript import Connected, Dropped, Event, Remark
 
 
 def clip(*voiced_ms: tuple[int, int], seconds: float = 1.0) -> Float32:
@@ -55,7 +57,7 @@ SPOKEN = ((50, 250), (560, 820))
 
 async def run(voxd: FakeVoxd, samples: Float32, **options: bool) -> tuple[list[Event], Run]:
     told: list[Event] = []
-    async with voxd.serve() as target, RealtimeClient.connect(target) as client:
+    async with voxd.serve() as target, RealtimeClient.connect(Direct(target), live=False, patience_s=0) as client:
         source = FileSource("x", samples, clock=FakeClock(), hurry=options.get("hurry", False))
         found = Run(client, source, told.append, **options)
         await found.run()
@@ -118,9 +120,9 @@ async def test_a_connection_that_breaks() -> None:
 async def test_muted_means_silence() -> None:
     voxd = FakeVoxd([(1200, utterance("b", 0, 1100, "x"))])
     levels: list[float] = []
-    async with voxd.serve() as target, RealtimeClient.connect(target) as client:
+    async with voxd.serve() as target, RealtimeClient.connect(Direct(target), live=False) as client:
         found = Run(client, FileSource("x", clip(*SPOKEN), clock=FakeClock()), lambda _: None, level=levels.append)
-        found.muted = True
+        found.mute(True)
         await found.run()
     assert {event.audio for event in voxd.sent(AudioAppend)} == {bytes(640)}
     assert max(levels) == -120
@@ -129,7 +131,7 @@ async def test_muted_means_silence() -> None:
 async def test_typing() -> None:
     answered = ResponseDone("", Response("r", "completed", None, (), None, "inf", None, None))
     voxd = FakeVoxd([(1200, [*utterance("b", 0, 1100, "x"), answered])], respond="echo")
-    async with voxd.serve() as target, RealtimeClient.connect(target) as client:
+    async with voxd.serve() as target, RealtimeClient.connect(Direct(target), live=False) as client:
         found = Run(client, FileSource("x", clip(), clock=FakeClock()), lambda _: None)
         await found.say("Hello?")
         await found.run()
@@ -141,7 +143,7 @@ async def test_typing() -> None:
 
 
 async def test_plain_text_on_one_pipe_and_the_rest_on_the_other(capsys: pytest.CaptureFixture[str]) -> None:
-    async with FakeVoxd(TWO).serve() as target, RealtimeClient.connect(target) as client:
+    async with FakeVoxd(TWO).serve() as target, RealtimeClient.connect(Direct(target), live=False) as client:
         await run_plain(client, FileSource("x", clip(*SPOKEN), clock=FakeClock()))
     out, err = capsys.readouterr()
     assert out == "He was not an ill-disposed young man,\nHad he married\n"
@@ -238,7 +240,7 @@ def test_formats() -> None:
 
 async def transcribed(voxd: FakeVoxd, *files: Path, form: str = "text") -> bool:
     async with voxd.serve() as target:
-        return await transcribe_files(target, files, form=form, language=None, token=None)
+        return await transcribe_files(Direct(target), files, form=form, language=None)
 
 
 def wav(folder: Path, samples: Float32) -> Path:

@@ -1,73 +1,95 @@
-"""One Realtime session as seen from the client: audio out, events in.  Steps 2 and 12 of a frame's path.
+"""One Realtime conversation as seen from the client: audio out, events in, over as many links as it takes.  Steps 2 and
+12 of a frame's path.
 
-It knows the WebSocket, the session's opening and when each sample was captured.  It does not know microphones, files,
-screens, nor what an event means: that is `voxtui.transcript` and `voxtui.meter`.
+It knows the session's opening, when each sample was captured, and how a broken link is replaced: sound that is not yet
+text is kept (`voxtui.replay`), the session is resumed, and what was missed is sent again.  It does not know
+microphones, files, screens, nor what an event means: that is `voxtui.transcript` and `voxtui.meter`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
-from websockets.asyncio.client import ClientConnection, connect, unix_connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
+from msgspec import UNSET, UnsetType
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
+from shared.audio import RATE, to_ms
 from shared.events import (
-    AudioAppend,
     ClientEvent,
+    Resumed,
     ServerEvent,
     SessionCreated,
     SessionUpdate,
+    SessionUpdated,
     WireError,
     dump,
     parse_server,
 )
 from shared.latency import SampleClock
 from shared.session_config import AnySession
-from voxtui.safe_text import safe_line
-from voxtui.target import Target
+from voxtui.errors import ClientError, Misconfigured, NotReady, Refused, Unreachable
+from voxtui.link import FINAL, OPEN_S, dial, farewell
+from voxtui.replay import KEEP, Replay
+from voxtui.target import Route
+from voxtui.told import Health, Relinked, Unlinked
 
 SILENCE_MS = 500  # how long a pause ends a turn, unless told
-OPEN_S = 10.0  # the server gives a handshake as long
-PING_S = 2.0  # and two misses mean that the other side is gone
-MAX_MESSAGE = 4 << 20  # bytes in one message; the server stays below 1 MiB
-EXTENSIONS = "metrics,provisional"
-
-
-class ClientError(Exception):
-    """The connection cannot be had, or is over; the text is one sentence for people."""
-
-
-class Unreachable(ClientError):
-    """Nobody answers, or not a voxd, or one that is not ready."""
-
-
-class Refused(ClientError):
-    """The token is missing or wrong."""
+PACE_S = 0.005  # between two packets of 20 ms: what is replayed goes out at four times its own speed, not faster
+FIRST_S, MOST_S = 0.2, 5.0  # between two tries of a link
+PATIENCE_S = 60.0  # a vanished client's session is kept as long; who plays a clip does not wait longer
+LAG_MS = 500  # the step in which lag is told: below it lies what an acknowledgement takes
+HURRIED = 1 * RATE  # samples of a hurried clip that may wait for the link
+HURRIED_KEEP = 600 * RATE  # a hurried server may be minutes behind with what is not yet text
 
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a session shall be like.  `answers`: whether the responder, if there is one, shall be used."""
+    """What a session shall be like.
+
+    `answers`: whether it is a conversation, where there is a responder, for good; `replies`: whether what is said is
+    answered by itself.  `hands_free`: the server finds the turns.  `delay_ms`: by how much live text may trail."""
 
     language: str | None = None
+    instructions: str | None = None
     silence_ms: int = SILENCE_MS
+    delay_ms: int | None = None
     answers: bool = True
+    replies: bool = True
+    hands_free: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One server event and when its bytes were here, in us of this process's monotonic clock."""
+    """One event and when its bytes were here, in us of this process's monotonic clock: what the server said, or what
+    became of the link."""
 
-    event: ServerEvent
+    event: ServerEvent | Unlinked | Relinked
     at_us: int
+
+
+class _Numbered(msgspec.Struct):
+    voxd_seq: int | UnsetType = UNSET
+
+
+class _Broken(Exception):
+    """The link in use is over, and another one may do."""
+
+
+@dataclass(slots=True)
+class _Outage:
+    """There is no link."""
+
+    since_us: int
+    reason: str = ""
+    tries: int = 0
 
 
 def now_us() -> int:
@@ -75,27 +97,56 @@ def now_us() -> int:
     return time.monotonic_ns() // 1000
 
 
-class RealtimeClient:
-    """An open session; `async with RealtimeClient.connect(target) as client`, then send_audio and `async for`."""
+def waits() -> Iterator[float]:
+    """Seconds before each try: doubling, with jitter, so that many clients of one daemon do not come back at once."""
+    most = FIRST_S
+    while True:
+        yield random.uniform(most / 2, most)
+        most = min(2 * most, MOST_S)
 
-    def __init__(self, link: ClientConnection, target: Target, session: AnySession) -> None:
-        self._link = link
-        self.target = target
-        self.session = session
+
+class RealtimeClient:
+    """An open session: `async with RealtimeClient.connect(route) as client`, then send_audio and `async for`."""
+
+    def __init__(
+        self, route: Route, wishes: Wishes, tell: Callable[[str], None], *, live: bool, patience_s: float | None
+    ) -> None:
+        self.label = route.label
+        self.session: AnySession
         self.clock = SampleClock()
-        self.position = 0  # samples sent so far: the stream position of the next one
+        self.wishes = wishes
+        self._route, self._tell, self._live, self._patience_s = route, tell, live, patience_s
+        self._replay = Replay(KEEP if live else HURRIED_KEEP)
+        self._link: ClientConnection | None = None
+        self._linked = asyncio.Event()  # the link may carry audio
+        self._more, self._moved = asyncio.Event(), asyncio.Event()  # there is audio to send; some has gone out
+        self._configured = False  # the server has said so
+        self._lost = 0  # samples that were lost by the last change of links
 
     @classmethod
     @asynccontextmanager
     async def connect(
-        cls, target: Target, *, token: str | None = None, wishes: Wishes | None = None
+        cls,
+        route: Route,
+        *,
+        wishes: Wishes | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+        live: bool = True,
+        patience_s: float | None = None,
     ) -> AsyncIterator[RealtimeClient]:
-        """Opens the session and configures it.  Raises Unreachable, Refused or ClientError with a sentence."""
-        async with _Opening(target, token) as link:
-            session = await _first_message(link, target)
-            client = cls(link, target, session)
-            await client.send(SessionUpdate(configuration(session, wishes or Wishes())))
+        """Opens the session and configures it, as soon as the daemon is ready; `tell` is given a line while it is not.
+
+        `live`: the sound comes at its own speed and does not wait.  `patience_s`: how long another link is tried for
+        when one has broken; None: for ever.  Raises the errors of `voxtui.errors`."""
+        client = cls(route, wishes or Wishes(), tell, live=live, patience_s=patience_s)
+        await client._open()
+        sender = asyncio.create_task(client._send_audio())
+        try:
             yield client
+        finally:
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
+            await client._hang_up()
 
     @property
     def transcriber(self) -> str | None:
@@ -105,170 +156,213 @@ class RealtimeClient:
     def responder(self) -> str | None:
         return self.session.voxd.respond
 
+    @property
+    def position(self) -> int:
+        """Samples captured so far: the position of the next one."""
+        return self._replay.captured
+
+    @property
+    def health(self) -> Health:
+        """How the link in use does.  What is late shows in no local buffer: ssh takes all it is given."""
+        latency = self._link.latency if self._link is not None else 0.0
+        lag_ms, lost_ms = to_ms(self._replay.lag) // LAG_MS * LAG_MS, to_ms(self._replay.lost)
+        return Health(round(latency * 1000) if latency else None, lag_ms, lost_ms)
+
     async def send_audio(self, pcm: bytes, captured_us: int | None = None) -> None:
         """Consecutive s16le at 16 kHz; `captured_us`: when its last sample was captured.
 
-        Waits while the socket is full."""
-        self.position += len(pcm) // 2
+        It is kept until its text is final, whether or not there is a link.  Waits only for a sound that is not live."""
+        self._replay.append(pcm)
         self.clock.record(self.position, now_us() if captured_us is None else captured_us)
-        await self.send(AudioAppend(pcm))
+        self._more.set()
+        while not self._live and self._replay.unsent > HURRIED:
+            self._moved.clear()
+            await self._moved.wait()
+
+    async def wish(self, wishes: Wishes) -> None:
+        """Another configuration from now on, over this link and those after it.  Raises ClientError."""
+        self.wishes = wishes
+        await self.send(SessionUpdate(configuration(self.session, wishes)))
 
     async def send(self, event: ClientEvent) -> None:
+        """Behind all sound that was captured before.  Raises ClientError where there is no link: this is not kept."""
+        position = self.position
+        while self._linked.is_set() and self._replay.sent < position:
+            self._moved.clear()
+            await self._moved.wait()
+        if self._link is None or not self._linked.is_set():
+            raise ClientError("There is no connection at the moment.")
         try:
             await self._link.send(dump(event), text=True)
         except ConnectionClosed as closed:
-            raise ClientError(_farewell(closed)) from None
+            raise ClientError(farewell(closed)) from None
 
     async def __aiter__(self) -> AsyncIterator[Received]:
-        """Events until the other side says goodbye properly; ClientError if the connection breaks.
+        """Events until the other side says goodbye properly.  Raises ClientError if it cannot be had any more.
 
         What is not an event, or of a kind that this client does not know, is passed over: newer servers say more."""
+        outage: _Outage | None = None
         while True:
             try:
-                data = await self._link.recv(decode=False)
+                async for received in self._receive():
+                    greeting = received.event
+                    if outage is not None and isinstance(greeting, (SessionCreated, Resumed)):
+                        yield self._relinked(outage, fresh=isinstance(greeting, SessionCreated))
+                        outage = None
+                    if not isinstance(greeting, Resumed):
+                        yield received
+                return
+            except _Broken as broken:
+                outage = outage or _Outage(now_us())
+                outage.reason = str(broken)
+            async for _ in self._redial(outage):
+                yield Received(Unlinked(outage.reason, outage.tries), now_us())
+
+    # ── the link ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _open(self) -> None:
+        """The first link.  A daemon that still loads is waited for."""
+        for wait_s in waits():
+            try:
+                link = await self._dial(None)
+            except NotReady as error:
+                self._tell(error.progress or str(error))
+                await asyncio.sleep(wait_s)
+            else:
+                break
+        try:
+            async with asyncio.timeout(OPEN_S):
+                event, self._replay.seq = _parse(await link.recv(decode=False))
+        except TimeoutError:
+            raise Unreachable(f"{self.label} opens no session within {OPEN_S:.0f} s.") from None
+        except ConnectionClosed as closed:
+            raise Unreachable(f"{self.label}: {farewell(closed)}") from None
+        if not isinstance(event, SessionCreated):
+            raise Unreachable(f"{self.label} speaks another protocol than voxd's Realtime API.")
+        await self._greeted(event)
+
+    async def _dial(self, resume: tuple[str, int] | None) -> ClientConnection:
+        self._link = await dial(await self._route.address(self._tell), self.label, resume)
+        return self._link
+
+    async def _redial(self, outage: _Outage) -> AsyncIterator[None]:
+        """Another link; yields before each try.
+
+        Raises ClientError if nothing can come of it, or if it takes longer than there is patience."""
+        for wait_s in waits():
+            if self._patience_s is not None and now_us() - outage.since_us >= self._patience_s * 1e6:
+                raise ClientError(outage.reason)
+            await self._hang_up()
+            outage.tries += 1
+            yield
+            await asyncio.sleep(wait_s)
+            token = self._replay.token
+            try:
+                await self._dial((token, self._replay.seq) if token else None)
+            except (Misconfigured, Refused):
+                raise
+            except ClientError as error:
+                outage.reason = str(error)
+            else:
+                return
+
+    async def _hang_up(self) -> None:
+        self._linked.clear()
+        self._moved.set()  # whoever waits for this link sees that it is gone
+        link, self._link = self._link, None
+        if link is not None:
+            await link.close()
+
+    async def _receive(self) -> AsyncIterator[Received]:
+        """What comes over the link in use, until it is closed properly.  Raises _Broken, ClientError."""
+        link = self._link
+        assert link is not None
+        while True:
+            try:
+                # A link that was just made has OPEN_S to say whose session it is.
+                async with asyncio.timeout(None if self._linked.is_set() else OPEN_S):
+                    data = await link.recv(decode=False)
+            except TimeoutError:
+                raise _Broken(f"{self.label} opens no session within {OPEN_S:.0f} s.") from None
             except ConnectionClosed as closed:
-                if closed.rcvd is not None and closed.rcvd.code == 1000:
+                code = closed.rcvd.code if closed.rcvd is not None else 0
+                if code == 1000:
                     return
-                raise ClientError(_farewell(closed)) from None
+                raise (ClientError if code in FINAL else _Broken)(farewell(closed)) from None
             at_us = now_us()
-            event = _parse(data)
-            if event is not None:
-                yield Received(event, at_us)
+            event, seq = _parse(data)
+            self._replay.seq = seq or self._replay.seq
+            if event is None:
+                continue
+            if not self._linked.is_set() and isinstance(event, (SessionCreated, Resumed)):
+                await self._greeted(event)
+            self._configured = self._configured or isinstance(event, SessionUpdated)
+            yield Received(self._replay.receive(event), at_us)
+
+    async def _greeted(self, event: SessionCreated | Resumed) -> None:
+        """The server has said which session this link carries: now it may have audio."""
+        assert self._link is not None
+        if isinstance(event, SessionCreated):
+            self.session, self._configured = event.session, False
+            self._lost = self._replay.created(event)
+        else:
+            self._lost = self._replay.resumed(event)
+        try:
+            if not self._configured:
+                await self._link.send(dump(SessionUpdate(configuration(self.session, self.wishes))), text=True)
+        except ConnectionClosed:
+            return  # the next read says why
+        self._linked.set()
+        self._more.set()
+
+    def _relinked(self, outage: _Outage, *, fresh: bool) -> Received:
+        down_ms = (now_us() - outage.since_us) // 1000
+        return Received(Relinked(down_ms, outage.tries, to_ms(self._lost), fresh), now_us())
+
+    async def _send_audio(self) -> None:
+        """Packets over whatever link there is, in order, each once per link."""
+        while True:
+            await self._linked.wait()
+            packet, link = self._replay.packet(), self._link
+            if packet is None or link is None:
+                self._more.clear()
+                await self._more.wait()
+                continue
+            try:
+                await link.send(dump(packet), text=True)
+            except ConnectionClosed:
+                if link is self._link:
+                    self._linked.clear()  # who reads it finds out why
+            self._moved.set()
+            if self._live and self._replay.unsent:
+                await asyncio.sleep(PACE_S)
 
 
 def configuration(session: AnySession, wishes: Wishes) -> dict[str, Any]:
     """The body of `session.update`: transcription alone where nobody answers, a conversation otherwise."""
     answers = wishes.answers and session.voxd.respond is not None
     transcription = {"language": wishes.language} if wishes.language else {}
+    turns: dict[str, Any] = {"type": "server_vad", "silence_duration_ms": wishes.silence_ms}
+    if answers:
+        turns["create_response"] = wishes.replies
     sound = {
         "format": {"type": "audio/pcm", "rate": 16_000},
         "transcription": transcription if session.voxd.transcribe is not None or not answers else None,
-        "turn_detection": {"type": "server_vad", "silence_duration_ms": wishes.silence_ms},
+        "turn_detection": turns if wishes.hands_free else None,
     }
-    return {"type": "realtime" if answers else "transcription", "audio": {"input": sound}}
+    body: dict[str, Any] = {"type": "realtime" if answers else "transcription", "audio": {"input": sound}}
+    if answers and wishes.instructions:
+        body["instructions"] = wishes.instructions
+    if wishes.delay_ms is not None:
+        body["voxd"] = {"delay_ms": wishes.delay_ms}
+    return body
 
 
-def _parse(data: bytes) -> ServerEvent | None:
+def _parse(data: bytes) -> tuple[ServerEvent | None, int]:
+    """The event, and its number in a session that can be resumed, else 0."""
     try:
-        return parse_server(data)
-    except WireError:
-        return None
-
-
-def _address(target: Target) -> str:
-    """The URL with the extensions that this client understands."""
-    parts = urlsplit(target.url)
-    query = dict(parse_qsl(parts.query))
-    query.setdefault("voxd_ext", EXTENSIONS)
-    return urlunsplit(parts._replace(query=urlencode(query, safe=",")))
-
-
-class _Opening:
-    """The handshake; turns each way it may fail into one sentence."""
-
-    def __init__(self, target: Target, token: str | None) -> None:
-        self._target = target
-        options: dict[str, Any] = {
-            "additional_headers": {"Authorization": f"Bearer {token}"} if token else None,
-            "compression": None,  # audio does not shrink, and packing costs the time that we measure
-            "max_size": MAX_MESSAGE,
-            "open_timeout": OPEN_S,
-            "ping_interval": PING_S,
-            "ping_timeout": 2 * PING_S,
-            "close_timeout": 1.0,
-            "proxy": None if target.loopback else True,  # a forwarded port never goes through a proxy
-        }
-        url = _address(target)
-        self._connect = (
-            connect(url, **options) if target.socket is None else unix_connect(str(target.socket), url, **options)
-        )
-
-    async def __aenter__(self) -> ClientConnection:
-        label = self._target.label
-        try:
-            return await self._connect.__aenter__()
-        except InvalidStatus as answer:
-            raise self._refusal(answer) from None
-        except TimeoutError:
-            raise Unreachable(f"{label} does not answer within {OPEN_S:.0f} s.") from None
-        except OSError as error:
-            raise Unreachable(_nobody(self._target, error)) from None
-        except (WebSocketException, EOFError, ValueError) as error:
-            raise Unreachable(f"{label} answers, but is not a voxd: {safe_line(str(error))}.") from None
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._connect.__aexit__(kind, error, trace)
-
-    def _refusal(self, answer: InvalidStatus) -> ClientError:
-        """An HTTP answer instead of a WebSocket."""
-        label, status = self._target.label, answer.response.status_code
-        said = _message(bytes(answer.response.body or b""))
-        reason = f": {said}" if said else "."
-        if status in (401, 403):
-            return Refused(
-                f"{label} refuses the token{reason} (`voxd token` prints it; VOXD_TOKEN or --token-file give it.)"
-            )
-        if status == 503:
-            return Unreachable(f"{label} is not ready yet{reason}")
-        if said:
-            return Unreachable(f"{label} refuses the connection (HTTP {status}): {said}")
-        return Unreachable(f"{label} answers, but is not a voxd (HTTP {status}).")
-
-
-class _Complaint(msgspec.Struct):
-    message: str
-
-
-class _Refusal(msgspec.Struct):
-    error: _Complaint
-
-
-def _message(body: bytes) -> str:
-    """`{"error": {"message": ...}}` -> the message, fit for a terminal; "" if it is not that."""
-    try:
-        return safe_line(msgspec.json.decode(body, type=_Refusal).error.message)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return ""
-
-
-def _nobody(target: Target, error: OSError) -> str:
-    how = "Start one with `voxd start`." if target.loopback else "Is it running, and is the port right?"
-    if isinstance(error, PermissionError):
-        return f"{target.label} may not be opened by this user: {error.strerror}."
-    if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
-        return f"No voxd is running at {target.label}. {how}"
-    return f"{target.label} cannot be reached: {safe_line(error.strerror or str(error))}. {how}"
-
-
-async def _first_message(link: ClientConnection, target: Target) -> AnySession:
-    """`session.created` is what a Realtime server says first."""
-    try:
-        async with asyncio.timeout(OPEN_S):
-            data = await link.recv(decode=False)
-    except TimeoutError:
-        raise Unreachable(f"{target.label} opens no session within {OPEN_S:.0f} s.") from None
-    except ConnectionClosed as closed:
-        raise Unreachable(f"{target.label}: {_farewell(closed)}") from None
-    event = _parse(data)
-    if not isinstance(event, SessionCreated):
-        raise Unreachable(f"{target.label} speaks another protocol than voxd's Realtime API.")
-    return event.session
-
-
-def _farewell(closed: ConnectionClosed) -> str:
-    """Why a connection is over, in one sentence."""
-    if closed.rcvd is None:
-        return "The connection was lost: voxd no longer answers."
-    reason = safe_line(closed.rcvd.reason)
-    meaning = {
-        1000: "voxd closed the session",
-        1001: "voxd ended the session",
-        1008: "voxd closed the session, as this client was too slow",
-        1009: "voxd closed the session, as a message was too long",
-        1011: "voxd met an internal error and closed the session",
-        1012: "voxd is shutting down",
-        1013: "voxd is full; try again later",
-    }.get(closed.rcvd.code, f"voxd closed the session with code {closed.rcvd.code}")
-    return f"{meaning}{f' ({reason})' if reason else ''}."
+        event = parse_server(data)
+        seq = msgspec.json.decode(data, type=_Numbered).voxd_seq
+    except (WireError, msgspec.DecodeError):
+        return None, 0
+    return event, 0 if seq is UNSET else seq

@@ -16,7 +16,9 @@ from voxtui.local import private_voxd
 from voxtui.runner import Run
 from voxtui.sources import FileSource, read_clip
 from voxtui.table import metrics_table
-from voxtui.transcript import Entry, Event, Progress, State, Voice, changes, reduce
+from voxtui.target import Direct
+from voxtui.told import Event
+from voxtui.transcript import Entry, Progress, State, Voice, changes, reduce
 
 CLIP = Path(__file__).parent / "data" / "austen.flac"
 
@@ -79,7 +81,10 @@ async def demo(width: int) -> bool:
     """Plays the clip; True if words came.  Raises LocalError, ClientError, SourceError."""
     clip = read_clip(CLIP)
     _say("starting a private voxd on this machine ...")
-    async with private_voxd(_say) as target, RealtimeClient.connect(target, wishes=Wishes(answers=False)) as client:
+    async with (
+        private_voxd(_say) as target,
+        RealtimeClient.connect(Direct(target), wishes=Wishes(answers=False), patience_s=0) as client,
+    ):
         _say(f"{client.transcriber} listens to {clip.size / RATE:.0f} s of LibriVox, in real time:\n")
         lines = Lines(lambda text: click.echo(text, nl=False), width)
         run = Run(client, FileSource(CLIP.name, clip), lines.receive)

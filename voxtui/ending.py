@@ -6,6 +6,8 @@ Pure; it counts utterances, answers and samples, and never looks at a clock.
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from shared.audio import to_samples
 from shared.events import (
     Committed,
@@ -47,8 +49,12 @@ class Ending:
     @property
     def busy(self) -> bool:
         """Something that was begun is not finished."""
-        committing = self._commit_expected and not self._commit_done
-        return bool(self._open) or self._unanswered > 0 or committing
+        return bool(self._open) or self._unanswered > 0 or self.committing
+
+    @property
+    def committing(self) -> bool:
+        """A commit is to be answered."""
+        return self._commit_expected and not self._commit_done
 
     @property
     def over(self) -> bool:
@@ -71,6 +77,14 @@ class Ending:
         """The server says so: all was heard."""
         self._commit_done = True
 
+    def relinked(self, *, fresh: bool) -> None:
+        """Another link: the report of what came over it again does not come.  `fresh`: another session, which knows
+        nothing of this one's utterances; their sound is being heard anew."""
+        self._unreported.clear()
+        if fresh:
+            self._open.clear()
+            self._commit, self._stopped, self._unanswered = None, "", 0
+
     def receive(self, event: ServerEvent) -> None:
         match event:
             case SessionCreated(session=session) | SessionUpdated(session=session):
@@ -92,10 +106,12 @@ class Ending:
                     self._unreported.add(key)
             case TranscriptionFailed(item_id=key):
                 self._close(key)
-            case ResponseDone():
+            case ResponseDone(response=response):
                 self._unanswered = max(0, self._unanswered - 1)
-            case Metrics(item_id=key):
-                self._unreported.discard(key)
+                if self._reports and response.status == "completed":
+                    self._unreported.add(response.id)
+            case Metrics(item_id=key, response_id=answer):
+                self._unreported.discard(key if answer is UNSET else answer)
             case _:
                 pass
 

@@ -20,6 +20,8 @@ from voxtui.sources import Packet, SourceError
 
 HELD = 250  # blocks of 20 ms that may wait for a slow connection: 5 s; beyond it the oldest goes and is counted
 
+_in_use: set[Microphone] = set()  # those that hold a device
+
 NONE_HERE = "No microphone is known to the sound system of this machine."
 
 
@@ -58,6 +60,14 @@ def inputs() -> list[Device]:
     return devices
 
 
+def look_again() -> None:
+    """Lets PortAudio see the devices that there are now; it cannot while one is open."""
+    sound = _portaudio()
+    if not _in_use:
+        sound._terminate()
+        sound._initialize()
+
+
 def _portaudio() -> Any:
     try:
         return importlib.import_module("sounddevice")
@@ -76,7 +86,7 @@ def _reason(error: Exception) -> str:
 
 
 class Microphone:
-    """An input device as a source.
+    """An input device as a source.  Raises SourceError.
 
     PortAudio's thread puts blocks into a deque of HELD (at the bound the oldest goes and is counted as dropped) and
     wakes the event loop only if it is not yet woken, so that a slow loop piles nothing up."""
@@ -90,14 +100,22 @@ class Microphone:
         self._blocks: deque[tuple[bytes, int]] = deque(maxlen=HELD)
         self._lost = False
         self.dropped = 0
-        try:
-            about = self._sound.query_devices(device, "input")
-            self._rate = self._rate_of(int(about["default_samplerate"]))
-        except (self._sound.PortAudioError, ValueError) as error:
-            if device is None:
-                raise SourceError(NONE_HERE) from None
-            raise SourceError(f"No microphone {device!r} can be opened: {_reason(error)}.") from None
+        about = self._about()
         self.name = safe_line(str(about["name"]))
+        self._rate = self._rate_of(int(about["default_samplerate"]))
+
+    def _about(self) -> Any:
+        """The device as PortAudio knows it.  PortAudio looks once: what was plugged in since needs another look."""
+        try:
+            return self._sound.query_devices(self._device, "input")
+        except (self._sound.PortAudioError, ValueError):
+            look_again()
+        try:
+            return self._sound.query_devices(self._device, "input")
+        except (self._sound.PortAudioError, ValueError) as error:
+            if self._device is None:
+                raise SourceError(NONE_HERE) from None
+            raise SourceError(f"No microphone {self._device!r} can be opened: {_reason(error)}.") from None
 
     def _rate_of(self, usual: int) -> int:
         """16 kHz where the device can, else its own rate, resampled here."""
@@ -127,6 +145,7 @@ class Microphone:
             loop.call_soon_threadsafe(arrived.set)
 
         stream = self._open(block, ended)
+        _in_use.add(self)
         cutter = Cutter(self._rate)
         try:
             while True:
@@ -141,6 +160,7 @@ class Microphone:
             self._lost = True
             stream.abort(ignore_errors=True)
             stream.close(ignore_errors=True)
+            _in_use.discard(self)
 
     def _open(self, block: Any, ended: Any) -> Any:
         try:
@@ -156,7 +176,9 @@ class Microphone:
             )
             stream.start()
         except (self._sound.PortAudioError, ValueError) as error:
-            raise SourceError(f"The microphone {self.name!r} cannot be opened: {_reason(error)}.") from None
+            reason = _reason(error)
+            busy = "; does another program use it?" if "unavailable" in reason.lower() else "."
+            raise SourceError(f"The microphone {self.name!r} cannot be opened: {reason}{busy}") from None
         return stream
 
 

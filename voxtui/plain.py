@@ -15,7 +15,8 @@ from voxtui.client import RealtimeClient
 from voxtui.runner import Run
 from voxtui.sources import Source
 from voxtui.table import metrics_table
-from voxtui.transcript import Connected, Dropped, Entry, Event, Measured, Progress, State, Voice, changes, reduce
+from voxtui.told import Connected, Dropped, Event, Measured, Unlinked
+from voxtui.transcript import Entry, Progress, State, Voice, changes, reduce
 
 Write = Callable[[str], None]
 
@@ -37,6 +38,8 @@ class Printer:
                 self._err(f"connected: {path}")
             case Measured(metrics=metrics, complete=True):
                 self._err(_one_line(metrics))
+            case Unlinked(reason=reason, tries=1):
+                self._err(f"{reason}  Trying again; what is said meanwhile is kept.")
             case Dropped(packets=packets):
                 self._err(f"sound lost: {packets * 20} ms, since the connection is too slow")
             case _:

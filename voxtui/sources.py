@@ -18,6 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from shared.audio import PACKET, RATE, Float32, Truth, float_to_pcm16, resample
+from shared.latency import VoicedTruth
 from voxtui.safe_text import safe_line
 
 PACKET_US = PACKET * 1_000_000 // RATE
@@ -55,13 +56,17 @@ class WallClock:
 
 
 class Source(Protocol):
-    """`samples`: how long the sound is that was asked for; None for a source that only a person ends."""
+    """`samples`: how long the sound is that was asked for; None for a source that only a person ends.
+
+    `dropped`: packets that were lost because nobody took them."""
 
     name: str
     samples: int | None
-    truth: Truth | None
-    dropped: int  # packets that were lost because nobody took them
 
+    @property
+    def truth(self) -> VoicedTruth | None: ...
+    @property
+    def dropped(self) -> int: ...
     def packets(self) -> AsyncIterator[Packet]: ...
 
 

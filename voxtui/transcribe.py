@@ -16,11 +16,12 @@ import click
 import msgspec
 
 from shared.audio import RATE, to_ms, to_samples
-from voxtui.client import SILENCE_MS, RealtimeClient, Wishes
+from voxtui.client import PATIENCE_S, SILENCE_MS, RealtimeClient, Wishes
 from voxtui.runner import Run
 from voxtui.sources import FileSource, Source, SourceError, read_clip
-from voxtui.target import Target
-from voxtui.transcript import Entry, Event, Progress, State, Voice, changes, reduce
+from voxtui.target import Route
+from voxtui.told import Event
+from voxtui.transcript import Entry, Progress, State, Voice, changes, reduce
 
 CUE_WIDTH = 42  # characters of a subtitle's line, as broadcasters have it
 CUE_MS = 200  # the shortest cue
@@ -76,9 +77,7 @@ def _timestamp(ms: int) -> str:
 FORMATS: dict[str, Callable[[Transcript], str]] = {"text": as_text, "json": as_json, "srt": as_srt}
 
 
-async def transcribe_files(
-    target: Target, files: Sequence[Path], *, form: str, language: str | None, token: str | None
-) -> bool:
+async def transcribe_files(route: Route, files: Sequence[Path], *, form: str, language: str | None) -> bool:
     """Every file, one after the other; False if one of them could not be done.  Raises ClientError if voxd is lost."""
     good = True
     for file in files:
@@ -90,12 +89,17 @@ async def transcribe_files(
             continue
         source = FileSource(file.name, clip, hurry=True)
         wishes = Wishes(language=language, answers=False)
-        async with RealtimeClient.connect(target, token=token, wishes=wishes) as client:
+        link = RealtimeClient.connect(route, wishes=wishes, tell=_note, live=False, patience_s=PATIENCE_S)
+        async with link as client:
             hearing = Hearing(file, clip.size, client, source)
             await hearing.run()
         click.echo(FORMATS[form](hearing.transcript()), nl=False)
         good = hearing.report() and good
     return good
+
+
+def _note(line: str) -> None:
+    click.echo(line, err=True)
 
 
 class Hearing:
