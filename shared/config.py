@@ -17,7 +17,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import msgspec
 import yaml
@@ -25,6 +25,7 @@ from msgspec import inspect, structs
 
 from shared.settings import Settings, contradictions, socket_path
 
+T = TypeVar("T", bound=msgspec.Struct)
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 8  # our own keys end at 3; engine options may nest a little
 SYSTEM_CONFIG = Path("/etc/voxd/config.yaml")
@@ -57,6 +58,12 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
     root = _compose(_read(source), str(source)) if source else None
     overrides, warnings = _overrides(environ)
     return Loaded(_Reader(overrides).settings(root), source, warnings)
+
+
+def read_file(path: Path, kind: type[T]) -> T:
+    """A settings file of another program: a struct of `kind`, as strictly.  Raises ConfigError."""
+    result: T = _Reader({}).section(kind, _compose(_read(path), str(path)), "")
+    return result
 
 
 # ---- bytes -> text -> nodes -----------------------------------------------------------------------------------------
@@ -227,14 +234,14 @@ class _Reader:
         self._marks: dict[str, yaml.Mark] = {}  # path -> where it was set
 
     def settings(self, root: yaml.Node | None) -> Settings:
-        result: Settings = self._section(Settings, root, "")
+        result: Settings = self.section(Settings, root, "")
         for paths, what in contradictions(result):
             # One of them is not a default, for the defaults agree.
             place, mark = next((path, self._marks[path]) for path in paths if path in self._marks)
             _refuse(mark, f"{place}: {what}")
         return result
 
-    def _section(self, kind: type[Any], node: yaml.Node | None, path: str) -> Any:
+    def section(self, kind: type[Any], node: yaml.Node | None, path: str) -> Any:
         """A struct of `kind` from a mapping; an absent or empty one gives defaults."""
         known = {field.name: field for field in structs.fields(kind)}
         given = dict(self._checked(node, path, known))
@@ -242,7 +249,7 @@ class _Reader:
         for name, field in known.items():
             place = _join(path, name)
             if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-                values[name] = self._section(field.type, given.get(name), place)
+                values[name] = self.section(field.type, given.get(name), place)
             elif (value := self._override(place) or given.get(name)) is not None:
                 values[name] = self._leaf(field.type, value, place)
         return kind(**values)

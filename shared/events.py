@@ -189,9 +189,12 @@ class ItemDeleted(ServerBase, tag="conversation.item.deleted", frozen=True):
 
 
 class TranscriptionDelta(ServerBase, tag="conversation.item.input_audio_transcription.delta", frozen=True):
+    """`voxd_audio_ms`: with `voxd_ext=metrics`, the end of the audio that this text belongs to."""
+
     item_id: str
     content_index: int
     delta: str
+    voxd_audio_ms: int | UnsetType = UNSET
 
 
 class TranscriptionCompleted(ServerBase, tag="conversation.item.input_audio_transcription.completed", frozen=True):

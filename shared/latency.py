@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Protocol
 
@@ -38,7 +38,9 @@ class SampleClock:
         self._times: deque[int] = deque(maxlen=size)
 
     def record(self, end: int, time_us: int) -> None:
-        """The packet whose last sample is `end - 1` was complete at `time_us`."""
+        """The packet whose last sample is `end - 1` was complete at `time_us`; what was complete before stays so."""
+        if self._ends and end <= self._ends[-1]:
+            return
         self._ends.append(end)
         self._times.append(time_us)
 
@@ -74,6 +76,12 @@ class TurnMetrics:
     rtf: float | None = None
     itl_ms: list[float] = field(default_factory=list)
 
+    @classmethod
+    def of(cls, values: Mapping[str, float]) -> TurnMetrics:
+        """What `as_dict` gave, back again; words that are not in the glossary are passed over."""
+        scalar = {f.name for f in fields(cls)} - {"itl_ms"}
+        return cls(**{name: value for name, value in values.items() if name in scalar})  # type: ignore[arg-type]
+
     def as_dict(self) -> dict[str, float]:
         """Scalar metrics that apply, in the order of the glossary."""
         pairs = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "itl_ms")
@@ -103,15 +111,20 @@ class TurnStamps:
     last_delta_us: int | None = None
     deltas: int = 0
     gaps_ms: list[float] = field(default_factory=list)
+    lags_ms: list[float] = field(default_factory=list)  # of transcription deltas behind their audio and its delay
     engine_commit_us: int | None = None
     engine_first_us: int | None = None
     compute_us: int = 0
     audio_us: int = 0
 
-    def text(self, now_us: int) -> None:
-        """One transcription delta."""
+    def text(self, now_us: int, audio_us: int | None = None, delay_ms: int = 0) -> None:
+        """One transcription delta; `audio_us`: when the end of its audio was here, if that is known.
+
+        What comes after the end of the turn trails nothing: that is `final_ms`."""
         if self.first_text_us is None:
             self.first_text_us = now_us
+        if audio_us is not None and self.commit_us is None:
+            self.lags_ms.append(max(0.0, (now_us - audio_us) / 1000 - delay_ms))
 
     def delta(self, now_us: int) -> None:
         """One response delta."""
@@ -131,6 +144,7 @@ class TurnStamps:
             ttft_engine_ms=between_ms(self.engine_commit_us, self.engine_first_us),
             endpoint_ms=between_ms(self.last_voiced_us, self.decided_us),
             first_text_ms=between_ms(self.first_voiced_us, self.first_text_us),
+            lag_over_delay_ms=percentile(self.lags_ms, 50) if self.lags_ms else None,
             final_ms=between_ms(self.last_voiced_us, self.final_us),
             total_ms=between_ms(self.commit_us, self.last_delta_us) if responded else None,
             rtf=self.compute_us / self.audio_us if self.audio_us and self.compute_us else None,
@@ -140,24 +154,26 @@ class TurnStamps:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """p50, p95 and p99 of one metric over n turns; never a mean alone."""
+    """p50, p95, p99 and the worst of one metric over n turns; never a mean alone."""
 
     n: int
     p50: float
     p95: float
     p99: float
+    max: float
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Summary:
-        return cls(len(values), percentile(values, 50), percentile(values, 95), percentile(values, 99))
+        """Raises ValueError if there is none."""
+        return cls(len(values), *(percentile(values, q) for q in (50, 95, 99, 100)))
 
 
 def summarise(turns: Iterable[TurnMetrics]) -> dict[str, Summary]:
-    """Metric name -> Summary, for the metrics that applied to at least one turn."""
+    """Metric name -> Summary, for the metrics that applied to at least one turn, in the order of the glossary."""
     values: dict[str, list[float]] = {}
     for turn in turns:
         for name, value in turn.as_dict().items():
             values.setdefault(name, []).append(value)
         if turn.itl_ms:
             values.setdefault("itl_ms", []).extend(turn.itl_ms)
-    return {name: Summary.of(found) for name, found in values.items()}
+    return {f.name: Summary.of(values[f.name]) for f in fields(TurnMetrics) if f.name in values}

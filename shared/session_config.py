@@ -109,6 +109,7 @@ class Extensions(Part, frozen=True, omit_defaults=True):
     transcribe: str | None = None
     respond: str | None = None
     resume_token: str | None = None
+    targets: dict[str, float] | None = None  # metric -> ms: what the operator wants of answers; told with `metrics`
 
     @property
     def aware(self) -> bool:
@@ -150,7 +151,7 @@ class TranscriptionSession(Part, frozen=True, tag_field="type", tag="transcripti
 AnySession = RealtimeSession | TranscriptionSession
 
 _READ_ONLY = ("id", "object", "expires_at")
-_SERVERS = ("transcribe", "respond", "resume", "resume_token")  # of `voxd`: not for clients to change
+_SERVERS = ("transcribe", "respond", "resume", "resume_token", "targets")  # of `voxd`: not for clients to change
 
 
 def merge(current: AnySession, patch: Json, *, model: str) -> AnySession:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.latency import SampleClock, Summary, TurnStamps, percentile, summarise
+from shared.latency import SampleClock, Summary, TurnMetrics, TurnStamps, percentile, summarise
 
 floats = st.floats(-1e6, 1e6)
 
@@ -39,6 +39,15 @@ def test_the_clock_forgets() -> None:
 
     assert clock.time_of(198 * 320) == 198 * 20_000
     assert clock.time_of(320) is None
+
+
+def test_what_was_complete_is_not_complete_again() -> None:
+    """Whoever tells of the same sample over and over neither moves its time nor drives out those before it."""
+    clock = SampleClock(size=2)
+    for end, time_us in ((320, 20_000), (640, 40_000), (640, 90_000), (640, 95_000)):
+        clock.record(end, time_us)
+
+    assert (clock.time_of(320), clock.time_of(640)) == (20_000, 40_000)
 
 
 def test_a_transcription_has_its_words_and_no_others() -> None:
@@ -80,4 +89,23 @@ def test_speculation_makes_a_first_token_early_but_never_negative() -> None:
 def test_a_summary_counts_only_turns_to_which_the_metric_applied() -> None:
     one, other = TurnStamps(last_voiced_us=0, final_us=100_000), TurnStamps()
 
-    assert summarise([one.metrics(user=True), other.metrics(user=True)]) == {"final_ms": Summary(1, 100, 100, 100)}
+    assert summarise([one.metrics(user=True), other.metrics(user=True)]) == {"final_ms": Summary(1, 100, 100, 100, 100)}
+
+
+def test_a_summary_knows_the_worst() -> None:
+    assert Summary.of([3.0, 1.0, 2.0]) == Summary(3, 2.0, 2.9, 2.98, 3.0)
+
+
+def test_summaries_come_in_the_order_of_the_glossary() -> None:
+    """Whatever the first turn had."""
+    assert list(summarise([TurnMetrics(rtf=0.5), TurnMetrics(endpoint_ms=1.0, itl_ms=[2.0])])) == [
+        "endpoint_ms",
+        "rtf",
+        "itl_ms",
+    ]
+
+
+def test_metrics_survive_the_wire() -> None:
+    """Words of a newer server are passed over; a list is not one number."""
+    found = TurnMetrics(final_ms=300.0, total_ms=20.0)
+    assert TurnMetrics.of({**found.as_dict(), "wonder_ms": 1.0, "itl_ms": 2.0}) == found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 
@@ -33,7 +35,8 @@ from shared.session_config import (
 from tests.fakes import utterance
 from voxtui.ending import Ending
 from voxtui.meter import Meter
-from voxtui.transcript import Measured
+from voxtui.replay import Replay
+from voxtui.told import Measured
 
 
 def clock_of(ms: int) -> SampleClock:
@@ -74,8 +77,9 @@ def test_a_turn_of_a_known_clip() -> None:
     """Speech is voiced from 400 to 1400 ms; everything counts from there."""
     meter = Meter(clock_of(3000), truth_of((400, 1400)))
     meter.receive(transcription(), 0)
-    first, second = heard(meter, list(ONE), TIMES)
-    assert (first.complete, second.complete) == (False, True)
+    early, first, second = heard(meter, list(ONE), TIMES)
+    assert early.metrics.as_dict() == {"first_text_ms": 500.0}
+    assert (early.complete, first.complete, second.complete) == (False, False, True)
     assert first.metrics.rtf is None
     assert second.metrics.as_dict() == {"endpoint_ms": 550.0, "first_text_ms": 500.0, "final_ms": 700.0, "rtf": 0.25}
     assert [turn.as_dict() for turn in meter.finished()] == [second.metrics.as_dict()]
@@ -96,8 +100,8 @@ def test_a_server_without_metrics() -> None:
     meter = Meter(clock_of(3000))
     meter.receive(SessionCreated("", TranscriptionSession(id="s")), 0)
     found = heard(meter, list(ONE[:-1]), TIMES[:-1])
-    assert [measured.complete for measured in found] == [True]
-    assert "rtf" not in found[0].metrics.as_dict()
+    assert [measured.complete for measured in found] == [False, True]
+    assert "rtf" not in found[1].metrics.as_dict()
 
 
 def test_what_holds_no_words_is_not_measured() -> None:
@@ -138,6 +142,59 @@ def test_an_answer_counts_from_the_last_voiced_sample() -> None:
         "endpoint_ms": 550.0,
         "total_ms": 139.0,
     }
+
+
+# ── the same turn as voxd counts it ─────────────────────────────────────────────────────────────────────────────────
+
+SPOKEN = {"speech_start_ms": 448, "speech_end_ms": 1344}  # voxd's estimate; the truth is 400 to 1400
+
+
+def reported(key: str, scope: Literal["transcription", "response"] = "transcription", **said: float) -> Metrics:
+    answered = {} if scope == "transcription" else {"response_id": "r"}
+    return Metrics("", scope, key, {}, said, SPOKEN, {}, 1.0, rtf=0.25, **answered)
+
+
+def test_what_voxd_says_lies_beside_what_was_here() -> None:
+    """From voxd's ends of speech; the metrics of the turn stay with the truth."""
+    meter = Meter(clock_of(3000), truth_of((400, 1400)))
+    meter.receive(transcription(), 0)
+    found = heard(meter, [*ONE[:-1], reported("a", endpoint_ms=604.0, final_ms=755.0, wonder_ms=1.0)], TIMES)[-1]
+    report = meter.report("a")
+    assert report is not None
+    assert report.voxd.as_dict() == {"endpoint_ms": 604.0, "final_ms": 755.0}
+    assert report.here.as_dict() == {"endpoint_ms": 606.0, "first_text_ms": 452.0, "final_ms": 756.0}
+    assert found.metrics.as_dict() == {"endpoint_ms": 550.0, "first_text_ms": 500.0, "final_ms": 700.0, "rtf": 0.25}
+
+
+def test_an_answer_is_counted_from_the_speech_that_voxd_names() -> None:
+    meter = Meter(clock_of(3000), truth_of((400, 1400)))
+    meter.receive(conversation(), 0)
+    heard(meter, list(ONE), TIMES)
+    events = [
+        ResponseCreated("", answer("r")),
+        OutputTextDelta("", "r", "i", 0, 0, "x"),
+        ResponseDone("", answer("r")),
+        reported("a", "response", endpoint_ms=604.0, total_ms=88.0),
+    ]
+    heard(meter, events, [1960, 2050, 2091, 2092])
+    report = meter.report("r")
+    assert report is not None
+    assert report.voxd.as_dict() == {"endpoint_ms": 604.0, "total_ms": 88.0}
+    assert report.here.as_dict() == {"ttft_user_ms": 706.0, "endpoint_ms": 606.0, "total_ms": 99.0}
+
+
+def test_a_session_that_was_replaced_counts_from_its_own_beginning() -> None:
+    """It began a second after the capture did; its report is about the same samples all the same."""
+    replay = Replay(keep=2 * RATE)
+    replay.append(bytes(2 * 3 * RATE))
+    replay.created(transcription())
+    meter = Meter(clock_of(3000), truth_of((1400, 2400)))
+    meter.receive(transcription(), 0)
+    said = [*utterance("a", 100, 1900, "one ", "two")[:-1], reported("a", final_ms=755.0)]
+    heard(meter, [replay.receive(event) for event in said], [at + 1000 for at in TIMES])
+    report = meter.report("a")
+    assert report is not None
+    assert report.here.final_ms == 756.0
 
 
 def test_a_typed_question_has_no_end_of_speech() -> None:
@@ -201,6 +258,8 @@ def test_an_answer_is_awaited() -> None:
     found = ending(list(ONE), session=conversation())
     assert (found.busy, found.over) == (True, False)
     found.receive(ResponseDone("", answer("r")))
+    assert (found.busy, found.over) == (False, False)  # its report is still to come
+    found.receive(Metrics("", "response", "a", {}, {}, {}, {}, 1.0, response_id="r"))
     assert (found.busy, found.over) == (False, True)
 
 

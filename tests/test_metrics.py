@@ -74,6 +74,33 @@ def test_the_wire_gets_stamps_and_only_what_applies() -> None:
     assert event.rtf == 0.2
 
 
+def test_an_answer_says_which_speech_it_answers() -> None:
+    """Who reads it can put its own times to the same samples."""
+    meter = TurnMeter()
+    for packet in range(1, 200):
+        meter.receive_audio(packet * 320, packet * 20 * MS)
+    meter.receive_note(UtteranceNote(1, "item", 0, 33_536, 1600, 32_000, 40_000), 2520 * MS)
+    meter.receive_note(ResponseNote(2, "resp", "item"), 2520 * MS)
+    report = meter.written(done("resp"), 2600 * MS)
+    assert report is not None
+    assert report.event is not None
+
+    assert report.event.audio == {"speech_start_ms": 100, "speech_end_ms": 2000}
+    assert report.event.derived_ms == {"endpoint_ms": 520.0}
+
+
+def test_a_delta_without_a_word_is_no_first_text() -> None:
+    meter = TurnMeter()
+    meter.receive_audio(32_000, 2000 * MS)
+    for text, at in (("\n ", 2100 * MS), ("Hi", 2200 * MS)):
+        meter.written(events.TranscriptionDelta("e", "item", 0, text), at)
+    meter.receive_note(UtteranceNote(1, "item", 0, 32_000, 32_000, 32_000, 32_000), 2520 * MS)
+    report = meter.written(events.TranscriptionCompleted("e", "item", 0, "Hi", {}), 2600 * MS)
+    assert report is not None
+
+    assert report.metrics.first_text_ms == 200.0
+
+
 def test_turns_that_never_end_are_forgotten() -> None:
     meter = TurnMeter()
     for number in range(3 * OPEN_TURNS):

@@ -15,12 +15,12 @@ from click.testing import CliRunner
 from shared.events import Provisional, SpeechStarted, TranscriptionDelta
 from shared.latency import TurnMetrics
 from tests.fakes import utterance
-from tests.test_voxtui_app import Scene, opening
+from tests.scenes import Scene, opening, settle
 from voxd.cli import main as voxd
 from voxd.engine.contract import Engine
 from voxd.messages import Commit, Onset, Said, Settled
 from voxtui.cli import main as voxtui
-from voxtui.transcript import Event, Measured
+from voxtui.told import Event, Measured
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -49,7 +49,7 @@ def spoken() -> list[Event]:
 async def draw() -> str:
     scene = Scene([*opening(), *spoken()])
     async with scene.run_test(size=(100, 30)) as pilot:
-        await pilot.pause()
+        await settle(pilot)
         return scene.export_screenshot(title="voxtui")
 
 

@@ -171,6 +171,34 @@ def test_notes_metrics_losses_and_a_clean_slate() -> None:
     assert after(t.Wiped(), state=state).entries == ()
 
 
+def test_a_turn_that_goes_on_is_known_until_it_is_complete() -> None:
+    early, whole = TurnMetrics(ttft_user_ms=600.0), TurnMetrics(ttft_user_ms=600.0, total_ms=900.0)
+    state = after(session(), t.Measured("r1", early, complete=False))
+    assert (state.running, state.turns) == ((("r1", early),), ())
+    over = after(t.Measured("r1", whole, complete=True), state=state)
+    assert (over.running, over.turns) == ((), (whole,))
+    assert after(t.Disconnected("gone"), state=state).running == ()
+    many = after(*(t.Measured(str(n), early, complete=False) for n in range(t.RUNNING + 3)))
+    assert len(many.running) == t.RUNNING
+
+
+def test_when_there_is_an_answer_to_stop() -> None:
+    state = after(session(), ResponseCreated("", response("in_progress")), t.Remark("note"))
+    assert state.answering
+    assert not after(ResponseDone("", response("completed")), state=state).answering
+
+
+def test_whether_turns_are_answered() -> None:
+    assert after(session()).converses
+    assert not after(session(), t.Floor(answers=False)).converses
+    assert not after(session(None)).converses
+
+
+def test_where_in_the_sound_it_was_said() -> None:
+    state = after(session(), *utterance("a", 100, 900, "x"), session(), *utterance("b", 50, 500, "y"))
+    assert [(entry.start_ms, entry.end_ms) for entry in state.entries] == [(100, 900), (950, 1400)]
+
+
 def test_bounds() -> None:
     state = State()
     for number in range(t.ENTRIES + 3):

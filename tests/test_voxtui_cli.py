@@ -50,7 +50,7 @@ def test_connect_is_the_default(nowhere: Path, args: list[str]) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
-        (["me@host"], cli.USAGE, "ssh -L 8000:localhost:8000 me@host"),
+        (["me@host:22"], cli.USAGE, "ssh://"),
         (["connect", "ftp://x"], cli.USAGE, "scheme"),
         (["--token-file", "/nonexistent/token"], cli.USAGE, "cannot be read"),
         (["--file", "a.wav", "--device", "1"], cli.USAGE, "exclude"),

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
+from msgspec import UNSET
 
 from shared import events
 from shared.events import WireError
@@ -262,7 +263,10 @@ class Connection:
         """In the client's dialect one event may be several messages, or none; the meter sees it once."""
         if self._closing:
             return
-        messages = self._dialect.send(event)
+        told = event
+        if isinstance(event, events.TranscriptionDelta) and not self._session.config.voxd.metrics:
+            told = msgspec.structs.replace(event, voxd_audio_ms=UNSET)
+        messages = self._dialect.send(told)
         for number, data in enumerate(messages, 1):
             self._put(Waiting(event, data, again=number < len(messages)))
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from msgspec import UNSET
 
 from shared import events
-from shared.audio import to_ms
+from shared.audio import to_ms, to_samples
 from shared.latency import SampleClock, TurnMetrics, TurnStamps
 from voxd import messages as m
 from voxd.session import Note, ResponseNote, UtteranceNote
@@ -76,6 +76,7 @@ class TurnMeter:
         self._clock = SampleClock()
         self._open: OrderedDict[str, _Open] = OrderedDict()  # by item id (utterances) or response id
         self._by_ref: dict[int, str] = {}
+        self._delay_ms = 0  # by which text trails audio, as the session asked
 
     def receive_audio(self, end: int, now_us: int) -> None:
         """Samples up to `end` have been received."""
@@ -96,6 +97,8 @@ class TurnMeter:
                 turn.response_id = note.response_id
                 turn.stamps.commit_us = now_us
                 if spoken:
+                    turn.stamps.first_voiced = spoken.stamps.first_voiced
+                    turn.stamps.last_voiced = spoken.stamps.last_voiced
                     turn.stamps.last_voiced_us = spoken.stamps.last_voiced_us
                     turn.stamps.decided_us = spoken.stamps.decided_us
 
@@ -125,8 +128,11 @@ class TurnMeter:
     def written(self, event: events.ServerEvent, now_us: int) -> TurnReport | None:
         """An event has gone to the socket; a report if a turn is over with it."""
         match event:
-            case events.TranscriptionDelta():
-                self._turn(event.item_id, None, event.item_id).stamps.text(now_us)
+            case events.SessionCreated(session=session) | events.SessionUpdated(session=session):
+                self._delay_ms = session.voxd.delay_ms or 0
+            case events.TranscriptionDelta(item_id=key, delta=delta, voxd_audio_ms=ms) if delta.strip():
+                reached_us = None if ms is UNSET else self._clock.time_of(to_samples(ms))
+                self._turn(key, None, key).stamps.text(now_us, reached_us, self._delay_ms)
             case events.OutputTextDelta():
                 self._turn(event.response_id, None, event.item_id).stamps.delta(now_us)
             case events.TranscriptionCompleted():

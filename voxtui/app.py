@@ -1,91 +1,55 @@
 """The screen.  The last step, 12, of a frame's path.
 
-A worker runs the session and posts what happens; handlers here reduce it to the next `State` and hand that to the
-widgets.  The app knows keys and layout; how sound and text travel lies below.
+A worker runs the session and tells what happens; each event becomes the next `State` at once, and the widgets are
+handed the newest one a few times in each moment.  The app knows keys and layout; how sound and text travel lies below.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import gc
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from textual import on
-from textual.app import App, ComposeResult
+from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal
+from textual.containers import Container, Horizontal
 from textual.screen import Screen
-from textual.theme import Theme
-from textual.widgets import Footer, Input
+from textual.widgets import Input, Static
 
-from voxtui.client import ClientError, RealtimeClient, Wishes
+from shared.events import OutputTextDelta, Provisional, TranscriptionDelta
+from voxtui.client import RealtimeClient, Wishes
+from voxtui.ear import Ear
+from voxtui.errors import ClientError
+from voxtui.microphone import Device
+from voxtui.route import opened
 from voxtui.runner import Run
-from voxtui.sources import Silence, Source, SourceError
+from voxtui.saving import Keeper
+from voxtui.sources import Source, SourceError
 from voxtui.target import Target
-from voxtui.transcript import (
-    Connecting,
-    Disconnected,
-    Event,
-    Link,
-    Remark,
-    State,
-    Wiped,
-    plain_text,
-    reduce,
-)
+from voxtui.told import Connecting, Disconnected, Event, Painted, Remark, Wiped
+from voxtui.transcript import Link, State, plain_text, reduce
+from voxtui.widgets.commands import COMMANDS
 from voxtui.widgets.conversation import Conversation
+from voxtui.widgets.devices import DevicesScreen
+from voxtui.widgets.dialogs import SaveScreen
 from voxtui.widgets.help import HelpScreen
+from voxtui.widgets.key_bar import KeyBar
 from voxtui.widgets.latency import LatencyPanel, LatencyStrip
-from voxtui.widgets.messages import EventReceived, LevelMeasured
+from voxtui.widgets.levels import Levels
+from voxtui.widgets.messages import LevelMeasured
+from voxtui.widgets.pace import Pace
 from voxtui.widgets.status_bar import StatusBar
+from voxtui.widgets.themes import DARK, LIGHT, THEMES
 from voxtui.widgets.voice import VoiceBar
+from voxtui.widgets.welcome import Welcome
 
-PACKETS_PER_LEVEL = 4  # 80 ms: twelve bars a second look alive and cost nothing
-
-DARK = Theme(
-    name="voxtui-dark",
-    primary="#ff8a5c",
-    secondary="#56c8bb",
-    accent="#f5c26b",
-    success="#7bd88f",
-    warning="#f5c26b",
-    error="#ff6b81",
-    foreground="#e8e6e3",
-    background="#14151a",
-    surface="#1b1d24",
-    panel="#262932",
-    dark=True,
-)
-LIGHT = Theme(
-    name="voxtui-light",
-    primary="#c8461b",
-    secondary="#0b7a70",
-    accent="#9a6200",
-    success="#2e7d3a",
-    warning="#9a6200",
-    error="#c0283f",
-    foreground="#23252b",
-    background="#fbf9f6",
-    surface="#f2eee8",
-    panel="#e4dfd6",
-    dark=False,
-)
-
-
-class Levels:
-    """The loudest of a few packets, so that the screen is not told fifty times a second."""
-
-    def __init__(self, post: Callable[[LevelMeasured], object]) -> None:
-        self._post = post
-        self._waiting: list[float] = []
-
-    def __call__(self, dbfs: float) -> None:
-        self._waiting.append(dbfs)
-        if len(self._waiting) == PACKETS_PER_LEVEL:
-            self._post(LevelMeasured(max(self._waiting)))
-            self._waiting.clear()
+WORDS = (TranscriptionDelta, OutputTextDelta, Provisional)  # what comes by the token
+SHOWN = StatusBar, Conversation, Welcome, VoiceBar, LatencyStrip, LatencyPanel, KeyBar  # these are handed the state
 
 
 class VoxtuiApp(App[None]):
@@ -94,16 +58,8 @@ class VoxtuiApp(App[None]):
     TITLE = "voxtui"
     CSS_PATH = Path(__file__).with_name("app.tcss")
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("m", "mute", "mute"),
-        Binding("c", "wipe", "clear"),
-        Binding("y", "copy", "copy"),
-        Binding("s", "save", "save"),
-        Binding("i", "type", "type"),
-        Binding("r", "reconnect", "reconnect"),
-        Binding("t", "toggle_theme", "theme"),
-        Binding("question_mark", "help", "help", key_display="?"),
-        Binding("q", "quit", "quit"),
-        Binding("escape", "leave_prompt", "back", show=False),
+        *(command.binding() for command in COMMANDS),
+        Binding("escape", "back", "back", show=False),
     ]
 
     def __init__(
@@ -113,44 +69,73 @@ class VoxtuiApp(App[None]):
         open_source: Callable[[], Source],
         token: str | None = None,
         wishes: Wishes | None = None,
+        theme: str = "dark",
+        open_device: Callable[[int], Source] | None = None,
+        devices: Callable[[], list[Device]] | None = None,
+        keep: Path | None = None,
     ) -> None:
+        """`open_source`: a clip, or a microphone where `devices` and `open_device` give others to choose from.
+
+        `theme`: dark, light, or one of Textual's.  `keep`: the file in which the transcript is kept while it grows."""
         super().__init__()
-        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (60, "-narrow"), (110, "-wide")]
+        self.VERTICAL_BREAKPOINTS = [(0, "-flat"), (18, "-short"), (24, "-medium"), (30, "-tall")]
         self._target, self._token, self._wishes = target, token, wishes
-        self._open_source = open_source
+        self._open_source, self._open_device, self._devices = open_source, open_device, devices
+        self._keeper = Keeper(keep) if keep is not None else None
         self._state = State()
         self._session: Run | None = None
-        self.register_theme(DARK)
-        self.register_theme(LIGHT)
-        self.theme = DARK.name
+        self._order = asyncio.Lock()  # what the person asks for happens one after the other
+        self._pace = Pace(self, self._paint, lambda ms: self._post(Painted(ms)))
+        for own in THEMES.values():
+            self.register_theme(own)
+        self.theme = THEMES[theme].name if theme in THEMES else theme
+
+    @property
+    def kept(self) -> Path | None:
+        """The file that holds the transcript, if anything was said."""
+        return self._keeper.path if self._keeper is not None and self._keeper.kept else None
 
     def compose(self) -> ComposeResult:
         yield StatusBar(id="status")
         with Horizontal(id="body"):
-            yield Conversation()
+            with Container(id="talk"):
+                yield Conversation()
+                yield Welcome()
             yield LatencyPanel(id="panel")
         yield VoiceBar()
         yield LatencyStrip(id="strip")
         yield Input(placeholder="Type, and press enter", id="prompt")
-        yield Footer(show_command_palette=False)
+        yield KeyBar(id="keys")
+        yield Static("This terminal is too small: voxtui needs 60 × 18.", id="small", markup=False)
 
     @property
     def _main(self) -> Screen[object]:
-        """The screen of the conversation, also while the help lies over it."""
+        """The screen of the conversation, also while another lies over it."""
         return self.screen_stack[0]
 
     def on_mount(self) -> None:
         self._main.query_one(Conversation).focus()
         self.action_reconnect()
 
+    def on_ready(self) -> None:
+        """What is there by now stays: to look through all of it for garbage would stop the screen for 50 ms."""
+        gc.freeze()
+
+    def on_unmount(self) -> None:
+        gc.unfreeze()
+
     # ── the worker ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _converse(self) -> None:
-        """One session, from its source to its end.  Runs in a worker: it posts, and touches no widget."""
-        self._post(Connecting(self._target.label))
-        source = await self._sound()
+        """One session, from its source to its end.  Runs in a worker: it tells, and touches no widget."""
+        self._connecting()
         try:
-            async with RealtimeClient.connect(self._target, token=self._token, wishes=self._wishes) as client:
+            source = await self._sound()
+            async with (
+                opened(self._target, self._token) as route,
+                RealtimeClient.connect(route, wishes=self._wishes, tell=self._connecting) as client,
+            ):
                 self._session = Run(client, source, self._post, level=Levels(self.post_message))
                 await self._session.run()
             self._post(Disconnected("The clip is over." if source.samples is not None else "voxd closed the session."))
@@ -159,65 +144,119 @@ class VoxtuiApp(App[None]):
         finally:
             self._session = None
 
-    async def _sound(self) -> Source:
-        """The microphone or the file; where there is none, silence, for one can still read and type."""
-        try:
-            return await asyncio.to_thread(self._open_source)
-        except SourceError as error:
-            self._post(Remark(str(error)))
-            return Silence()
+    def _connecting(self, progress: str = "") -> None:
+        self._post(Connecting(self._target.label, progress))
 
-    def _post(self, event: Event) -> None:
-        self.post_message(EventReceived(event))
+    async def _sound(self) -> Source:
+        """Where there is a choice of microphones, one that fails is not the end.  Raises SourceError."""
+        if self._open_device is None:
+            return await asyncio.to_thread(self._open_source)
+        return Ear(self._open_source, lambda sentence: self._post(Remark(sentence)))
 
     # ── what is told ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    @on(EventReceived)
-    def _receive(self, message: EventReceived) -> None:
-        if not self.screen_stack:  # the last messages of a worker may come after the screen has gone
+    def _post(self, event: Event) -> None:
+        """One event, right at its receipt."""
+        before, self._state = self._state, reduce(self._state, event)
+        words = isinstance(event, WORDS)
+        if isinstance(event, Disconnected):
+            self._state = reduce(self._state, Remark(f"{event.reason}  Press r to connect anew."))
+        if self._keeper is not None and not words:
+            try:
+                self._keeper.keep(before, self._state)
+            except OSError as error:
+                self._post(Remark(f"The transcript cannot be kept in {self._keeper.path}: {error.strerror}."))
+                self._keeper = None
+        self._pace.want(text=words)
+
+    def _paint(self) -> None:
+        if not self.screen_stack:  # the last words of a worker may come after the screen has gone
             return
-        before, self._state = self._state, reduce(self._state, message.event)
-        if isinstance(message.event, Disconnected):
-            self._state = reduce(self._state, Remark(f"{message.event.reason}  Press r to connect anew."))
-        self._main.query_one(StatusBar).show(self._state)
-        self._main.query_one(Conversation).show(self._state)
-        self._main.query_one(VoiceBar).show(self._state)
-        self._main.query_one(LatencyStrip).show(self._state)
-        self._main.query_one(LatencyPanel).show(self._state)
-        self._main.query_one("#prompt").display = self._state.responder is not None
-        if (before.link, before.responder) != (self._state.link, self._state.responder):
-            self.refresh_bindings()
+        for part in SHOWN:
+            self._main.query_one(part).show(self._state)  # type: ignore[attr-defined]  # mypy joins them to Widget
+        self._main.query_one("#prompt").set_class(self._state.responder is not None, "-there")
 
     @on(LevelMeasured)
     def _hear(self, message: LevelMeasured) -> None:
-        if not self.screen_stack:
-            return
-        self._main.query_one(VoiceBar).level = message.dbfs
+        if self.screen_stack:
+            self._main.query_one(VoiceBar).level = message.dbfs
+            if isinstance(self.screen, DevicesScreen):
+                self.screen.level(message.dbfs)
 
     @on(Input.Submitted, "#prompt")
-    async def _say(self, message: Input.Submitted) -> None:
+    def _say(self, message: Input.Submitted) -> None:
         text = message.value.strip()
         if text and self._session is not None:
             message.input.clear()
-            try:
-                await self._session.say(text)
-            except ClientError as error:
-                self._post(Remark(str(error)))
+            self._ask(lambda session: session.say(text))
 
     # ── keys ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _ask(self, what: Callable[[Run], Awaitable[None]]) -> None:
+        """Something of the session, in a worker: the link may be slow."""
+
+        async def asked() -> None:
+            try:
+                async with self._order:
+                    if self._session is not None:
+                        await what(self._session)
+            except ClientError as error:
+                self._post(Remark(str(error)))
+
+        self.run_worker(asked(), group="asked")
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Keys that would do nothing are not shown."""
-        if action == "reconnect":
-            return self._state.link is Link.LOST
-        if action == "type":
-            return self._state.responder is not None
+        state = self._state
+        speaks = self._session is not None and state.link in (Link.OPEN, Link.BROKEN)
+        match action:
+            case "talk":
+                return speaks and not state.floor.hands_free
+            case "push_to_talk" | "mute":
+                return speaks
+            case "cancel":
+                return state.answering
+            case "reconnect":
+                return state.link is Link.LOST
+            case "type" | "converse":
+                return speaks and state.responder is not None
+            case "devices":
+                return speaks and self._devices is not None
+            case "save" | "copy":
+                return bool(plain_text(state))
+            case "wipe":
+                return bool(state.entries)
         return True
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        for command in COMMANDS:
+            if self.check_action(command.action, ()):
+                action = command.action
+                yield SystemCommand(command.title, command.about, lambda action=action: self.run_action(action))
+        yield SystemCommand("More themes", "choose among all there are", self.action_change_theme)
+
+    def action_talk(self) -> None:
+        if self._session is not None:
+            self._session.talk(not self._state.floor.talking)
+
+    def action_push_to_talk(self) -> None:
+        self._ask(lambda session: session.hands_free(not self._state.floor.hands_free))
 
     def action_mute(self) -> None:
         if self._session is not None:
-            self._session.muted = not self._session.muted
-            self._main.query_one(VoiceBar).muted = self._session.muted
+            self._session.mute(not self._state.floor.muted)
+
+    def action_converse(self) -> None:
+        self._ask(lambda session: session.converse(not self._state.floor.answers))
+
+    def action_cancel(self) -> None:
+        self._ask(lambda session: session.cancel())
+
+    async def action_back(self) -> None:
+        if self._main.query_one("#prompt").has_focus:
+            self._main.query_one(Conversation).focus()
+        elif self._state.answering:
+            self.action_cancel()
 
     def action_wipe(self) -> None:
         self._post(Wiped())
@@ -226,23 +265,28 @@ class VoxtuiApp(App[None]):
         self.copy_to_clipboard(plain_text(self._state))
         self.notify("Copied, if this terminal allows it.", markup=False)
 
+    def action_devices(self) -> None:
+        if self._devices is not None and self._open_device is not None:
+            used = self._state.floor.microphone
+            self.push_screen(DevicesScreen(self._devices, self._open_device, used), self._listen_to)
+
+    def _listen_to(self, device: Device | None) -> None:
+        if device is not None and self._open_device is not None:
+            self._open_source = partial(self._open_device, device.index)
+            if self._session is not None:
+                self._session.listen_to(self._open_source)
+
     def action_save(self) -> None:
-        path = Path(f"voxtui-{datetime.now():%Y%m%d-%H%M%S}.txt")
-        try:
-            path.write_text(plain_text(self._state), encoding="utf-8")
-        except OSError as error:
-            self.notify(f"Not saved: {error.strerror}.", severity="error", markup=False)
-        else:
-            self.notify(f"Saved as {path}.", markup=False)
+        self.push_screen(SaveScreen(self._state, self.stem()))
+
+    def stem(self) -> str:
+        """Of the name of a file that does not exist yet."""
+        return f"voxtui-{datetime.now():%Y%m%d-%H%M%S}"
 
     def action_type(self) -> None:
         self._main.query_one("#prompt").focus()
 
-    def action_leave_prompt(self) -> None:
-        self._main.query_one(Conversation).focus()
-
     def action_reconnect(self) -> None:
-        self._main.query_one(VoiceBar).muted = False
         self.run_worker(self._converse(), name="session", group="session", exclusive=True)
 
     def action_toggle_theme(self) -> None:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,7 +23,10 @@ import click
 import shared
 
 if TYPE_CHECKING:
+    from voxtui.bench.goals import Goal
+    from voxtui.bench.plan import Plan
     from voxtui.client import Wishes
+    from voxtui.settings import Settings
     from voxtui.sources import Source
     from voxtui.target import Target
 
@@ -31,6 +37,8 @@ TARGET is where voxd is:
   unix:/path         a UNIX socket
   HOST:PORT          a TCP port
   ws://… https://…   a URL; without a path it means /v1/realtime
+  [user@]host        a machine that ssh reaches, by a tunnel of its own
+                     (with another port: ssh://[user@]host:port)
 
 A token is read from VOXD_TOKEN or --token-file.
 
@@ -70,37 +78,36 @@ _language = click.option(
 @click.option("--file", type=click.Path(path_type=Path), help="Play this sound file instead of the microphone.")
 @click.option("--device", metavar="NAME|NUMBER", help="Which microphone; `voxtui devices` lists them.")
 @_language
+@click.option("--instructions", metavar="TEXT", help="What the model is told to be, where it answers.")
+@click.option("--silence-ms", type=click.IntRange(160, 10_000), help="A pause this long ends a turn.  [default: 500]")
 @click.option(
-    "--silence-ms",
-    type=click.IntRange(160, 10_000),
-    default=500,
-    show_default=True,
-    help="A pause this long ends a turn.",
+    "--delay-ms", type=click.IntRange(80, 2400), metavar="MS", help="Live text may trail by so much: multiples of 80."
 )
+@click.option("--hands-free/--push-to-talk", default=None, help="Whether pauses end a turn, or the space key does.")
+@click.option("--theme", type=click.Choice(["dark", "light"]), help="[default: dark]")
+@click.option("--keep/--no-keep", default=None, help="Keep the transcript in a file.  [default: keep]")
 @_token_file
-def connect(
-    target: str | None,
-    plain: bool,
-    file: Path | None,
-    device: str | None,
-    language: str | None,
-    silence_ms: int,
-    token_file: Path | None,
-) -> None:
-    """Talk to a voxd: the screen, or plain text with --plain (and where standard output is no terminal)."""
-    if file is not None and device is not None:
+def connect(target: str | None, plain: bool, file: Path | None, token_file: Path | None, **given: Any) -> None:
+    """Talk to a voxd: the screen, or plain text with --plain (and where standard output is no terminal).
+
+    Options may also stand in a file, such as `silence_ms: 700`: ~/.config/voxtui/config.yaml, on macOS
+    ~/Library/Application Support/voxtui/config.yaml."""
+    if file is not None and given["device"] is not None:
         raise click.UsageError("--file and --device exclude each other.")
-    address, token = _address(target, token_file)
+    settings = _settings(given)
+    address, token = _address(target or settings.target, token_file)
     from voxtui.client import Wishes
 
-    wishes = Wishes(language=language, silence_ms=silence_ms)
+    wishes = Wishes(
+        settings.language,
+        settings.instructions,
+        settings.silence_ms,
+        settings.delay_ms,
+        hands_free=settings.hands_free or file is not None,
+    )
     if plain or not sys.stdout.isatty():
-        _finish(_plain(address, token, wishes, file, device))
-    from voxtui.app import VoxtuiApp
-
-    app = VoxtuiApp(address, token=token, wishes=wishes, open_source=lambda: _source(file, device))
-    app.run()
-    sys.exit(app.return_code)
+        _finish(_plain(address, token, replace(wishes, hands_free=True), file, settings.device))
+    _screen(address, token, wishes, file, settings)
 
 
 @main.command(epilog=EPILOG, short_help="Write down what is said in sound files.")
@@ -147,6 +154,115 @@ def demo() -> None:
     _finish(play(width))
 
 
+@main.command(epilog=EPILOG, short_help="Check everything between your mouth and the model.")
+@click.argument("target", required=False)
+@_token_file
+def doctor(target: str | None, token_file: Path | None) -> None:
+    """Check microphone, ssh, tunnel, token, engine and round trips: each line is fine, or says what to do."""
+    address, token = _address(target, token_file)
+    from voxtui.doctor import doctor as examine
+
+    _finish(examine(address, token, os.environ, click.echo, token_file=token_file))
+
+
+@main.command(epilog=EPILOG, short_help="How fast is a voxd, and for how many at once?")
+@click.argument("target", required=False)
+@click.option(
+    "--sessions", type=click.IntRange(1, 4096), help="At once.  [default: 1; at most 64 to find the capacity]"
+)
+@click.option("--turns", type=click.IntRange(1), default=10, show_default=True, help="Measured ones of each session.")
+@click.option("--warmup", type=click.IntRange(0), default=1, show_default=True, help="Turns before them, not measured.")
+@click.option(
+    "--pause", type=click.FloatRange(1), default=2.5, show_default=True, help="Seconds of silence after each."
+)
+@click.option("--audio", type=click.Path(path_type=Path), help="A sound file or a folder of them.  [default: a clip]")
+@click.option(
+    "--mode",
+    type=click.Choice(["transcribe", "converse"]),
+    default="transcribe",
+    show_default=True,
+    help="Text of what is said, or answers to it.",
+)
+@click.option(
+    "--profile",
+    type=click.Choice(["constant", "ramp", "burst"]),
+    default="constant",
+    show_default=True,
+    help="Phases spread evenly; one session after the other; all at the same instant.",
+)
+@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Everything, as JSON.")
+@click.option("--assert", "goals", multiple=True, metavar="'final_ms.p95<900'", help="Exit 1 if not so; repeatable.")
+@click.option("--compare", metavar="TARGET", help="The same with another voxd, side by side.")
+@click.option("--find-capacity", metavar="'final_ms.p95<800'", help="The most sessions with which this holds.")
+@_token_file
+def bench(
+    target: str | None,
+    audio: Path | None,
+    json_file: Path | None,
+    goals: tuple[str, ...],
+    compare: str | None,
+    find_capacity: str | None,
+    token_file: Path | None,
+    sessions: int | None,
+    pause: float,
+    **plan: Any,
+) -> None:
+    """Measure a voxd: clips are spoken to it in real time, on an absolute clock, whatever it answers (open loop)."""
+    if find_capacity and (compare or goals):
+        raise click.UsageError("--find-capacity goes with neither --compare nor --assert.")
+    address, token = _address(target, token_file)
+    other = _address(compare, token_file)[0] if compare else None
+    from voxtui.bench.goals import Goal, GoalError
+    from voxtui.bench.plan import Plan
+
+    try:
+        wanted = [Goal.parse(text) for text in goals]
+        capacity = Goal.parse(find_capacity) if find_capacity else None
+    except GoalError as error:
+        raise click.UsageError(str(error)) from None
+    whole = Plan(sessions=sessions or (64 if capacity else 1), pause_s=pause, **plan)
+    _finish(_bench(whole, audio, wanted, json_file, (address, other), token, capacity))
+
+
+def _settings(given: dict[str, Any]) -> Settings:
+    """The person's own file, and what the command line says instead."""
+    from msgspec import ValidationError, convert, to_builtins
+
+    from shared.config import ConfigError
+    from voxtui.settings import Settings, load
+
+    try:
+        wanted = to_builtins(load()) | {name: value for name, value in given.items() if value is not None}
+        return convert(wanted, Settings)
+    except ConfigError as error:
+        _fail(str(error), USAGE)
+    except ValidationError:
+        raise click.UsageError("--delay-ms takes multiples of 80, such as 240 or 480.") from None
+
+
+def _screen(address: Target, token: str | None, wishes: Wishes, file: Path | None, settings: Settings) -> NoReturn:
+    from voxtui.app import VoxtuiApp
+    from voxtui.microphone import inputs
+    from voxtui.settings import transcripts_folder
+
+    device = settings.device
+    keep = transcripts_folder(settings) / f"{datetime.now():%Y-%m-%d-%H%M%S}.txt" if settings.keep else None
+    app = VoxtuiApp(
+        address,
+        token=token,
+        wishes=wishes,
+        open_source=lambda: _source(file, device),
+        open_device=None if file is not None else lambda chosen: _source(None, chosen),
+        devices=None if file is not None else inputs,
+        theme=settings.theme,
+        keep=keep,
+    )
+    app.run()
+    if app.kept is not None:
+        click.echo(f"The conversation is kept in {app.kept}", err=True)
+    sys.exit(app.return_code)
+
+
 # ── what the commands share ─────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -161,7 +277,7 @@ def _address(target: str | None, token_file: Path | None) -> tuple[Target, str |
         _fail(str(error), USAGE)
 
 
-def _source(file: Path | None, device: str | None) -> Source:
+def _source(file: Path | None, device: str | int | None) -> Source:
     """The clip, or the microphone.  Raises SourceError."""
     if file is not None:
         from voxtui.sources import FileSource, read_clip
@@ -169,15 +285,26 @@ def _source(file: Path | None, device: str | None) -> Source:
         return FileSource(file.name, read_clip(file))
     from voxtui.microphone import Microphone
 
-    return Microphone(int(device) if device is not None and device.isdecimal() else device)
+    return Microphone(int(device) if isinstance(device, str) and device.isdecimal() else device)
 
 
-async def _plain(address: Target, token: str | None, wishes: Wishes, file: Path | None, device: str | None) -> bool:
-    from voxtui.client import RealtimeClient
+async def _plain(
+    address: Target, token: str | None, wishes: Wishes, file: Path | None, device: str | int | None
+) -> bool:
+    from voxtui.client import PATIENCE_S, RealtimeClient
+    from voxtui.ear import Ear
     from voxtui.plain import run_plain
+    from voxtui.route import opened
 
     source = _source(file, device)
-    async with RealtimeClient.connect(address, token=token, wishes=wishes) as client:
+    if source.samples is None:
+        first = [source]  # it is there: what becomes of it later does not end the session
+        source = Ear(lambda: first.pop() if first else _source(file, device), _note)
+    patience_s = None if source.samples is None else PATIENCE_S
+    async with (
+        opened(address, token) as route,
+        RealtimeClient.connect(route, wishes=wishes, tell=_note, patience_s=patience_s) as client,
+    ):
         await run_plain(client, source)
     return True
 
@@ -186,12 +313,44 @@ async def _transcribe(
     address: Target, token: str | None, files: tuple[Path, ...], form: str, language: str | None, *, private: bool
 ) -> bool:
     from voxtui.local import answers, private_voxd
+    from voxtui.route import opened
     from voxtui.transcribe import transcribe_files
 
     async with contextlib.AsyncExitStack() as stack:
         if private and not await answers(address):
             address = await stack.enter_async_context(private_voxd(_note))
-        return await transcribe_files(address, files, form=form, language=language, token=token)
+        route = await stack.enter_async_context(opened(address, token))
+        return await transcribe_files(route, files, form=form, language=language)
+
+
+async def _bench(
+    plan: Plan,
+    audio: Path | None,
+    goals: Sequence[Goal],
+    json_file: Path | None,
+    targets: tuple[Target, Target | None],
+    token: str | None,
+    capacity: Goal | None,
+) -> bool:
+    from voxtui.bench.command import Bench, Progress
+    from voxtui.demo import CLIP
+    from voxtui.route import opened
+
+    progress = Progress(lambda text: click.echo(text, nl=False, err=True), redraws=sys.stderr.isatty())
+    bench = Bench(plan, audio or CLIP, progress, goals)
+    first, second = targets
+    async with contextlib.AsyncExitStack() as stack:
+        route = await stack.enter_async_context(opened(first, token))
+        if capacity is not None:
+            outcome = await bench.find_capacity(route, capacity)
+        elif second is not None:
+            outcome = await bench.compare(route, await stack.enter_async_context(opened(second, token)))
+        else:
+            outcome = await bench.run(route)
+    click.echo(outcome.text)
+    if json_file is not None:
+        await asyncio.to_thread(json_file.write_text, json.dumps(outcome.record, indent=1) + "\n", "utf-8")
+    return outcome.passed
 
 
 def _note(line: str) -> None:
@@ -207,7 +366,7 @@ def _finish(work: Coroutine[Any, Any, bool]) -> NoReturn:
     """Runs the work of a command and ends the program with its exit code.
 
     SIGTERM and SIGHUP cancel it as Ctrl-C does, so that a private voxd never outlives it."""
-    from voxtui.client import ClientError, Refused, Unreachable
+    from voxtui.errors import ClientError, Refused, Unreachable
     from voxtui.local import LocalError
     from voxtui.sources import SourceError
 

@@ -2,13 +2,15 @@
 
 Pure: it is told when an event was received and asks a SampleClock when a sample was captured; it reads no clock.  Where
 speech really began and ended it learns from the clip (`truth`), else it takes the server's decision less the silence
-that the decision waited for.  It does not know what is said.
+that the decision waited for.  What voxd says of the same turn is kept beside it.  It does not know what is said.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from msgspec import UNSET
 
 from shared.audio import RATE, to_samples
 from shared.events import (
@@ -28,10 +30,20 @@ from shared.events import (
 )
 from shared.latency import SampleClock, TurnMetrics, TurnStamps, VoicedTruth
 from shared.session_config import AnySession, ServerVad
-from voxtui.transcript import Measured
+from voxtui.told import Measured
 
 TURNS = 1000  # turns whose stamps are kept; the oldest go
 ONSET = 5 * RATE  # speech begins within this many samples of the padded start
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One turn counted twice from the same ends of speech, voxd's own estimate of them.
+
+    `voxd`: between its own stamps; `here`: from capture to receipt."""
+
+    voxd: TurnMetrics
+    here: TurnMetrics
 
 
 @dataclass(slots=True)
@@ -42,14 +54,16 @@ class Turn:
     stamps: TurnStamps = field(default_factory=TurnStamps)
     start: int = 0  # where the server says that the utterance, padding included, begins
     rtf: float | None = None
-    ttft_server_ms: float | None = None
-    ttft_engine_ms: float | None = None
+    report: Report | None = None
     words: bool = False
     complete: bool = False
 
     def metrics(self) -> TurnMetrics:
         found = self.stamps.metrics(user=True)
-        found.rtf, found.ttft_server_ms, found.ttft_engine_ms = self.rtf, self.ttft_server_ms, self.ttft_engine_ms
+        found.rtf = self.rtf
+        if self.report is not None:
+            found.ttft_server_ms = self.report.voxd.ttft_server_ms
+            found.ttft_engine_ms = self.report.voxd.ttft_engine_ms
         return found
 
 
@@ -62,12 +76,19 @@ class Meter:
         self._turns: OrderedDict[str, Turn] = OrderedDict()
         self._floor: Turn | None = None  # the utterance that the next answer answers; None: it was typed
         self._asked_us: int | None = None
+        self._released_us: int | None = None  # of the commit that is on its way
         self._vad = ServerVad()
         self._server_reports = False
+        self._delay_ms = 0  # by which text trails audio, as the session asked
 
     def finished(self) -> list[TurnMetrics]:
         """Of every turn that ended with words, in order."""
         return [turn.metrics() for turn in self._turns.values() if turn.complete and turn.words]
+
+    def report(self, key: str) -> Report | None:
+        """What voxd said of a turn, if it has."""
+        turn = self._turns.get(key)
+        return None if turn is None else turn.report
 
     def span(self, key: str) -> tuple[int, int] | None:
         """First and last voiced sample of an utterance."""
@@ -80,6 +101,11 @@ class Meter:
         """The person has typed something and asks for an answer."""
         self._floor, self._asked_us = None, at_us
 
+    def released(self, at_us: int) -> None:
+        """Push-to-talk: what was said ended with the sample captured then, and is being committed."""
+        self._released_us = at_us
+        self._floor = Turn("", TurnStamps(last_voiced_us=at_us, commit_us=at_us))
+
     def receive(self, event: ServerEvent, at_us: int) -> Measured | None:
         """Takes one event; returns the metrics of a turn when they have changed for good."""
         match event:
@@ -90,11 +116,15 @@ class Meter:
             case SpeechStopped():
                 self._stopped(event, at_us)
             case Committed(item_id=key):
-                self._turn(key).stamps.commit_us = at_us
+                self._committed(self._turn(key).stamps, at_us)
             case ItemAdded(item=item) if item.role == "user" and any(p.type == "input_text" for p in item.content):
                 self._floor = None
-            case TranscriptionDelta(item_id=key, delta=delta) if delta.strip():
-                self._turn(key).stamps.text(at_us)
+            case TranscriptionDelta(item_id=key, delta=delta, voxd_audio_ms=ms) if delta.strip():
+                reached_us = self._captured(None if ms is UNSET else ms)
+                turn = self._turn(key)
+                fresh = turn.stamps.first_text_us is None
+                turn.stamps.text(at_us, reached_us, self._delay_ms)
+                return Measured(key, turn.metrics(), complete=False) if fresh else None
             case TranscriptionCompleted(item_id=key, transcript=text):
                 turn = self._turn(key)
                 turn.stamps.final_us = at_us
@@ -102,7 +132,10 @@ class Meter:
             case ResponseCreated(response=response):
                 self._answering(response.id)
             case OutputTextDelta(response_id=key, delta=delta) if delta:
-                self._turn(key).stamps.delta(at_us)
+                turn = self._turn(key)
+                fresh = turn.stamps.deltas == 0
+                turn.stamps.delta(at_us)
+                return Measured(key, turn.metrics(), complete=False) if fresh else None
             case ResponseDone(response=response):
                 turn = self._turn(response.id)
                 return self._over(turn, words=turn.stamps.deltas > 0)
@@ -122,6 +155,7 @@ class Meter:
         vad = session.audio.input.turn_detection
         self._vad = vad if isinstance(vad, ServerVad) else ServerVad()
         self._server_reports = session.voxd.metrics
+        self._delay_ms = session.voxd.delay_ms or 0
 
     def _started(self, event: SpeechStarted) -> None:
         turn = self._turn(event.item_id)
@@ -150,6 +184,11 @@ class Meter:
         turn.stamps.decided_us = at_us
         self._floor = turn
 
+    def _committed(self, stamps: TurnStamps, at_us: int) -> None:
+        stamps.commit_us = at_us
+        if self._released_us is not None:
+            stamps.last_voiced_us, self._released_us = self._released_us, None
+
     def _answering(self, key: str) -> None:
         """An answer inherits the end of speech that it answers; a typed question has none."""
         turn, floor = self._turn(key), self._floor
@@ -172,6 +211,11 @@ class Meter:
         turn = self._turn(key)
         turn.complete = True
         turn.rtf = event.rtf if isinstance(event.rtf, float) else None
-        turn.ttft_server_ms = event.derived_ms.get("ttft_server_ms")
-        turn.ttft_engine_ms = event.derived_ms.get("ttft_engine_ms")
+        first_us, last_us = (self._captured(event.audio.get(end)) for end in ("speech_start_ms", "speech_end_ms"))
+        stamps = replace(turn.stamps, first_voiced_us=first_us, last_voiced_us=last_us)
+        turn.report = Report(TurnMetrics.of(event.derived_ms), stamps.metrics(user=True))
         return Measured(turn.key, turn.metrics(), complete=True) if turn.words else None
+
+    def _captured(self, ms: int | None) -> int | None:
+        """When the sound was captured that ends there."""
+        return None if ms is None else self._clock.time_of(to_samples(ms))

@@ -5,7 +5,7 @@ Pure: metrics in, text out.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from shared.latency import TurnMetrics, summarise
 
@@ -15,16 +15,19 @@ TITLES = ("metric", "n", "p50", "p95")
 def metrics_table(turns: Iterable[TurnMetrics]) -> str:
     """Lines without a final line end; "" if nothing was measured."""
     rows = [
-        (name, str(found.n), _number(name, found.p50), _number(name, found.p95))
+        (name, str(found.n), number(name, found.p50), number(name, found.p95))
         for name, found in summarise(turns).items()
     ]
-    if not rows:
-        return ""
-    widths = [max(len(row[column]) for row in (TITLES, *rows)) for column in range(len(TITLES))]
-    return "\n".join(_line(row, widths) for row in (TITLES, *rows))
+    return table(TITLES, rows) if rows else ""
 
 
-def _number(name: str, value: float) -> str:
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Names to the left, figures to the right, columns as wide as they must be."""
+    widths = [max(len(row[column]) for row in (titles, *rows)) for column in range(len(titles))]
+    return "\n".join(_line(row, widths) for row in (titles, *rows))
+
+
+def number(name: str, value: float) -> str:
     """Milliseconds as whole numbers; ratios with two digits."""
     return f"{value:.0f}" if name.endswith("_ms") else f"{value:.2f}"
 

@@ -20,7 +20,6 @@ from shared.events import (
     Provisional,
     ResponseCreated,
     ResponseDone,
-    ServerEvent,
     SessionCreated,
     SessionUpdated,
     SpeechStarted,
@@ -32,9 +31,28 @@ from shared.events import (
 from shared.latency import TurnMetrics
 from shared.session_config import RealtimeSession
 from voxtui.safe_text import safe_line, safe_text
+from voxtui.told import (
+    Connected,
+    Connecting,
+    Disconnected,
+    Dropped,
+    Event,
+    Floor,
+    Health,
+    LinkEvent,
+    Measured,
+    Painted,
+    Relinked,
+    Remark,
+    Unlinked,
+    Wiped,
+)
 
 ENTRIES = 500  # the oldest go beyond it
+RECENT = 20  # the latest entries, among which an open answer is
+RENDERS = 500  # paintings that are remembered
 TURNS = 120  # metrics of as many turns are kept for the graph; the oldest go
+RUNNING = 8  # turns whose metrics are not yet complete; of one that was given up nothing more is told
 
 
 class Link(Enum):
@@ -42,6 +60,7 @@ class Link(Enum):
 
     CONNECTING = "connecting"
     OPEN = "connected"
+    BROKEN = "reconnecting"  # another link is being tried; sound is kept meanwhile
     LOST = "disconnected"
 
 
@@ -81,6 +100,8 @@ class Entry:
     remark: str = ""  # why it is BROKEN
     heard: bool = False  # spoken rather than typed
     metrics: TurnMetrics | None = None
+    start_ms: int | None = None  # of what was spoken, in the sound of the whole conversation
+    end_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,68 +110,41 @@ class State:
 
     link: Link = Link.CONNECTING
     path: str = ""  # how voxd is reached
-    reason: str = ""  # why the link is LOST
+    reason: str = ""  # why the link is LOST or BROKEN
+    progress: str = ""  # of the daemon, while the first link waits for it
+    tries: int = 0  # of another link, while it is BROKEN
+    health: Health = Health()
+    gaps: int = 0  # links that broke and were replaced
     transcriber: str | None = None
     responder: str | None = None
     speech: Speech = Speech.QUIET
     speaking_in: str = ""  # key of the utterance that is being spoken
     entries: tuple[Entry, ...] = ()
     turns: tuple[TurnMetrics, ...] = ()  # of finished turns, oldest first
+    running: tuple[tuple[str, TurnMetrics], ...] = ()  # key, what is known so far of a turn that is not finished
+    targets: tuple[tuple[str, float], ...] = ()  # metric, ms: what the server's operator wants of answers
+    floor: Floor = Floor()
+    renders: tuple[float, ...] = ()  # ms from a delta's receipt to its being painted, of the latest ones
     dropped: int = 0  # packets of sound that were lost before they were sent
     notes: int = 0  # how many notes there have been; their keys
+    before_ms: int = 0  # sound of the sessions before this one: a server counts from the beginning of each
 
-    def entry(self, key: str) -> Entry | None:
-        return next((entry for entry in reversed(self.entries) if entry.key == key), None)
+    @property
+    def converses(self) -> bool:
+        """Turns are answered."""
+        return self.responder is not None and self.floor.answers
 
+    @property
+    def answering(self) -> bool:
+        """An answer is being given."""
+        return any(e.voice is Voice.MODEL and e.progress is Progress.OPEN for e in self.entries[-RECENT:])
 
-# ── what the client itself knows ────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class Connecting:
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Disconnected:
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """The metrics of one turn as far as they are known; `complete`: nothing more is expected."""
-
-    key: str
-    metrics: TurnMetrics
-    complete: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Remark:
-    """The program has something to say."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """So many packets of sound have been lost in all, since nobody took them in time."""
-
-    packets: int
-
-
-@dataclass(frozen=True, slots=True)
-class Wiped:
-    """The person wants an empty screen."""
-
-
-LocalEvent = Connecting | Connected | Disconnected | Measured | Remark | Dropped | Wiped
-Event = ServerEvent | LocalEvent
+    def place(self, key: str) -> int | None:
+        """Where the entry of this key is.  What changes is nearly always the last one."""
+        for at in range(len(self.entries) - 1, -1, -1):
+            if self.entries[at].key == key:
+                return at
+        return None
 
 
 def reduce(state: State, event: Event) -> State:
@@ -164,7 +158,9 @@ def reduce(state: State, event: Event) -> State:
             return _answer(state, event)
         case SessionCreated() | SessionUpdated() | Error() | Notice():
             return _session(state, event)
-        case Connecting() | Connected() | Disconnected() | Measured() | Remark() | Dropped() | Wiped():
+        case Connecting() | Connected() | Disconnected() | Unlinked() | Relinked() | Health():
+            return _link(state, event)
+        case Measured() | Remark() | Dropped() | Painted() | Floor() | Wiped():
             return _local(state, event)
         case _:
             return state
@@ -192,8 +188,14 @@ def _transcription(
 def _user(state: State, event: SpeechStarted | SpeechStopped | ItemAdded) -> State:
     match event:
         case SpeechStarted(item_id=key):
-            return replace(_with(state, key, Voice.USER, heard=True), speech=Speech.SPEAKING, speaking_in=key)
-        case SpeechStopped(item_id=key) if key == state.speaking_in:
+            start_ms = state.before_ms + event.audio_start_ms
+            state = _change(_with(state, key, Voice.USER, heard=True), key, lambda old: replace(old, start_ms=start_ms))
+            return replace(state, speech=Speech.SPEAKING, speaking_in=key)
+        case SpeechStopped(item_id=key):
+            end_ms = state.before_ms + event.audio_end_ms
+            state = _change(state, key, lambda old: replace(old, end_ms=end_ms))
+            if key != state.speaking_in:
+                return state
             return _settled(replace(state, speech=Speech.SETTLING, speaking_in=""))
         case ItemAdded(item=item) if item.role == "user":
             state = _with(state, item.id, Voice.USER, heard=not _typed(item.content))
@@ -244,7 +246,13 @@ def _session(state: State, event: SessionCreated | SessionUpdated | Error | Noti
     match event:
         case SessionCreated(session=session) | SessionUpdated(session=session):
             responder = session.voxd.respond if isinstance(session, RealtimeSession) else None
-            return replace(state, transcriber=_name(session.voxd.transcribe), responder=_name(responder))
+            targets = tuple((safe_line(name), ms) for name, ms in (session.voxd.targets or {}).items())
+            if isinstance(event, SessionCreated):
+                heard_ms = max((entry.end_ms or entry.start_ms or 0 for entry in state.entries), default=0)
+                state = replace(state, before_ms=max(state.before_ms, heard_ms))
+            return replace(
+                state, transcriber=_name(session.voxd.transcribe), responder=_name(responder), targets=targets
+            )
         case Error(error=error):
             return _note(state, safe_line(error.message))
         case Notice(message=message):
@@ -255,23 +263,61 @@ def _name(engine: str | None) -> str | None:
     return None if engine is None else safe_line(engine)
 
 
-def _local(state: State, event: LocalEvent) -> State:
+def _link(state: State, event: LinkEvent) -> State:
     match event:
-        case Connecting(path=path):
-            return replace(state, link=Link.CONNECTING, path=path, reason="")
+        case Connecting(path=path, progress=progress):
+            return replace(state, link=Link.CONNECTING, path=safe_line(path), reason="", progress=safe_line(progress))
         case Connected(path=path):
-            return replace(state, link=Link.OPEN, path=path, reason="")
+            return replace(state, link=Link.OPEN, path=safe_line(path), reason="", progress="", tries=0)
         case Disconnected(reason=reason):
-            return _closed(replace(state, link=Link.LOST, reason=reason, speech=Speech.QUIET, speaking_in=""))
+            state = replace(state, link=Link.LOST, reason=safe_line(reason), speech=Speech.QUIET, speaking_in="")
+            return _closed(replace(state, running=()))
+        case Unlinked(reason=reason, tries=tries):
+            return replace(state, link=Link.BROKEN, reason=safe_line(reason), tries=tries)
+        case Relinked(fresh=fresh):
+            state = replace(state, link=Link.OPEN, reason="", tries=0, gaps=state.gaps + 1)
+            state = _note(state, back_again(event))
+            return _restarted(state) if fresh else state
+        case Health():
+            return replace(state, health=event)
+
+
+def back_again(event: Relinked) -> str:
+    """What a replaced link has cost, in one line."""
+    tries = "one try" if event.tries == 1 else f"{event.tries} tries"
+    lost = f"{event.lost_ms / 1000:.1f} s of sound was lost" if event.lost_ms else "no sound was lost"
+    anew = "; voxd had forgotten the session, so a new one has begun" if event.fresh else ""
+    return f"Connected again after {event.down_ms / 1000:.1f} s and {tries}: {lost}{anew}."
+
+
+def _restarted(state: State) -> State:
+    """What was being heard will be heard anew, under another key; what was being answered will not."""
+    kept = tuple(e for e in state.entries if e.voice is not Voice.USER or e.progress is not Progress.OPEN)
+    return _closed(replace(state, entries=kept, running=(), speech=Speech.QUIET, speaking_in=""))
+
+
+def _local(state: State, event: Measured | Remark | Dropped | Painted | Floor | Wiped) -> State:
+    match event:
         case Measured(key=key, metrics=metrics, complete=complete):
-            state = _change(state, key, lambda old: replace(old, metrics=metrics))
-            return replace(state, turns=(*state.turns, metrics)[-TURNS:]) if complete else state
+            return _measured(state, key, metrics, complete=complete)
         case Remark(text=text):
-            return _note(state, text)
+            return _note(state, safe_line(text))
         case Dropped(packets=packets):
             return replace(state, dropped=packets)
+        case Painted(render_ms=ms):
+            return replace(state, renders=(*state.renders, ms)[-RENDERS:])
+        case Floor():
+            return replace(state, floor=replace(event, microphone=safe_line(event.microphone)))
         case Wiped():
             return replace(state, entries=tuple(e for e in state.entries if e.progress is Progress.OPEN))
+
+
+def _measured(state: State, key: str, metrics: TurnMetrics, *, complete: bool) -> State:
+    state = _change(state, key, lambda old: replace(old, metrics=metrics))
+    running = tuple(pair for pair in state.running if pair[0] != key)
+    if not complete:
+        return replace(state, running=(*running, (key, metrics))[-RUNNING:])
+    return replace(state, running=running, turns=(*state.turns, metrics)[-TURNS:])
 
 
 def _closed(state: State) -> State:
@@ -291,13 +337,16 @@ def _closed(state: State) -> State:
 
 def _with(state: State, key: str, voice: Voice, *, heard: bool = False) -> State:
     """There is an entry of this key."""
-    if state.entry(key) is not None:
+    if state.place(key) is not None:
         return state
     return replace(state, entries=(*state.entries, Entry(key, voice, heard=heard))[-ENTRIES:])
 
 
 def _change(state: State, key: str, how: Callable[[Entry], Entry]) -> State:
-    return replace(state, entries=tuple(how(entry) if entry.key == key else entry for entry in state.entries))
+    at = state.place(key)
+    if at is None:
+        return state
+    return replace(state, entries=(*state.entries[:at], how(state.entries[at]), *state.entries[at + 1 :]))
 
 
 def _without_empty(state: State, key: str) -> State:
@@ -330,9 +379,16 @@ def changes(before: State, after: State) -> Iterator[tuple[Entry | None, Entry]]
 
 
 def plain_text(state: State) -> str:
-    """The conversation as people would write it down: what `copy` and `save` give."""
-    spoken = (entry for entry in state.entries if entry.voice is not Voice.NOTE and entry.text.strip())
-    if state.responder is None:
-        return "".join(f"{entry.text.strip()}\n" for entry in spoken)
-    names = {Voice.USER: "You", Voice.MODEL: state.responder}
-    return "\n".join(f"{names[entry.voice]}: {entry.text.strip()}\n" for entry in spoken)
+    """The conversation as people would write it down."""
+    said = (entry for entry in state.entries if entry.voice is not Voice.NOTE and entry.text.strip())
+    return ("" if state.responder is None else "\n").join(written(entry, state) for entry in said)
+
+
+def written(entry: Entry, state: State) -> str:
+    """One entry of it, with a name where there are two."""
+    text = entry.text.strip()
+    return f"{text}\n" if state.responder is None else f"{speaker(entry, state)}: {text}\n"
+
+
+def speaker(entry: Entry, state: State) -> str:
+    return "You" if entry.voice is Voice.USER else state.responder or "Answer"

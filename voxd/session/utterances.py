@@ -262,7 +262,7 @@ class Utterances:
         utterance = self._find(said.ref)
         if utterance is None or utterance.failure:
             return
-        self._append(utterance, said.text)
+        self._append(utterance, said.text, said.samples)
         if self._terms.config.voxd.provisional and said.provisional != utterance.provisional:
             utterance.provisional = said.provisional
             self._out.emit(events.Provisional, item_id=utterance.item_id, text=said.provisional)
@@ -284,10 +284,12 @@ class Utterances:
     def _find(self, ref: int) -> Utterance | None:
         return self._owed.get(ref) or next((each for each in self._open() if each.ref == ref), None)
 
-    def _append(self, utterance: Utterance, text: str) -> None:
+    def _append(self, utterance: Utterance, text: str, reach: int = 0) -> None:
+        """`reach`: the sample that the text is known to reach, 0 if that is not known."""
         if text:
             utterance.said += text
-            self._out.emit(events.TranscriptionDelta, item_id=utterance.item_id, content_index=0, delta=text)
+            where = {"voxd_audio_ms": to_ms(reach)} if reach else {}
+            self._out.emit(events.TranscriptionDelta, item_id=utterance.item_id, content_index=0, delta=text, **where)
 
     def _complete(self, utterance: Utterance, text: str) -> None:
         self._conversation.set(utterance.item_id, transcript=text)

@@ -1,95 +1,157 @@
-"""What was said: utterances, answers and notes, each with its latency under it."""
+"""What was said: utterances, answers and notes, each with its latency under it.
+
+It draws the rows that are seen and no others, and of a growing answer only the row that grows: a token costs the same
+in a long conversation as in a short one.
+"""
 
 from __future__ import annotations
 
-from textual.app import ComposeResult
-from textual.containers import VerticalScroll
-from textual.content import Content
-from textual.widgets import Static
+from bisect import bisect_right
+from itertools import accumulate
+from typing import ClassVar
 
-from shared.latency import TurnMetrics
-from voxtui.transcript import Entry, Progress, State, Voice, changes
-from voxtui.widgets.blocks import MUTED
+from rich.segment import Segment
+from rich.style import Style
+from textual.geometry import Size
+from textual.scroll_view import ScrollView
+from textual.selection import Selection
+from textual.strip import Strip
 
-SHOWN = ("ttft_user_ms", "first_text_ms", "final_ms", "total_ms", "rtf")  # under an entry; the panel has the rest
-WORDS = {"ttft_user_ms": "ttft", "first_text_ms": "first text", "final_ms": "final", "total_ms": "total", "rtf": "rtf"}
+from voxtui.transcript import State, changes
+from voxtui.widgets.entry import EntryRows
 
-
-class EntryView(Static):
-    """One entry.  Confirmed words stand solid, provisional ones dim."""
-
-    def __init__(self, entry: Entry) -> None:
-        super().__init__("", markup=False)
-        self.show(entry)
-
-    def show(self, entry: Entry) -> None:
-        for voice in Voice:
-            self.set_class(entry.voice is voice, f"-{voice.value}")
-        for progress in Progress:
-            self.set_class(entry.progress is progress, f"-{progress.value}")
-        self.update(rendered(entry))
+MEASURE = 96  # columns of text at most: longer rows are hard to follow
+DRAWN = 150  # rows of one entry that are kept as they were drawn: more than any terminal shows
+GUTTER = 4  # columns of the bar at the left, and of air at the right
 
 
-def rendered(entry: Entry) -> Content:
-    """Text as text: nothing in it is markup."""
-    text = Content(entry.text.strip())
-    if entry.provisional.strip():
-        gap = " " if entry.text.strip() else ""
-        text = Content.assemble(text, (f"{gap}{entry.provisional.strip()}", "dim italic"))
-    if entry.progress is Progress.OPEN:
-        text = Content.assemble(text, (" ▍" if text.plain else "▍", "$primary"))
-    elif not text.plain and entry.heard:
-        text = Content.styled("(spoken)", "dim italic")
-    below = _latency(entry.metrics) if entry.progress is not Progress.OPEN else Content("")
-    if entry.remark:
-        below = Content.assemble((entry.remark, "$text-error"), "   " if below.plain else "", below)
-    return Content.assemble(text, "\n", below) if below.plain else text
-
-
-def _latency(metrics: TurnMetrics | None) -> Content:
-    """One dim line."""
-    found = metrics.as_dict() if metrics is not None else {}
-    parts = [f"{WORDS[name]} {_value(name, found[name])}" for name in SHOWN if name in found]
-    return Content.styled("  ·  ".join(parts), MUTED)
-
-
-def _value(name: str, value: float) -> str:
-    return f"{value:.0f} ms" if name.endswith("_ms") else f"{value:.2f}"
-
-
-class Conversation(VerticalScroll):
+class Conversation(ScrollView, can_focus=True):
     """Stays at its end while it grows, unless the person has scrolled up."""
 
-    can_focus = True
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        f"conversation--{name}"
+        for name in (
+            *("text", "aside", "provisional", "latency", "breach", "remark"),
+            *("user", "open", "model", "note", "broken"),
+        )
+    }
 
     def __init__(self) -> None:
         super().__init__(id="conversation")
-        self._views: dict[str, EntryView] = {}
         self._state = State()
-
-    def compose(self) -> ComposeResult:
-        yield Static("Speak. The words appear here as they are heard.", id="hint", markup=False)
-
-    def on_mount(self) -> None:
-        self.anchor()
+        self._rows: dict[str, EntryRows] = {}  # by the entry's key, in order
+        self._order: list[EntryRows] = []
+        self._tops: list[int] = []  # row where each of them begins
+        self._total = 0
+        self._width = 0
+        self._follows = True
+        self._base: Style | None = None  # what its own costs to find out is more than drawing a row
 
     def show(self, state: State) -> None:
         """Only what has changed since the state before is touched."""
         before, self._state = self._state, state
-        fresh = []
+        if state.targets != before.targets:
+            self._lay_out()
+            return
+        moved = False
         for _, entry in changes(before, state):
-            view = self._views.get(entry.key)
-            if view is None:
-                view = self._views[entry.key] = EntryView(entry)
-                fresh.append(view)
-            else:
-                view.show(entry)
-        if fresh:
-            self.mount_all(fresh)
-        if before.entries is not state.entries:
-            self._forget({entry.key for entry in state.entries})
-            self.query_one("#hint").display = not state.entries
+            rows = self._rows.get(entry.key)
+            if rows is None:
+                self._rows[entry.key] = EntryRows(entry, self._width, state.targets)
+                moved = True
+                continue
+            height = len(rows)
+            first = rows.update(entry, state.targets)
+            moved = moved or len(rows) != height
+            if not moved:
+                self.refresh_lines(self._above + self._tops[self._order.index(rows)] + first, height - first)
+        if moved or len(state.entries) != len(self._rows):
+            self._place()
 
-    def _forget(self, kept: set[str]) -> None:
-        for key in self._views.keys() - kept:
-            self._views.pop(key).remove()
+    def _place(self) -> None:
+        """Where each entry lies."""
+        kept = {entry.key for entry in self._state.entries}
+        for key in self._rows.keys() - kept:
+            del self._rows[key]
+        self._order = list(self._rows.values())
+        *self._tops, self._total = [0, *accumulate(len(rows) for rows in self._order)]
+        self.virtual_size = Size(self.scrollable_content_region.width, self._total)
+        if self._follows and not self.is_vertical_scrollbar_grabbed:
+            self.scroll_end(animate=False, immediate=True, x_axis=False)
+        for rows, top in zip(self._order, self._tops, strict=True):
+            if not self.scroll_offset.y - len(rows) <= top <= self.scroll_offset.y + self.size.height:
+                rows.drawn.clear()  # what is not seen is not kept
+        self.refresh()
+
+    def _lay_out(self) -> None:
+        """At another width, or with other targets."""
+        self._width = max(1, min(MEASURE, self.scrollable_content_region.width - GUTTER))
+        self._rows = {entry.key: EntryRows(entry, self._width, self._state.targets) for entry in self._state.entries}
+        self._place()
+
+    def on_resize(self) -> None:
+        self._lay_out()
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        super().watch_scroll_y(old_value, new_value)
+        self._follows = self.is_vertical_scroll_end
+
+    @property
+    def _above(self) -> int:
+        """Empty rows above a short conversation: it stands at the bottom, where the voice is."""
+        return max(0, self.size.height - self._total)
+
+    # ── drawing ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def render_line(self, y: int) -> Strip:
+        at = self.scroll_offset.y + y
+        if self._base is None:
+            self._base = self.rich_style
+        strip = self._drawn(at - self._above, self._base)
+        if self.text_selection is not None and (span := self.text_selection.get_span(at)) is not None:
+            strip = self._selected(strip, *span)
+        return strip.apply_offsets(0, at)
+
+    def _drawn(self, at: int, base: Style) -> Strip:
+        if not 0 <= at < self._total:
+            return Strip.blank(self.size.width, base)
+        number = bisect_right(self._tops, at) - 1
+        rows = self._order[number]
+        at -= self._tops[number]
+        if at not in rows.drawn:
+            if len(rows.drawn) > DRAWN:
+                rows.drawn.clear()
+            bar, style = rows.bar()
+            runs = [] if rows.last(at) else [(f"{bar} ", style), *rows.row(at)]
+            strip = Strip([Segment(text, self._style(name)) for text, name in runs])
+            rows.drawn[at] = strip.adjust_cell_length(self.size.width, base).apply_style(base)
+        return rows.drawn[at]
+
+    def notify_style_update(self) -> None:
+        self._base = None
+        for rows in self._order:
+            rows.drawn.clear()
+        super().notify_style_update()
+
+    def _style(self, name: str) -> Style:
+        return self.get_component_rich_style(f"conversation--{name}")
+
+    # ── marking with the mouse ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _selected(self, strip: Strip, start: int, end: int) -> Strip:
+        end = strip.cell_length if end == -1 else min(end, strip.cell_length)
+        if start >= end:
+            return strip
+        style = Style(bgcolor=self.screen.get_component_rich_style("screen--selection").bgcolor)
+        marked = Strip(Segment.apply_style(strip.crop(start, end), post_style=style))
+        return Strip.join([strip.crop(0, start), marked, strip.crop(end)])
+
+    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
+        lines = [""] * self._above
+        for rows in self._order:
+            lines += ["  " + "".join(text for text, _ in rows.row(at)) for at in range(len(rows))]
+        found = selection.extract("\n".join(lines)).splitlines()
+        return "\n".join(line.removeprefix("  ") for line in found), "\n"
+
+    def selection_updated(self, selection: Selection | None) -> None:
+        self.refresh()

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from textual.app import ComposeResult
+from textual.app import ComposeResult, RenderResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
+from textual.geometry import Size
 from textual.screen import ModalScreen
-from textual.widgets import Static
+from textual.widget import Widget
 
-from voxtui.widgets.blocks import MUTED
+from voxtui.widgets.blocks import BREACH, MUTED
+from voxtui.widgets.commands import COMMANDS
+from voxtui.widgets.figures import WORDS
+from voxtui.widgets.folding import Folded
 
-KEYS = (
-    ("m", "mute: silence is sent instead of the microphone"),
-    ("c", "clear the screen; the server keeps its context"),
-    ("y", "copy the conversation to the clipboard"),
-    ("s", "save the conversation as a text file in this folder"),
-    ("r", "connect anew after a lost connection"),
-    ("i", "type instead of speaking, where there is a responder"),
-    ("t", "dark or light"),
-    ("ctrl+p", "every command, and more themes"),
-    ("q", "quit"),
-)
-METRICS = (
-    ("first_text_ms", "you begin to speak → the first word is here"),
-    ("endpoint_ms", "you stop speaking → the turn is known to be over"),
-    ("final_ms", "you stop speaking → the final text is here"),
-    ("ttft_user_ms", "you stop speaking → the first word of the answer"),
-    ("total_ms", "the turn is over → the answer's last word"),
-    ("rtf", "computing ÷ audio; below 1 keeps up"),
-)
+MEANINGS = {
+    "ttft_engine_ms": "the engine has your turn → its first word",
+    "ttft_user_ms": "you stop speaking → the first word of the answer",
+    "total_ms": "the turn is over → the answer's last word",
+    "itl_ms": "from one piece of an answer to the next",
+    "first_text_ms": "you begin to speak → the first word is here",
+    "lag_over_delay_ms": "how far text trails sound, beyond its set delay",
+    "final_ms": "you stop speaking → the final text is here",
+    "endpoint_ms": "you stop speaking → the turn is known to be over",
+    "render_ms": "words received → words on the screen",
+    "rtf": "computing ÷ audio; below 1 keeps up",
+}
+COLUMN = 16
 
 
 class HelpScreen(ModalScreen[None]):
@@ -40,14 +38,37 @@ class HelpScreen(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark", "dismiss", "close")]
 
     def compose(self) -> ComposeResult:
-        with VerticalScroll(id="help") as page:
+        keys = [(command.display or command.key, command.about) for command in COMMANDS]
+        keys.insert(-2, ("ctrl+p", "every command by name, and more themes"))
+        figures = [(WORDS[name], meaning) for name, meaning in MEANINGS.items()]
+        figures.append((BREACH, "over the target that the server's operator has set"))
+        with VerticalScroll(classes="dialog -page") as page:
             page.border_title = "voxtui"
-            page.border_subtitle = "esc closes"
-            yield Static(_list("Keys", KEYS, 10), markup=False)
-            yield Static(_list("Latency", METRICS, 15), markup=False)
+            page.border_subtitle = "↑ ↓ scroll · esc closes"
+            yield Definitions("Keys", keys)
+            yield Definitions("Latency", figures)
 
 
-def _list(title: str, rows: tuple[tuple[str, str], ...], width: int) -> Content:
-    lines = [Content.styled(title, "bold $primary")]
-    lines += [Content.assemble((name.ljust(width), "bold"), (what, MUTED)) for name, what in rows]
-    return Content("\n").join(lines)
+class Definitions(Widget):
+    """Words and what they mean, in two columns."""
+
+    def __init__(self, title: str, rows: list[tuple[str, str]]) -> None:
+        super().__init__()
+        self._title, self._rows = title, rows
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        return len(self._lines(width))
+
+    def render(self) -> RenderResult:
+        return Content("\n").join(self._lines(self.size.width))
+
+    def _lines(self, width: int) -> list[Content]:
+        lines = [Content.styled(self._title, "bold $primary")]
+        for word, meaning in self._rows:
+            folded = Folded(width - COLUMN)
+            folded.update(meaning, 0)
+            lines += [
+                Content.assemble((("" if at else word).ljust(COLUMN), "bold"), (folded.row(at)[1], MUTED))
+                for at in range(len(folded))
+            ]
+        return lines

@@ -1,21 +1,11 @@
-"""What the worker tells the screen.  Step 12 of a frame's path.
+"""What a worker tells the screen.  Step 12 of a frame's path.
 
-A worker never touches a widget: it posts one of these, and a handler of the app does.
+A worker never touches a widget: it posts one of these, and a handler does.
 """
 
 from __future__ import annotations
 
 from textual.message import Message
-
-from voxtui.transcript import Event
-
-
-class EventReceived(Message):
-    """Something happened: what the server said, or the client's own."""
-
-    def __init__(self, event: Event) -> None:
-        super().__init__()
-        self.event = event
 
 
 class LevelMeasured(Message):

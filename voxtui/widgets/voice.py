@@ -1,4 +1,4 @@
-"""Whether one is heard: the state of speech and the last seconds of the microphone's level."""
+"""Whether one is heard: the state of speech, the last seconds of the microphone's level, and which microphone it is."""
 
 from __future__ import annotations
 
@@ -9,62 +9,75 @@ from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
 
+from voxtui.told import Floor
 from voxtui.transcript import Link, Speech, State
 from voxtui.widgets.blocks import MUTED, bars
 
 FLOOR = -60.0  # dBFS that draw nothing
 HISTORY = 400  # levels that are kept: more than any terminal has columns
-LABEL = 12  # columns
-SCALE = 8  # columns of the number at the right
+LABEL = 14  # columns
+SCALE = 9  # columns of the number at the right
+NAME = 3  # of the columns one is for the microphone's name
+ROOMY = 70  # columns from which on there is room for it
+
+
+def waveform(levels: deque[float], width: int, colour: str) -> list[tuple[str, str]]:
+    """One row of bars; what is past stands back."""
+    wave = bars(list(levels), width, 1, -FLOOR)[0]
+    old, recent = width // 3, 2 * width // 3
+    faded = colour.split()[0]
+    return [(wave[:old], f"{faded} 35%"), (wave[old:recent], f"{faded} 60%"), (wave[recent:], colour)]
+
+
+def decibels(level: float) -> str:
+    return "" if level <= -120 else f"{level:.0f} dB"
 
 
 class VoiceBar(Widget):
-    """One row: state, waveform, level."""
+    """One row: state, waveform, level, microphone."""
 
-    level: reactive[float] = reactive(-120.0, always_update=True)
-    muted: reactive[bool] = reactive(False)
+    level: reactive[float] = reactive(-120.0, always_update=True, init=False)
+    floor: reactive[Floor] = reactive(Floor())
     speech: reactive[Speech] = reactive(Speech.QUIET)
     link: reactive[Link] = reactive(Link.CONNECTING)
     lost_ms: reactive[int] = reactive(0)
 
     def __init__(self) -> None:
         super().__init__(id="voice")
-        self._levels: deque[float] = deque(maxlen=HISTORY)
+        self.levels: deque[float] = deque(maxlen=HISTORY)
 
     def show(self, state: State) -> None:
         self.speech, self.link, self.lost_ms = state.speech, state.link, state.dropped * 20
+        self.floor = state.floor
 
     def watch_level(self, level: float) -> None:
-        self._levels.append(max(0.0, level - FLOOR))
+        self.levels.append(max(0.0, level - FLOOR))
 
     def render(self) -> RenderResult:
         label, colour = self._label()
-        number = "" if self.level <= -120 else f"{self.level:.0f} dB"
-        if self.lost_ms:
-            number = f"-{self.lost_ms} ms"
-        width = max(0, self.size.width - LABEL - SCALE)
-        wave = bars(list(self._levels), width, 1, -FLOOR)[0]
-        old, recent = width // 3, 2 * width // 3
+        number = f"-{self.lost_ms} ms" if self.lost_ms else decibels(self.level)
+        name = Content("")
+        if self.floor.microphone and self.size.width >= ROOMY:
+            name = Content(f"   {self.floor.microphone}").truncate(self.size.width // NAME, ellipsis=True)
+        width = max(0, self.size.width - LABEL - SCALE - name.cell_length)
         return Content.assemble(
             (label.ljust(LABEL), f"bold {colour}"),
-            (wave[:old], _faded(colour, 35)),
-            (wave[old:recent], _faded(colour, 60)),
-            (wave[recent:], colour),
+            *waveform(self.levels, width, colour),
             (number.rjust(SCALE), MUTED),
+            name.stylize(MUTED),
         )
 
     def _label(self) -> tuple[str, str]:
-        if self.link is not Link.OPEN:
+        if self.link not in (Link.OPEN, Link.BROKEN):
             return "○ off", MUTED
-        if self.muted:
+        if self.floor.muted:
             return "○ muted", "$text-error"
-        return {
-            Speech.QUIET: ("○ listening", "$secondary"),
-            Speech.SPEAKING: ("● speaking", "$primary"),
-            Speech.SETTLING: ("◐ finishing", "$accent"),
-        }[self.speech]
-
-
-def _faded(colour: str, percent: int) -> str:
-    """What is past stands back."""
-    return f"{colour.split()[0]} {percent}%"
+        if self.link is Link.BROKEN:
+            return "◌ sound kept", "$text-warning"
+        if self.floor.talking:
+            return "● talking", "$primary"
+        if self.speech is Speech.SETTLING:
+            return "◐ finishing", "$text-accent"
+        if not self.floor.hands_free:
+            return "○ space talks", MUTED
+        return ("● speaking", "$primary") if self.speech is Speech.SPEAKING else ("○ listening", "$secondary")

@@ -1,0 +1,5 @@
+"""`voxtui bench`: many sessions that keep their own time, and what they felt.
+
+`plan` says when which clip begins, `drive` plays it, `tally` books what came back, `goals` and `report` judge and tell;
+`command` is what the command line calls.
+"""

@@ -1,0 +1,113 @@
+"""Where a bench runs and what it costs: this machine in words, CPU time of processes, `/status` of the voxd.
+
+It knows /proc and one HTTP GET.  What cannot be known (another machine's processes, a system without /proc) is absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import platform
+import socket as sockets
+import ssl
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from voxtui.target import LOOPBACK, Address
+
+ANSWER_S = 5.0
+BENCH, GATEWAY, ENGINE = "bench", "voxd", "engine"
+
+
+def machine() -> dict[str, object]:
+    """For the record: figures of one machine say nothing of another."""
+    found: dict[str, object] = {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+    }
+    with contextlib.suppress(ValueError, OSError):
+        found["memory_mib"] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
+    return found
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def voxd_status(address: Address) -> dict[str, object]:
+    """What `/status` says; {} if it says nothing, for only figures of lesser weight hang on it.  Blocks."""
+    parts = urlsplit(address.url)
+    connection = http.client.HTTPConnection(parts.netloc)
+    headers = {"Authorization": f"Bearer {address.token}"} if address.token else {}
+    try:
+        connection.sock = _connected(address)
+        connection.request("GET", "/status", headers=headers)
+        answer = connection.getresponse()
+        found = json.loads(answer.read()) if answer.status == 200 else {}
+    except (OSError, http.client.HTTPException, ValueError):
+        return {}
+    finally:
+        connection.close()
+    return found if isinstance(found, dict) else {}
+
+
+def _connected(address: Address) -> sockets.socket:
+    if address.open is not None:
+        address.open.settimeout(ANSWER_S)
+        return address.open
+    if address.socket is not None:
+        link = sockets.socket(sockets.AF_UNIX)
+        link.settimeout(ANSWER_S)
+        try:
+            link.connect(str(address.socket))
+        except OSError:
+            link.close()
+            raise
+        return link
+    parts = urlsplit(address.url)
+    secure = parts.scheme == "wss"
+    link = sockets.create_connection((parts.hostname or "", parts.port or (443 if secure else 80)), ANSWER_S)
+    return ssl.create_default_context().wrap_socket(link, server_hostname=parts.hostname) if secure else link
+
+
+def local_processes(address: Address, status: Mapping[str, object]) -> dict[str, int]:
+    """Name -> pid of the voxd's processes, if they are this machine's.
+
+    What is forwarded looks local, and its pids are not: the first must be a voxd, the second its child."""
+    near = address.open is None and (address.socket is not None or urlsplit(address.url).hostname in LOOPBACK)
+    gateway, engine = status.get("pid"), status.get("engine_pid")
+    if not near or not isinstance(gateway, int) or not isinstance(engine, int):
+        return {}
+    ours = b"voxd" in _read(gateway, "cmdline") and _stat(engine)[1:2] == [b"%d" % gateway]
+    return {GATEWAY: gateway, ENGINE: engine} if ours else {}
+
+
+def cpu_s(processes: Mapping[str, int]) -> dict[str, float]:
+    """Seconds computed so far by this process and by those; one that is gone is absent."""
+    found = {BENCH: time.process_time()}
+    for name, pid in processes.items():
+        if stat := _stat(pid):
+            found[name] = (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+    return found
+
+
+def _stat(pid: int) -> list[bytes]:
+    """/proc/PID/stat from the state on: [state, parent, ...]; [] if there is none."""
+    return _read(pid, "stat").rpartition(b")")[2].split()
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""

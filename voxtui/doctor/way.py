@@ -1,0 +1,298 @@
+"""Gathers what the doctor asks of the way to voxd and of voxd itself, up to words for a spoken clip.
+
+It knows sockets, one HTTP request and the client; not what a fact means, nor how it is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import socket as sockets
+import time
+from collections.abc import Awaitable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from urllib.parse import urlsplit
+
+import msgspec
+from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.uri import get_proxy, parse_uri
+
+from shared.audio import RATE
+from voxtui.client import RealtimeClient, Wishes
+from voxtui.doctor.facts import Answer, Failure, Forward, Knock, Link, Status, Tunnel, Way, Words
+from voxtui.doctor.machine import ssh_config, ssh_forwards, ssh_version
+from voxtui.errors import ClientError, Misconfigured
+from voxtui.link import dial
+from voxtui.runner import Run
+from voxtui.sources import FileSource, SourceError, read_clip
+from voxtui.ssh import still_loading
+from voxtui.target import ENDPOINT, Address, Route, Target
+from voxtui.told import Event, Measured
+from voxtui.tunnel import ssh_command
+
+KNOCK_S = 4.0  # for a connection and for what the other side says first
+TUNNEL_S = 10.0
+ANSWER_S = 4.0
+WORDS_S = 12.0  # for the clip and for all that comes of it
+PINGS = 5
+CLIP = Path(__file__).parent.parent / "data" / "austen.flac"
+SENTENCE = slice(round(7.5 * RATE), None)  # its second sentence behind 0.4 s of room: 3.7 s
+LOCAL_PORTS = ("", "localhost", "127.0.0.1", "[::1]", "*")
+BODY_MAX = 1 << 16  # bytes of an HTTP answer
+
+Opening = Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
+
+
+# ── the way ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def look_at_way(target: Target, route: Route, environ: Mapping[str, str]) -> Way:
+    """Makes the way on which `route` then leads.  Takes KNOCK_S and TUNNEL_S at most."""
+    if target.ssh is not None:
+        return await _over_ssh(target.ssh, route, environ)
+    if target.socket is not None:
+        knock = await knock_at(str(target.socket), asyncio.open_unix_connection(str(target.socket)))
+        return Way("unix", True, knock, forwards=await find_forwards(target))
+    proxy = None if target.loopback else get_proxy(parse_uri(target.url))
+    parts = urlsplit(target.url)
+    port = parts.port or (443 if parts.scheme == "wss" else 80)
+    if proxy is not None:
+        skipped = Knock(parts.netloc, skipped=f"the way goes through the proxy {urlsplit(proxy).hostname}")
+        return Way("tcp", False, skipped)
+    knock = await knock_at(parts.netloc, asyncio.open_connection(parts.hostname, port))
+    return Way("tcp", target.loopback, knock, forwards=await find_forwards(target))
+
+
+async def _over_ssh(host: str, route: Route, environ: Mapping[str, str]) -> Way:
+    try:
+        command = ssh_command(environ)
+    except Misconfigured as error:
+        return Way("ssh", False, Knock(host, failure="missing", trouble=str(error)), ssh=None)
+    version, config = await asyncio.gather(ssh_version(command), ssh_config([*command, host]))
+    if config is None:
+        knock = Knock(host, skipped="ssh does not tell where that is")
+    elif config.proxy:
+        knock = Knock(host, skipped=f"the way goes through {config.proxy}")
+    else:
+        knock = await knock_at_sshd(config.name, config.port)
+    way = Way("ssh", False, knock, ssh=version)
+    return way if version is None or knock.failure else replace(way, tunnel=await dig(route))
+
+
+async def dig(route: Route) -> Tunnel:
+    """voxtui's own tunnel.  What loads behind one that stands is not waited for."""
+    loading: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def tell(line: str) -> None:
+        if line.startswith(still_loading("")) and not loading.done():
+            loading.set_result(line)
+
+    began = time.monotonic()
+    digging = asyncio.ensure_future(route.address(tell))
+    try:
+        await asyncio.wait((digging, loading), timeout=TUNNEL_S, return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            return Tunnel(_since(began), loading=loading.result())
+        if not digging.done():
+            return Tunnel(trouble=f"It does not stand within {TUNNEL_S:.0f} s.")
+        address = digging.result()
+    except ClientError as error:
+        return Tunnel(trouble=str(error))
+    finally:
+        await _cancelled(digging)
+    if address.open is not None:
+        address.open.close()
+        return Tunnel(_since(began), "standard input and output")
+    return Tunnel(_since(began), "a UNIX socket" if address.socket is not None else "a TCP port")
+
+
+async def _cancelled(work: asyncio.Future[Address]) -> None:
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+
+
+async def find_forwards(target: Target) -> tuple[Forward, ...]:
+    """The ssh of this user that carry what the target names."""
+    found = []
+    for process in await ssh_forwards():
+        config = process.config
+        for listen, to in config.forwards:
+            if _leads(listen, target):
+                knock = Knock("") if config.proxy else await knock_at_sshd(config.name, config.port)
+                found.append(Forward(process.pid, config.target, config.bare, listen, _bare(to), knock.banner))
+    return tuple(found)
+
+
+def _leads(listen: str, target: Target) -> bool:
+    if target.socket is not None:
+        return listen == str(target.socket)
+    host, _, port = listen.rpartition(":")
+    return target.loopback and host in LOCAL_PORTS and port == str(urlsplit(target.url).port)
+
+
+def _bare(place: str) -> str:
+    """`[localhost]:8000` as a person writes it."""
+    host, bracket, port = place.removeprefix("[").partition("]")
+    return host + port if bracket and ":" not in host else place
+
+
+async def knock_at_sshd(host: str, port: int) -> Knock:
+    """What an SSH server says of itself; it is told nothing."""
+    return await knock_at(f"{host}:{port}", asyncio.open_connection(host, port), banner=True)
+
+
+async def knock_at(place: str, opening: Opening, *, banner: bool = False) -> Knock:
+    """One connection, closed at once; `banner`: after the other side has said that it is an SSH server."""
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(KNOCK_S):
+            reader, writer = await opening
+            knock = Knock(place, _since(began))
+            with contextlib.closing(writer):
+                return replace(knock, banner=await _banner(reader)) if banner else knock
+    except TimeoutError:
+        return Knock(place, failure="silent", trouble=f"no answer within {KNOCK_S:.0f} s")
+    except (OSError, ValueError) as error:  # ValueError: a line without end
+        return Knock(place, failure=_failure(error), trouble=_why(error))
+
+
+async def _banner(reader: asyncio.StreamReader) -> str:
+    """`OpenSSH_9.2p1` of `SSH-2.0-OpenSSH_9.2p1 Debian-2`; a server may say other lines before it.
+
+    Raises ConnectionError."""
+    while line := await reader.readline():
+        if line.startswith(b"SSH-"):
+            return line.decode(errors="replace").split("-", 2)[-1].split()[0]
+    raise ConnectionResetError("it hangs up before it says that it is an SSH server")
+
+
+def _failure(error: Exception) -> Failure:
+    kinds: tuple[tuple[type[Exception], Failure], ...] = (
+        (FileNotFoundError, "missing"),
+        (ConnectionRefusedError, "refused"),
+        (PermissionError, "denied"),
+        (sockets.gaierror, "unknown"),
+    )
+    return next((failure for kind, failure in kinds if isinstance(_plain(error), kind)), "other")
+
+
+def _why(error: Exception) -> str:
+    error = _plain(error)
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+        return "nobody listens there"
+    if isinstance(error, sockets.gaierror):
+        return "there is no such host"
+    return error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def _plain(error: Exception) -> Exception:
+    """Of a name with several addresses asyncio tells all errors in one text; the last stands for them."""
+    found = re.findall(r"\[Errno (\d+)\]", str(error))
+    return OSError(int(found[-1]), os.strerror(int(found[-1]))) if found else error
+
+
+def _since(began: float) -> float:
+    return (time.monotonic() - began) * 1000
+
+
+# ── voxd ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Complaint(msgspec.Struct):
+    message: str
+
+
+class _Refusal(msgspec.Struct):
+    error: _Complaint
+
+
+async def ask_status(route: Route) -> Answer:
+    """GET /status, over the way on which a session would go."""
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            code, body = await _get(await route.address(lambda line: None), "/status")
+    except ClientError as error:
+        return Answer(said=str(error))
+    except TimeoutError:
+        return Answer(said=f"voxd does not answer within {ANSWER_S:.0f} s")
+    except (OSError, ValueError) as error:
+        return Answer(said=_why(error))
+    return understand(code, body)
+
+
+def understand(code: int, body: bytes) -> Answer:
+    """What an HTTP answer says."""
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+        if code == 200:
+            return Answer(code, msgspec.json.decode(body, type=Status))
+        return Answer(code, said=msgspec.json.decode(body, type=_Refusal).error.message)
+    return Answer(code, said=f"somebody answers, but it is not a voxd (HTTP {code})")
+
+
+async def _get(address: Address, path: str) -> tuple[int, bytes]:
+    """Status code and body.  HTTP/1.0: the end of the body is the end of the connection."""
+    parts = urlsplit(address.url)
+    if address.socket is not None:
+        reader, writer = await asyncio.open_unix_connection(str(address.socket))
+    elif address.open is not None:
+        reader, writer = await asyncio.open_connection(sock=address.open)
+    else:
+        secure = parts.scheme == "wss"
+        port = parts.port or (443 if secure else 80)
+        reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=secure or None)
+    token = f"Authorization: Bearer {address.token}\r\n" if address.token else ""
+    path = f"{parts.path.removesuffix(ENDPOINT)}{path}"
+    with contextlib.closing(writer):
+        writer.write(f"GET {path} HTTP/1.0\r\nHost: {parts.netloc}\r\n{token}\r\n".encode())
+        answer = b""
+        while len(answer) < BODY_MAX and (more := await reader.read(BODY_MAX)):
+            answer += more
+    head, _, body = answer.partition(b"\r\n\r\n")
+    words = head.split(None, 2)
+    if len(words) < 2 or not words[1].isdigit():
+        raise ValueError("somebody answers, but does not speak HTTP")
+    return int(words[1]), body
+
+
+async def open_link(route: Route) -> Link:
+    """The handshake of a session, and pings in it."""
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            link = await dial(await route.address(lambda line: None), route.label)
+            opened_ms = _since(began)
+            try:
+                pings = [await (await link.ping()) for _ in range(PINGS)]
+            finally:
+                await link.close()
+    except ClientError as error:
+        return Link(trouble=str(error))
+    except TimeoutError:
+        return Link(trouble=f"no session and no ping within {ANSWER_S:.0f} s")
+    except (ConnectionClosed, WebSocketException) as error:
+        return Link(trouble=f"the session is closed at once: {error}")
+    return Link(opened_ms, median(pings) * 1000)
+
+
+async def speak(route: Route) -> Words:
+    """A sentence in real time through a session; what was measured until its end, or the end of patience."""
+    metrics: dict[str, float] = {}
+
+    def take(event: Event) -> None:
+        if isinstance(event, Measured):
+            metrics.update(event.metrics.as_dict() | metrics)  # the first of a kind counts
+
+    try:
+        clip = read_clip(CLIP)[SENTENCE]
+        async with asyncio.timeout(WORDS_S), RealtimeClient.connect(route, wishes=Wishes(), patience_s=0.0) as client:
+            await Run(client, FileSource(CLIP.name, clip), take).run()
+    except (ClientError, SourceError) as error:
+        return Words(trouble=str(error))
+    except TimeoutError:
+        if not metrics:
+            return Words(trouble=f"a spoken sentence has not become text within {WORDS_S:.0f} s")
+    return Words(metrics)

@@ -1,0 +1,42 @@
+"""What stands in the place of the conversation until there is one."""
+
+from __future__ import annotations
+
+from textual.app import RenderResult
+from textual.content import Content
+from textual.widget import Widget
+
+from voxtui.transcript import Link, State
+from voxtui.widgets.blocks import MUTED
+
+
+class Welcome(Widget):
+    """What to do now, in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__(id="welcome")
+        self._lines = ("", "")
+
+    def show(self, state: State) -> None:
+        self.display = not state.entries
+        lines = _lines(state)
+        if lines != self._lines:
+            self._lines = lines
+            self.refresh(layout=True)
+
+    def render(self) -> RenderResult:
+        first, second = self._lines
+        return Content.assemble((first, "bold"), "\n\n", (second, MUTED))
+
+
+def _lines(state: State) -> tuple[str, str]:
+    if state.link is Link.CONNECTING:
+        what = "Connecting" if not state.progress else "voxd is getting ready"
+        return what, state.progress or state.path
+    if state.link is Link.LOST:
+        return "Not connected", "Press r to connect anew."
+    if not state.floor.hands_free:
+        return "Press space and speak", "Press space again when you have finished."
+    if state.converses:
+        return "Speak", "Your words appear here while you say them;\nthe answer follows when you pause."
+    return "Speak", "Your words appear here while you say them."
