@@ -232,8 +232,8 @@ def test_formats() -> None:
     assert (found["file"], found["seconds"], found["text"]) == ("x.wav", 3725.5, f"One. {'word ' * 9}end")
     assert found["turns"][0] == {"start_ms": 50, "end_ms": 250, "text": "One."}
     assert as_srt(FOUND) == (
-        "1\n00:00:00,050 --> 00:00:00,250\nOne.\n\n"
-        "2\n01:02:05,000 --> 01:02:05,200\nword word word word word word word word\nword end\n\n"
+        "1\n00:00:00,050 --> 00:00:01,050\nOne.\n\n"
+        "2\n01:02:05,000 --> 01:02:06,000\nword word word word word word word word\nword end\n\n"
     )
     assert as_text(Transcript("x", 1, ())) == as_srt(Transcript("x", 1, ())) == ""
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar
 
 from textual import on
@@ -73,17 +74,19 @@ class VoxtuiApp(App[None]):
         open_device: Callable[[int], Source] | None = None,
         devices: Callable[[], list[Device]] | None = None,
         keep: Path | None = None,
+        targets: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         """`open_source`: a clip, or a microphone where `devices` and `open_device` give others to choose from.
 
-        `theme`: dark, light, or one of Textual's.  `keep`: the file in which the transcript is kept while it grows."""
+        `theme`: dark, light, or one of Textual's.  `keep`: the file in which the transcript is kept while it grows.
+        `targets`: what the person wants of a metric, ms."""
         super().__init__()
         self.HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (60, "-narrow"), (110, "-wide")]
         self.VERTICAL_BREAKPOINTS = [(0, "-flat"), (18, "-short"), (24, "-medium"), (30, "-tall")]
         self._target, self._token, self._wishes = target, token, wishes
         self._open_source, self._open_device, self._devices = open_source, open_device, devices
         self._keeper = Keeper(keep) if keep is not None else None
-        self._state = State()
+        self._state = State(targets=tuple(targets.items()))
         self._session: Run | None = None
         self._order = asyncio.Lock()  # what the person asks for happens one after the other
         self._pace = Pace(self, self._paint, lambda ms: self._post(Painted(ms)))
@@ -120,6 +123,7 @@ class VoxtuiApp(App[None]):
 
     def on_ready(self) -> None:
         """What is there by now stays: to look through all of it for garbage would stop the screen for 50 ms."""
+        gc.collect()
         gc.freeze()
 
     def on_unmount(self) -> None:

@@ -241,6 +241,8 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 
 def _screen(address: Target, token: str | None, wishes: Wishes, file: Path | None, settings: Settings) -> NoReturn:
+    from msgspec.structs import asdict
+
     from voxtui.app import VoxtuiApp
     from voxtui.microphone import inputs
     from voxtui.settings import transcripts_folder
@@ -256,6 +258,7 @@ def _screen(address: Target, token: str | None, wishes: Wishes, file: Path | Non
         devices=None if file is not None else inputs,
         theme=settings.theme,
         keep=keep,
+        targets=asdict(settings.targets),
     )
     app.run()
     if app.kept is not None:

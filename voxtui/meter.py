@@ -124,7 +124,7 @@ class Meter:
                 turn = self._turn(key)
                 fresh = turn.stamps.first_text_us is None
                 turn.stamps.text(at_us, reached_us, self._delay_ms)
-                return Measured(key, turn.metrics(), complete=False) if fresh else None
+                return self._first(turn) if fresh else None
             case TranscriptionCompleted(item_id=key, transcript=text):
                 turn = self._turn(key)
                 turn.stamps.final_us = at_us
@@ -135,7 +135,7 @@ class Meter:
                 turn = self._turn(key)
                 fresh = turn.stamps.deltas == 0
                 turn.stamps.delta(at_us)
-                return Measured(key, turn.metrics(), complete=False) if fresh else None
+                return self._first(turn) if fresh else None
             case ResponseDone(response=response):
                 turn = self._turn(response.id)
                 return self._over(turn, words=turn.stamps.deltas > 0)
@@ -198,6 +198,12 @@ class Meter:
         turn.stamps.last_voiced_us = floor.stamps.last_voiced_us
         turn.stamps.decided_us = floor.stamps.decided_us
         turn.stamps.commit_us = floor.stamps.commit_us
+
+    def _first(self, turn: Turn) -> Measured:
+        """How soon it began; how long it will be is not known."""
+        found = turn.metrics()
+        found.total_ms = None
+        return Measured(turn.key, found, complete=False)
 
     def _over(self, turn: Turn, *, words: bool) -> Measured | None:
         turn.words = words

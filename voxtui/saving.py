@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from voxtui.transcript import Entry, Progress, State, Voice, changes, plain_text, speaker, written
@@ -56,14 +57,19 @@ def as_json(state: State) -> str:
 
 def as_srt(state: State) -> str:
     """SubRip: a numbered cue for each utterance whose place in the sound is known."""
-    spoken = [entry for entry in _said(state) if entry.voice is Voice.USER and entry.start_ms is not None]
-    cues = []
-    for number, entry in enumerate(spoken, 1):
-        start_ms = entry.start_ms or 0
-        end_ms = max(entry.end_ms or 0, start_ms + CUE_MS)
-        text = "\n".join(textwrap.wrap(_untagged(entry.text), CUE_WIDTH))
-        cues.append(f"{number}\n{_timestamp(start_ms)} --> {_timestamp(end_ms)}\n{text}\n\n")
-    return "".join(cues)
+    spoken = (entry for entry in _said(state) if entry.voice is Voice.USER and entry.start_ms is not None)
+    return subtitles([(entry.start_ms or 0, entry.end_ms or 0, entry.text) for entry in spoken])
+
+
+def subtitles(cues: Sequence[tuple[int, int, str]]) -> str:
+    """SubRip of (start in ms, end in ms, text), in order.  A short cue stands CUE_MS, but not into the next."""
+    starts = [*(start for start, _, _ in cues[1:]), sys.maxsize]
+    shown = []
+    for number, ((start, end, text), following) in enumerate(zip(cues, starts, strict=False), 1):
+        until = max(end, min(start + CUE_MS, following))
+        lines = "\n".join(textwrap.wrap(_untagged(text), CUE_WIDTH))
+        shown.append(f"{number}\n{_timestamp(start)} --> {_timestamp(until)}\n{lines}\n\n")
+    return "".join(shown)
 
 
 def _untagged(text: str) -> str:

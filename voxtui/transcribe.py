@@ -7,7 +7,6 @@ found in sound, nor how a voxd is started.
 from __future__ import annotations
 
 import asyncio
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,11 @@ import msgspec
 from shared.audio import RATE, to_ms, to_samples
 from voxtui.client import PATIENCE_S, SILENCE_MS, RealtimeClient, Wishes
 from voxtui.runner import Run
+from voxtui.saving import subtitles
 from voxtui.sources import FileSource, Source, SourceError, read_clip
 from voxtui.target import Route
 from voxtui.told import Event
 from voxtui.transcript import Entry, Progress, State, Voice, changes, reduce
-
-CUE_WIDTH = 42  # characters of a subtitle's line, as broadcasters have it
-CUE_MS = 200  # the shortest cue
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +55,8 @@ def as_json(found: Transcript) -> str:
 
 
 def as_srt(found: Transcript) -> str:
-    """SubRip: numbered cues."""
-    cues = []
-    for number, turn in enumerate(found.turns, 1):
-        end_ms = max(turn.end_ms, turn.start_ms + CUE_MS)
-        text = "\n".join(textwrap.wrap(turn.text, CUE_WIDTH))
-        cues.append(f"{number}\n{_timestamp(turn.start_ms)} --> {_timestamp(end_ms)}\n{text}\n\n")
-    return "".join(cues)
-
-
-def _timestamp(ms: int) -> str:
-    seconds, ms = divmod(ms, 1000)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours:02}:{minutes:02}:{seconds:02},{ms:03}"
+    """SubRip."""
+    return subtitles([(turn.start_ms, turn.end_ms, turn.text) for turn in found.turns])
 
 
 FORMATS: dict[str, Callable[[Transcript], str]] = {"text": as_text, "json": as_json, "srt": as_srt}

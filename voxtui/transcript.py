@@ -122,7 +122,7 @@ class State:
     entries: tuple[Entry, ...] = ()
     turns: tuple[TurnMetrics, ...] = ()  # of finished turns, oldest first
     running: tuple[tuple[str, TurnMetrics], ...] = ()  # key, what is known so far of a turn that is not finished
-    targets: tuple[tuple[str, float], ...] = ()  # metric, ms: what the server's operator wants of answers
+    targets: tuple[tuple[str, float], ...] = ()  # metric, ms: what the person and the daemon's operator want
     floor: Floor = Floor()
     renders: tuple[float, ...] = ()  # ms from a delta's receipt to its being painted, of the latest ones
     dropped: int = 0  # packets of sound that were lost before they were sent
@@ -246,7 +246,8 @@ def _session(state: State, event: SessionCreated | SessionUpdated | Error | Noti
     match event:
         case SessionCreated(session=session) | SessionUpdated(session=session):
             responder = session.voxd.respond if isinstance(session, RealtimeSession) else None
-            targets = tuple((safe_line(name), ms) for name, ms in (session.voxd.targets or {}).items())
+            told = {safe_line(name): ms for name, ms in (session.voxd.targets or {}).items()}
+            targets = tuple((dict(state.targets) | told).items())
             if isinstance(event, SessionCreated):
                 heard_ms = max((entry.end_ms or entry.start_ms or 0 for entry in state.entries), default=0)
                 state = replace(state, before_ms=max(state.before_ms, heard_ms))

@@ -41,7 +41,7 @@ class HelpScreen(ModalScreen[None]):
         keys = [(command.display or command.key, command.about) for command in COMMANDS]
         keys.insert(-2, ("ctrl+p", "every command by name, and more themes"))
         figures = [(WORDS[name], meaning) for name, meaning in MEANINGS.items()]
-        figures.append((BREACH, "over the target that the server's operator has set"))
+        figures.append((BREACH, "over its target: your own, or the daemon's"))
         with VerticalScroll(classes="dialog -page") as page:
             page.border_title = "voxtui"
             page.border_subtitle = "↑ ↓ scroll · esc closes"
