@@ -34,9 +34,9 @@ class Folded:
         """Another text, of which the first `same` characters are as they were; the number of the first row that may
         have changed.
 
-        A row is settled once the next one begins in what has not changed: its first word did not fit, and will not."""
+        A row is settled once a word that has not changed begins the next one: it did not fit, and will not."""
         first = len(self.starts) - 1
-        while first > 0 and self.starts[first] >= same:
+        while first > 0 and not text[self.starts[first] : same].strip():
             first -= 1
         self.text = text
         del self.starts[first + 1 :]
