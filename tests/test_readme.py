@@ -1,6 +1,6 @@
-"""The shop window is true: its picture is of this screen, its commands are there, its engine works.
+"""The shop window is true: its pictures are of this screen, its commands are there, its engine works.
 
-After a change of the screen: `VOXD_WRITE_PICTURE=1 pytest tests/test_readme.py`, and look at docs/screen.svg.
+After a change of the screen: `VOXD_WRITE_PICTURE=1 pytest tests/test_readme.py`, and look at docs/*.svg.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import os
 import re
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from shared.events import Provisional, SpeechStarted, TranscriptionDelta
 from shared.latency import TurnMetrics
 from tests.fakes import utterance
-from tests.scenes import Scene, opening, settle
+from tests.scenes import Scene, answered, asked, conversed, opening, settle
 from voxd.cli import main as voxd
 from voxd.engine.contract import Engine
 from voxd.messages import Commit, Onset, Said, Settled
 from voxtui.cli import main as voxtui
-from voxtui.told import Event, Measured
+from voxtui.told import Event, Measured, Painted
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PICTURE = ROOT / "docs" / "screen.svg"
 
 
 def spoken() -> list[Event]:
@@ -46,9 +46,20 @@ def spoken() -> list[Event]:
     ]
 
 
-async def draw() -> str:
-    scene = Scene([*opening(), *spoken()])
-    async with scene.run_test(size=(100, 30)) as pilot:
+def answering() -> list[Event]:
+    """A conversation in which the engine was too slow twice."""
+    return [*opening("mini"), Painted(15.0), *conversed(132.0), *asked(), *answered(engine=131.0, total=1702.0)]
+
+
+PICTURES: dict[str, tuple[tuple[int, int], list[Event]]] = {
+    "screen.svg": ((100, 30), [*opening(), *spoken()]),
+    "answers.svg": ((130, 34), answering()),
+}
+
+
+async def draw(size: tuple[int, int], events: list[Event]) -> str:
+    scene = Scene(events)
+    async with scene.run_test(size=size) as pilot:
         await settle(pilot)
         return scene.export_screenshot(title="voxtui")
 
@@ -58,12 +69,15 @@ def plain(svg: str) -> str:
     return re.sub(r"terminal-\d+", "terminal", svg)
 
 
-def test_the_picture_is_of_this_screen() -> None:
-    drawn = asyncio.run(draw())
+@pytest.mark.parametrize("name", PICTURES)
+def test_the_pictures_are_of_this_screen(name: str) -> None:
+    path = ROOT / "docs" / name
+    drawn = asyncio.run(draw(*PICTURES[name]))
     if os.environ.get("VOXD_WRITE_PICTURE"):
-        PICTURE.write_text(drawn)
+        path.write_text(drawn)
 
-    assert plain(drawn) == plain(PICTURE.read_text())
+    assert f"docs/{name}" in README
+    assert plain(drawn) == plain(path.read_text())
 
 
 def test_its_commands_are_there() -> None:
