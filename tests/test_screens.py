@@ -83,6 +83,7 @@ SCENES: dict[str, list[Event]] = {
     "first_run": opening(),
     "first_conversation": opening("mini"),
     "loading": LOADING,
+    "listening": TALK,
     "speaking": DICTATION,
     "streaming": [*TALK, *answering()],
     "long_conversation": [*opening("mini"), *PAINTED, *conversed(), *long(), *answering()],
@@ -99,23 +100,11 @@ SCENES: dict[str, list[Event]] = {
 SILENT = {"first_run", "first_conversation", "loading", "no_microphone"}
 
 
+@pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("name", SCENES)
-def test_small(name: str, snap_compare: Compare) -> None:
-    scene = Scene(SCENES[name], speaks=name not in SILENT)
-    assert snap_compare(scene, terminal_size=SMALL, run_before=keys())
-
-
-@pytest.mark.parametrize("name", ["speaking", "streaming", "long_conversation", "breach", "error"])
-def test_large(name: str, snap_compare: Compare) -> None:
-    assert snap_compare(Scene(SCENES[name]), terminal_size=LARGE, run_before=keys())
-
-
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [("speaking", SMALL), ("breach", LARGE), ("error", SMALL), ("first_conversation", LARGE), ("reconnecting", SMALL)],
-)
-def test_light(name: str, size: tuple[int, int], snap_compare: Compare) -> None:
-    scene = Scene(SCENES[name], speaks=name not in SILENT, theme="light")
+def test_state(name: str, size: tuple[int, int], theme: str, snap_compare: Compare) -> None:
+    scene = Scene(SCENES[name], speaks=name not in SILENT, theme=theme)
     assert snap_compare(scene, terminal_size=size, run_before=keys())
 
 
@@ -128,6 +117,8 @@ def test_sizes(size: tuple[int, int], snap_compare: Compare) -> None:
     ("pressed", "size", "theme"),
     [
         (["d"], SMALL, "dark"),
+        (["d"], SMALL, "light"),
+        (["d"], LARGE, "dark"),
         (["d", "down"], LARGE, "light"),
         (["d", "down", "down"], SMALL, "dark"),
         (["s"], SMALL, "dark"),
@@ -138,7 +129,17 @@ def test_sizes(size: tuple[int, int], snap_compare: Compare) -> None:
         (["question_mark"], LEAST, "dark"),
     ],
     ids=[
-        *("devices", "other_device", "busy_device", "save", "help", "help_large", "typing"),
+        *(
+            "devices",
+            "devices_light",
+            "devices_large",
+            "other_device",
+            "busy_device",
+            "save",
+            "help",
+            "help_large",
+            "typing",
+        ),
         *("devices_least", "help_least"),
     ],
 )
