@@ -254,6 +254,13 @@ class Failed(StreamMessage, frozen=True):
     message: str
 
 
+class Warned(StreamMessage, frozen=True):
+    """Something went wrong with a stream and was mended: `code` is for programs, `message` for people."""
+
+    code: str
+    message: str
+
+
 class Progress(Message, frozen=True):
     """Loading: what is being done, for status lines and /ready."""
 
@@ -290,7 +297,7 @@ class Broken(Message, frozen=True):
     configuration: bool = False
 
 
-Output = Heard | Said | Settled | Refused | Failed
+Output = Heard | Said | Settled | Refused | Failed | Warned
 Report = Output | Progress | Ready | Beat | Broken
 
 # ── framing: a little-endian length, then MessagePack ───────────────────────────────────────────────────────────────
