@@ -21,29 +21,6 @@ class Where(NamedTuple):
     first: torch.Tensor  # position of the first new token: as many are in the ring before it
 
 
-class Ops(Protocol):
-    """What a stack needs of its device."""
-
-    def add_norm(
-        self, x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float, scale: Scale | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]: ...
-
-    def rope_store(
-        self, qkv: torch.Tensor, inv_freq: torch.Tensor, k: torch.Tensor, v: torch.Tensor, where: Where, shape: Shape
-    ) -> torch.Tensor: ...
-
-    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor: ...
-
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, where: Where, shape: Shape) -> torch.Tensor: ...
-
-
-class Scale(NamedTuple):
-    """Row `of[b]` of `table` [rows, width] is what the normed tokens of sequence b are multiplied with."""
-
-    table: torch.Tensor
-    of: torch.Tensor
-
-
 class Shape(NamedTuple):
     """Of one attention: constants of a stack."""
 
@@ -53,6 +30,45 @@ class Shape(NamedTuple):
     new: int  # T: new tokens per sequence and step
     capacity: int  # of a ring
     window: int  # keys that a query sees, itself included
+
+
+class Place(NamedTuple):
+    """What all layers of a stack need to know of a step."""
+
+    where: Where
+    rows: torch.Tensor  # of the new tokens in the rings, int64 [N]
+    cos: torch.Tensor  # [N, D / 2]
+    sin: torch.Tensor
+
+    @classmethod
+    def of(cls, where: Where, shape: Shape, inv_freq: torch.Tensor, dtype: torch.dtype) -> Place:
+        position = (where.first[:, None] + torch.arange(shape.new, device=where.first.device)).flatten()
+        rows = where.slot.repeat_interleave(shape.new) * shape.capacity + position % shape.capacity
+        angle = position[:, None].float() * inv_freq
+        return cls(where, rows, angle.cos().to(dtype), angle.sin().to(dtype))
+
+
+class Scale(NamedTuple):
+    """Row `of[b]` of `table` [rows, width] is what the normed token of sequence b is multiplied with."""
+
+    table: torch.Tensor
+    of: torch.Tensor
+
+
+class Ops(Protocol):
+    """What a stack needs of its device."""
+
+    def add_norm(
+        self, x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float, scale: Scale | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    def rope_store(
+        self, qkv: torch.Tensor, place: Place, k: torch.Tensor, v: torch.Tensor, shape: Shape
+    ) -> torch.Tensor: ...
+
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor: ...
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, where: Where, shape: Shape) -> torch.Tensor: ...
 
 
 class Torch:
@@ -67,22 +83,19 @@ class Torch:
         wide = x.float()
         normed = weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
         if scale is not None:
-            normed = normed * scale.table[scale.of].repeat_interleave(len(x) // len(scale.of), 0)
+            normed = normed * scale.table[scale.of]
         return x, normed
 
     def rope_store(
-        self, qkv: torch.Tensor, inv_freq: torch.Tensor, k: torch.Tensor, v: torch.Tensor, where: Where, shape: Shape
+        self, qkv: torch.Tensor, place: Place, k: torch.Tensor, v: torch.Tensor, shape: Shape
     ) -> torch.Tensor:
         """qkv [N, (H + 2K) * D]: rotates queries and keys, puts keys and values into the rings `k`, `v` [rows, K, D];
         returns the queries [N, H, D]."""
-        position = (where.first[:, None] + torch.arange(shape.new, device=qkv.device)).flatten()
-        rows = where.slot.repeat_interleave(shape.new) * shape.capacity + position % shape.capacity
-        angle = position[:, None].float() * inv_freq
-        cos, sin = (torch.cat([each, each], -1)[:, None].to(qkv.dtype) for each in (angle.cos(), angle.sin()))
         heads = [shape.heads, shape.kv_heads, shape.kv_heads]
         queries, keys, values = qkv.view(len(qkv), sum(heads), shape.dim).split_with_sizes(heads, 1)
-        k.index_copy_(0, rows, _rotate(keys, cos, sin))
-        v.index_copy_(0, rows, values)
+        cos, sin = (torch.cat([each, each], -1)[:, None] for each in (place.cos, place.sin))
+        k.index_copy_(0, place.rows, _rotate(keys, cos, sin))
+        v.index_copy_(0, place.rows, values)
         return _rotate(queries, cos, sin)
 
     def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:

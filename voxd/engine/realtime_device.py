@@ -12,8 +12,8 @@ import torch
 
 from shared.audio import RATE
 from voxd.engine.contract import Unusable
-from voxd.engine.graphs import BUCKETS, Eager
-from voxd.engine.kernels import Torch
+from voxd.engine.graphs import BUCKETS, Captured, Eager
+from voxd.engine.kernels import Ops, Torch
 from voxd.engine.realtime_model import DELAYS, HEAD, Checkpoint, RealtimeModel, Room, slot_bytes
 from voxd.engine.realtime_port import Device, Options
 from voxd.engine.realtime_runs import FRAME, SPAN, Form
@@ -44,19 +44,34 @@ def build(checkpoint: Checkpoint, options: Options, progress: Callable[[str], No
             f"{size >> 20} MiB; lower engine_options.voxtral-realtime.max_history_s"
         )
     progress(f"making room for {count} streams")
-    model = RealtimeModel(checkpoint.model, checkpoint.extractor, script, room, count + 1, Torch())
-    largest = max(bucket for bucket in BUCKETS if bucket <= count)
-    runner = Eager(model.step, WIDTH, largest, model.device)
-    form = Form(
-        script.bos, script.pad, script.left, script.tail, options.delay_ms // 80 if options.delay_ms else script.delay
+    ops, kernels = _ops(weight.device)
+    model = RealtimeModel(checkpoint.model, checkpoint.extractor, script, room, count + 1, ops)
+    buckets = [bucket for bucket in BUCKETS if bucket <= max(count, 1)]
+    eager = eager or not weight.is_cuda
+    runner = (
+        Eager(model.step, WIDTH, max(buckets), model.device)
+        if eager
+        else Captured(model.step, WIDTH, buckets, progress)
     )
-    place = torch.cuda.get_device_name() if weight.is_cuda else "the CPU"
+    delay = options.delay_ms // 80 if options.delay_ms else script.delay
+    form = Form(script.bos, script.pad, script.left, script.tail, delay)
+    path = "step by step" if eager else f"{len(buckets)} captured batch sizes up to {max(buckets)}"
+    place = torch.cuda.get_device_name(weight.device) if weight.is_cuda else "the CPU"
     kind = str(weight.dtype).removeprefix("torch.")
     notes = (
-        f"Voxtral Realtime on {place}, {kind}, step by step",
+        f"Voxtral Realtime on {place}, {kind}, {path}{kernels}",
         f"room for {count} streams of {options.max_history_s} s",
     )
     return Device(runner, model.slots, model.join, form, script.pieces, notes)
+
+
+def _ops(device: torch.device) -> tuple[Ops, str]:
+    """The kernels, and what the user is told of them."""
+    if device.type != "cuda":
+        return Torch(), ""
+    from voxd.engine.triton_kernels import Triton  # comes with every PyTorch for CUDA
+
+    return Triton(), ", Triton kernels"
 
 
 def room_for(history_s: int, left: int, tail: int) -> Room:

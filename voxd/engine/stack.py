@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from voxd.engine.kernels import Ops, Scale, Shape, Where
+from voxd.engine.kernels import Ops, Place, Scale, Shape, Where
 from voxd.engine.kv import Rings
 
 
@@ -78,13 +78,14 @@ class Stack:
         """x [B * T, width] -> the same shape, normed; the rings have T more positions per sequence afterwards.
 
         `scales`: per layer, what the MLP's normed input is multiplied with."""
-        ops = self._ops
+        ops, shape = self._ops, self.shape
+        place = Place.of(where, shape, self.inv_freq, x.dtype)
         delta: torch.Tensor | None = None
         for i, layer in enumerate(self.layers):
             k, v = self.rings.k[i], self.rings.v[i]
             x, y = ops.add_norm(x, delta, layer.norm_in, self.eps)
-            q = ops.rope_store(F.linear(y, layer.qkv, layer.qkv_bias), self.inv_freq, k, v, where, self.shape)
-            delta = F.linear(ops.attend(q, k, v, where, self.shape), layer.o, layer.o_bias)
+            q = ops.rope_store(F.linear(y, layer.qkv, layer.qkv_bias), place, k, v, shape)
+            delta = F.linear(ops.attend(q, k, v, where, shape), layer.o, layer.o_bias)
             x, y = ops.add_norm(x, delta, layer.norm_mlp, self.eps, scales[i] if scales else None)
             delta = F.linear(ops.silu_mul(F.linear(y, layer.gate_up)), layer.down, layer.down_bias)
         return ops.add_norm(x, delta, self.norm, self.eps)[1]
