@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ import torch
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")  # read when it is imported
 pytest.importorskip("triton", reason="Triton is not installed: PyTorch for the CPU does not bring it")
 
+from tests.tiny_voxtral import folder
 from voxd.engine.kernels import Place, Scale, Shape, Torch, Where
+from voxd.engine.realtime_model import HEAD, SAID, Checkpoint, RealtimeModel, Room
 from voxd.engine.triton_kernels import Triton
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Triton's interpreter
@@ -65,9 +68,20 @@ def test_rotation_and_store(kind: torch.dtype, shape: Shape) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gate(kind: torch.dtype) -> None:
-    gate_up = noise(3, 2 * 1100, kind=kind)
-    near(Triton().silu_mul(gate_up), Torch().silu_mul(gate_up))
+@pytest.mark.parametrize("tokens", [1, 5, 16, 17])
+@pytest.mark.parametrize("biased", [True, False])
+def test_products(kind: torch.dtype, tokens: int, biased: bool) -> None:
+    """Few tokens and many; the last block of outputs is not full."""
+    x, weight = noise(tokens, 160, kind=kind), noise(72, 160, kind=kind, seed=1) / 13
+    bias = noise(72, kind=kind, seed=2) if biased else None
+    near(Triton().expand(x, weight, bias), Torch().expand(x, weight, bias))
+    near(Triton().gate(x, weight), Torch().gate(x, weight))
+    residual, norm = noise(tokens, 72, kind=kind, seed=3), noise(72, kind=kind, seed=4)
+    found, want = (
+        ops.add_norm(residual.clone(), ops.project(x, weight, bias), norm, 1e-5) for ops in (Triton(), Torch())
+    )
+    for one, other in zip(found, want, strict=True):
+        near(one, other)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,3 +95,22 @@ def test_attention(kind: torch.dtype, shape: Shape, batch: int) -> None:
     q = noise(batch * shape.new, shape.heads, shape.dim, kind=kind, seed=3)
     want = Torch().attend(q.float(), *(ring.float() for ring in rings), at, shape).to(kind)
     near(Triton().attend(q, *rings, at, shape), want)
+
+
+@torch.inference_mode()
+def test_the_whole_model_says_the_same() -> None:
+    """Three sequences at different positions in one batch, as the engine gives them."""
+    said = []
+    for ops in (Triton(), Torch()):
+        checkpoint = Checkpoint.load(str(folder(0)), DEVICE, torch.float32, lambda text: None)
+        script = replace(checkpoint.script, left=2)  # a short template: the interpreter is slow
+        model = RealtimeModel(checkpoint.model, checkpoint.extractor, script, Room(60, 20), 31, ops)
+        block = torch.randint(-3000, 3000, (3, HEAD + 1000), generator=torch.Generator().manual_seed(0)).int()
+        block = (block & 0x0FFF0FFF).to(DEVICE)
+        for step in range(4):
+            for row, (slot, first, delay) in enumerate(((3, 1, 6), (1, 5, 2), (2, 70, 30))):
+                model.join(slot, delay) if step == 0 else None
+                block[row, :HEAD] = torch.tensor([slot, first + step, 1000 + row if step == 0 else SAID, delay])
+            said.append(model.step(block).tolist())
+    assert said[:4] == said[4:]
+    assert len({id for ids in said for id in ids}) > 3

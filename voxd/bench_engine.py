@@ -40,7 +40,8 @@ ENCODER = {
 DECODER = {
     "hidden_size": 3072, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 32, "head_dim": 128,
     "num_key_value_heads": 8, "sliding_window": 8192, "rms_norm_eps": 1e-5, "vocab_size": 131072,
-    "rope_parameters": ROPE, "max_position_embeddings": 131072, "tie_word_embeddings": True, "model_type": "voxtral_realtime_text",
+    "rope_parameters": ROPE, "max_position_embeddings": 131072, "tie_word_embeddings": True,
+    "model_type": "voxtral_realtime_text",
 }  # fmt: skip
 HISTORY = 1500  # frames of the past, 2 min
 Say = Callable[[str], None]

@@ -1,4 +1,4 @@
-"""The pieces of a layer that are not matrix products, in plain PyTorch.  Part of step 8.
+"""The pieces of a layer, in plain PyTorch.  Part of step 8.
 
 This is the definition: it runs on the CPU and is what `triton_kernels` is tested against.  Rounding follows
 transformers, operation by operation, so that fp32 results equal those of its own model.
@@ -8,7 +8,7 @@ Shapes: N tokens = B sequences x T new ones each; H query heads, K key heads, D 
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -55,29 +55,42 @@ class Scale(NamedTuple):
     of: torch.Tensor
 
 
+Delta = Any  # what `project` gives and `add_norm` takes: each kind of Ops has its own form of it
+
+
 class Ops(Protocol):
     """What a stack needs of its device."""
 
     def add_norm(
-        self, x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float, scale: Scale | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+        self, x: torch.Tensor, delta: Delta | None, weight: torch.Tensor, eps: float, scale: Scale | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """x [N, width] plus delta, and the RMS norm of that: the residual stream and what a block reads."""
+
+    def expand(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """The product that gives queries, keys and values."""
+
+    def gate(self, x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
+        """silu(x @ gate) * (x @ up): [N, width]"""
+
+    def project(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> Delta:
+        """The product that goes back to the residual stream."""
 
     def rope_store(
         self, qkv: torch.Tensor, place: Place, k: torch.Tensor, v: torch.Tensor, shape: Shape
-    ) -> torch.Tensor: ...
+    ) -> torch.Tensor:
+        """qkv [N, (H + 2K) * D]: rotates queries and keys, puts keys and values into the rings `k`, `v` [rows, K, D];
+        returns the queries [N, H, D]."""
 
-    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor: ...
-
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, where: Where, shape: Shape) -> torch.Tensor: ...
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, where: Where, shape: Shape) -> torch.Tensor:
+        """q [N, H, D] over the rings -> [N, H * D]; each query sees the `window` positions up to its own."""
 
 
 class Torch:
     """The definition."""
 
     def add_norm(
-        self, x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float, scale: Scale | None = None
+        self, x: torch.Tensor, delta: Delta | None, weight: torch.Tensor, eps: float, scale: Scale | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """x [N, width] plus delta, and the RMS norm of that: the residual stream and what a block reads."""
         if delta is not None:
             x = x + delta
         wide = x.float()
@@ -86,11 +99,19 @@ class Torch:
             normed = normed * scale.table[scale.of]
         return x, normed
 
+    def expand(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return F.linear(x, weight, bias)
+
+    def gate(self, x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
+        gate, up = F.linear(x, gate_up).chunk(2, -1)
+        return F.silu(gate) * up
+
+    def project(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> Delta:
+        return F.linear(x, weight, bias)
+
     def rope_store(
         self, qkv: torch.Tensor, place: Place, k: torch.Tensor, v: torch.Tensor, shape: Shape
     ) -> torch.Tensor:
-        """qkv [N, (H + 2K) * D]: rotates queries and keys, puts keys and values into the rings `k`, `v` [rows, K, D];
-        returns the queries [N, H, D]."""
         heads = [shape.heads, shape.kv_heads, shape.kv_heads]
         queries, keys, values = qkv.view(len(qkv), sum(heads), shape.dim).split_with_sizes(heads, 1)
         cos, sin = (torch.cat([each, each], -1)[:, None] for each in (place.cos, place.sin))
@@ -98,13 +119,7 @@ class Torch:
         v.index_copy_(0, place.rows, values)
         return _rotate(queries, cos, sin)
 
-    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """[N, 2 * width] -> [N, width]"""
-        gate, up = gate_up.chunk(2, -1)
-        return F.silu(gate) * up
-
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, where: Where, shape: Shape) -> torch.Tensor:
-        """q [N, H, D] over the rings -> [N, H * D]; each query sees the `window` positions up to its own."""
         batch, new = len(where.slot), shape.new
         query = where.first[:, None] + torch.arange(new, device=q.device)  # positions [B, T]
         span = min(int(query.max()) + 1, shape.window + new - 1)

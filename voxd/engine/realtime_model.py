@@ -105,7 +105,7 @@ class RealtimeModel:
     @torch.inference_mode()
     def step(self, block: torch.Tensor) -> torch.Tensor:
         """int32 [B, HEAD + 1000]: slot, position, token, delay, then 2000 samples s16le -> the ids said, int64 [B]."""
-        slot, position, token, delay = block[:, :HEAD].long().unbind(1)
+        slot, position, token, delay = block[:, :HEAD].T.long().contiguous()  # kernels read them as arrays
         samples = block[:, HEAD:].contiguous().view(torch.int16).float() / 32768
         return self._forward(self.front(samples), slot, position, token, delay)
 
