@@ -29,15 +29,16 @@ class Front:
         if (extractor.hop_length, extractor.n_fft, extractor.win_length) != (HOP, WINDOW, WINDOW):
             raise ValueError("the feature extractor is not that of Voxtral Realtime")
         self._window = torch.hann_window(WINDOW, device=device)
-        self._filters = torch.from_numpy(extractor.mel_filters).to(device, torch.float32)  # [201, mels]
+        self._filters = torch.from_numpy(extractor.mel_filters.T).to(device, torch.float32).contiguous()  # [mels, 201]
         self._floor = extractor.global_log_mel_max - 8.0
         self._conv1, self._conv2 = ((conv.weight.flatten(1), conv.bias) for conv in (conv1, conv2))
 
     def mel(self, samples: torch.Tensor) -> torch.Tensor:
         """float32 [B, n] -> [B, frames, mels], not centred: frame i is of samples [160 i, 160 i + 400)."""
         spectrum: torch.Tensor = torch.fft.rfft(samples.unfold(-1, WINDOW, HOP) * self._window)
-        log = (spectrum.abs() ** 2 @ self._filters).clamp(min=1e-10).log10()
-        return (log.clamp(min=self._floor) + 4.0) / 4.0
+        # This way round the product of a single stream is three times as fast on a GPU.
+        log = (self._filters @ (spectrum.abs() ** 2).transpose(1, 2)).clamp(min=1e-10).log10()
+        return ((log.clamp(min=self._floor) + 4.0) / 4.0).transpose(1, 2)
 
     def __call__(self, samples: torch.Tensor) -> torch.Tensor:
         """float32 [B, 2000] -> [4 B, width]"""

@@ -1,4 +1,4 @@
-"""The pieces of a layer, in plain PyTorch.  Part of step 8.
+"""The pieces of a layer that are not matrix products, in plain PyTorch.  Part of step 8.
 
 This is the definition: it runs on the CPU and is what `triton_kernels` is tested against.  Rounding follows
 transformers, operation by operation, so that fp32 results equal those of its own model.
@@ -8,7 +8,7 @@ Shapes: N tokens = B sequences x T new ones each; H query heads, K key heads, D 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -55,25 +55,16 @@ class Scale(NamedTuple):
     of: torch.Tensor
 
 
-Delta = Any  # what `project` gives and `add_norm` takes: each kind of Ops has its own form of it
-
-
 class Ops(Protocol):
-    """What a stack needs of its device."""
+    """What a stack needs of its device, beside matrix products."""
 
     def add_norm(
-        self, x: torch.Tensor, delta: Delta | None, weight: torch.Tensor, eps: float, scale: Scale | None = None
+        self, x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float, scale: Scale | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """x [N, width] plus delta, and the RMS norm of that: the residual stream and what a block reads."""
 
-    def expand(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """The product that gives queries, keys and values."""
-
-    def gate(self, x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
-        """silu(x @ gate) * (x @ up): [N, width]"""
-
-    def project(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> Delta:
-        """The product that goes back to the residual stream."""
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """[N, 2 * width] -> [N, width]: silu of the one half times the other."""
 
     def rope_store(
         self, qkv: torch.Tensor, place: Place, k: torch.Tensor, v: torch.Tensor, shape: Shape
@@ -89,7 +80,7 @@ class Torch:
     """The definition."""
 
     def add_norm(
-        self, x: torch.Tensor, delta: Delta | None, weight: torch.Tensor, eps: float, scale: Scale | None = None
+        self, x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float, scale: Scale | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if delta is not None:
             x = x + delta
@@ -99,15 +90,9 @@ class Torch:
             normed = normed * scale.table[scale.of]
         return x, normed
 
-    def expand(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return F.linear(x, weight, bias)
-
-    def gate(self, x: torch.Tensor, gate_up: torch.Tensor) -> torch.Tensor:
-        gate, up = F.linear(x, gate_up).chunk(2, -1)
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        gate, up = gate_up.chunk(2, -1)
         return F.silu(gate) * up
-
-    def project(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> Delta:
-        return F.linear(x, weight, bias)
 
     def rope_store(
         self, qkv: torch.Tensor, place: Place, k: torch.Tensor, v: torch.Tensor, shape: Shape

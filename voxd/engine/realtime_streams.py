@@ -75,6 +75,7 @@ class Stream:
     _frames: deque[tuple[int, float]] = field(default_factory=deque)  # ends of VAD frames not yet known, probabilities
     _voiced: deque[int] = field(default_factory=lambda: deque(maxlen=BEHIND // VAD_FRAME))  # ends of voiced frames
     _silent: int = 0  # samples since the last frame that was not
+    _stirred: bool = False  # something has happened since `outputs`
     _released: int = 0  # before this sample audio belongs to the utterance, if it began before
 
     def __post_init__(self) -> None:
@@ -84,12 +85,14 @@ class Stream:
 
     def feed(self, feed: Feed) -> None:
         self.ring.append(feed.pcm)
+        self._stirred = True
         self._known = sys.maxsize if feed.known is None else feed.known
         self._listen()
         self.ring.trim(min([self.ring.end - LOOK_BACK, *(u.run.span - BEHIND for u in self.utterances.values())]))
 
     def hear(self, heard: Heard) -> None:
         ends = range(heard.start + VAD_FRAME, heard.start + VAD_FRAME * (len(heard.probabilities) + 1), VAD_FRAME)
+        self._stirred = True
         self._frames.extend(zip(ends, heard.probabilities, strict=True))
         self._listen()
 
@@ -101,11 +104,13 @@ class Stream:
         if (utterance := self.utterances.get(command.ref)) is not None:
             utterance.end = max(command.end, self._released)  # what was published must stand
             utterance.committed = isinstance(command, Commit)
+            self._stirred = True
             self._apply_end(utterance)
 
     def rollback(self, ref: int) -> None:
         if (utterance := self.utterances.get(ref)) is not None:
             utterance.end = None
+            self._stirred = True
             if not utterance.closing:
                 utterance.run.go_on()
 
@@ -162,6 +167,7 @@ class Stream:
 
     def take(self, run: Run, token: int, compute_us: int) -> None:
         """What the run's oldest position on its way said; runs that were dropped meanwhile say nothing."""
+        self._stirred = True
         run.hear(token, text=bool(self.pieces[token]))
         for utterance in self.utterances.values():
             if utterance.run is run:
@@ -171,12 +177,16 @@ class Stream:
     # ── what came of it ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def outputs(self) -> Iterator[Output]:
+        if not self._stirred:
+            return
+        self._stirred = False
         for utterance in list(self.utterances.values()):
             yield from self._publish(utterance)
             run = utterance.run
             if utterance.closing and run.finished:
                 self._begin(utterance, Run(run.stop or 0, run.form))
                 utterance.closing = False
+                self._stirred = True
                 self._apply_end(utterance)
             if utterance.committed and not utterance.closing and utterance.run.finished:
                 yield from self._settle(utterance)

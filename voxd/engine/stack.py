@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
-from voxd.engine.kernels import Delta, Ops, Place, Scale, Shape, Where
+from voxd.engine.kernels import Ops, Place, Scale, Shape, Where
 from voxd.engine.kv import Rings
 
 
@@ -79,12 +80,12 @@ class Stack:
         `scales`: per layer, what the MLP's normed input is multiplied with."""
         ops, shape = self._ops, self.shape
         place = Place.of(where, shape, self.inv_freq, x.dtype)
-        delta: Delta | None = None
+        delta: torch.Tensor | None = None
         for i, layer in enumerate(self.layers):
             k, v = self.rings.k[i], self.rings.v[i]
             x, y = ops.add_norm(x, delta, layer.norm_in, self.eps)
-            q = ops.rope_store(ops.expand(y, layer.qkv, layer.qkv_bias), place, k, v, shape)
-            delta = ops.project(ops.attend(q, k, v, where, shape), layer.o, layer.o_bias)
+            q = ops.rope_store(F.linear(y, layer.qkv, layer.qkv_bias), place, k, v, shape)
+            delta = F.linear(ops.attend(q, k, v, where, shape), layer.o, layer.o_bias)
             x, y = ops.add_norm(x, delta, layer.norm_mlp, self.eps, scales[i] if scales else None)
-            delta = ops.project(ops.gate(y, layer.gate_up), layer.down, layer.down_bias)
+            delta = F.linear(ops.silu_mul(F.linear(y, layer.gate_up)), layer.down, layer.down_bias)
         return ops.add_norm(x, delta, self.norm, self.eps)[1]
