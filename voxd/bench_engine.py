@@ -101,7 +101,7 @@ def random_checkpoint(device: str, dtype: torch.dtype, config: Any = None) -> Ch
             model = VoxtralRealtimeForConditionalGeneration(config).eval().requires_grad_(False)
     finally:
         torch.set_default_dtype(before)
-    pieces = (b"",) * 1000 + (b" word",) * (config.text_config.vocab_size - 1000)
+    pieces = (b" word",) * config.text_config.vocab_size  # no blanks: the engine would begin anew
     script = Script(bos=1, pad=32, left=32, tail=10, delay=6, pieces=pieces)
     return Checkpoint(model, VoxtralRealtimeFeatureExtractor(feature_size=128), script)
 
@@ -328,9 +328,7 @@ def capacity(work: Work, config: Any, dtype: torch.dtype, at: Ceilings, free: in
 
 
 @torch.inference_mode()
-def bench(
-    checkpoint: Checkpoint, options: Options, say: Say, *, compare: bool, quick: bool, eager: bool
-) -> dict[str, Any]:
+def bench(checkpoint: Checkpoint, options: Options, say: Say, *, compare: bool, quick: bool) -> dict[str, Any]:
     """Everything, as JSON."""
     weight = checkpoint.model.lm_head.weight
     place, dtype = weight.device, weight.dtype
@@ -344,7 +342,7 @@ def bench(
         found["transformers_ms"] = round(generate_ms(checkpoint), 2)
         say(f"transformers' generate(): {found['transformers_ms']} ms per frame of one stream")
     began = time.perf_counter()
-    device = build(checkpoint, options, lambda text: None, eager=eager)
+    device = build(checkpoint, options, lambda text: None, eager=False)
     gc.collect()
     found["build_s"] = round(time.perf_counter() - began, 1)
     found["notes"] = device.notes
@@ -367,11 +365,3 @@ def bench(
     free = device.slots.count * slot_bytes(config, room_for(options.max_history_s, 32, 10), dtype)
     found["capacity"] = capacity(work, config, dtype, at, free)
     return found
-
-
-def load_checkpoint(model: str | None, device: str, say: Say) -> Checkpoint:
-    """None: random weights."""
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    if model is None:
-        return random_checkpoint(device, dtype)
-    return Checkpoint.load(model, device, dtype, say)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from shared import __version__
+from voxd.model_commands import COMMANDS
 
 if TYPE_CHECKING:
     from shared.settings import Settings, Tcp
@@ -353,3 +354,9 @@ def _token(settings: Settings) -> str:
         return load_or_make(token_path(os.environ) if chosen == "auto" else Path(chosen))
     except (ConfigError, TokenError) as error:
         _die(str(error), CONFIGURATION)
+
+
+# ── models ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+for command in COMMANDS:
+    main.add_command(command)

@@ -25,9 +25,7 @@ MOST = 1024  # slots, however much memory there is
 
 def load(options: Options, progress: Callable[[str], None], *, eager: bool) -> Device:
     """Raises Unusable."""
-    device = _device(options.device)
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    return build(Checkpoint.load(options.model, device, dtype, progress), options, progress, eager=eager)
+    return build(Checkpoint.load(options.model, *where(options.device), progress), options, progress, eager=eager)
 
 
 @torch.inference_mode()
@@ -80,11 +78,12 @@ def room_for(history_s: int, left: int, tail: int) -> Room:
     return Room(left + -(-(history_s * RATE + GRACE + AHEAD) // FRAME) + slack, slack)
 
 
-def _device(wanted: str) -> str:
+def where(wanted: str) -> tuple[str, torch.dtype]:
+    """The device, and the numbers that it is good at.  Raises Unusable."""
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:
-        raise Unusable("there is no CUDA device that PyTorch can use; set engine_options.voxtral-realtime.device: cpu")
-    return "cuda" if there and wanted != "cpu" else "cpu"
+        raise Unusable("there is no CUDA device that PyTorch can use; choose the device cpu")
+    return ("cuda", torch.bfloat16) if there and wanted != "cpu" else ("cpu", torch.float32)
 
 
 def _memory(device: torch.device) -> int:

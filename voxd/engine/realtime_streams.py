@@ -159,11 +159,11 @@ class Stream:
     def samples(self, run: Run) -> bytes:
         """s16le [SPAN] of the run's next position; outside its own audio there is silence."""
         low, high = run.span, run.span + SPAN
-        begin, until = max(low, run.start), min(high, self.ring.end if run.stop is None else run.stop)
+        begin = max(low, run.start, self.ring.start)
+        until = min(high, self.ring.end if run.stop is None else run.stop)
         if begin >= until:
             return bytes(2 * SPAN)
-        got, pcm = self.ring.read(begin, until)
-        return bytes(2 * (got - low)) + pcm + bytes(2 * (high - got) - len(pcm))
+        return bytes(2 * (begin - low)) + self.ring.read(begin, until)[1] + bytes(2 * (high - until))
 
     def take(self, run: Run, token: int, compute_us: int) -> None:
         """What the run's oldest position on its way said; runs that were dropped meanwhile say nothing."""

@@ -1,7 +1,7 @@
 """The pieces of a layer that are not matrix products, in Triton for CUDA devices.  Part of step 8.
 
-What each computes is defined in `kernels.Torch`; rounding follows it too.  Each is one pass over its data.  Products are
-cuBLAS's: own ones for few tokens were no faster in a step (docs/SPEED.md).
+What each computes is defined in `kernels.Torch`; rounding follows it too.  Each is one pass over its data.  Matrix
+products are cuBLAS's: own ones for few tokens were no faster in a step (docs/SPEED.md).
 
 Attention reads the keys and values of a sequence once for all queries that share them (the new tokens, and the heads of
 a group), straight out of its ring; with few sequences the keys are split among programs whose results are merged.
@@ -20,7 +20,7 @@ import triton.language as tl
 
 from voxd.engine.kernels import Place, Scale, Shape, Where
 
-BLOCK, WARPS, STAGES = 64, 4, 3  # keys that a program reads at once; how it is run
+BLOCK, WARPS, STAGES = 64, 4, 2  # keys that a program reads at once; how it is run
 SPLITS = 16  # programs among which the keys of one sequence and head are divided when it is alone
 
 
