@@ -184,7 +184,7 @@ def _plan(settings: Settings, control: Path, *, token: bool) -> Plan:
     from voxd.app import Plan
 
     listen = tuple(map(_listener, settings.server.listen))
-    transcriber, notes = _resolve(settings.engines.transcribe)
+    transcriber, notes = _resolve(settings.engines.transcribe, settings)
     responder = None if settings.engines.respond == "none" else settings.engines.respond
     for name in (transcriber, responder):
         _check_engine(name)
@@ -195,13 +195,18 @@ def _plan(settings: Settings, control: Path, *, token: bool) -> Plan:
     return Plan(settings, control, listen, transcriber, responder, secret, notes)
 
 
-def _resolve(name: str) -> tuple[str | None, tuple[str, ...]]:
+def _resolve(name: str, settings: Settings) -> tuple[str | None, tuple[str, ...]]:
     """`auto` is the best transcriber that is installed; what was chosen is said."""
     if name == "none":
         return None, ()
     if name != "auto":
         return name, ()
-    return "whisper", ("transcribe: auto chose whisper on the CPU (no Voxtral engine is installed)",)
+    from voxd.engine.realtime_presence import why_not
+
+    reason = why_not(settings.engine_options.get("voxtral-realtime", {}), os.environ)
+    if reason is None:
+        return "voxtral-realtime", ("transcribe: auto chose Voxtral Realtime on the GPU",)
+    return "whisper", (f"transcribe: auto chose whisper on the CPU (not Voxtral: {reason})",)
 
 
 def _check_engine(name: str | None) -> None:

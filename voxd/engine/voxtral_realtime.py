@@ -20,6 +20,7 @@ from voxd.engine.admission import Load
 from voxd.engine.batch import Flight, Row
 from voxd.engine.contract import Capabilities, Engine, EngineCommand, Refuse
 from voxd.engine.realtime_port import DELAY_MS, Device, Options
+from voxd.engine.realtime_presence import NEEDS
 from voxd.engine.realtime_runs import FRAME, Form, Run
 from voxd.engine.realtime_streams import CAPACITY, Stream
 from voxd.messages import Cancel, Close, Commit, Feed, Flush, Heard, Onset, Open, Output, Rollback
@@ -37,7 +38,7 @@ class VoxtralRealtime(Engine):
     capabilities: ClassVar[Capabilities] = Capabilities(
         roles=("transcribe",),
         summary="Voxtral Realtime: live text in 13 languages, hundreds of streams on one GPU",
-        needs=("torch", "transformers", "mistral_common"),
+        needs=NEEDS,
         extra="voxtral",
         live=True,
     )
