@@ -136,7 +136,7 @@ def test_a_model_that_was_not_pulled_is_not_downloaded() -> None:
 
 @pytest.mark.parametrize(
     ("config", "told"),
-    [("{}", "cannot be read: Unrecognized model"), ('{"model_type": "whisper"}', "is not a Voxtral Realtime model")],
+    [("{}", "cannot be read (Unrecognized model"), ('{"model_type": "whisper"}', "is not a Voxtral Realtime model")],
 )
 def test_a_folder_with_something_else_in_it_is_named(tmp_path: Path, config: str, told: str) -> None:
     (tmp_path / "config.json").write_text(config)
@@ -144,11 +144,26 @@ def test_a_folder_with_something_else_in_it_is_named(tmp_path: Path, config: str
     assert str(tmp_path) in refusal(str(tmp_path))
 
 
+@pytest.mark.parametrize("missing", ["tekken.json", "processor_config.json", "model.safetensors"])
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_model_that_is_not_whole_is_one_sentence(tmp_path: Path, missing: str, cut: bool) -> None:
+    other = tmp_path / "torn"
+    copytree(folder(0), other)
+    part = other / missing
+    whole = part.read_bytes()
+    part.unlink()
+    if cut:
+        part.write_bytes(whole[: len(whole) // 2])
+    told = refusal(str(other))
+    assert "is it whole?" in told
+    assert "\n" not in told
+
+
 def test_weights_that_are_not_safetensors_are_not_read(tmp_path: Path) -> None:
     other = tmp_path / "pickled"
     copytree(folder(0), other)
     (other / "model.safetensors").rename(other / "pytorch_model.bin")
-    assert "there is no model" in refusal(str(other))
+    assert "cannot be read" in refusal(str(other))
 
 
 def test_without_memory_for_one_stream_it_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:

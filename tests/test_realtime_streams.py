@@ -10,6 +10,7 @@ import pytest
 
 from shared.audio import RATE
 from tests.realtime import Gateway, gateway
+from voxd.engine.admission import Load
 from voxd.engine.batch import Row
 from voxd.engine.contract import Refuse, Unusable
 from voxd.engine.graphs import Done
@@ -216,6 +217,20 @@ def test_a_device_that_is_behind_takes_no_more_streams_and_does_not_speculate() 
         for _ in range(10):
             talk.step(now_us)
         assert {puppet.joined[row.head[0]] for row in puppet.rows[before:]} == {2}
+
+
+def test_a_device_is_behind_after_a_second_of_late_frames_and_no_longer() -> None:
+    load = Load()
+    for at in range(0, 1_500_000, 10_000):
+        load.note(at, 20_000 if at % 100_000 else 170_000)  # one in ten is late
+        assert load.behind(at) == (at >= 1_000_000)
+    for at in range(1_500_000, 2_700_000, 10_000):
+        load.note(at, 20_000)
+    assert not load.behind(2_700_000)
+    for at in range(2_700_000, 4_000_000, 10_000):
+        load.note(at, 20_000 if at % 400_000 else 170_000)  # one in forty
+        assert not load.behind(at)
+    assert not load.behind(9_000_000), "nobody waits"
 
 
 def test_who_waits_longest_goes_first() -> None:

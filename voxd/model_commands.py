@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -112,9 +113,12 @@ def bench_engine(
     from voxd.engine.realtime_port import Options
 
     try:
-        at = where(device)
+        at, began = where(device), time.monotonic()
         checkpoint = random_checkpoint(*at) if random_weights else Checkpoint.load(model, *at, _say)
-        found: dict[str, Any] = bench(checkpoint, Options(), _say, compare=compare is not None, quick=quick)
+        load_s = round(time.monotonic() - began, 1)
+        found: dict[str, Any] = {"load_s": load_s} | bench(
+            checkpoint, Options(), _say, compare=compare is not None, quick=quick
+        )
     except Unusable as reason:
         _die(str(reason))
     text = json.dumps(found, indent=1)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,7 @@ class Checkpoint:
     def load(cls, source: str, device: str, dtype: torch.dtype, progress: Callable[[str], None]) -> Checkpoint:
         """From a folder, or from the cache of the hub where `voxd pull` puts it; nothing is downloaded here.
         Raises Unusable."""
+        from safetensors import SafetensorError
         from transformers import AutoConfig, AutoProcessor, VoxtralRealtimeForConditionalGeneration
         from transformers.utils import logging as chatter
 
@@ -208,9 +209,18 @@ class Checkpoint:
             model = VoxtralRealtimeForConditionalGeneration.from_pretrained(
                 source, dtype=dtype, use_safetensors=True, **where
             )
-        except OSError as error:
-            raise Unusable(f"there is no model {source!r} on this machine; get it with: voxd pull {source}") from error
-        except ValueError as error:
-            raise Unusable(f"the model {source!r} cannot be read: {str(error).splitlines()[0]}") from error
+        except (OSError, ValueError, SafetensorError) as error:
+            raise Unusable(_why_not(source, error)) from error
         model = model.eval().requires_grad_(False).to(device)
-        return cls(model, processor.feature_extractor, Script.read(processor.tokenizer.tokenizer))
+        script = Script.read(processor.tokenizer.tokenizer)
+        rest = max(0, config.text_config.vocab_size - len(script.pieces))  # rows that no token is of
+        script = replace(script, pieces=script.pieces + (b"",) * rest)
+        return cls(model, processor.feature_extractor, script)
+
+
+def _why_not(source: str, error: Exception) -> str:
+    if isinstance(error, OSError) and not Path(source).is_dir():
+        return f"there is no model {source!r} on this machine; get it with: voxd pull {source}"
+    return (
+        f"the model {source!r} cannot be read ({str(error).splitlines()[0]}); is it whole?  voxd pull fetches it anew"
+    )
