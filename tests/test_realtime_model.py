@@ -18,6 +18,7 @@ from voxd.engine.kv import Rings, Slots
 from voxd.engine.realtime_device import build, load, room_for
 from voxd.engine.realtime_model import Checkpoint, shapes_of, slot_bytes
 from voxd.engine.realtime_port import Options
+from voxd.engine.voxtral_realtime import VoxtralRealtime
 
 torch.set_num_threads(1)
 
@@ -176,3 +177,15 @@ def test_without_memory_for_one_stream_it_says_what_to_lower(monkeypatch: pytest
 def test_the_user_is_told_which_path_is_in_use() -> None:
     notes = load(Options(model=str(folder(0)), device="cpu", max_streams=2), quiet, eager=True).notes
     assert notes == ("Voxtral Realtime on the CPU, float32, step by step", "room for 2 streams of 120 s")
+
+
+@pytest.mark.parametrize(("value", "eager"), [(None, False), ("", False), ("0", False), ("1", True)])
+def test_voxd_eager_switches_the_graphs_off(monkeypatch: pytest.MonkeyPatch, value: str | None, eager: bool) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr("voxd.engine.realtime_device.load", lambda options, progress, *, eager: asked.append(eager))
+    monkeypatch.delenv("VOXD_EAGER", raising=False)
+    if value is not None:
+        monkeypatch.setenv("VOXD_EAGER", value)
+    with pytest.raises(AttributeError):  # there is no device
+        VoxtralRealtime({}, lambda: None).load(quiet)
+    assert asked == [eager]

@@ -102,4 +102,4 @@ def test_a_bench_measures_each_thing_beside_its_floor() -> None:
     assert found["transformers_ms"] > 0
     assert found["flush"][0]["last_word_ms"]["p50"] < found["flush"][0]["all_ms"]["p50"]
     (loop,) = found["open_loop"]
-    assert loop["frames"] == pytest.approx(2 * 4 / 0.08, abs=4), "two streams, four seconds, nothing lost"
+    assert loop["frames"] == pytest.approx(2 * 3 / 0.08, abs=4), "two streams, three seconds, nothing lost"

@@ -272,7 +272,7 @@ def _latencies(crowd: Crowd) -> dict[str, object]:
 # ── flush ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def flush_times(device: Device, options: Options, count: int, times: int = 20) -> dict[str, object]:
+def flush_times(device: Device, options: Options, count: int, times: int) -> dict[str, object]:
     """From the tentative end of one of `count` people, while the others go on, to the id of the last word, and to the
     last id at all.  Then it was no end, and that one speaks on."""
     crowd = Crowd(device, options, count, 1.0 + 0.4 * (times + 1), together=False)
@@ -356,9 +356,9 @@ def bench(checkpoint: Checkpoint, options: Options, say: Say, *, compare: bool, 
         row |= {"floor_ms": work.floor_ms(at, batch, history)}
         found["steps"].append({name: round(value, 2) for name, value in row.items()})
         say(f"step of {batch}: {row['ms']:.2f} ms ({row['device_ms']:.2f} on the device), floor {row['floor_ms']:.2f}")
-    found["flush"] = [flush_times(device, options, count) for count in (1, 64) if count <= most]
+    found["flush"] = [flush_times(device, options, count, 4 if quick else 20) for count in (1, 64) if count <= most]
     found["open_loop"] = []
-    for count, seconds, together in ((2, 4, False),) if quick else ((256, 60, False), (256, 15, True)):
+    for count, seconds, together in ((2, 3, False),) if quick else ((256, 60, False), (256, 15, True)):
         heard = open_loop(device, options, min(count, device.slots.count), seconds, together=together)
         found["open_loop"].append(heard)
         say(f"open loop: {heard}")

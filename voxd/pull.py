@@ -57,7 +57,7 @@ def pull(model: str, revision: str | None, say: Callable[[str], None]) -> Pulled
     which: dict[str, Any] = {"repo_id": model, "allow_patterns": WANTED, "ignore_patterns": UNWANTED}
     try:
         listed = snapshot_download(**which, revision=revision, dry_run=True)
-        size = sum(file.file_size for file in listed if file.will_download)
+        size = sum(file.file_size or 0 for file in listed if file.will_download)
         _check_names(model, [file.filename for file in listed])
         check_room(Path(HF_HUB_CACHE), size)
         pinned = listed[0].commit_hash
