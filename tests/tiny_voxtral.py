@@ -8,11 +8,13 @@ blanks, words and text that depend on the audio and on what came before.
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Any
 
@@ -48,12 +50,13 @@ def speechlike(seconds: float, seed: int) -> Samples:
 
 @cache
 def folder(seed: int, encoder_window: int = 200, decoder_window: int = 64) -> Path:
-    """A checkpoint; made once per process."""
+    """A checkpoint; made once per process, and gone with it."""
     from transformers import VoxtralRealtimeFeatureExtractor, VoxtralRealtimeProcessor
     from transformers.tokenization_mistral_common import MistralCommonBackend
 
     torch.set_num_threads(1)
     path = Path(mkdtemp(prefix="tiny-voxtral-"))
+    atexit.register(rmtree, path, ignore_errors=True)
     _write_tokenizer(path / "tekken.json")
     processor = VoxtralRealtimeProcessor(
         feature_extractor=VoxtralRealtimeFeatureExtractor(feature_size=128),
