@@ -158,8 +158,12 @@ def merge(current: AnySession, patch: Json, *, model: str) -> AnySession:
     """The session after `session.update{session: patch}`.
 
     Only what is present changes; null switches off; a `turn_detection` object replaces the old one over its type's
-    defaults.  Raises msgspec.ValidationError (nothing has changed then).  `model`: for a change to type realtime."""
+    defaults; the word of a `delay` becomes its milliseconds, unless these are given too.  `model`: for a change to type
+    realtime.  Raises msgspec.ValidationError (nothing has changed then)."""
     patch = {key: value for key, value in patch.items() if key not in _READ_ONLY}
+    named = (_at(patch, "audio", "input", "transcription") or {}).get("delay")
+    if named in DELAYS and "delay_ms" not in (patch.get("voxd") or ()):
+        patch = _deep_merge({"voxd": {"delay_ms": DELAYS[named]}}, patch)
     kind = patch.get("type", current.__struct_config__.tag)
     base: Json = msgspec.to_builtins(current)
     if kind != base["type"]:

@@ -38,6 +38,7 @@ REPORTS: list[m.Report] = [
     m.Settled(1, 2, "incomplete", "hello", 5, 4, 3, 2, 1, 0),
     m.Refused(1, "no slot", 9),
     m.Failed(1, None, "engine_error", "see the log"),
+    m.Warned(1, "transcriber_restarted", "again"),
     m.Progress("loading"),
     m.Ready("echo", None, True, ("a note",)),
     m.Beat(2**52, 3, 1024),

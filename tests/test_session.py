@@ -149,6 +149,16 @@ def test_provisional_text_goes_only_to_those_who_asked() -> None:
     assert curious.last(events.Provisional).text == "Four queen"
 
 
+def test_a_warning_of_the_engine_goes_only_to_those_who_asked_for_something() -> None:
+    shy, curious = Desk(), Desk()
+    curious.send(events.SessionUpdate(session={"voxd": {"provisional": True}}))
+    for desk in (shy, curious):
+        desk.output(m.Warned(STREAM, "transcriber_restarted", "Once more."))
+
+    assert shy.all(events.Notice) == []
+    assert curious.last(events.Notice).message == "Once more."
+
+
 def test_silence_and_a_click_make_no_turn() -> None:
     desk = Desk()
     desk.names()

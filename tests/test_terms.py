@@ -39,6 +39,35 @@ def test_a_strict_server_refuses_it(session: dict[str, object], code: str) -> No
     assert desk.session.config == before
 
 
+# ── delay ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("session", "effective"),
+    [
+        ({}, 480),
+        ({"audio": {"input": {"transcription": {"delay": "low"}}}}, 240),
+        ({"voxd": {"delay_ms": 960}}, 960),
+        ({"audio": {"input": {"transcription": {"delay": "minimal"}}}, "voxd": {"delay_ms": 960}}, 960),
+    ],
+)
+def test_the_delay_in_effect_is_echoed_and_reaches_the_engine(session: dict[str, object], effective: int) -> None:
+    desk = Desk(profile=Profile("realtime", None, delay_ms=480), resume=True)
+    desk.send(events.SessionUpdate(session=session))
+
+    assert desk.last(events.SessionUpdated).session.voxd.delay_ms == effective
+    assert desk.last(m.Open).delay_ms == effective
+    assert desk.all(events.Notice) == []
+
+
+def test_an_engine_without_a_delay_says_so() -> None:
+    desk = Desk(resume=True)
+    desk.send(events.SessionUpdate(session={"voxd": {"delay_ms": 240}}))
+
+    assert desk.last(events.SessionUpdated).session.voxd.delay_ms is None
+    assert [notice.code for notice in desk.all(events.Notice)] == ["delay_ignored"]
+
+
 # ── what is committed or cleared before it is heard ─────────────────────────────────────────────────────────────────
 
 

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 import click
 
 from shared import __version__
+from voxd.model_commands import COMMANDS
 
 if TYPE_CHECKING:
     from shared.settings import Settings, Tcp
@@ -194,7 +195,7 @@ def _plan(settings: Settings, control: Path, *, token: bool) -> Plan:
     from voxd.app import Plan
 
     listen = tuple(map(_listener, settings.server.listen))
-    transcriber, notes = _resolve(settings.engines.transcribe)
+    transcriber, notes = _resolve(settings.engines.transcribe, settings)
     responder = None if settings.engines.respond == "none" else settings.engines.respond
     for name in (transcriber, responder):
         _check_engine(name)
@@ -205,13 +206,18 @@ def _plan(settings: Settings, control: Path, *, token: bool) -> Plan:
     return Plan(settings, control, listen, transcriber, responder, secret, notes)
 
 
-def _resolve(name: str) -> tuple[str | None, tuple[str, ...]]:
+def _resolve(name: str, settings: Settings) -> tuple[str | None, tuple[str, ...]]:
     """`auto` is the best transcriber that is installed; what was chosen is said."""
     if name == "none":
         return None, ()
     if name != "auto":
         return name, ()
-    return "whisper", ("transcribe: auto chose whisper on the CPU (no Voxtral engine is installed)",)
+    from voxd.engine.realtime_presence import why_not
+
+    reason = why_not(settings.engine_options.get("voxtral-realtime", {}), os.environ)
+    if reason is None:
+        return "voxtral-realtime", ("transcribe: auto chose Voxtral Realtime on the GPU",)
+    return "whisper", (f"transcribe: auto chose whisper on the CPU (not Voxtral: {reason})",)
 
 
 def _check_engine(name: str | None) -> None:
@@ -406,3 +412,9 @@ def tunnel(config_path: Path | None, socket_path: str | None, link: str | None, 
         with contextlib.suppress(ConnectionError):
             tunnel.write(trouble)
         sys.exit(status)
+
+
+# ── models ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+for command in COMMANDS:
+    main.add_command(command)

@@ -254,6 +254,13 @@ class Failed(StreamMessage, frozen=True):
     message: str
 
 
+class Warned(StreamMessage, frozen=True):
+    """Something went wrong with a stream and was mended: `code` is for programs, `message` for people."""
+
+    code: str
+    message: str
+
+
 class Progress(Message, frozen=True):
     """Loading: what is being done, for status lines and /ready."""
 
@@ -261,12 +268,15 @@ class Progress(Message, frozen=True):
 
 
 class Ready(Message, frozen=True):
-    """Warm; `notes` are lines that the user reads: what runs where, and what is slower than it could be."""
+    """Warm; `notes` are lines that the user reads: what runs where, and what is slower than it could be.
+
+    `delay_ms`: of the transcriber's live text, unless a session says otherwise; None: it has no such setting."""
 
     transcribe: str | None
     respond: str | None
     speculates: bool
     notes: tuple[str, ...] = ()
+    delay_ms: int | None = None
 
 
 class Beat(Message, frozen=True):
@@ -290,7 +300,7 @@ class Broken(Message, frozen=True):
     configuration: bool = False
 
 
-Output = Heard | Said | Settled | Refused | Failed
+Output = Heard | Said | Settled | Refused | Failed | Warned
 Report = Output | Progress | Ready | Beat | Broken
 
 # ── framing: a little-endian length, then MessagePack ───────────────────────────────────────────────────────────────

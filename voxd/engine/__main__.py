@@ -68,7 +68,9 @@ def build(configure: m.Configure, inbox: Inbox, link: Link) -> tuple[dict[m.Role
     engines = {role: made[name] for role, name in wanted.items() if name is not None}
     responder = engines.get("respond")
     speculates = responder is not None and responder.capabilities.speculates
-    return engines, m.Ready(configure.transcribe, configure.respond, speculates, tuple(notes))
+    transcriber = engines.get("transcribe")
+    delay_ms = transcriber.delay_ms if transcriber is not None else None
+    return engines, m.Ready(configure.transcribe, configure.respond, speculates, tuple(notes), delay_ms)
 
 
 def _options(configure: m.Configure, name: str) -> dict[str, object]:

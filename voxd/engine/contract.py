@@ -137,10 +137,22 @@ class Engine(ABC):
     def stop(self) -> None:
         """Ends threads and frees the device."""
 
+    @property
+    def delay_ms(self) -> int | None:
+        """By how much its live text trails audio where a session does not say (`Open.delay_ms`); None: it has no such
+        setting.  Asked for once, after `load`."""
+        return None
+
     @classmethod
     def missing(cls) -> tuple[str, ...]:
         """The modules of `capabilities.needs` that are not installed; nothing is imported."""
         return tuple(name for name in cls.capabilities.needs if not _is_there(name))
+
+    @classmethod
+    def absent(cls) -> str | None:
+        """What it would load and is not on this machine, such as weights, and what to do, in half a sentence; for
+        `voxd engines`.  None: nothing, or unknown."""
+        return None
 
 
 def _is_there(module: str) -> bool:

@@ -188,6 +188,8 @@ class Session:
                 self._terms.revert()
                 self._settle()
                 self._out.emit(events.SessionUpdated, session=self._terms.config)
+            case m.Warned() if self._terms.config.voxd.aware:
+                self._out.emit(events.Notice, code=output.code, message=output.message)
             case m.Refused():
                 body = events.ErrorBody("server_error", "server_overloaded", output.reason, None, None)
                 self._out.emit(events.Error, error=body)

@@ -35,6 +35,7 @@ class Profile:
     strict_modalities: bool = False  # asking for audio answers is an error; else they are text
     rules: Rules = field(default_factory=Rules)
     chunks: ChunkPolicy = field(default_factory=ChunkPolicy)
+    delay_ms: int | None = None  # of live text, unless a session says otherwise; None: the engine has no such setting
 
     @property
     def model(self) -> str:
@@ -74,10 +75,16 @@ class Terms:
                 param = "session.audio.input.transcription.model"
                 raise WireError("model_not_found", f"There is no model '{model}' here.", param)
             self.notices.append(("model_mapped", f"'{model}' is served by {self.profile.transcribe or 'nobody'}."))
+        if asked.voxd.delay_ms is not None and self.profile.delay_ms is None:
+            self.notices.append(("delay_ignored", f"{self.profile.transcribe or 'This server'} has no delay to set."))
         if isinstance(asked, RealtimeSession) and "audio" in asked.output_modalities and "output_modalities" in patch:
             if self.profile.strict_modalities:
                 raise WireError("invalid_value", "Answers are text: use ['text'].", "session.output_modalities")
             self.notices.append(("modality_coerced", "Answers are text; output_modalities is ['text']."))
+
+    def _delay(self, config: AnySession) -> int | None:
+        """The one in effect, for the echo."""
+        return None if self.profile.delay_ms is None else config.voxd.delay_ms or self.profile.delay_ms
 
     def revert(self) -> None:
         """The engine refused what the last update asked for: the configuration before it is in effect."""
@@ -92,7 +99,9 @@ class Terms:
             sound = msgspec.structs.replace(sound, transcription=None if conversation and engine is None else asked)
         changes: dict[str, Any] = {
             "audio": msgspec.structs.replace(config.audio, input=sound),
-            "voxd": msgspec.structs.replace(config.voxd, transcribe=engine, respond=self.profile.respond),
+            "voxd": msgspec.structs.replace(
+                config.voxd, transcribe=engine, respond=self.profile.respond, delay_ms=self._delay(config)
+            ),
         }
         if isinstance(config, RealtimeSession):
             changes |= {"output_modalities": ("text",), "model": self.profile.model}

@@ -1,0 +1,66 @@
+"""Batches to a device and ids back: step by step here, as captured graphs where there is a GPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from tests.tiny_voxtral import folder, speechlike
+from voxd.engine.batch import Row
+from voxd.engine.graphs import Captured, Eager, fill
+from voxd.engine.realtime_device import WIDTH
+from voxd.engine.realtime_model import SAID, Checkpoint, RealtimeModel, Room
+
+
+def test_a_row_is_its_numbers_and_then_its_bytes() -> None:
+    table = np.full((3, 4), 7, np.int32)
+    fill(table, [Row((1, -1), np.array([5, 6], np.int32).tobytes()), Row((2, 3), bytes(8))])
+    assert table.tolist() == [[1, -1, 5, 6], [2, 3, 0, 0], [7, 7, 7, 7]]
+
+
+def test_step_by_step_each_batch_is_computed_when_it_is_given() -> None:
+    seen: list[list[int]] = []
+
+    def step(table: torch.Tensor) -> torch.Tensor:
+        seen.append(table[:, 1].tolist())
+        return table[:, 0].long() * 2
+
+    runner = Eager(step, 2, 4)
+    flights = [runner.submit([Row((n,), np.int32(10 * n).tobytes()) for n in ns]) for ns in ((1, 2, 3), (4,))]
+    assert seen == [[10, 20, 30], [40]]
+    assert [flight.ids() for flight in flights] == [[2, 4, 6], [8]]
+    assert all(flight.took_us >= 0 for flight in flights)
+
+
+def said(runner: Eager | Captured, model: RealtimeModel) -> list[list[int]]:
+    """Three clips, two of them joining later, two steps in flight."""
+    clips = [(speechlike(4.0, seed) * 32768).astype("<i2") for seed in (1, 2, 3)]
+    slots = [model.slots.take() for _ in clips]
+    found, flights = [], []
+    for slot in slots:
+        model.join(slot, 6)
+    for frame in range(2, 40):
+        rows = []
+        for late, (slot, clip) in enumerate(zip(slots, clips, strict=True)):
+            position = 31 + frame - 2 - 5 * late
+            if position >= 31:
+                token = 32 if position <= 38 else SAID
+                rows.append(Row((slot, position, token, 6), clip[1280 * frame : 1280 * frame + 2000].tobytes()))
+        flights.append(runner.submit(rows))
+        if len(flights) == 2:
+            found.append(flights.pop(0).ids())
+    for slot in slots:
+        model.slots.give(slot)
+    return [*found, flights[0].ids()]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_captured_graphs_say_what_single_steps_say() -> None:
+    from voxd.engine.triton_kernels import Triton  # the definition looks at positions on the host: no capture of it
+
+    checkpoint = Checkpoint.load(str(folder(0)), "cuda", torch.float32, lambda text: None)
+    model = RealtimeModel(checkpoint.model, checkpoint.extractor, checkpoint.script, Room(120, 44), 5, Triton())
+    plain = said(Eager(model.step, WIDTH, 4, "cuda"), model)
+    assert said(Captured(model.step, WIDTH, (1, 2, 4), lambda text: None), model) == plain

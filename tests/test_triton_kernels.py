@@ -1,0 +1,105 @@
+"""The Triton kernels against their definition in PyTorch: on the CPU in Triton's interpreter, on a GPU for real."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")  # read when it is imported
+pytest.importorskip("triton", reason="Triton is not installed: PyTorch for the CPU does not bring it")
+
+from tests.tiny_voxtral import folder
+from voxd.engine.kernels import Place, Scale, Shape, Torch, Where
+from voxd.engine.realtime_model import HEAD, SAID, Checkpoint, RealtimeModel, Room
+from voxd.engine.triton_kernels import Triton
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Triton's interpreter
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+KINDS = [torch.float32, torch.bfloat16] if torch.cuda.is_available() else [torch.float32]
+ENCODER = Shape(heads=2, kv_heads=2, dim=16, new=4, capacity=83, window=60)
+DECODER = Shape(heads=8, kv_heads=2, dim=32, new=1, capacity=50, window=40)
+NEAR = {torch.float32: 2e-5, torch.bfloat16: 2e-2}
+
+
+def noise(*size: int, kind: torch.dtype, seed: int = 0) -> torch.Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(DEVICE, kind)
+
+
+def near(one: torch.Tensor, other: torch.Tensor) -> None:
+    torch.testing.assert_close(one, other, atol=NEAR[one.dtype], rtol=NEAR[one.dtype])
+
+
+def where(*slots_and_firsts: tuple[int, int]) -> Where:
+    table = torch.tensor(slots_and_firsts, device=DEVICE)
+    return Where(table[:, 0].contiguous(), table[:, 1].contiguous())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("width", [48, 1280])
+@pytest.mark.parametrize("adds", [True, False])
+@pytest.mark.parametrize("scaled", [True, False])
+def test_residual_and_norm(kind: torch.dtype, width: int, adds: bool, scaled: bool) -> None:
+    x, delta, weight = noise(3, width, kind=kind), noise(3, width, kind=kind, seed=1), noise(width, kind=kind, seed=2)
+    scale = Scale(noise(5, width, kind=kind, seed=3), torch.tensor([4, 0, 2], device=DEVICE)) if scaled else None
+    more = delta if adds else None
+    want = Torch().add_norm(x.clone(), more, weight, 1e-5, scale)
+    found = Triton().add_norm(x.clone(), more, weight, 1e-5, scale)
+    for one, other in zip(found, want, strict=True):
+        near(one, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [ENCODER, DECODER])
+def test_rotation_and_store(kind: torch.dtype, shape: Shape) -> None:
+    """Queries, and the rings as a whole: nothing else of them may change; positions wrap."""
+    at = where((2, 81), (0, 5), (3, 1000))
+    tokens = 3 * shape.new
+    qkv = noise(tokens, (shape.heads + 2 * shape.kv_heads) * shape.dim, kind=kind)
+    inv_freq = 1e4 ** -torch.linspace(0, 1, shape.dim // 2, device=DEVICE)
+    place = Place.of(at, shape, inv_freq, kind)
+    rings = [noise(4 * shape.capacity, shape.kv_heads, shape.dim, kind=kind, seed=s) for s in (1, 2)]
+    found, want = ([ring.clone() for ring in rings] for _ in range(2))
+    near(Triton().rope_store(qkv, place, *found, shape), Torch().rope_store(qkv, place, *want, shape))
+    for one, other in zip(found, want, strict=True):
+        near(one, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gate(kind: torch.dtype) -> None:
+    gate_up = noise(3, 2 * 1100, kind=kind)
+    near(Triton().silu_mul(gate_up), Torch().silu_mul(gate_up))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [ENCODER, DECODER])
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_attention(kind: torch.dtype, shape: Shape, batch: int) -> None:
+    """Rings at the beginning, shorter than the window, exactly full, and wrapped many times; split and not."""
+    firsts = [0, 7, shape.window - shape.new, 64, shape.capacity, 1003, 33 * shape.capacity - 1] * 3
+    at = where(*((batch - i, firsts[i + (batch == 1)]) for i in range(batch)))
+    rings = [noise((batch + 1) * shape.capacity, shape.kv_heads, shape.dim, kind=kind, seed=s) for s in (1, 2)]
+    q = noise(batch * shape.new, shape.heads, shape.dim, kind=kind, seed=3)
+    want = Torch().attend(q.float(), *(ring.float() for ring in rings), at, shape).to(kind)
+    near(Triton().attend(q, *rings, at, shape), want)
+
+
+@torch.inference_mode()
+def test_the_whole_model_says_the_same() -> None:
+    """Three sequences at different positions in one batch, as the engine gives them."""
+    said = []
+    for ops in (Triton(), Torch()):
+        checkpoint = Checkpoint.load(str(folder(0)), DEVICE, torch.float32, lambda text: None)
+        script = replace(checkpoint.script, left=2)  # a short template: the interpreter is slow
+        model = RealtimeModel(checkpoint.model, checkpoint.extractor, script, Room(60, 20), 31, ops)
+        block = torch.randint(-3000, 3000, (3, HEAD + 1000), generator=torch.Generator().manual_seed(0)).int()
+        block = (block & 0x0FFF0FFF).to(DEVICE)
+        for step in range(4):
+            for row, (slot, first, delay) in enumerate(((3, 1, 6), (1, 5, 2), (2, 70, 30))):
+                model.join(slot, delay) if step == 0 else None
+                block[row, :HEAD] = torch.tensor([slot, first + step, 1000 + row if step == 0 else SAID, delay])
+            said.append(model.step(block).tolist())
+    assert said[:4] == said[4:]
+    assert len({id for ids in said for id in ids}) > 3

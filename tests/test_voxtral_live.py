@@ -1,0 +1,55 @@
+"""A file through voxtui and voxd to the tiny Voxtral: out comes what `generate()` says of that clip."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from shared.audio import RATE, Float32, float_to_pcm16, pcm16_to_float
+from tests.daemon import environment, voxd_process
+from tests.speech import clip
+from tests.tiny_voxtral import folder, reference
+from voxd.engine.vad import Vad
+from voxd.turns import Act, Mark, Rules, Turns
+from voxtui.safe_text import safe_text
+
+
+def utterance(samples: Float32) -> Mark:
+    """Where the turn rules find the one utterance of a clip."""
+    vad, turns = Vad(), Turns(Rules())
+    vad.open(0)
+    vad.feed(0, float_to_pcm16(samples))
+    marks: list[Mark] = []
+    while vad.has_work:
+        for heard in vad.step():
+            for index, probability in enumerate(heard.probabilities):
+                marks += turns.receive_frame(heard.start + 512 * index, probability)
+    (ended,) = [mark for mark in marks if mark.act is Act.ENDED]
+    return ended
+
+
+def test_a_clip_comes_out_as_the_text_that_generate_gives(tmp_path: Path) -> None:
+    samples = np.concatenate([np.zeros(RATE // 2), clip("librivox_austen_0870").samples(), np.zeros(2 * RATE)])
+    samples = pcm16_to_float(float_to_pcm16(samples.astype(np.float32)))
+    sound, config = tmp_path / "clip.wav", tmp_path / "config.yaml"
+    soundfile.write(sound, samples, RATE, subtype="PCM_16")
+    options = {"voxtral-realtime": {"model": str(folder(1)), "device": "cpu", "max_streams": 2}}
+    config.write_text(json.dumps({"engine_options": options}))
+    with voxd_process("--config", str(config), "--transcribe", "voxtral-realtime") as daemon:
+        assert "Voxtral Realtime on the CPU" in str(daemon.status()["notes"])
+        command = [sys.executable, "-m", "voxtui", "transcribe", str(sound), "--format", "json"]
+        command += ["--target", f"unix:{daemon.socket}"]
+        done = subprocess.run(
+            command, env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    (turn,) = json.loads(done.stdout)["turns"]
+    found, mark = reference(1), utterance(samples)
+    ids = found.ids(samples[mark.start : mark.end])
+    assert len(set(ids)) > 5, "this clip proves nothing"
+    assert turn["text"].split() == safe_text(found.text(ids)).split()

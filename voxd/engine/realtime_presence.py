@@ -1,0 +1,40 @@
+"""May `auto` choose Voxtral Realtime here?  Looked at from outside: nothing heavy is imported, no device is touched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+from voxd.engine.contract import Unusable
+from voxd.engine.realtime_port import Options
+
+NEEDS = ("torch", "transformers", "mistral_common")
+GPU = (Path("/dev/nvidia0"), Path("/dev/dxg"))  # the second: Linux on Windows
+
+
+def why_not(options: Mapping[str, object], environment: Mapping[str, str]) -> str | None:
+    """The first thing that is missing, in half a sentence; None: it may run."""
+    try:
+        model = Options.parse(options).model
+    except Unusable as reason:
+        return str(reason)
+    if not any(path.exists() for path in GPU):
+        return "there is no NVIDIA GPU"
+    if any(find_spec(name) is None for name in NEEDS):
+        return "voxd[voxtral] is not installed"
+    return weights_absent(model, environment)
+
+
+def weights_absent(model: str, environment: Mapping[str, str]) -> str | None:
+    """In half a sentence, with what to do."""
+    return None if _is_here(model, environment) else f"its weights are not here: voxd pull {model}"
+
+
+def _is_here(model: str, environment: Mapping[str, str]) -> bool:
+    """A folder, or a repository in the hub's cache."""
+    home = Path(environment.get("HF_HOME") or Path(environment.get("HOME", os.sep)) / ".cache" / "huggingface")
+    cache = Path(environment.get("HF_HUB_CACHE") or home / "hub")
+    pinned = cache / f"models--{model.replace('/', '--')}" / "refs" / "main"
+    return (Path(model) / "config.json").exists() or pinned.exists()

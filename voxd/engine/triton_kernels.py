@@ -1,0 +1,202 @@
+"""The pieces of a layer that are not matrix products, in Triton for CUDA devices.  Part of step 8.
+
+What each computes is defined in `kernels.Torch`; rounding follows it too.  Each is one pass over its data.  Matrix
+products are cuBLAS's: own ones for few tokens were no faster in a step (docs/SPEED.md).
+
+Attention reads the keys and values of a sequence once for all queries that share them (the new tokens, and the heads of
+a group), straight out of its ring; with few sequences the keys are split among programs whose results are merged.
+"""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
+# A kernel is no Python: its arguments are pointers and constants.
+
+from __future__ import annotations
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from voxd.engine.kernels import Place, Scale, Shape, Where
+
+BLOCK, WARPS, STAGES = 64, 4, 2  # keys that a program reads at once; how it is run
+SPLITS = 16  # programs among which the keys of one sequence and head are divided when it is alone
+
+
+@triton.jit
+def _add_norm(x, delta, out, weight, table, of, eps,
+              WIDTH: tl.constexpr, SIZE: tl.constexpr, ADD: tl.constexpr, SCALE: tl.constexpr):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, SIZE)
+    inside = at < WIDTH
+    value = tl.load(x + row * WIDTH + at, mask=inside, other=0.0)
+    if ADD:
+        more = tl.load(delta + row * WIDTH + at, mask=inside, other=0.0)
+        value = (value.to(tl.float32) + more.to(tl.float32)).to(value.dtype)
+        tl.store(x + row * WIDTH + at, value, mask=inside)
+    wide = value.to(tl.float32)
+    normed = (wide * tl.rsqrt(tl.sum(wide * wide, 0) / WIDTH + eps)).to(value.dtype)
+    normed = (tl.load(weight + at, mask=inside, other=0.0).to(tl.float32) * normed.to(tl.float32)).to(value.dtype)
+    if SCALE:
+        factor = tl.load(table + tl.load(of + row) * WIDTH + at, mask=inside, other=0.0)
+        normed = (normed.to(tl.float32) * factor.to(tl.float32)).to(value.dtype)
+    tl.store(out + row * WIDTH + at, normed, mask=inside)
+
+
+@triton.jit
+def _rope_store(qkv, cos, sin, rows, q, k, v, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, BH: tl.constexpr):
+    token = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1) * BH + tl.arange(0, BH)
+    half = tl.arange(0, D // 2)
+    source = qkv + token * (H + 2 * K) * D + head[:, None] * D + half[None]
+    left, right = tl.load(source), tl.load(source + D // 2)
+    kind = left.dtype
+    if tl.program_id(1) * BH < H + K:
+        c = tl.load(cos + token * (D // 2) + half)[None].to(tl.float32)
+        s = tl.load(sin + token * (D // 2) + half)[None].to(tl.float32)
+        wide_left, wide_right = left.to(tl.float32), right.to(tl.float32)
+        left = ((wide_left * c).to(kind).to(tl.float32) + (-wide_right * s).to(kind).to(tl.float32)).to(kind)
+        right = ((wide_right * c).to(kind).to(tl.float32) + (wide_left * s).to(kind).to(tl.float32)).to(kind)
+    if tl.program_id(1) * BH < H:
+        target = q + token * H * D + head[:, None] * D + half[None]
+    else:
+        row = tl.load(rows + token) * K * D
+        if tl.program_id(1) * BH < H + K:
+            target = k + row + (head[:, None] - H) * D + half[None]
+        else:
+            target = v + row + (head[:, None] - H - K) * D + half[None]
+    tl.store(target, left)
+    tl.store(target + D // 2, right)
+
+
+@triton.jit
+def _silu_mul(gate_up, out, WIDTH: tl.constexpr, SIZE: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.program_id(1) * SIZE + tl.arange(0, SIZE)
+    inside = at < WIDTH
+    gate = tl.load(gate_up + row * 2 * WIDTH + at, mask=inside, other=0.0)
+    up = tl.load(gate_up + row * 2 * WIDTH + WIDTH + at, mask=inside, other=0.0)
+    wide = gate.to(tl.float32)
+    silu = (wide / (1.0 + tl.exp(-wide))).to(gate.dtype)
+    tl.store(out + row * WIDTH + at, (silu.to(tl.float32) * up.to(tl.float32)).to(gate.dtype), mask=inside)
+
+
+@triton.jit
+def _attend(q, k, v, slots, firsts, out, highest, total, partial, scale, splits,
+            K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, T: tl.constexpr, CAPACITY: tl.constexpr,
+            WINDOW: tl.constexpr, BLOCK: tl.constexpr, M: tl.constexpr, ONE: tl.constexpr):  # fmt: skip
+    """M query rows: the T new tokens of the G heads that share a key head, padded to what the matrix units want."""
+    b, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    ring, first = tl.load(slots + b).to(tl.int64) * CAPACITY, tl.load(firsts + b).to(tl.int32)
+    m = tl.arange(0, M)
+    token, sibling = m // G, m % G
+    real = m < T * G
+    d = tl.arange(0, D)
+    at = (b * T + token[:, None]) * (K * G * D) + (head * G + sibling[:, None]) * D + d[None]
+    query = tl.load(q + at, mask=real[:, None], other=0.0)
+    position = first + token
+    low = tl.maximum(first - WINDOW + 1, 0)
+    share = tl.cdiv(tl.cdiv(first + T - low, splits), BLOCK) * BLOCK
+    begin = low + split * share
+    end = tl.minimum(begin + share, first + T)
+    top = tl.full([M], -1e30, tl.float32)
+    norm = tl.zeros([M], tl.float32)
+    mix = tl.zeros([M, D], tl.float32)
+    for start in range(begin, end, BLOCK):
+        key = start + tl.arange(0, BLOCK)
+        there = (key < end)[:, None]
+        source = (ring + key % CAPACITY)[:, None] * (K * D) + head * D + d[None]
+        score = tl.dot(query, tl.trans(tl.load(k + source, mask=there, other=0.0)), input_precision="ieee") * scale
+        seen = (key[None] < end) & (key[None] <= position[:, None]) & (key[None] > position[:, None] - WINDOW)
+        score = tl.where(seen, score, -1e30)
+        higher = tl.maximum(top, tl.max(score, 1))
+        weight = tl.where(seen, tl.exp(score - higher[:, None]), 0.0)
+        fade = tl.exp(top - higher)
+        value = tl.load(v + source, mask=there, other=0.0)
+        norm = norm * fade + tl.sum(weight, 1)
+        mix = mix * fade[:, None] + tl.dot(weight.to(value.dtype), value, input_precision="ieee")
+        top = higher
+    if ONE:
+        tl.store(out + at, (mix / norm[:, None]).to(out.dtype.element_ty), mask=real[:, None])
+    else:
+        i = ((b * K + head) * splits + split) * M + m
+        tl.store(highest + i, top)
+        tl.store(total + i, norm)
+        tl.store(partial + i[:, None] * D + d[None], mix)
+
+
+@triton.jit
+def _merge(highest, total, partial, out, K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
+           M: tl.constexpr, S: tl.constexpr):  # fmt: skip
+    b, head, m = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    i = ((b * K + head) * S + tl.arange(0, S)) * M + m
+    d = tl.arange(0, D)
+    top = tl.load(highest + i)
+    weight = tl.exp(top - tl.max(top, 0))
+    mix = tl.sum(tl.load(partial + i[:, None] * D + d[None]) * weight[:, None], 0)
+    at = (b * T + m // G) * (K * G * D) + (head * G + m % G) * D + d
+    tl.store(out + at, (mix / tl.sum(tl.load(total + i) * weight, 0)).to(out.dtype.element_ty))
+
+
+class Triton:
+    """`kernels.Ops` for CUDA."""
+
+    def add_norm(
+        self, x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float, scale: Scale | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Adds to `x` in place."""
+        count, width = x.shape
+        out = torch.empty_like(x)
+        table, of = scale or (x, x)
+        size = triton.next_power_of_2(width)
+        _add_norm[(count,)](
+            x, x if delta is None else delta, out, weight, table, of, eps,
+            WIDTH=width, SIZE=size, ADD=delta is not None, SCALE=scale is not None, num_warps=8 if size > 2048 else 4,
+        )  # fmt: skip
+        return x, out
+
+    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+        count, width = gate_up.shape[0], gate_up.shape[1] // 2
+        out = gate_up.new_empty(count, width)
+        _silu_mul[(count, triton.cdiv(width, 1024))](gate_up, out, WIDTH=width, SIZE=1024, num_warps=4)
+        return out
+
+    def rope_store(
+        self, qkv: torch.Tensor, place: Place, k: torch.Tensor, v: torch.Tensor, shape: Shape
+    ) -> torch.Tensor:
+        heads, kv_heads, dim = shape.heads, shape.kv_heads, shape.dim
+        q = qkv.new_empty(len(qkv), heads, dim)
+        together = math.gcd(8, math.gcd(heads, kv_heads))
+        _rope_store[(len(qkv), (heads + 2 * kv_heads) // together)](
+            qkv,
+            place.cos,
+            place.sin,
+            place.rows,
+            q,
+            k,
+            v,
+            H=heads,
+            K=kv_heads,
+            D=dim,
+            BH=together,
+            num_warps=2,
+        )
+        return q
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, where: Where, shape: Shape) -> torch.Tensor:
+        batch, heads, group = len(where.slot), shape.kv_heads, shape.heads // shape.kv_heads
+        out = torch.empty_like(q)
+        splits = max(1, SPLITS // triton.next_power_of_2(batch))
+        rows = max(16, triton.next_power_of_2(shape.new * group))
+        highest, total = (q.new_empty(batch * heads * splits * rows, dtype=torch.float32) for _ in range(2))
+        partial = q.new_empty(batch * heads * splits * rows * shape.dim if splits > 1 else 1, dtype=torch.float32)
+        sizes = {"K": heads, "G": group, "D": shape.dim, "T": shape.new, "M": rows}
+        ring = {"CAPACITY": shape.capacity, "WINDOW": shape.window, "BLOCK": BLOCK}
+        _attend[(batch, heads, splits)](
+            q, k, v, where.slot, where.first, out, highest, total, partial, shape.dim**-0.5, splits,
+            ONE=splits == 1, num_warps=WARPS, num_stages=STAGES, **sizes, **ring,
+        )  # fmt: skip
+        if splits > 1:
+            _merge[(batch, heads, shape.new * group)](highest, total, partial, out, S=splits, num_warps=2, **sizes)
+        return out.view(len(q), shape.heads * shape.dim)

@@ -1,0 +1,132 @@
+"""The commands about models: pull, verify, bench-engine.  They import nothing heavy before they run."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+EXTRA = ("torch", "transformers", "mistral_common", "huggingface_hub")
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True, help="Where it runs."
+)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _die(message: str) -> NoReturn:
+    _say(f"voxd: {message}")
+    sys.exit(1)
+
+
+def _needs_extra() -> str:
+    """One sentence instead of an ImportError; the model that is meant if none is named."""
+    from importlib.util import find_spec
+
+    from voxd.engine.realtime_port import MODEL
+
+    if missing := [name for name in EXTRA if find_spec(name) is None]:
+        _die(f'this needs {", ".join(missing)}; install it with: pip install "voxd[voxtral]"')
+    return MODEL
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option("--revision", help="Branch, tag or commit (else the newest).")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Take the files from this folder: for machines without internet.",
+)
+def pull(model: str | None, revision: str | None, source: Path | None) -> None:
+    """Fetch MODEL (else the released Voxtral Realtime), so that voxd finds it when it starts."""
+    released = _needs_extra()
+    model = model or released
+    from voxd.pull import CannotPull, size_text, take
+    from voxd.pull import pull as fetch
+
+    try:
+        found = fetch(model, revision, _say) if source is None else take(model, source, _say)
+    except CannotPull as reason:
+        _die(str(reason))
+    click.echo(f"{model} is here, revision {found.revision[:12]} ({size_text(found.size)} new): {found.folder}")
+    click.echo(f"next: voxd verify {model}")
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.option(
+    "--audio",
+    "audio",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A sound file, at most a minute of it; may be given often (else synthetic sound).",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the synthetic sound.")
+@device_option
+def verify(model: str | None, audio: tuple[Path, ...], seed: int, device: str) -> None:
+    """Compare the engine with transformers' own generate(), token by token."""
+    released = _needs_extra()
+    model = model or released
+    from soundfile import LibsndfileError
+
+    from voxd.engine.contract import Unusable
+    from voxd.engine.realtime_device import where
+    from voxd.engine.realtime_model import Checkpoint
+    from voxd.verify import Clip
+    from voxd.verify import verify as compare
+
+    try:
+        clips = [Clip.read(path) for path in audio] or [Clip.synthetic(seed), Clip.synthetic(seed + 1, 7.5)]
+        found = compare(Checkpoint.load(model, *where(device), _say), clips, _say)
+    except (Unusable, LibsndfileError) as reason:
+        _die(str(reason))
+    for agreement in found:
+        click.echo(str(agreement))
+    sys.exit(0 if all(agreement.holds for agreement in found) else 1)
+
+
+@click.command("bench-engine")
+@click.argument("model", required=False)
+@click.option("--random-weights", is_flag=True, help="The released model's sizes without its weights.")
+@click.option("--compare", type=click.Choice(["transformers"]), help="Measure that, too.")
+@click.option("--quick", is_flag=True, help="Few sizes, a few seconds.")
+@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures here.")
+@device_option
+def bench_engine(
+    model: str | None, random_weights: bool, compare: str | None, quick: bool, path: Path | None, device: str
+) -> None:
+    """Measure the engine on this machine, each figure beside the least that the machine allows."""
+    released = _needs_extra()
+    model = model or released
+    from voxd.bench_engine import bench, random_checkpoint
+    from voxd.engine.contract import Unusable
+    from voxd.engine.realtime_device import where
+    from voxd.engine.realtime_model import Checkpoint
+    from voxd.engine.realtime_port import Options
+
+    try:
+        at, began = where(device), time.monotonic()
+        checkpoint = random_checkpoint(*at) if random_weights else Checkpoint.load(model, *at, _say)
+        load_s = round(time.monotonic() - began, 1)
+        found: dict[str, Any] = {"load_s": load_s} | bench(
+            checkpoint, Options(), _say, compare=compare is not None, quick=quick
+        )
+    except Unusable as reason:
+        _die(str(reason))
+    text = json.dumps(found, indent=1)
+    if path is None:
+        click.echo(text)
+    else:
+        path.write_text(text + "\n")
+        click.echo(f"written: {path}")
+
+
+COMMANDS = (pull, verify, bench_engine)
