@@ -68,9 +68,21 @@ def test_rotation_and_store(kind: torch.dtype, shape: Shape) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gate(kind: torch.dtype) -> None:
-    gate_up = noise(3, 2 * 1100, kind=kind)
-    near(Triton().silu_mul(gate_up), Torch().silu_mul(gate_up))
+@pytest.mark.parametrize("tokens", [1, 2, 3])
+@pytest.mark.parametrize("width", [48, 3000])
+def test_gate(kind: torch.dtype, tokens: int, width: int) -> None:
+    """A program per output for few, the device's own product for more."""
+    x, weight = noise(tokens, 72, kind=kind), noise(2 * width, 72, kind=kind, seed=1) / 8
+    near(Triton().gated(x, weight), Torch().gated(x, weight))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tokens", [1, 2, 4, 5])
+@pytest.mark.parametrize("biased", [True, False])
+def test_product(kind: torch.dtype, tokens: int, biased: bool) -> None:
+    x, weight = noise(tokens, 200, kind=kind), noise(1400, 200, kind=kind, seed=1) / 16
+    bias = noise(1400, kind=kind, seed=2) if biased else None
+    near(Triton().linear(x, weight, bias), Torch().linear(x, weight, bias))
 
 
 @pytest.mark.parametrize("kind", KINDS)

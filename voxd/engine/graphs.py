@@ -23,10 +23,11 @@ BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 def fill(table: np.ndarray[tuple[int, int], np.dtype[np.int32]], rows: Sequence[Row]) -> None:
     """Rows -> int32 [B, width], the body after the head."""
-    for i, row in enumerate(rows):
-        head = len(row.head)
-        table[i, :head] = row.head
-        table[i, head:] = np.frombuffer(row.body, np.int32)
+    heads = np.array([row.head for row in rows], np.int32)
+    bodies = np.frombuffer(b"".join([row.body for row in rows]), np.int32)
+    width = heads.shape[1]
+    table[: len(rows), :width] = heads
+    table[: len(rows), width:] = bodies.reshape(len(rows), -1)
 
 
 class Done(NamedTuple):

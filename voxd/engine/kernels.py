@@ -1,4 +1,4 @@
-"""The pieces of a layer that are not matrix products, in plain PyTorch.  Part of step 8.
+"""The pieces of a layer in plain PyTorch.  Part of step 8.
 
 This is the definition: it runs on the CPU and is what `triton_kernels` is tested against.  Rounding follows
 transformers, operation by operation, so that fp32 results equal those of its own model.
@@ -56,15 +56,18 @@ class Scale(NamedTuple):
 
 
 class Ops(Protocol):
-    """What a stack needs of its device, beside matrix products."""
+    """What a stack needs of its device."""
 
     def add_norm(
         self, x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float, scale: Scale | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """x [N, width] plus delta, and the RMS norm of that: the residual stream and what a block reads."""
 
-    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
-        """[N, 2 * width] -> [N, width]: silu of the one half times the other."""
+    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """[N, in] times [out, in] -> [N, out]"""
+
+    def gated(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """[N, in] times [2 * width, in] -> [N, width]: silu of the one half times the other."""
 
     def rope_store(
         self, qkv: torch.Tensor, place: Place, k: torch.Tensor, v: torch.Tensor, shape: Shape
@@ -90,8 +93,11 @@ class Torch:
             normed = normed * scale.table[scale.of]
         return x, normed
 
-    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
-        gate, up = gate_up.chunk(2, -1)
+    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        return F.linear(x, weight, bias)
+
+    def gated(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        gate, up = F.linear(x, weight).chunk(2, -1)
         return F.silu(gate) * up
 
     def rope_store(

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from voxd.engine.kernels import Ops, Place, Scale, Shape, Where
 from voxd.engine.kv import Rings
@@ -84,8 +83,8 @@ class Stack:
         for i, layer in enumerate(self.layers):
             k, v = self.rings.k[i], self.rings.v[i]
             x, y = ops.add_norm(x, delta, layer.norm_in, self.eps)
-            q = ops.rope_store(F.linear(y, layer.qkv, layer.qkv_bias), place, k, v, shape)
-            delta = F.linear(ops.attend(q, k, v, where, shape), layer.o, layer.o_bias)
+            q = ops.rope_store(ops.linear(y, layer.qkv, layer.qkv_bias), place, k, v, shape)
+            delta = ops.linear(ops.attend(q, k, v, where, shape), layer.o, layer.o_bias)
             x, y = ops.add_norm(x, delta, layer.norm_mlp, self.eps, scales[i] if scales else None)
-            delta = F.linear(ops.silu_mul(F.linear(y, layer.gate_up)), layer.down, layer.down_bias)
+            delta = ops.linear(ops.gated(y, layer.gate_up), layer.down, layer.down_bias)
         return ops.add_norm(x, delta, self.norm, self.eps)[1]

@@ -1,7 +1,10 @@
-"""The pieces of a layer that are not matrix products, in Triton for CUDA devices.  Part of step 8.
+"""The pieces of a layer in Triton, for CUDA devices.  Part of step 8.
 
-What each computes is defined in `kernels.Torch`; rounding follows it too.  Each is one pass over its data.  Matrix
-products are cuBLAS's: own ones for few tokens were no faster in a step (docs/SPEED.md).
+What each computes is defined in `kernels.Torch`; rounding follows it too.  Each is one pass over its data.
+
+Matrix products are cuBLAS's, but for the few tokens of one or two streams: there each output is a program whose part of
+the weight is on its way before its tokens are there, for with few tokens kernels are short and what is between them
+counts (docs/SPEED.md).  On Hopper each kernel is set up while the one before runs.
 
 Attention reads the keys and values of a sequence once for all queries that share them (the new tokens, and the heads of
 a group), straight out of its ring; with few sequences the keys are split among programs whose results are merged.
@@ -15,6 +18,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 
@@ -22,11 +26,24 @@ from voxd.engine.kernels import Place, Scale, Shape, Where
 
 BLOCK, WARPS, STAGES = 64, 4, 2  # keys that a program reads at once; how it is run
 SPLITS = 16  # programs among which the keys of one sequence and head are divided when it is alone
+FEW = 2  # tokens, up to which products are this module's
+SUMS = 6144  # or sums in all: with so few, cuBLAS's tiles keep a part of the device busy only
+EARLY = 64  # tokens, up to which the next kernel is set up early; with more it is in the way
+
+
+@triton.jit
+def _turn(EARLY: tl.constexpr):
+    """The next kernel may be set up now; the one before must be over."""
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
 
 
 @triton.jit
 def _add_norm(x, delta, out, weight, table, of, eps,
-              WIDTH: tl.constexpr, SIZE: tl.constexpr, ADD: tl.constexpr, SCALE: tl.constexpr):  # fmt: skip
+              WIDTH: tl.constexpr, SIZE: tl.constexpr, ADD: tl.constexpr, SCALE: tl.constexpr,
+              EARLY: tl.constexpr):  # fmt: skip
+    _turn(EARLY)
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, SIZE)
     inside = at < WIDTH
@@ -45,7 +62,9 @@ def _add_norm(x, delta, out, weight, table, of, eps,
 
 
 @triton.jit
-def _rope_store(qkv, cos, sin, rows, q, k, v, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, BH: tl.constexpr):
+def _rope_store(qkv, cos, sin, rows, q, k, v, H: tl.constexpr, K: tl.constexpr, D: tl.constexpr, BH: tl.constexpr,
+                EARLY: tl.constexpr):  # fmt: skip
+    _turn(EARLY)
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * BH + tl.arange(0, BH)
     half = tl.arange(0, D // 2)
@@ -71,7 +90,8 @@ def _rope_store(qkv, cos, sin, rows, q, k, v, H: tl.constexpr, K: tl.constexpr, 
 
 
 @triton.jit
-def _silu_mul(gate_up, out, WIDTH: tl.constexpr, SIZE: tl.constexpr):
+def _silu_mul(gate_up, out, WIDTH: tl.constexpr, SIZE: tl.constexpr, EARLY: tl.constexpr):
+    _turn(EARLY)
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * SIZE + tl.arange(0, SIZE)
     inside = at < WIDTH
@@ -85,8 +105,10 @@ def _silu_mul(gate_up, out, WIDTH: tl.constexpr, SIZE: tl.constexpr):
 @triton.jit
 def _attend(q, k, v, slots, firsts, out, highest, total, partial, scale, splits,
             K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, T: tl.constexpr, CAPACITY: tl.constexpr,
-            WINDOW: tl.constexpr, BLOCK: tl.constexpr, M: tl.constexpr, ONE: tl.constexpr):  # fmt: skip
+            WINDOW: tl.constexpr, BLOCK: tl.constexpr, M: tl.constexpr, ONE: tl.constexpr,
+            EARLY: tl.constexpr):  # fmt: skip
     """M query rows: the T new tokens of the G heads that share a key head, padded to what the matrix units want."""
+    _turn(EARLY)
     b, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     ring, first = tl.load(slots + b).to(tl.int64) * CAPACITY, tl.load(firsts + b).to(tl.int32)
     m = tl.arange(0, M)
@@ -128,7 +150,8 @@ def _attend(q, k, v, slots, firsts, out, highest, total, partial, scale, splits,
 
 @triton.jit
 def _merge(highest, total, partial, out, K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, T: tl.constexpr,
-           M: tl.constexpr, S: tl.constexpr):  # fmt: skip
+           M: tl.constexpr, S: tl.constexpr, EARLY: tl.constexpr):  # fmt: skip
+    _turn(EARLY)
     b, head, m = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     i = ((b * K + head) * S + tl.arange(0, S)) * M + m
     d = tl.arange(0, D)
@@ -139,8 +162,41 @@ def _merge(highest, total, partial, out, K: tl.constexpr, G: tl.constexpr, D: tl
     tl.store(out + at, (mix / tl.sum(tl.load(total + i) * weight, 0)).to(out.dtype.element_ty))
 
 
+@triton.jit
+def _product(x, weight, bias, out, OUT: tl.constexpr, K: tl.constexpr, SIZE: tl.constexpr, M: tl.constexpr,
+             BIAS: tl.constexpr, GATE: tl.constexpr, EARLY: tl.constexpr):  # fmt: skip
+    """M tokens times one row of the weight; GATE: and the row of the other half, then the gate."""
+    row = tl.program_id(0).to(tl.int64)
+    k = tl.arange(0, SIZE)
+    inside = k < K
+    left = tl.load(weight + row * K + k, mask=inside, other=0.0)
+    if GATE:
+        right = tl.load(weight + (row + OUT) * K + k, mask=inside, other=0.0)
+    if BIAS:
+        shift = tl.load(bias + row).to(tl.float32)
+    _turn(EARLY)
+    kind = out.dtype.element_ty
+    for m in tl.static_range(M):
+        token = tl.load(x + m * K + k, mask=inside, other=0.0).to(tl.float32)
+        total = tl.sum(left.to(tl.float32) * token, 0)
+        if BIAS:
+            total += shift
+        if GATE:
+            gate = total.to(kind).to(tl.float32)
+            up = tl.sum(right.to(tl.float32) * token, 0).to(kind).to(tl.float32)
+            total = (gate / (1.0 + tl.exp(-gate))).to(kind).to(tl.float32) * up
+        tl.store(out + m * OUT + row, total.to(kind))
+
+
 class Triton:
     """`kernels.Ops` for CUDA."""
+
+    def __init__(self) -> None:
+        self._early = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)
+
+    def _launch(self, count: int) -> dict[str, bool]:
+        """How a kernel for so many tokens is launched."""
+        return {"EARLY": True, "launch_pdl": True} if self._early and count <= EARLY else {"EARLY": False}
 
     def add_norm(
         self, x: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float, scale: Scale | None = None
@@ -153,13 +209,41 @@ class Triton:
         _add_norm[(count,)](
             x, x if delta is None else delta, out, weight, table, of, eps,
             WIDTH=width, SIZE=size, ADD=delta is not None, SCALE=scale is not None, num_warps=8 if size > 2048 else 4,
+            **self._launch(count),
         )  # fmt: skip
         return x, out
 
-    def silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
+    def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        if self._ours(len(x), len(weight)):
+            return self._product(x, weight, bias, len(weight), gate=False)
+        return F.linear(x, weight, bias)
+
+    def gated(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        if self._ours(len(x), len(weight)):
+            return self._product(x, weight, None, len(weight) // 2, gate=True)
+        return self._silu_mul(F.linear(x, weight))
+
+    @staticmethod
+    def _ours(tokens: int, outputs: int) -> bool:
+        return tokens <= FEW or tokens * outputs <= SUMS
+
+    def _product(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, width: int, *, gate: bool
+    ) -> torch.Tensor:
+        count, k = x.shape
+        out = x.new_empty(count, width)
+        _product[(width,)](
+            x, weight, x if bias is None else bias, out, OUT=width, K=k, SIZE=triton.next_power_of_2(k), M=count,
+            BIAS=bias is not None, GATE=gate, num_warps=WARPS, **self._launch(count),
+        )  # fmt: skip
+        return out
+
+    def _silu_mul(self, gate_up: torch.Tensor) -> torch.Tensor:
         count, width = gate_up.shape[0], gate_up.shape[1] // 2
         out = gate_up.new_empty(count, width)
-        _silu_mul[(count, triton.cdiv(width, 1024))](gate_up, out, WIDTH=width, SIZE=1024, num_warps=4)
+        _silu_mul[(count, triton.cdiv(width, 1024))](
+            gate_up, out, WIDTH=width, SIZE=1024, num_warps=4, **self._launch(count)
+        )
         return out
 
     def rope_store(
@@ -181,6 +265,7 @@ class Triton:
             D=dim,
             BH=together,
             num_warps=2,
+            **self._launch(len(qkv)),
         )
         return q
 
@@ -193,10 +278,13 @@ class Triton:
         partial = q.new_empty(batch * heads * splits * rows * shape.dim if splits > 1 else 1, dtype=torch.float32)
         sizes = {"K": heads, "G": group, "D": shape.dim, "T": shape.new, "M": rows}
         ring = {"CAPACITY": shape.capacity, "WINDOW": shape.window, "BLOCK": BLOCK}
+        launch = self._launch(len(q))
         _attend[(batch, heads, splits)](
             q, k, v, where.slot, where.first, out, highest, total, partial, shape.dim**-0.5, splits,
-            ONE=splits == 1, num_warps=WARPS, num_stages=STAGES, **sizes, **ring,
+            ONE=splits == 1, num_warps=WARPS, num_stages=STAGES, **sizes, **ring, **launch,
         )  # fmt: skip
         if splits > 1:
-            _merge[(batch, heads, shape.new * group)](highest, total, partial, out, S=splits, num_warps=2, **sizes)
+            _merge[(batch, heads, shape.new * group)](
+                highest, total, partial, out, S=splits, num_warps=2, **sizes, **launch
+            )
         return out.view(len(q), shape.heads * shape.dim)
