@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +19,7 @@ import pytest
 from tests.chat_server import STREAM, Asked, ChatServer, Script, delta, endless, event, mute, raw, refuses, says
 from voxd.engine import chat
 from voxd.engine.cascade import Cascade, messages
+from voxd.engine.chat_options import Options
 from voxd.engine.conformance import Conformance
 from voxd.engine.contract import Engine, EngineCommand, Unusable
 from voxd.messages import Cancel, Close, Failed, Open, Output, Respond, Said, Settled, Turn
@@ -202,6 +208,15 @@ def test_a_slow_engine_stops_the_reading_and_loses_nothing(talk: Talk, monkeypat
     assert ending.text.split() == [str(n) for n in range(200)]
 
 
+def test_an_answer_without_end_is_cut_and_its_connection_closed(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "ANSWER", 50)
+    server, talker = talk(endless())
+    ending = talker.answer()
+    assert isinstance(ending, Settled)
+    assert (ending.status, 50 < len(ending.text) < 60) == ("incomplete", True)
+    server.until(lambda: server.asked[0].hung_up)
+
+
 # ── no more of it ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -306,7 +321,7 @@ def test_the_name_of_the_keys_variable_is_told_and_never_the_key(talk: Talk, mon
     failed = talker.answer()
     assert isinstance(failed, Failed)
     assert "environment variable CHAT_KEY" in failed.message
-    assert "sesame" not in f"{failed} {talker.engine._options}"
+    assert "sesame" not in f"{failed} {talker.notes} {Options.parse({'key_env': 'CHAT_KEY'}, os.environ)}"
 
 
 def test_a_server_that_says_nothing_is_given_up(talk: Talk) -> None:
@@ -368,6 +383,48 @@ def test_what_is_wrong_with_the_address_is_told_apart(talk: Talk) -> None:
             talker.engine.stop()
         assert isinstance(failed, Failed)
         assert words in failed.message
+
+
+def test_a_certificate_of_nobody_known_is_told_with_where_to_name_its_authority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openssl, key, certificate = shutil.which("openssl"), tmp_path / "key.pem", tmp_path / "certificate.pem"
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
+    made += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([openssl, *made], check=True, capture_output=True, timeout=60)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with ChatServer().running(context) as server:
+        stranger = Talker(server.url, model="tiny")
+        failed = stranger.answer()
+        stranger.engine.stop()
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        friend = Talker(server.url, model="tiny")
+        friend.answer()
+        friend.engine.stop()
+    assert isinstance(failed, Failed)
+    assert "self-signed certificate" in failed.message
+    assert "SSL_CERT_FILE where voxd is started" in failed.message
+    assert "".join(friend.said()) == "You said: Who are you?", "the remedy works"
+
+
+@pytest.mark.parametrize(
+    ("url", "variables"),
+    [
+        ("http://ä..b/v1", {}),
+        ("https://host.test/v1", {"SSL_CERT_FILE": "/no/such/file"}),
+        ("https://host.test/v1", {"HTTPS_PROXY": "smoke://signals"}),
+    ],
+)
+def test_what_no_connection_can_be_made_with_ends_the_start(
+    url: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Unusable, match=r"engine_options\.cascade\.url, SSL_CERT_FILE or a proxy variable"):
+        Cascade({"url": url}, lambda: None).load(lambda _: None)
 
 
 @pytest.mark.parametrize(

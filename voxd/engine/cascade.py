@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from voxd.engine.chat_options import WHERE, Options
-from voxd.engine.contract import Capabilities, Engine, EngineCommand, Unusable
+from voxd.engine.contract import Capabilities, Engine, EngineCommand
 from voxd.messages import Cancel, Close, Failed, Output, Respond, Said, Settled, Turn
 
 if TYPE_CHECKING:
@@ -54,10 +54,7 @@ class Cascade(Engine):
         from voxd.engine.chat_words import ChatError, no_model
 
         logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request
-        try:
-            self._chat = Chat(self._options, self._wake)
-        except (OSError, ValueError) as error:
-            raise Unusable(f"cascade: SSL_CERT_FILE or a proxy variable cannot be used here: {error}") from error
+        self._chat = Chat(self._options, self._wake)
         url, model = self._options.url, self._options.model
         progress(f"asking {url} for its models")
         try:

@@ -10,7 +10,8 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,9 @@ import httpx
 import msgspec
 
 from voxd.engine import chat_words
-from voxd.engine.chat_options import Options
+from voxd.engine.chat_options import WHERE, Options
 from voxd.engine.chat_words import ChatError
+from voxd.engine.contract import Unusable
 from voxd.engine.sse import Events
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,7 @@ LOOK_S = 5.0  # what /models may take
 STOP_S = 5.0
 WAITING = 4096  # results that the engine has not taken; at the bound the streams are read no further
 ERROR_BYTES = 1 << 16  # of a refusal are read at most
+ANSWER = 200_000  # characters, as in any item; an answer that goes on is cut there
 
 Key = tuple[int, int]
 
@@ -97,7 +100,7 @@ class _Models(msgspec.Struct):
 class Chat:
     """`wake` is called, from the thread, whenever `results` has something to give.
 
-    Raises OSError (ssl's are) or ValueError if the environment has certificates or proxies that cannot be used."""
+    Raises Unusable for an address, and for certificates or proxies of the environment, that cannot be used."""
 
     def __init__(self, options: Options, wake: Callable[[], None]) -> None:
         self._options, self._wake = options, wake
@@ -108,19 +111,28 @@ class Chat:
         headers = {"Accept-Encoding": "identity"}  # compression holds small pieces back
         if options.key:
             headers["Authorization"] = f"Bearer {options.key}"
-        self._client = httpx.AsyncClient(
-            headers=headers,
-            timeout=httpx.Timeout(None, connect=CONNECT_S),
-            # Servers drop idle connections between turns, and one that dies just as it is used again would fail a turn.
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
-            trust_env=not options.local,  # a proxy of the environment is for other machines
-        )
+        try:
+            httpx.URL(options.url)
+            self._client = self._made(headers)
+        except (httpx.InvalidURL, ImportError, OSError, ValueError) as error:  # ssl's are OSErrors; SOCKS is a package
+            what = f"{WHERE}.url, SSL_CERT_FILE or a proxy variable of the environment"
+            raise Unusable(f"{what} cannot be used here: {error}") from error
         self._loop = asyncio.new_event_loop()
         self._stopping, self._room = asyncio.Event(), asyncio.Event()
         self._serving = threading.Event()
         self._thread = threading.Thread(target=self._run, name="chat", daemon=True)
         self._thread.start()
         self._serving.wait()
+
+    def _made(self, headers: dict[str, str]) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            headers=headers,
+            timeout=httpx.Timeout(None, connect=CONNECT_S),
+            # Servers drop idle connections between turns, and one that dies just as it is used again would fail a turn.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
+            verify=httpx.create_ssl_context(),  # SSL_CERT_FILE counts for every machine,
+            trust_env=not self._options.local,  # a proxy of the environment is for other machines
+        )
 
     # ── from the engine's thread ────────────────────────────────────────────────────────────────────────────────────
 
@@ -190,12 +202,14 @@ class Chat:
 
     async def _stream(self, key: Key, messages: list[dict[str, str]], max_tokens: int | None) -> Done:
         """Puts the deltas; returns how the answer ended.  Raises ChatError."""
-        begun, cut, ended, usage = False, False, False, _Usage()
+        begun, cut, ended, size, usage = False, False, False, 0, _Usage()
         patience = self._options.timeout_s
         try:
-            async with asyncio.timeout(patience) as limit:
-                body = await self._body(messages, max_tokens)
-                async for data in self._events(body):
+            async with (
+                asyncio.timeout(patience) as limit,
+                aclosing(self._events(await self._body(messages, max_tokens))) as events,
+            ):
+                async for data in events:
                     if data == "[DONE]":
                         ended = True
                         break
@@ -203,12 +217,16 @@ class Chat:
                     begun, usage = True, chunk.usage or usage
                     for choice in chunk.choices[:1]:
                         if choice.delta.content:
+                            size += len(choice.delta.content)
                             await self._put(Delta(key, choice.delta.content))
                         ended, cut = ended or choice.finish_reason is not None, cut or choice.finish_reason == "length"
+                    if size > ANSWER:
+                        ended = cut = True
+                        break
                     limit.reschedule(self._loop.time() + patience)
         except TimeoutError:
             raise chat_words.silent(self._options) from None
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise chat_words.broken() if begun else chat_words.no_connection(error, self._options) from error
         if not ended:
             raise chat_words.broken()
@@ -229,8 +247,8 @@ class Chat:
             body["temperature"] = self._options.temperature
         return body
 
-    async def _events(self, body: dict[str, Any]) -> AsyncIterator[str]:
-        """The data of each event of the answer.  Raises ChatError and httpx.TransportError."""
+    async def _events(self, body: dict[str, Any]) -> AsyncGenerator[str, None]:
+        """The data of each event of the answer.  Raises ChatError and httpx.RequestError."""
         asks_usage = self._asks_usage
         extra = {"stream_options": {"include_usage": True}} if asks_usage else {}
         async with self._client.stream("POST", f"{self._options.url}/chat/completions", json=body | extra) as response:
@@ -250,8 +268,9 @@ class Chat:
             refusal = await _beginning(response)
         if asks_usage and response.status_code in (400, 422) and b"stream_options" in refusal:
             self._asks_usage = False
-            async for data in self._events(body):
-                yield data
+            async with aclosing(self._events(body)) as again:
+                async for data in again:
+                    yield data
             return
         if chat_words.is_no_model(response.status_code, refusal):
             raise chat_words.no_model(self._model, await self._offered())
@@ -264,7 +283,7 @@ class Chat:
                 response = await self._client.get(f"{self._options.url}/models")
         except TimeoutError:
             raise chat_words.no_connection(httpx.ReadTimeout(""), self._options) from None
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise chat_words.no_connection(error, self._options) from error
         if response.status_code != 200:
             raise chat_words.refused(response.status_code, response.headers, response.content, self._options)

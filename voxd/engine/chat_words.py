@@ -28,7 +28,7 @@ class ChatError(Exception):
         self.code = code
 
 
-def no_connection(error: httpx.TransportError, options: Options) -> ChatError:
+def no_connection(error: httpx.RequestError, options: Options) -> ChatError:
     """The server was not reached, or broke off before it had answered."""
     url, causes = options.url, list(_causes(error))
     reason = f"{url} cannot be reached: see that the chat server runs there, or correct {WHERE}.url."
