@@ -221,8 +221,7 @@ class Chat:
                             await self._put(Delta(key, choice.delta.content))
                         ended, cut = ended or choice.finish_reason is not None, cut or choice.finish_reason == "length"
                     if size > ANSWER:
-                        ended = cut = True
-                        break
+                        return Done(key, cut=True)
                     limit.reschedule(self._loop.time() + patience)
         except TimeoutError:
             raise chat_words.silent(self._options) from None
