@@ -24,6 +24,7 @@ RAISED: dict[str, tuple[int, str]] = {}
 WALLS = {
     "voxd/websocket.py": "a bug in one connection ends that connection, not the daemon",
     "voxd/engine/loop.py": "one engine's bug ends its turns",
+    "voxd/engine/chat.py": "a bug in one request ends that answer, not the thread of all requests",
     "voxd/engine/workers.py": "a decode that throws must end as a Failed, not as a dead thread",
 }
 # Weights are safetensors, messages msgspec; TextIteratorStreamer holds text back until the next space.

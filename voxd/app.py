@@ -298,7 +298,8 @@ class Gateway:
         policy = ChunkPolicy(chunks.min_words_per_chunk, chunks.max_words_per_chunk, chunks.chunk_timeout_ms * 1000)
         server = self.plan.settings.server
         strict = (server.strict_models, server.strict_modalities)
-        return Profile(ready.transcribe, ready.respond, ready.speculates, *strict, rules, policy, ready.delay_ms)
+        engines = (ready.transcribe, ready.respond, ready.speculates)
+        return Profile(*engines, *strict, rules, policy, ready.delay_ms, ready.reads_text)
 
     async def drain(self) -> None:
         """Turns in flight may end; then every connection is told to come back later."""

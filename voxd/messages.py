@@ -121,7 +121,9 @@ class Turn(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Respond(StreamMessage, frozen=True):
-    """Answer the conversation.  If `ref` was speculated upon, what is ready is published at once."""
+    """Answer the conversation.  If `ref` was speculated upon, what is ready is published at once.
+
+    To an engine that reads text it comes when the text of all that was spoken is final; what has none was noise."""
 
     ref: int
     context: tuple[Turn, ...]
@@ -270,13 +272,15 @@ class Progress(Message, frozen=True):
 class Ready(Message, frozen=True):
     """Warm; `notes` are lines that the user reads: what runs where, and what is slower than it could be.
 
-    `delay_ms`: of the transcriber's live text, unless a session says otherwise; None: it has no such setting."""
+    `delay_ms`: of the transcriber's live text, unless a session says otherwise; None: it has no such setting.
+    `reads_text`: the responder answers what the transcriber has written, not audio."""
 
     transcribe: str | None
     respond: str | None
     speculates: bool
     notes: tuple[str, ...] = ()
     delay_ms: int | None = None
+    reads_text: bool = False
 
 
 class Beat(Message, frozen=True):

@@ -68,9 +68,12 @@ def build(configure: m.Configure, inbox: Inbox, link: Link) -> tuple[dict[m.Role
     engines = {role: made[name] for role, name in wanted.items() if name is not None}
     responder = engines.get("respond")
     speculates = responder is not None and responder.capabilities.speculates
+    reads_text = responder is not None and responder.capabilities.reads_text
     transcriber = engines.get("transcribe")
+    if reads_text and transcriber is None:
+        raise Unusable(f"engine '{configure.respond}' answers what a transcriber writes: set engines.transcribe")
     delay_ms = transcriber.delay_ms if transcriber is not None else None
-    return engines, m.Ready(configure.transcribe, configure.respond, speculates, tuple(notes), delay_ms)
+    return engines, m.Ready(configure.transcribe, configure.respond, speculates, tuple(notes), delay_ms, reads_text)
 
 
 def _options(configure: m.Configure, name: str) -> dict[str, object]:

@@ -105,6 +105,7 @@ class Capabilities:
     languages: tuple[str, ...] = ()  # ISO 639-1; () = any
     live: bool = False  # text while the person still speaks
     speculates: bool = False  # Speculate does something
+    reads_text: bool = False  # a responder that wants the text of what was spoken: Respond comes when that is final
 
 
 class Engine(ABC):

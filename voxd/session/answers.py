@@ -6,17 +6,29 @@ Pure.  It knows responses and the conversation they answer; not audio, not turn 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from msgspec import UNSET
 
 from shared.audio import Decoder
 from shared.events import ItemReference, Json, ResponseCancel, ResponseRequest, WireError
 from voxd import messages as m
-from voxd.session.conversation import Conversation, draft_of
+from voxd.session.conversation import Conversation, Entry, draft_of
 from voxd.session.outbox import Outbox, ResponseNote
 from voxd.session.responses import Answer, Ending
 from voxd.session.terms import Terms
 
 ASIDES = 4  # responses beside the conversation at the same time
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What a Respond asks: `entries` as they are when it goes out."""
+
+    ref: int
+    instructions: str
+    entries: tuple[Entry, ...]
+    tokens: int | None
 
 
 class Answers:
@@ -26,7 +38,8 @@ class Answers:
         self._conversation_id = out.new_id("conv")
         self._active: Answer | None = None
         self._asides: dict[int, Answer] = {}
-        self._held: list[m.Respond] = []  # until the audio that they answer has been committed in the engine
+        # Until the audio that they answer has been committed in the engine, and to one that reads text, written down.
+        self._held: list[_Question] = []
         self._next: str | None = None  # the user's item whose automatic answer waits for the active one to end
         self._speculation: m.Speculate | None = None
 
@@ -71,15 +84,15 @@ class Answers:
         limit = request.max_output_tokens
         tokens = self._terms.max_tokens if limit is UNSET else None if limit == "inf" else int(limit)
         instructions = self._terms.instructions if request.instructions is UNSET else request.instructions
-        context = self._context(request, instructions)
+        entries = self._entries(request)
         item_id = None if aside else self._conversation.last_id
-        self._begin(item_id, context, tokens, request.metadata, hold=hold, aside=aside)
+        self._begin(item_id, instructions, entries, tokens, request.metadata, hold=hold, aside=aside)
 
-    def _context(self, request: ResponseRequest, instructions: str) -> tuple[m.Turn, ...]:
+    def _entries(self, request: ResponseRequest) -> tuple[Entry, ...]:
         """What is to be answered: the conversation, or what the request brings along instead."""
         if request.input is UNSET:
-            return self._conversation.context(instructions)
-        turns = [m.Turn("system", instructions)] if instructions else []
+            return self._conversation.entries()
+        entries = []
         for index, part in enumerate(request.input):
             param = f"response.input[{index}]"
             if isinstance(part, ItemReference):
@@ -89,13 +102,20 @@ class Answers:
             else:
                 draft = draft_of(part, param)
                 entry = draft.entry("", self.give_audio(draft.audio))
-            turns.append(entry.turn())
-        return tuple(turns)
+            entries.append(entry)
+        return tuple(entries)
 
     def give_audio(self, audio: bytes | None) -> int | None:
-        """Audio that was not spoken into the stream but sent along with an item: its ref."""
+        """Audio that was not spoken into the stream but sent along with an item: its ref.
+
+        Raises WireError if the responder reads text, for nobody writes this audio down."""
         if audio is None:
             return None
+        if self._terms.profile.reads_text:
+            message = (
+                f"'{self._terms.profile.respond}' reads text: send `input_text`, or speak through the audio buffer."
+            )
+            raise WireError("unsupported_content_type", message, "item.content")
         ref, form = self._out.new_ref(), self._terms.config.audio.input.format
         decoder = Decoder(form.type, form.hz)
         self._out.command(m.Audio(self._out.stream, ref, decoder.decode(audio) + decoder.drain()))
@@ -106,19 +126,20 @@ class Answers:
         if self._active:
             self._next = item_id
             return
-        context = self._conversation.context(self._terms.instructions)
-        self._begin(item_id, context, self._terms.max_tokens, None)
+        self._begin(item_id, self._terms.instructions, self._conversation.entries(), self._terms.max_tokens, None)
 
     def _begin(
         self,
         item_id: str | None,
-        context: tuple[m.Turn, ...],
+        instructions: str,
+        entries: tuple[Entry, ...],
         tokens: int | None,
         metadata: dict[str, str] | None,
         *,
         hold: bool = False,
         aside: bool = False,
     ) -> None:
+        context = self._conversation.context(instructions, entries)
         ref = (None if aside else self._accepted(context, tokens)) or self._out.new_ref()
         ids = (
             self._out.new_id("resp"),
@@ -132,17 +153,35 @@ class Answers:
         else:
             self._active = answer
         self._out.note(ResponseNote(ref, answer.id, item_id))
-        command = m.Respond(self._out.stream, ref, context, tokens)
-        if hold:
-            self._held.append(command)
+        question = _Question(ref, instructions, entries, tokens)
+        if hold or self._unread(question):
+            self._held.append(question)
         else:
-            self._out.command(command)
+            self._ask(question)
+
+    def _unread(self, question: _Question) -> bool:
+        """Does it wait for the text of something spoken?"""
+        return self._terms.profile.reads_text and self._conversation.awaits(question.entries)
+
+    def _ask(self, question: _Question) -> None:
+        context = self._conversation.context(question.instructions, question.entries)
+        self._out.command(m.Respond(self._out.stream, question.ref, context, question.tokens))
 
     def release(self) -> None:
         """There is an engine, and all audio that the client committed has been heard and committed in it."""
-        for command in self._held:
-            self._out.command(command)
-        self._held.clear()
+        held, self._held = self._held, []
+        for each in held:
+            if self._unread(each):
+                self._held.append(each)
+            else:
+                self._ask(each)
+
+    def unwritten(self, item_id: str, code: str, message: str) -> None:
+        """What was said in this item will not be known: an answer to it that waits for the text fails."""
+        for each in list(self._held):
+            if self._terms.profile.reads_text and each.entries and each.entries[-1].id == item_id:
+                self._held.remove(each)
+                self._fail(next(answer for answer in self._all if answer.ref == each.ref), code, message)
 
     def cancel(self, event: ResponseCancel) -> None:
         wanted = None if event.response_id is UNSET else event.response_id
@@ -163,7 +202,8 @@ class Answers:
         if self._active or not (self._terms.profile.speculates and self._terms.answers_by_itself):
             return
         self.crop()  # of an utterance that the client committed and did not have answered
-        context = (*self._conversation.context(self._terms.instructions), m.Turn("user", ref=utterance))
+        before = self._conversation.context(self._terms.instructions, self._conversation.entries())
+        context = (*before, m.Turn("user", ref=utterance))
         ref = self._out.new_ref()
         self._speculation = m.Speculate(self._out.stream, ref, utterance, end, context, self._terms.max_tokens)
         self._out.command(self._speculation)

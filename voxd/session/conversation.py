@@ -19,7 +19,8 @@ MAX_ITEMS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One item as the session keeps it.  `ref`: the utterance whose audio it is; `transcript`: None until known."""
+    """One item as the session keeps it.  `ref`: the utterance whose audio it is; `transcript`: None until known;
+    `awaited`: it will be known, or fail."""
 
     id: str
     role: str
@@ -27,6 +28,7 @@ class Entry:
     text: str = ""
     ref: int | None = None
     transcript: str | None = None
+    awaited: bool = False
 
     def item(self) -> Item:
         """As the wire shows it; audio is never included."""
@@ -103,10 +105,22 @@ class Conversation:
         self._entries[item_id] = replace(entry, **changes)  # type: ignore[arg-type]  # dataclasses.replace is untyped here
         return self._entries[item_id]
 
-    def context(self, instructions: str) -> tuple[Turn, ...]:
-        """What a responder answers."""
+    def entries(self) -> tuple[Entry, ...]:
+        """Those that a responder answers."""
+        return tuple(entry for entry in self if entry.status != "in_progress")
+
+    def context(self, instructions: str, entries: tuple[Entry, ...]) -> tuple[Turn, ...]:
+        """What a responder answers: `entries` as they are by now."""
         head = (Turn("system", instructions),) if instructions else ()
-        return head + tuple(entry.turn() for entry in self if entry.status != "in_progress")
+        return head + tuple(self._now(entry).turn() for entry in entries)
+
+    def awaits(self, entries: tuple[Entry, ...]) -> bool:
+        """Is the text of one of them still to come?"""
+        return any(self._now(entry).awaited for entry in entries if entry.id in self._entries)
+
+    def _now(self, entry: Entry) -> Entry:
+        """An entry that is no item, or no longer, is what it was."""
+        return self._entries.get(entry.id, entry)
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ class Session:
     def _update(self, event: events.SessionUpdate) -> None:
         has_items = self._conversation.last_id is not None
         self._terms.update(event, started=self._listener.started, has_items=has_items)
-        if not self._terms.transcribes:
+        if not self._terms.shows_text:
             self._utterances.disown()
         self._settle()
         self._open(self._listener.fed)

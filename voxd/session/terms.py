@@ -36,6 +36,7 @@ class Profile:
     rules: Rules = field(default_factory=Rules)
     chunks: ChunkPolicy = field(default_factory=ChunkPolicy)
     delay_ms: int | None = None  # of live text, unless a session says otherwise; None: the engine has no such setting
+    reads_text: bool = False  # the responder answers what the transcriber has written
 
     @property
     def model(self) -> str:
@@ -123,13 +124,18 @@ class Terms:
     @property
     def roles(self) -> tuple[Role, ...]:
         """The engines that a stream of this session needs."""
-        wanted = self.profile.transcribe is not None and self.config.audio.input.transcription is not None
-        roles: tuple[Role, ...] = ("transcribe",) if wanted else ()
+        wanted = self.shows_text or (self.profile.reads_text and self.conversation)
+        roles: tuple[Role, ...] = ("transcribe",) if wanted and self.profile.transcribe else ()
         return (*roles, "respond") if self.profile.respond and self.conversation else roles
 
     @property
     def transcribes(self) -> bool:
         return "transcribe" in self.roles
+
+    @property
+    def shows_text(self) -> bool:
+        """Is the client told what the transcriber writes?"""
+        return self.config.audio.input.transcription is not None
 
     @property
     def answers_by_itself(self) -> bool:

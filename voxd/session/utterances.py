@@ -244,12 +244,11 @@ class Utterances:
         utterance = self._closing.popleft()
         if utterance.phase is Phase.COLLECTED and self._terms.transcribes:
             self._complete(utterance, "")
-        if not self._closing:
-            self._answers.release()
+        self._release()
 
     def _announce(self, utterance: Utterance) -> None:
         """committed < item.added < item.done"""
-        entry = Entry(utterance.item_id, "user", "completed", ref=utterance.ref)
+        entry = Entry(utterance.item_id, "user", "completed", ref=utterance.ref, awaited=self._terms.transcribes)
         previous = self._conversation.add(entry)
         self._out.emit(events.Committed, item_id=utterance.item_id, previous_item_id=previous)
         self._out.emit(events.ItemAdded, item=entry.item(), previous_item_id=previous)
@@ -263,7 +262,8 @@ class Utterances:
         if utterance is None or utterance.failure:
             return
         self._append(utterance, said.text, said.samples)
-        if self._terms.config.voxd.provisional and said.provisional != utterance.provisional:
+        shown = self._terms.config.voxd.provisional and self._terms.shows_text
+        if shown and said.provisional != utterance.provisional:
             utterance.provisional = said.provisional
             self._out.emit(events.Provisional, item_id=utterance.item_id, text=said.provisional)
 
@@ -286,32 +286,47 @@ class Utterances:
 
     def _append(self, utterance: Utterance, text: str, reach: int = 0) -> None:
         """`reach`: the sample that the text is known to reach, 0 if that is not known."""
-        if text:
-            utterance.said += text
+        utterance.said += text
+        if text and self._terms.shows_text:
             where = {"voxd_audio_ms": to_ms(reach)} if reach else {}
             self._out.emit(events.TranscriptionDelta, item_id=utterance.item_id, content_index=0, delta=text, **where)
 
     def _complete(self, utterance: Utterance, text: str) -> None:
-        self._conversation.set(utterance.item_id, transcript=text)
+        self._conversation.set(utterance.item_id, transcript=text, awaited=False)
         seconds = round((utterance.end - utterance.start) / RATE, 3)
-        self._out.emit(
-            events.TranscriptionCompleted,
-            item_id=utterance.item_id,
-            content_index=0,
-            transcript=text,
-            usage={"type": "duration", "seconds": seconds},
-        )
+        if self._terms.shows_text:
+            self._out.emit(
+                events.TranscriptionCompleted,
+                item_id=utterance.item_id,
+                content_index=0,
+                transcript=text,
+                usage={"type": "duration", "seconds": seconds},
+            )
+        self._release()
 
     def _tell_failure(self, utterance: Utterance, code: str, message: str) -> None:
+        self._conversation.set(utterance.item_id, awaited=False)
+        if self._terms.shows_text:
+            self._tell_no_text(utterance, code, message)
+        self._answers.unwritten(utterance.item_id, code, message)
+        self._release()
+
+    def _tell_no_text(self, utterance: Utterance, code: str, message: str) -> None:
         body = events.FailureBody("server_error", code, message)
         self._out.emit(events.TranscriptionFailed, item_id=utterance.item_id, content_index=0, error=body)
 
+    def _release(self) -> None:
+        """Answers wait until the engine has heard what the client committed."""
+        if not self._closing:
+            self._answers.release()
+
     def disown(self) -> None:
-        """Transcription was switched off: what was still owed will not come."""
+        """Transcription was switched off: what was still owed will not come, unless the responder reads it."""
         for utterance in self._owed.values():
             message = "Transcription was switched off before this utterance was final."
-            self._tell_failure(utterance, "transcription_off", message)
-        self._owed.clear()
+            self._tell_no_text(utterance, "transcription_off", message)
+        if not self._terms.transcribes:
+            self._owed.clear()
 
     # ── when the engine process was lost ────────────────────────────────────────────────────────────────────────────
 
