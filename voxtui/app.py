@@ -174,16 +174,18 @@ class VoxtuiApp(App[None]):
         self._pace.want(text=words)
 
     def _paint(self) -> None:
-        if not self.screen_stack:  # the last words of a worker may come after the screen has gone
+        if not self.screen_stack:  # the last words of a worker may come after the screen, or parts of it, have gone
             return
         for part in SHOWN:
-            self._main.query_one(part).show(self._state)  # type: ignore[attr-defined]  # mypy joins them to Widget
-        self._main.query_one("#prompt").set_class(self._state.responder is not None, "-there")
+            for widget in self._main.query(part):
+                widget.show(self._state)  # type: ignore[attr-defined]  # mypy joins them to Widget
+        self._main.query("#prompt").set_class(self._state.responder is not None, "-there")
 
     @on(LevelMeasured)
     def _hear(self, message: LevelMeasured) -> None:
         if self.screen_stack:
-            self._main.query_one(VoiceBar).level = message.dbfs
+            for bar in self._main.query(VoiceBar):
+                bar.level = message.dbfs
             if isinstance(self.screen, DevicesScreen):
                 self.screen.level(message.dbfs)
 
