@@ -22,8 +22,11 @@ from shared import __version__
 from voxd.model_commands import COMMANDS
 
 if TYPE_CHECKING:
+    import socket
+
     from shared.settings import Settings, Tcp
     from voxd.app import Plan
+    from voxd.sd import Supervisor
 
 FAILED, NOT_RUNNING, CONFIGURATION = 1, 3, 78
 
@@ -85,11 +88,14 @@ def start(config_path: Path | None, socket_path: str | None, check: bool, **opti
     """Serve, in the foreground, until Ctrl-C or SIGTERM."""
     settings, source = _settings(config_path)
     settings = _overridden(settings, **options)
-    plan = _plan(settings, _control(settings, socket_path), token=settings.server.token and not check)
+    from voxd import sd
+
+    systemd, given = sd.Supervisor.take(os.environ), sd.inherited(os.environ)
+    plan = _plan(settings, _control(settings, socket_path), given, token=settings.server.token and not check)
     if check:
         click.echo(f"{source or 'no settings file: defaults'}: valid")
         return
-    _serve(plan, source)
+    _serve(plan, source, systemd)
 
 
 def _overridden(
@@ -134,7 +140,7 @@ def _overridden(
     )
 
 
-def _serve(plan: Plan, source: Path | None) -> None:
+def _serve(plan: Plan, source: Path | None, systemd: Supervisor) -> None:
     import asyncio
     import logging
 
@@ -146,7 +152,7 @@ def _serve(plan: Plan, source: Path | None) -> None:
     for note in plan.notes:
         log.info("%s", note)
     try:
-        asyncio.run(app.run(plan))
+        asyncio.run(app.run(plan, systemd))
     except app.AlreadyRunning as running:
         click.echo(f"voxd: {running}")
     except app.CannotStart as reason:
@@ -190,20 +196,25 @@ def _listener(text: str) -> Tcp | Path:
         raise click.BadParameter(str(error), param_hint="--listen") from None
 
 
-def _plan(settings: Settings, control: Path, *, token: bool) -> Plan:
+def _plan(settings: Settings, control: Path, given: tuple[socket.socket, ...], *, token: bool) -> Plan:
     from shared.settings import Tcp
-    from voxd.app import Plan
+    from voxd.app import CannotStart, Plan
+    from voxd.sockets import handed_over
 
+    try:
+        kept = handed_over(given)
+    except CannotStart as reason:
+        _die(str(reason), CONFIGURATION)
     listen = tuple(map(_listener, settings.server.listen))
     transcriber, notes = _resolve(settings.engines.transcribe, settings)
     responder = None if settings.engines.respond == "none" else settings.engines.respond
     for name in (transcriber, responder):
         _check_engine(name)
-    over_tcp = any(isinstance(address, Tcp) for address in listen)
+    over_tcp = any(isinstance(address, Tcp) for address in (*listen, *(each.address for each in kept)))
     secret = _token(settings).encode() if token and over_tcp else None
     if over_tcp and secret is None:
         notes = (*notes, "no token: whoever reaches a TCP listener may use it")
-    return Plan(settings, control, listen, transcriber, responder, secret, notes)
+    return Plan(settings, control, listen, transcriber, responder, secret, notes, kept)
 
 
 def _resolve(name: str, settings: Settings) -> tuple[str | None, tuple[str, ...]]:

@@ -64,6 +64,7 @@ class EngineHost:
         self.progress = "starting the engine process"
         self.ready: m.Ready | None = None
         self.beat: m.Beat | None = None
+        self.heard_at = time.monotonic()  # the last sign of life of the engine process, s
         self.losses = 0  # engine processes that ended when nobody wanted them to
 
     # ── for sessions ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -150,6 +151,7 @@ class EngineHost:
             *command, env=environment, pass_fds=(theirs.fileno(),), stdin=-3
         )
         theirs.close()
+        self.heard_at = time.monotonic()
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
         self._writer.write(m.encode(self._configure))
 
@@ -177,6 +179,7 @@ class EngineHost:
                 await self._receive(report)
 
     async def _receive(self, report: m.Report) -> None:
+        self.heard_at = time.monotonic()
         match report:
             case m.Progress():
                 log.info("loading · %s", report.text)
