@@ -39,6 +39,7 @@ from voxd.connection import Connection, id_factory
 from voxd.dialect import Dialect
 from voxd.exposition import Exposition
 from voxd.host import EngineFailed, EngineHost
+from voxd.journal import fields
 from voxd.life import keep_told, tell_stopping
 from voxd.metrics import Targets
 from voxd.opening import first_config
@@ -307,7 +308,8 @@ async def _live(gateway: Gateway, servers: list[tuple[Server, list[socket.socket
             task.cancel()
         tell_stopping(systemd, gateway.plan.settings.server.drain_s)
         if first.done():
-            log.info("stopping: turns in flight may end; a second signal stops at once")
+            more = fields("daemon.drain", sessions=len(gateway.connections))
+            log.info("stopping: turns in flight may end; a second signal stops at once", extra=more)
             await _until(gateway.drain, signalled.get)
     finally:
         await gateway.host.stop()
@@ -317,7 +319,7 @@ async def _live(gateway: Gateway, servers: list[tuple[Server, list[socket.socket
         first.cancel()
     if engine.done():
         engine.result()  # EngineFailed
-    log.info("stopped")
+    log.info("stopped", extra=fields("daemon.stop"))
 
 
 def _offer(queue: asyncio.Queue[int], number: int) -> None:
@@ -339,7 +341,7 @@ async def _announce(gateway: Gateway) -> None:
     ready = gateway.host.ready
     if ready:
         roles = " · ".join(f"{role} {name or 'none'}" for role, name in _roles(ready))
-        log.info("ready · %s", roles)
+        log.info("ready · %s", roles, extra=fields("daemon.ready", engine=roles))
 
 
 def _roles(ready: m.Ready) -> list[tuple[str, str | None]]:

@@ -148,7 +148,8 @@ def _serve(plan: Plan, source: Path | None, systemd: Supervisor) -> None:
 
     journal.configure(plan.settings.log.level)
     log = logging.getLogger("voxd")
-    log.info("voxd %s · settings: %s", __version__, source or "defaults")
+    more = journal.fields("daemon.start", version=__version__)
+    log.info("voxd %s · settings: %s", __version__, source or "defaults", extra=more)
     for note in plan.notes:
         log.info("%s", note)
     try:

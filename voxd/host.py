@@ -22,6 +22,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from voxd import messages as m
+from voxd.journal import fields
 
 log = logging.getLogger("voxd")
 WRITE_LIMIT = 64 << 20  # bytes waiting for the engine process; above it, it counts as hung and is restarted
@@ -240,7 +241,9 @@ class EngineHost:
             text = f"the engine process ended {len(recent)} times within {self._window_s:.0f} s; last status {status}"
             await self._change("failed", text)
             raise EngineFailed(text)
-        log.error("engine process lost (status %s): starting another; connections stay", status)
+        log.error(
+            "engine process lost (status %s): starting another; connections stay", status, extra=fields("engine.lost")
+        )
         await self._change("restarting", "the engine process was lost and is starting again")
         for client in list(self._clients.values()):
             client.engine_lost()

@@ -16,6 +16,7 @@ import logging
 import time
 
 from voxd.host import EngineHost
+from voxd.journal import fields
 from voxd.sd import Supervisor
 
 log = logging.getLogger("voxd")
@@ -46,7 +47,7 @@ def _pulse(systemd: Supervisor, host: EngineHost, told: str) -> str:
         log.error(
             "engine process silent for %.0f s: the watchdog is not fed",
             silent_s,
-            extra={"fields": {"EVENT": "engine.stall", "ENGINE_AGE_MS": round(silent_s * 1000)}},
+            extra=fields("engine.stall", engine_age_ms=round(silent_s * 1000)),
         )
         told = f"the engine process is silent for {silent_s:.0f} s"
         systemd.status(told)
