@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 import click
 
 from shared import __version__
-from voxd.model_commands import COMMANDS
+from voxd import model_commands, unit_commands
 
 if TYPE_CHECKING:
     import socket
@@ -386,11 +386,13 @@ def token(config_path: Path | None, url: bool) -> None:
 
 
 def _token(settings: Settings) -> str:
-    from shared.config import ConfigError, token_path
-    from voxd.token import TokenError, load_or_make
+    from shared.config import ConfigError, credential_path, token_path
+    from voxd.token import TokenError, load_credential, load_or_make
 
     try:
         chosen = settings.server.token_file
+        if chosen == "auto" and (credential := credential_path(os.environ)):
+            return load_credential(credential)
         return load_or_make(token_path(os.environ) if chosen == "auto" else Path(chosen))
     except (ConfigError, TokenError) as error:
         _die(str(error), CONFIGURATION)
@@ -426,7 +428,7 @@ def tunnel(config_path: Path | None, socket_path: str | None, link: str | None, 
         sys.exit(status)
 
 
-# ── models ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── models, units ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-for command in COMMANDS:
+for command in (*model_commands.COMMANDS, *unit_commands.COMMANDS):
     main.add_command(command)
