@@ -211,8 +211,8 @@ def test_the_token_of_the_unit_is_the_one_that_systemd_hands_over() -> None:
         token = folder / "api-token"
         token.write_text("of-the-unit\n")
         token.chmod(0o440)
-        with voxd_process(*ECHO, env={"CREDENTIALS_DIRECTORY": str(folder)}, given=[sock]):
-            with socket.create_connection(("127.0.0.1", port), 10) as link:
-                head = f"GET /status HTTP/1.1\r\nHost: localhost:{port}\r\nAuthorization: Bearer of-the-unit\r\n\r\n"
-                link.sendall(head.encode())
-                assert b" 200 " in link.recv(4096)
+        unit = voxd_process(*ECHO, env={"CREDENTIALS_DIRECTORY": str(folder)}, given=[sock])
+        with unit, socket.create_connection(("127.0.0.1", port), 10) as link:
+            head = f"GET /status HTTP/1.1\r\nHost: localhost:{port}\r\nAuthorization: Bearer of-the-unit\r\n\r\n"
+            link.sendall(head.encode())
+            assert b" 200 " in link.recv(4096)
