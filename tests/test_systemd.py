@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.daemon import Daemon, voxd_process
 from tests.fakes import short_folder
+from voxd.cli import main
 from voxd.control import status
 from voxd.life import LOAD_STEP_S
 from voxd.sd import Supervisor, inherited
@@ -163,6 +165,18 @@ def test_a_socket_of_systemd_outlives_the_daemon() -> None:
         assert path.is_socket()
         with voxd_process(*ECHO, "--socket", str(path), given=[sock], ready=False) as daemon:
             assert status(path, 30)["pid"] == daemon.process.pid
+
+
+def test_stopping_a_service_is_for_systemctl() -> None:
+    """Stopped by a signal, the next client would start it again."""
+    with short_folder() as folder, listening(folder / "voxd.sock") as sock:
+        path = folder / "voxd.sock"
+        with voxd_process(*ECHO, "--socket", str(path), given=[sock], ready=False) as daemon:
+            assert status(path, 30)["activated"]
+            done = CliRunner().invoke(main, ["stop", "--socket", str(path)])
+            assert (done.exit_code, daemon.ended(0.1)) == (1, False)
+
+    assert "systemctl --user stop voxd.socket voxd.service" in done.output
 
 
 def test_a_tcp_socket_of_systemd_asks_for_the_token() -> None:

@@ -137,6 +137,7 @@ class Gateway:
             "lag_ms": self.host.lag_ms,
             "uptime_s": round(time.monotonic() - self._begun, 1),
             "socket": str(self.plan.control),
+            "activated": bool(self.plan.kept),  # by systemd, which starts it again for the next client
             "listen": [address_text(address) for address in self.plan.listen],
             "tls": self.plan.settings.server.tls_cert is not None,  # on the TCP ones
         }

@@ -304,9 +304,15 @@ def status(config_path: Path | None, socket_path: str | None, as_json: bool) -> 
 @socket_option
 def stop(config_path: Path | None, socket_path: str | None) -> None:
     """Stop the running voxd; turns in flight may end first."""
+    from shared.config import SYSTEM_SOCKET
+
     settings, _ = _settings(config_path)
     path = _client_socket(config_path, socket_path)
-    pid = _ask(path)["pid"]
+    found = _ask(path)
+    if found.get("activated"):
+        command = "sudo systemctl" if path == SYSTEM_SOCKET else "systemctl --user"
+        _die(f"it is a service, and its socket would start it again: {command} stop voxd.socket voxd.service", FAILED)
+    pid = found["pid"]
     if not isinstance(pid, int):
         _die("the running voxd does not say its process id", FAILED)
     try:
