@@ -30,6 +30,7 @@ MAX_BYTES = 64 * 1024
 MAX_DEPTH = 8  # our own keys end at 3; engine options may nest a little
 SYSTEM_CONFIG = Path("/etc/voxd/config.yaml")
 SYSTEM_SOCKET = Path("/run/voxd/voxd.sock")
+SYSTEM_CREDENTIAL = Path("/etc/voxd/credentials/api-token")  # root's; the service gets a copy of its own
 # Read by the programs themselves.  Any other VOXD_* that is no setting is probably a spelling mistake.
 OTHER_VARIABLES = frozenset({"VOXD_CONFIG", "VOXD_TOKEN", "VOXD_EAGER", "VOXD_REQUIRE_SYSTEMD"})
 
@@ -354,8 +355,17 @@ def _state_dir(environ: Mapping[str, str]) -> Path:
     return folder / "voxd"
 
 
+def credential_path(environ: Mapping[str, str]) -> Path | None:
+    """The token that systemd hands to the unit: in a directory that only the unit's user can enter."""
+    folder = Path(environ.get("CREDENTIALS_DIRECTORY") or ".")
+    path = folder / SYSTEM_CREDENTIAL.name
+    return path if folder.is_absolute() and path.is_file() else None
+
+
 def token_path(environ: Mapping[str, str]) -> Path:
-    """The file of the bearer token when `server.token_file` is auto."""
+    """The file of the bearer token when `server.token_file` is auto: for root the system's, else one's own."""
+    if os.access(SYSTEM_CREDENTIAL, os.R_OK):
+        return SYSTEM_CREDENTIAL
     return _state_dir(environ) / "token"
 
 

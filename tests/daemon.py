@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,15 +61,29 @@ def environment(folder: Path, more: Mapping[str, str] = {}) -> dict[str, str]:
     return {**kept, "HOME": str(folder), "XDG_RUNTIME_DIR": str(folder), **more}
 
 
+def handing_over(given: Sequence[socket.socket]) -> tuple[str, ...]:
+    """A command that runs its arguments with these sockets from number 3 on, and says so in the environment."""
+    if not given:
+        return ()
+    moves = " ".join(f"{3 + number}<&{sock.fileno()}" for number, sock in enumerate(given))
+    return "bash", "-c", f'export LISTEN_PID=$$ LISTEN_FDS={len(given)}; exec "$@" {moves}', "bash"
+
+
 @contextmanager
-def voxd_process(*arguments: str, env: Mapping[str, str] = {}, ready: bool = True) -> Iterator[Daemon]:
-    """`voxd start ARGUMENTS...`; `env` is added to its environment.  Not ready: it may still be loading, or fail."""
+def voxd_process(
+    *arguments: str, env: Mapping[str, str] = {}, ready: bool = True, given: Sequence[socket.socket] = ()
+) -> Iterator[Daemon]:
+    """`voxd start ARGUMENTS...`; `env` is added to its environment, `given` is handed over as systemd does it.  Not
+    ready: it may still be loading, or fail."""
     with tempfile.TemporaryDirectory(prefix="vx-", dir="/tmp") as name:  # pytest's own paths are too long for a socket
         folder = Path(name)
         path, log = folder / "voxd.sock", folder / "log"
-        command = [sys.executable, "-m", "voxd", "start", "--socket", str(path), *arguments]
+        command = [*handing_over(given), sys.executable, "-m", "voxd", "start", "--socket", str(path), *arguments]
         with log.open("wb") as written:
-            process = subprocess.Popen(command, stdout=written, stderr=written, env=environment(folder, env))
+            fds = [sock.fileno() for sock in given]
+            process = subprocess.Popen(
+                command, stdout=written, stderr=written, env=environment(folder, env), pass_fds=fds
+            )
         daemon = Daemon(process, path, folder, log)
         try:
             if ready:

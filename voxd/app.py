@@ -2,9 +2,10 @@
 
 It knows which parts there are and the order in which they start and stop; none of what they do.
 
-    start    bind every socket (a second daemon, a port in use: told at once) → engine process → serve; /ready is 503
-    until warm drain    first SIGTERM or SIGINT: no new sessions, turns in flight may end (`server.drain_s`), then
-    close 1012 stop     second signal, or nothing left to wait for
+    start    open every socket (a second daemon, a port in use: told at once) → engine process → serve; /ready is 503
+             until warm, and systemd hears READY then
+    drain    first SIGTERM or SIGINT: no new sessions, turns in flight may end (`server.drain_s`), then close 1012
+    stop     second signal, or nothing left to wait for
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import logging
 import os
 import signal
 import socket
-import stat
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -39,24 +39,20 @@ from voxd.connection import Connection, id_factory
 from voxd.dialect import Dialect
 from voxd.exposition import Exposition
 from voxd.host import EngineFailed, EngineHost
+from voxd.journal import fields
+from voxd.life import keep_told, tell_stopping
 from voxd.metrics import Targets
 from voxd.opening import first_config
 from voxd.parking import Parking
+from voxd.sd import Supervisor
 from voxd.secrets import Secrets, client_secrets, secret_of
 from voxd.server import Server
 from voxd.session import Profile
 from voxd.session.responses import ChunkPolicy
+from voxd.sockets import AlreadyRunning, CannotStart, Listener, discard, listeners
 from voxd.turns import Rules
 
 log = logging.getLogger("voxd")
-
-
-class CannotStart(Exception):
-    """A socket cannot be had; the text says which and why."""
-
-
-class AlreadyRunning(Exception):
-    """Another voxd answers on the control socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,57 +66,7 @@ class Plan:
     respond: str | None
     token: bytes | None
     notes: tuple[str, ...]  # lines for the user: what was decided for them
-
-
-# ── sockets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def bind_unix(path: Path) -> socket.socket:
-    """A listening socket that only this user can open.  Raises AlreadyRunning, CannotStart."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
-            _refuse_if_answered(path)
-            path.unlink()
-        before = os.umask(0o177)
-        try:
-            sock.bind(str(path))
-        finally:
-            os.umask(before)
-    except OSError as error:
-        raise CannotStart(f"cannot listen on {path}: {error.strerror}") from error
-    sock.listen(128)
-    return sock
-
-
-def _refuse_if_answered(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return
-        raise AlreadyRunning(f"voxd is already running at {path}")
-
-
-def bind_tcp(address: Tcp) -> socket.socket:
-    """Raises CannotStart with the address and the reason."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    sock = socket.socket(family)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((address.host, address.port))
-    except OSError as error:
-        where = f"{address.host}:{address.port}"
-        raise CannotStart(f"cannot listen on {where}: {error.strerror} (see server.listen, --listen)") from error
-    sock.listen(128)
-    return sock
-
-
-def bound(address: Tcp | Path, sock: socket.socket) -> Tcp | Path:
-    """Where a socket really listens: port 0 has become a number."""
-    return address if isinstance(address, Path) else Tcp(address.host, sock.getsockname()[1])
+    kept: tuple[Listener, ...] = ()  # systemd's
 
 
 # ── the gateway ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -191,6 +137,7 @@ class Gateway:
             "lag_ms": self.host.lag_ms,
             "uptime_s": round(time.monotonic() - self._begun, 1),
             "socket": str(self.plan.control),
+            "activated": bool(self.plan.kept),  # by systemd, which starts it again for the next client
             "listen": [address_text(address) for address in self.plan.listen],
             "tls": self.plan.settings.server.tls_cert is not None,  # on the TCP ones
         }
@@ -330,50 +277,51 @@ def address_text(address: Tcp | Path) -> str:
 # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def run(plan: Plan) -> None:
+async def run(plan: Plan, systemd: Supervisor) -> None:
     """Serves until a signal.  Raises AlreadyRunning, CannotStart, EngineFailed."""
-    control = bind_unix(plan.control)
-    others = [bind_unix(each) if isinstance(each, Path) else bind_tcp(each) for each in plan.listen]
-    unix = [control, *(sock for sock in others if sock.family == socket.AF_UNIX)]
-    tcp = [sock for sock in others if sock.family != socket.AF_UNIX]
-    gateway = Gateway(replace(plan, listen=tuple(map(bound, plan.listen, others))))
+    given = listeners((plan.control, *plan.listen), plan.kept)
+    gateway = Gateway(replace(plan, listen=tuple(each.address for each in given[1:])))
     app = gateway.asgi()
     server = plan.settings.server
     tls = (server.tls_cert, server.tls_key) if server.tls_cert and server.tls_key else None
+    unix = [each.sock for each in given if isinstance(each.address, Path)]
+    tcp = [each.sock for each in given if isinstance(each.address, Tcp)]
     servers = [(Server(app), unix)] + ([(Server(app, tls), tcp)] if tcp else [])
-    for address in (plan.control, *gateway.plan.listen):
-        log.info("listening on %s", address_text(address))
+    for each in given:
+        log.info("listening on %s%s", address_text(each.address), " (systemd's)" if each.kept else "")
     try:
-        await _live(gateway, servers)
+        await _live(gateway, servers, systemd)
     finally:
-        for path in (plan.control, *(a for a in plan.listen if isinstance(a, Path))):
-            path.unlink(missing_ok=True)
+        discard(given)
 
 
-async def _live(gateway: Gateway, servers: list[tuple[Server, list[socket.socket]]]) -> None:
+async def _live(gateway: Gateway, servers: list[tuple[Server, list[socket.socket]]], systemd: Supervisor) -> None:
     signalled = asyncio.Queue[int](maxsize=8)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _offer, signalled, number)
     serving = [asyncio.create_task(server.serve(sockets=sockets)) for server, sockets in servers]
     engine = asyncio.create_task(gateway.host.run())
-    announce = asyncio.create_task(_announce(gateway))
+    telling = [asyncio.create_task(_announce(gateway)), asyncio.create_task(keep_told(systemd, gateway.host))]
     first = asyncio.create_task(signalled.get())
     try:
         await asyncio.wait({first, engine}, return_when=asyncio.FIRST_COMPLETED)
+        for task in telling:
+            task.cancel()
+        tell_stopping(systemd, gateway.plan.settings.server.drain_s)
         if first.done():
-            log.info("stopping: turns in flight may end; a second signal stops at once")
+            more = fields("daemon.drain", sessions=len(gateway.connections))
+            log.info("stopping: turns in flight may end; a second signal stops at once", extra=more)
             await _until(gateway.drain, signalled.get)
     finally:
-        announce.cancel()
         await gateway.host.stop()
         for server, _ in servers:
-            server.should_exit = True
+            await server.finish()
         await asyncio.wait(serving, timeout=5)
         first.cancel()
     if engine.done():
         engine.result()  # EngineFailed
-    log.info("stopped")
+    log.info("stopped", extra=fields("daemon.stop"))
 
 
 def _offer(queue: asyncio.Queue[int], number: int) -> None:
@@ -395,7 +343,7 @@ async def _announce(gateway: Gateway) -> None:
     ready = gateway.host.ready
     if ready:
         roles = " · ".join(f"{role} {name or 'none'}" for role, name in _roles(ready))
-        log.info("ready · %s", roles)
+        log.info("ready · %s", roles, extra=fields("daemon.ready", engine=roles))
 
 
 def _roles(ready: m.Ready) -> list[tuple[str, str | None]]:

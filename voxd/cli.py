@@ -19,11 +19,14 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 import click
 
 from shared import __version__
-from voxd.model_commands import COMMANDS
+from voxd import model_commands, unit_commands
 
 if TYPE_CHECKING:
+    import socket
+
     from shared.settings import Settings, Tcp
     from voxd.app import Plan
+    from voxd.sd import Supervisor
 
 FAILED, NOT_RUNNING, CONFIGURATION = 1, 3, 78
 
@@ -85,11 +88,14 @@ def start(config_path: Path | None, socket_path: str | None, check: bool, **opti
     """Serve, in the foreground, until Ctrl-C or SIGTERM."""
     settings, source = _settings(config_path)
     settings = _overridden(settings, **options)
-    plan = _plan(settings, _control(settings, socket_path), token=settings.server.token and not check)
+    from voxd import sd
+
+    systemd, given = sd.Supervisor.take(os.environ), sd.inherited(os.environ)
+    plan = _plan(settings, _control(settings, socket_path), given, token=settings.server.token and not check)
     if check:
         click.echo(f"{source or 'no settings file: defaults'}: valid")
         return
-    _serve(plan, source)
+    _serve(plan, source, systemd)
 
 
 def _overridden(
@@ -134,7 +140,7 @@ def _overridden(
     )
 
 
-def _serve(plan: Plan, source: Path | None) -> None:
+def _serve(plan: Plan, source: Path | None, systemd: Supervisor) -> None:
     import asyncio
     import logging
 
@@ -142,11 +148,12 @@ def _serve(plan: Plan, source: Path | None) -> None:
 
     journal.configure(plan.settings.log.level)
     log = logging.getLogger("voxd")
-    log.info("voxd %s · settings: %s", __version__, source or "defaults")
+    more = journal.fields("daemon.start", version=__version__)
+    log.info("voxd %s · settings: %s", __version__, source or "defaults", extra=more)
     for note in plan.notes:
         log.info("%s", note)
     try:
-        asyncio.run(app.run(plan))
+        asyncio.run(app.run(plan, systemd))
     except app.AlreadyRunning as running:
         click.echo(f"voxd: {running}")
     except app.CannotStart as reason:
@@ -190,20 +197,25 @@ def _listener(text: str) -> Tcp | Path:
         raise click.BadParameter(str(error), param_hint="--listen") from None
 
 
-def _plan(settings: Settings, control: Path, *, token: bool) -> Plan:
+def _plan(settings: Settings, control: Path, given: tuple[socket.socket, ...], *, token: bool) -> Plan:
     from shared.settings import Tcp
-    from voxd.app import Plan
+    from voxd.app import CannotStart, Plan
+    from voxd.sockets import handed_over
 
+    try:
+        kept = handed_over(given)
+    except CannotStart as reason:
+        _die(str(reason), CONFIGURATION)
     listen = tuple(map(_listener, settings.server.listen))
     transcriber, notes = _resolve(settings.engines.transcribe, settings)
     responder = None if settings.engines.respond == "none" else settings.engines.respond
     for name in (transcriber, responder):
         _check_engine(name)
-    over_tcp = any(isinstance(address, Tcp) for address in listen)
+    over_tcp = any(isinstance(address, Tcp) for address in (*listen, *(each.address for each in kept)))
     secret = _token(settings).encode() if token and over_tcp else None
     if over_tcp and secret is None:
         notes = (*notes, "no token: whoever reaches a TCP listener may use it")
-    return Plan(settings, control, listen, transcriber, responder, secret, notes)
+    return Plan(settings, control, listen, transcriber, responder, secret, notes, kept)
 
 
 def _resolve(name: str, settings: Settings) -> tuple[str | None, tuple[str, ...]]:
@@ -292,9 +304,15 @@ def status(config_path: Path | None, socket_path: str | None, as_json: bool) -> 
 @socket_option
 def stop(config_path: Path | None, socket_path: str | None) -> None:
     """Stop the running voxd; turns in flight may end first."""
+    from shared.config import SYSTEM_SOCKET
+
     settings, _ = _settings(config_path)
     path = _client_socket(config_path, socket_path)
-    pid = _ask(path)["pid"]
+    found = _ask(path)
+    if found.get("activated"):
+        command = "sudo systemctl" if path == SYSTEM_SOCKET else "systemctl --user"
+        _die(f"it is a service, and its socket would start it again: {command} stop voxd.socket voxd.service", FAILED)
+    pid = found["pid"]
     if not isinstance(pid, int):
         _die("the running voxd does not say its process id", FAILED)
     try:
@@ -374,11 +392,13 @@ def token(config_path: Path | None, url: bool) -> None:
 
 
 def _token(settings: Settings) -> str:
-    from shared.config import ConfigError, token_path
-    from voxd.token import TokenError, load_or_make
+    from shared.config import ConfigError, credential_path, token_path
+    from voxd.token import TokenError, load_credential, load_or_make
 
     try:
         chosen = settings.server.token_file
+        if chosen == "auto" and (credential := credential_path(os.environ)):
+            return load_credential(credential)
         return load_or_make(token_path(os.environ) if chosen == "auto" else Path(chosen))
     except (ConfigError, TokenError) as error:
         _die(str(error), CONFIGURATION)
@@ -414,7 +434,7 @@ def tunnel(config_path: Path | None, socket_path: str | None, link: str | None, 
         sys.exit(status)
 
 
-# ── models ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── models, units ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-for command in COMMANDS:
+for command in (*model_commands.COMMANDS, *unit_commands.COMMANDS):
     main.add_command(command)

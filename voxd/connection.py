@@ -169,6 +169,8 @@ class Connection:
         self._observer.written(event, report)
         if isinstance(event, events.OutputTextDelta):
             self._acknowledge(event)
+        if failure := _failure(event):
+            self.log.failed(*failure)
         if report:
             self.log.turn(report, now_us)
             if report.event and self._session.config.voxd.metrics:
@@ -313,3 +315,14 @@ def _show(event: asyncio.Event, value: bool) -> None:
         event.set()
     else:
         event.clear()
+
+
+def _failure(event: events.ServerEvent) -> tuple[str, str] | None:
+    """Error code and id of the turn that ends with this event, if it fails."""
+    match event:
+        case events.TranscriptionFailed():
+            return event.error.code, event.item_id
+        case events.ResponseDone(response=response) if response.status == "failed":
+            error = (response.status_details or {}).get("error")
+            return str(error.get("code") if isinstance(error, dict) else "unknown"), response.id
+    return None

@@ -22,6 +22,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from voxd import messages as m
+from voxd.journal import fields
 
 log = logging.getLogger("voxd")
 WRITE_LIMIT = 64 << 20  # bytes waiting for the engine process; above it, it counts as hung and is restarted
@@ -64,6 +65,7 @@ class EngineHost:
         self.progress = "starting the engine process"
         self.ready: m.Ready | None = None
         self.beat: m.Beat | None = None
+        self.heard_at = time.monotonic()  # the last sign of life of the engine process, s
         self.losses = 0  # engine processes that ended when nobody wanted them to
 
     # ── for sessions ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -150,6 +152,7 @@ class EngineHost:
             *command, env=environment, pass_fds=(theirs.fileno(),), stdin=-3
         )
         theirs.close()
+        self.heard_at = time.monotonic()
         self._reader, self._writer = await asyncio.open_connection(sock=ours)
         self._writer.write(m.encode(self._configure))
 
@@ -177,6 +180,7 @@ class EngineHost:
                 await self._receive(report)
 
     async def _receive(self, report: m.Report) -> None:
+        self.heard_at = time.monotonic()
         match report:
             case m.Progress():
                 log.info("loading · %s", report.text)
@@ -237,7 +241,9 @@ class EngineHost:
             text = f"the engine process ended {len(recent)} times within {self._window_s:.0f} s; last status {status}"
             await self._change("failed", text)
             raise EngineFailed(text)
-        log.error("engine process lost (status %s): starting another; connections stay", status)
+        log.error(
+            "engine process lost (status %s): starting another; connections stay", status, extra=fields("engine.lost")
+        )
         await self._change("restarting", "the engine process was lost and is starting again")
         for client in list(self._clients.values()):
             client.engine_lost()

@@ -1,13 +1,21 @@
 """What the log says: one line for a session's start and end, one for a turn.  Never audio, never text.
 
+Under journald each line has fields beside it (`voxd.journald`), for `voxd logs` and journalctl:
+
+    EVENT  session.start session.end response.done transcription.done turn.failed slo.breach
+           engine.lost engine.stall daemon.start daemon.ready daemon.drain daemon.stop
+    SESSION_ID TURN TURN_ID ENGINE KIND ERR_CODE SLO_BREACH DELTAS AUDIO_MS, and the latency words in capitals
+
 It does not know sessions or sockets: numbers and ids in, lines out.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
+from voxd import journald
 from voxd.metrics import Targets, TurnReport
 
 log = logging.getLogger("voxd")
@@ -15,12 +23,20 @@ BREACH_EVERY_US = 60_000_000
 
 
 def configure(level: str) -> None:
-    """Readable lines on standard error; journald adds time and unit there, a terminal gets the time of day."""
-    terminal = sys.stderr.isatty()
-    form = "%(asctime)s %(message)s" if terminal else "%(levelname)s %(message)s"
-    logging.basicConfig(level=level.upper(), format=form, datefmt="%H:%M:%S", stream=sys.stderr, force=True)
+    """Records with fields where standard error is journald's, else readable lines; a terminal gets the time of day."""
+    handler = journald.handler(os.environ)
+    if handler is None:
+        form = "%(asctime)s %(message)s" if sys.stderr.isatty() else "%(levelname)s %(message)s"
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for noisy in ("uvicorn", "uvicorn.error", "websockets", "websockets.server", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # a traceback per malformed client is a flood
+
+
+def fields(event: str, **more: object) -> dict[str, dict[str, object]]:
+    """`extra` of a log record.  What is None is left out."""
+    return {"fields": {"EVENT": event, **{name.upper(): value for name, value in more.items()}}}
 
 
 class SessionLog:
@@ -29,35 +45,65 @@ class SessionLog:
     _breach_told_us = -BREACH_EVERY_US  # shared by all sessions: at most one warning a minute
 
     def __init__(self, session_id: str, targets: Targets) -> None:
-        self._id = session_id[-8:]
+        self._session_id, self._id = session_id, session_id[-8:]
         self._targets = targets
         self._turns = 0
+        self._engines: dict[str, str] = {}
         self.breaches = 0
 
     def started(self, kind: str, peer: str, transcribe: str | None, respond: str | None) -> None:
-        engines = " ".join(
-            f"{role}={name}" for role, name in (("transcribe", transcribe), ("respond", respond)) if name
-        )
-        log.info("session %s started · %s · %s · %s", self._id, kind, peer, engines or "no engine")
+        self._engines = {
+            role: name for role, name in (("transcribe", transcribe), ("respond", respond)) if name is not None
+        }
+        engines = " ".join(f"{role}={name}" for role, name in self._engines.items())
+        more = self._fields("session.start", kind=kind, peer=peer, engine=engines or None)
+        log.info("session %s started · %s · %s · %s", self._id, kind, peer, engines or "no engine", extra=more)
 
     def ended(self, seconds: float, audio_ms: int, why: str) -> None:
         turns = f"{self._turns} turn{'' if self._turns == 1 else 's'}"
-        log.info("session %s ended · %s · %.1f s · audio %.1f s · %s", self._id, turns, seconds, audio_ms / 1000, why)
+        more = self._fields(
+            "session.end", turns=self._turns, duration_ms=round(seconds * 1000), audio_ms=audio_ms, reason=why
+        )
+        audio_s = audio_ms / 1000
+        log.info(
+            "session %s ended · %s · %.1f s · audio %.1f s · %s", self._id, turns, seconds, audio_s, why, extra=more
+        )
 
     def turn(self, report: TurnReport, now_us: int) -> None:
         self._turns += 1
-        log.info("session %s · turn %d · %s", self._id, self._turns, line(report))
         missed = self._targets.breaches(report.metrics)
+        more = self._turn_fields(report, breach=bool(missed))
+        log.info("session %s · turn %d · %s", self._id, self._turns, line(report), extra=more)
         if missed:
             self.breaches += 1
             if now_us - SessionLog._breach_told_us >= BREACH_EVERY_US:
                 SessionLog._breach_told_us = now_us
                 found = report.metrics.as_dict()
                 told = ", ".join(f"{name} {found[name]:.0f} > {target:.0f}" for name, target in missed.items())
-                log.warning("session %s · over target: %s (told once a minute)", self._id, told)
+                more = self._fields("slo.breach", turn=self._turns)
+                log.warning("session %s · over target: %s (told once a minute)", self._id, told, extra=more)
 
-    def failed(self, why: str) -> None:
-        log.warning("session %s · %s", self._id, why)
+    def failed(self, code: str, turn_id: str) -> None:
+        """A turn that ended without its text."""
+        more = self._fields("turn.failed", turn_id=turn_id, err_code=code)
+        log.warning("session %s · a turn failed · %s", self._id, code, extra=more)
+
+    def _fields(self, event: str, **more: object) -> dict[str, dict[str, object]]:
+        return fields(event, session_id=self._session_id, **more)
+
+    def _turn_fields(self, report: TurnReport, *, breach: bool) -> dict[str, dict[str, object]]:
+        event = report.event
+        scope = event.scope if event else "transcription"
+        return self._fields(
+            f"{scope}.done",
+            turn=self._turns,
+            turn_id=event and (event.response_id or event.item_id),
+            engine=self._engines.get("respond" if scope == "response" else "transcribe"),
+            slo_breach=1 if breach else None,
+            deltas=report.deltas or None,
+            audio_ms=report.audio_ms or None,
+            **report.metrics.as_dict(),
+        )
 
 
 def line(report: TurnReport) -> str:

@@ -37,6 +37,8 @@ PONG_S = 2 * PING_S  # two misses
 STALL_S = 6.0
 LINGER_S = 2.0  # a peer that broke the rules may still read why
 READ = 32 << 10  # bytes parsed in one go: as tiny frames they are 5000 objects and 50 ms
+ACCEPTED_S = 0.01  # until `Waiting` knows what asyncio has accepted; a server closed sooner drops it
+FINISH_S = 0.3  # for requests on their way when the daemon ends
 BACKLOG = 128  # connections that the kernel keeps until they are accepted
 
 
@@ -48,6 +50,8 @@ class Waiting:
 
     def __init__(self) -> None:
         self._deadlines: dict[asyncio.Transport, asyncio.TimerHandle] = {}
+        self.nobody = asyncio.Event()
+        self.nobody.set()
 
     def __len__(self) -> int:
         return len(self._deadlines)
@@ -60,11 +64,14 @@ class Waiting:
             self.leave(oldest)
             oldest.abort()
         self._deadlines[transport] = asyncio.get_running_loop().call_later(HANDSHAKE_S, transport.abort)
+        self.nobody.clear()
 
     def leave(self, transport: asyncio.Transport) -> None:
         """It is in, or gone."""
         if deadline := self._deadlines.pop(transport, None):
             deadline.cancel()
+        if not self._deadlines:
+            self.nobody.set()
 
 
 class HttpProtocol(H11Protocol):
@@ -270,3 +277,15 @@ class Server(uvicorn.Server):
                     protocol, sock=sock, ssl=config.ssl, backlog=config.backlog, ssl_handshake_timeout=limit
                 )
             )
+
+    async def finish(self) -> None:
+        """No more connections, but those that are in already get their answer: systemd keeps the others waiting for the
+        next process, and uvicorn would hang up on whoever came a moment too early."""
+        loop = asyncio.get_running_loop()
+        for server in self.servers:
+            for sock in server.sockets:
+                loop.remove_reader(sock)
+        await asyncio.sleep(ACCEPTED_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(cast(Config, self.config).waiting.nobody.wait(), FINISH_S)
+        self.should_exit = True

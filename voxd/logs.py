@@ -1,0 +1,133 @@
+"""The journal's records of voxd, chosen and made readable.
+
+It knows the fields that `voxd.journal` writes and journalctl's JSON; journalctl alone cannot compare numbers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+UNITS = ("--unit=voxd.service", "--user-unit=voxd.service")  # the machine's, and one's own
+NUMBERS = (
+    "ttft_engine_ms", "ttft_server_ms", "total_ms", "first_text_ms", "final_ms", "endpoint_ms", "lag_over_delay_ms",
+    "rtf", "audio_ms", "duration_ms", "engine_age_ms", "deltas", "turn", "turns", "slo_breach", "priority",
+)  # fmt: skip
+WORDS = ("event", "engine", "err_code", "kind", "session_id", "turn_id")
+SHOWN = (
+    ("ttft_engine_ms", "engine"), ("ttft_server_ms", "server"), ("total_ms", "total"), ("first_text_ms", "first text"),
+    ("endpoint_ms", "endpoint"), ("final_ms", "final"), ("rtf", "rtf"),
+)  # fmt: skip
+TURNS = ("response.done", "transcription.done")
+OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge, "<=": operator.le, "!=": operator.ne, ">": operator.gt, "<": operator.lt, "=": operator.eq,
+}  # fmt: skip
+CONDITION = re.compile(r"\s*([a-z_]+)\s*(>=|<=|!=|>|<|=)\s*([A-Za-z0-9_.-]+)\s*")
+Row = Mapping[str, str]
+
+
+class BadFilter(Exception):
+    """The text says what is wrong and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """`field` compared with a number or a word.  A record without the field does not meet it."""
+
+    field: str
+    symbol: str
+    value: float | str
+
+    def holds(self, row: Row) -> bool:
+        text = row.get(self.field.upper())
+        if text is None:
+            return False
+        if isinstance(self.value, str):
+            return OPERATORS[self.symbol](text, self.value)
+        try:
+            return OPERATORS[self.symbol](float(text), self.value)
+        except ValueError:  # no voxd wrote that
+            return False
+
+
+def parse(text: str) -> tuple[Condition, ...]:
+    """`ttft_engine_ms>200 and engine=whisper`: all must hold.  Raises BadFilter."""
+    return tuple(map(_condition, re.split(r"\band\b", text)))
+
+
+def _condition(text: str) -> Condition:
+    match = CONDITION.fullmatch(text)
+    if match is None:
+        _refuse(f"{text.strip()[:60]!a} is no comparison; for instance: ttft_engine_ms>200 and engine=whisper")
+    field, symbol, value = match.groups()
+    if field in WORDS:
+        if symbol not in ("=", "!="):
+            _refuse(f"{field} is a word: it can be = or != only")
+        return Condition(field, symbol, value)
+    if field not in NUMBERS:
+        near = difflib.get_close_matches(field, (*NUMBERS, *WORDS), n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        _refuse(f"no field is called {field}{hint}; there are: {', '.join((*NUMBERS, *WORDS))}")
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
+        _refuse(f"{field} is compared with a number, not with {value!a}")
+    return Condition(field, symbol, float(value))
+
+
+def _refuse(text: str) -> NoReturn:
+    raise BadFilter(f"--where: {text}")
+
+
+def command(*, follow: bool) -> list[str]:
+    """journalctl, for all records of voxd or for those to come."""
+    more = ["--follow"] if follow else []
+    return ["journalctl", *UNITS, "--output=json", "--no-pager", "--quiet", *more]
+
+
+def row(line: bytes) -> Row | None:
+    """One record; None for what is none.  Values that are no text (journalctl gives numbers, or null) are left out."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(found, dict):
+        return None
+    return {name: value for name, value in found.items() if isinstance(value, str)}
+
+
+def wanted(found: Row, session: str | None, conditions: tuple[Condition, ...]) -> bool:
+    """`session`: an id, or how it ends (lines show the last 8 characters)."""
+    if session is not None and not found.get("SESSION_ID", "").endswith(session):
+        return False
+    return all(condition.holds(found) for condition in conditions)
+
+
+def shown(found: Row) -> str:
+    """A line for people: of a turn its figures in columns, of all else its message."""
+    when = f"{_time(found):%m-%d %H:%M:%S}"
+    if found.get("EVENT") not in TURNS:
+        mark = "" if int(found.get("PRIORITY", "6")) > 4 else "✗ "
+        return f"{when}  {mark}{_plain(found.get('MESSAGE', ''))}"
+    parts = [f"{found.get('SESSION_ID', '')[-8:]:<8}", f"turn {found.get('TURN', '?'):<4}", *_figures(found)]
+    return "  ".join([when, *parts, *(["✗ over target"] if found.get("SLO_BREACH") == "1" else [])])
+
+
+def _figures(found: Row) -> Iterator[str]:
+    for field, word in SHOWN:
+        if (text := found.get(field.upper())) is not None:
+            yield f"{word} {float(text):>6.0f} ms" if field.endswith("_ms") else f"{word} {float(text):.2f}"
+
+
+def _time(found: Row) -> datetime:
+    """Of this machine's zone, as journalctl's own."""
+    return datetime.fromtimestamp(int(found.get("__REALTIME_TIMESTAMP", "0")) / 1e6, UTC).astimezone()
+
+
+def _plain(text: str) -> str:
+    """Nothing that a terminal would obey."""
+    return "".join(char if char.isprintable() else " " for char in text)

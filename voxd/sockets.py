@@ -1,0 +1,120 @@
+"""Listening sockets: those that systemd hands over, and those that are opened here.
+
+It knows addresses and who may open them; not what is served.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from shared.settings import Tcp
+
+BACKLOG = 128
+
+
+class CannotStart(Exception):
+    """A socket cannot be had; the text says which and why."""
+
+
+class AlreadyRunning(Exception):
+    """Another voxd answers on the control socket."""
+
+
+class Listener(NamedTuple):
+    """`kept`: it was there before this process and stays when it ends; who connects meanwhile waits."""
+
+    address: Tcp | Path
+    sock: socket.socket
+    kept: bool = False
+
+
+def handed_over(inherited: Sequence[socket.socket]) -> tuple[Listener, ...]:
+    """Raises CannotStart for a socket that nobody can connect to."""
+    return tuple(Listener(_address(sock), sock, kept=True) for sock in inherited)
+
+
+def _address(sock: socket.socket) -> Tcp | Path:
+    name = sock.getsockname()
+    if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):
+        raise CannotStart(
+            f"systemd handed over a socket that is no stream: {name!a} (see ListenStream= in voxd.socket)"
+        )
+    if sock.family != socket.AF_UNIX:
+        return Tcp(name[0], name[1])
+    if not isinstance(name, str) or not name.startswith("/"):
+        raise CannotStart(f"systemd handed over a socket without a path: {name!a} (see ListenStream= in voxd.socket)")
+    return Path(name)
+
+
+def listeners(wanted: Sequence[Tcp | Path], kept: Sequence[Listener]) -> tuple[Listener, ...]:
+    """One for each wanted address, in order, then whatever else was handed over.
+
+    Raises AlreadyRunning, CannotStart."""
+    there = {each.address: each for each in kept}
+    chosen = [there[address] if address in there else _bound(address) for address in wanted]
+    return (*chosen, *(each for each in kept if each.address not in wanted))
+
+
+def discard(given: Sequence[Listener]) -> None:
+    """Removes the files of sockets that end with this process."""
+    for path in _own_files(given):
+        path.unlink(missing_ok=True)
+
+
+def _own_files(given: Sequence[Listener]) -> Iterator[Path]:
+    return (each.address for each in given if isinstance(each.address, Path) and not each.kept)
+
+
+def _bound(address: Tcp | Path) -> Listener:
+    if isinstance(address, Path):
+        return Listener(address, _bind_unix(address))
+    sock = _bind_tcp(address)
+    return Listener(Tcp(address.host, sock.getsockname()[1]), sock)  # port 0 has become a number
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    """A listening socket that only this user can open."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+            _refuse_if_answered(path)
+            path.unlink()
+        before = os.umask(0o177)
+        try:
+            sock.bind(str(path))
+        finally:
+            os.umask(before)
+    except OSError as error:
+        raise CannotStart(f"cannot listen on {path}: {error.strerror}") from error
+    sock.listen(BACKLOG)
+    return sock
+
+
+def _refuse_if_answered(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return
+        raise AlreadyRunning(f"voxd is already running at {path}")
+
+
+def _bind_tcp(address: Tcp) -> socket.socket:
+    """Raises CannotStart with the address and the reason."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    sock = socket.socket(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((address.host, address.port))
+    except OSError as error:
+        where = f"{address.host}:{address.port}"
+        raise CannotStart(f"cannot listen on {where}: {error.strerror} (see server.listen, --listen)") from error
+    sock.listen(BACKLOG)
+    return sock

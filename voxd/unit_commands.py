@@ -1,0 +1,153 @@
+"""The commands about systemd: install, uninstall, logs.  They import nothing heavy before they run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from voxd.install import Kind
+
+NEXT: dict[str, tuple[str, str]] = {
+    "system": (
+        "sudo systemd-sysusers && sudo systemctl daemon-reload",
+        "sudo systemctl enable --now voxd.socket voxd.service",
+    ),
+    "user": ("systemctl --user daemon-reload", "systemctl --user enable --now voxd.socket voxd.service"),
+}
+AFTER: dict[str, tuple[str, str]] = {
+    "system": ("sudo systemctl stop voxd.socket voxd.service", "sudo systemctl daemon-reload"),
+    "user": ("systemctl --user stop voxd.socket voxd.service", "systemctl --user daemon-reload"),
+}
+kind_options = (
+    click.option("--user", "kind", flag_value="user", help="A service of this user (else: of the system, for root)."),
+    click.option("--system", "kind", flag_value="system", help="A service of the machine."),
+    click.option("--yes", is_flag=True, help="Do not ask."),
+    click.option(
+        "--root",
+        type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
+        help="For the system that has this folder as /, where voxd is /opt/voxd/bin/voxd.",
+    ),
+)
+
+
+def _die(message: str) -> NoReturn:
+    click.echo(f"voxd: {message}", err=True)
+    sys.exit(1)
+
+
+def _kind(chosen: str | None) -> Kind:
+    return "system" if chosen == "system" or (chosen is None and os.geteuid() == 0) else "user"
+
+
+def _program(root: Path | None) -> Path:
+    from voxd.install import PROGRAM
+
+    return Path(PROGRAM) if root else Path(sys.executable).parent / "voxd"
+
+
+def _ask(question: str, *, yes: bool) -> None:
+    if not yes and not click.confirm(question):
+        sys.exit(1)
+
+
+def _say_next(commands: tuple[str, str]) -> None:
+    click.echo("next:")
+    for command in commands:
+        click.echo(f"  {command}")
+
+
+def _with_kind_options(command: click.Command) -> click.Command:
+    for option in reversed(kind_options):
+        option(command)
+    return command
+
+
+@_with_kind_options
+@click.command()
+@click.option("--webrtc", is_flag=True, help="Let media over UDP reach the service of the machine.")
+def install(kind: str | None, webrtc: bool, yes: bool, root: Path | None) -> None:
+    """Make voxd a systemd service: shows what would be written, and asks."""
+    from voxd.install import CannotInstall, check_program, diff, pending, pieces, write
+
+    which, place = _kind(kind), root or Path("/")
+    if webrtc and which == "user":
+        raise click.UsageError("--webrtc is for --system: a user's service is not kept from the network")
+    program = _program(root)
+    try:
+        check_program(which, program)
+        todo = pending(pieces(which, program, os.environ, webrtc=webrtc), place)
+        for piece in todo:
+            for line in diff(piece, place):
+                click.echo(line)
+        if todo:
+            _ask(f"Write {len(todo)} file{'' if len(todo) == 1 else 's'}?", yes=yes)
+        for piece in todo:
+            old = write(piece, place)
+            click.echo(f"written: {piece.path}" + (f" (before: {old.name})" if old else ""))
+    except CannotInstall as reason:
+        _die(str(reason))
+    if not todo:
+        click.echo("nothing to write: every file is as it should be")
+    _say_next(NEXT[which])
+
+
+@_with_kind_options
+@click.command()
+def uninstall(kind: str | None, yes: bool, root: Path | None) -> None:
+    """Remove the service's files; token, settings and models stay."""
+    from voxd.install import CannotInstall, below, pieces, remove, unit_files
+
+    which, place = _kind(kind), root or Path("/")
+    there = [path for path in unit_files(which, os.environ) if os.path.lexists(below(place, path))]
+    if not there:
+        click.echo("nothing to remove: voxd is no service here")
+        return
+    for path in there:
+        click.echo(f"  {path}")
+    _ask(f"Remove {len(there)} file{'' if len(there) == 1 else 's'}?", yes=yes)
+    try:
+        known = {piece.path: piece.text for piece in pieces(which, _program(root), os.environ, webrtc=True)}
+        for path, old in remove(there, known, place):
+            click.echo(f"removed: {path}" + (f" (it was changed; kept as {old.name})" if old else ""))
+    except CannotInstall as reason:
+        _die(str(reason))
+    _say_next(AFTER[which])
+
+
+@click.command()
+@click.option("--follow", is_flag=True, help="Go on with what comes.")
+@click.option("--session", metavar="ID", help="Of one session; the last characters of its id are enough.")
+@click.option("--where", metavar="FILTER", help="For instance: ttft_engine_ms>200 and engine=whisper")
+@click.option("--json", "as_json", is_flag=True, help="For programs: one object a line, as journalctl gives it.")
+def logs(follow: bool, session: str | None, where: str | None, as_json: bool) -> None:
+    """Show what the service has logged: a line for a turn, with its figures."""
+    from voxd import logs
+
+    try:
+        conditions = logs.parse(where) if where is not None else ()
+    except logs.BadFilter as reason:
+        raise click.UsageError(str(reason)) from None
+    try:
+        reader = subprocess.Popen(logs.command(follow=follow), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    except OSError:
+        _die("there is no journalctl here; a voxd that was not started by systemd logs to its standard error")
+    assert reader.stdout is not None
+    with reader:  # closes its output
+        try:
+            for line in reader.stdout:
+                found = logs.row(line)
+                if found is not None and logs.wanted(found, session, conditions):
+                    click.echo(line.decode().rstrip() if as_json else logs.shown(found))
+        except (KeyboardInterrupt, BrokenPipeError):
+            reader.terminate()
+    if reader.returncode > 0:
+        _die("journalctl failed; to read the service's log, be root or in the group systemd-journal")
+
+
+COMMANDS = (install, uninstall, logs)
