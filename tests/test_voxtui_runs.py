@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import soundfile
 
 from shared.audio import RATE, Float32, to_samples
 from shared.events import (
+    Ack,
     AudioAppend,
     AudioCommit,
     ClientEvent,
@@ -84,6 +86,18 @@ async def test_sound_that_is_no_speech(monkeypatch: pytest.MonkeyPatch) -> None:
     await run(voxd, clip((100, 900)))
     assert voxd.samples > RATE
     assert voxd.sent(AudioCommit) == []
+
+
+async def test_acknowledgements_are_nothing_that_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come with every piece of the silence behind a clip, for ever."""
+    monkeypatch.setattr(runner, "QUIET_S", 0.3)
+
+    def replies(event: ClientEvent) -> Sequence[ServerEvent]:
+        return (Ack("", 0, 0),) if isinstance(event, AudioAppend) else ()
+
+    async with FakeVoxd(replies=replies).serve() as target, RealtimeClient.connect(Direct(target)) as client:
+        async with asyncio.timeout(20):
+            await Run(client, FileSource("x", clip((100, 900))), lambda _: None).run()
 
 
 async def test_a_hurried_clip_asks_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

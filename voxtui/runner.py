@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from shared.audio import level_dbfs, pcm16_to_float, to_samples
 from shared.events import (
+    Ack,
     AudioCommit,
     ClientEvent,
     Committed,
@@ -211,6 +212,8 @@ class Run:
             async with asyncio.timeout(None) as self._limit:
                 self._arm()
                 async for received in self._client:
+                    if isinstance(received.event, Ack):
+                        continue  # it comes as long as there is sound, whether or not anything happens
                     if isinstance(received.event, (Unlinked, Relinked)):
                         await self._linked(received.event)
                     else:
