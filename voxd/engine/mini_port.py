@@ -153,4 +153,3 @@ def bits(value: float) -> int:
 def language_prefix(language: str | None) -> str:
     """In front of [TRANSCRIBE]."""
     return f"lang:{language}" if language else ""
-
