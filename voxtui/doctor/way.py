@@ -13,7 +13,6 @@ import socket as sockets
 import time
 from collections.abc import Awaitable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from urllib.parse import urlsplit
 
@@ -29,7 +28,7 @@ from voxtui.errors import ClientError, Misconfigured
 from voxtui.http import complaint, get
 from voxtui.link import dial
 from voxtui.runner import Run
-from voxtui.sources import FileSource, SourceError, read_clip
+from voxtui.sources import CLIP, FileSource, SourceError, read_clip
 from voxtui.ssh import still_loading
 from voxtui.target import Address, Route, Target
 from voxtui.told import Event, Measured
@@ -40,7 +39,6 @@ TUNNEL_S = 10.0
 ANSWER_S = 4.0
 WORDS_S = 12.0  # for the clip and for all that comes of it
 PINGS = 5
-CLIP = Path(__file__).parent.parent / "data" / "austen.flac"
 SENTENCE = slice(round(7.5 * RATE), None)  # its second sentence behind 0.4 s of room: 3.7 s
 LOCAL_PORTS = ("", "localhost", "127.0.0.1", "[::1]", "*")
 
