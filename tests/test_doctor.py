@@ -41,6 +41,7 @@ async def test_the_microphone_of_this_machine_or_why_there_is_none() -> None:
     assert sound.missing or sound.trouble or sound.device
 
 
+@pytest.mark.slow
 @pytest.mark.audio
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
 async def test_a_muted_microphone_and_one_that_hears() -> None:

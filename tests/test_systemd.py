@@ -89,8 +89,7 @@ def test_an_engine_process_that_hangs_is_told_by_silence() -> None:
         os.kill(engine, signal.SIGSTOP)
         systemd.until("STATUS=the engine process is silent")
         begun = len(systemd.heard)
-        for _ in range(3):
-            systemd.until("STATUS=the engine process is silent")
+        systemd.until("STATUS=the engine process is silent")
         assert not [line for line in systemd.heard[begun:] if line == "WATCHDOG=1"]
         assert daemon.status()["state"] == "ready"  # the event loop is well, which alone is not enough
         os.kill(engine, signal.SIGCONT)
@@ -202,7 +201,7 @@ async def test_no_connection_is_refused_over_a_restart() -> None:
                 answers.append(str(found["state"]))
 
         clients = [asyncio.create_task(hammer()) for _ in range(4)]
-        for _ in range(3):
+        for _ in range(2):
             with voxd_process(*ECHO, "--socket", str(path), given=[sock], ready=False) as daemon:
                 seen = len(answers)
                 while len(answers) < seen + 20:
@@ -215,7 +214,7 @@ async def test_no_connection_is_refused_over_a_restart() -> None:
             over.set()
             await asyncio.gather(*clients)  # a refusal would be raised here
 
-    assert len(answers) >= 60
+    assert len(answers) >= 40
 
 
 def test_the_token_of_the_unit_is_the_one_that_systemd_hands_over() -> None:
