@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from shared.audio import RATE
 from shared.config import token_path
 from tests.daemon import environment, voxd_process
 from tests.fakes import short_folder
@@ -232,7 +233,8 @@ async def examine(target: Target, token: str | None = None, **more: Any) -> tupl
     return good, {text[:12].strip(): f"{mark} {text[12:]}" for mark, text in found}
 
 
-async def test_from_a_socket_to_words() -> None:
+async def test_from_a_socket_to_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(way, "SENTENCE", slice(round(7.5 * RATE), round(9.2 * RATE)))  # its answer takes as long
     with voxd_process("--transcribe", "echo", "--respond", "echo") as daemon:
         _, found = await examine(unix_target(daemon.socket))
     assert list(found)[-6:] == ["socket", "token", "engine", "versions", "WebSocket", "speech"]

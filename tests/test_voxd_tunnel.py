@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -189,6 +190,7 @@ def test_a_watch_outlives_the_daemon_and_finds_the_next() -> None:
             tokens = []
             while (beat := watch.beat()).state != "ready":
                 tokens.append(beat.token)
+                threading.Event().wait(0.05)  # to ask without a pause would take the time that it needs to start
             assert any(token not in (None, key) for token in (*tokens, beat.token))
 
 
