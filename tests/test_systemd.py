@@ -188,6 +188,7 @@ def test_a_tcp_socket_of_systemd_asks_for_the_token() -> None:
                 assert b" 401 " in link.recv(4096)
 
 
+@pytest.mark.slow
 async def test_no_connection_is_refused_over_a_restart() -> None:
     """Whoever comes while there is no daemon waits; nobody is hung up on without an answer."""
     with short_folder() as folder, listening(folder / "voxd.sock") as sock:
@@ -201,7 +202,7 @@ async def test_no_connection_is_refused_over_a_restart() -> None:
                 answers.append(str(found["state"]))
 
         clients = [asyncio.create_task(hammer()) for _ in range(4)]
-        for _ in range(2):
+        for _ in range(3):
             with voxd_process(*ECHO, "--socket", str(path), given=[sock], ready=False) as daemon:
                 seen = len(answers)
                 while len(answers) < seen + 20:
@@ -214,7 +215,7 @@ async def test_no_connection_is_refused_over_a_restart() -> None:
             over.set()
             await asyncio.gather(*clients)  # a refusal would be raised here
 
-    assert len(answers) >= 40
+    assert len(answers) >= 60
 
 
 def test_the_token_of_the_unit_is_the_one_that_systemd_hands_over() -> None:
