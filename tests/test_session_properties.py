@@ -366,42 +366,20 @@ def test_what_once_broke_a_promise(script: list[Op]) -> None:
     player.finish(transcribed=True)
 
 
-def converse(script: list[Op], profile: Profile) -> None:
+@settings(deadline=None, max_examples=1000)
+@given(scripts(*COMMON, *ANSWERS), PROFILES)
+def test_a_conversation_keeps_its_promises(script: list[Op], profile: Profile) -> None:
     player = Player("realtime", profile)
     player.play(script)
     player.finish(transcribed=True)
 
 
-def transcribe(script: list[Op]) -> None:
+@settings(deadline=None, max_examples=1000)
+@given(scripts(*COMMON))
+def test_a_transcription_keeps_its_promises(script: list[Op]) -> None:
     player = Player("transcription", Profile("echo", None))
     player.play(script)
     player.finish(transcribed=True)
-
-
-@settings(deadline=None, max_examples=300)
-@given(scripts(*COMMON, *ANSWERS), PROFILES)
-def test_a_conversation_keeps_its_promises(script: list[Op], profile: Profile) -> None:
-    converse(script, profile)
-
-
-@settings(deadline=None, max_examples=300)
-@given(scripts(*COMMON))
-def test_a_transcription_keeps_its_promises(script: list[Op]) -> None:
-    transcribe(script)
-
-
-@pytest.mark.slow
-@settings(deadline=None, max_examples=5000)
-@given(scripts(*COMMON, *ANSWERS), PROFILES)
-def test_a_conversation_keeps_its_promises_in_many_more_cases(script: list[Op], profile: Profile) -> None:
-    converse(script, profile)
-
-
-@pytest.mark.slow
-@settings(deadline=None, max_examples=5000)
-@given(scripts(*COMMON))
-def test_a_transcription_keeps_its_promises_in_many_more_cases(script: list[Op]) -> None:
-    transcribe(script)
 
 
 @settings(deadline=None, max_examples=100)
