@@ -38,13 +38,13 @@ mkdir dev/pts dev/shm; ln -s /proc/self/fd dev/fd
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts dev/pts; ln -s pts/ptmx dev/ptmx
 mount -t tmpfs -o mode=1777 tmpfs dev/shm; mount -t tmpfs -o mode=755 tmpfs run
 mount --bind proc/sys proc/sys; mount -o remount,bind,ro proc/sys  # the machine's
-mkdir -p opt/voxd/bin opt/voxd/tree opt/voxd/site
+mkdir -p opt/voxd/0.1.0/bin opt/voxd/tree opt/voxd/site
 mount --bind "$2" opt/voxd/tree; mount --bind "$3" opt/voxd/site
-cat >opt/voxd/bin/voxd <<'END'
+cat >opt/voxd/0.1.0/bin/voxd <<'END'
 #!/bin/sh
 PYTHONPATH=/opt/voxd/tree:/opt/voxd/site PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3 -m voxd "$@"
 END
-chmod 755 opt/voxd/bin/voxd
+chmod 755 opt/voxd/0.1.0/bin/voxd; ln -s 0.1.0 opt/voxd/current
 rm -rf etc/systemd/system/*.wants etc/voxd etc/machine-id; : >etc/machine-id
 for name in systemd-udevd systemd-udev-trigger systemd-sysctl systemd-modules-load systemd-timesyncd systemd-networkd \
     systemd-random-seed systemd-remount-fs systemd-update-utmp systemd-logind systemd-binfmt systemd-pstore \
