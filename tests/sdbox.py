@@ -6,6 +6,7 @@ for a service sees no home.  Needs root, overlayfs, cgroup2 and util-linux; noth
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -42,7 +43,7 @@ mkdir -p opt/voxd/0.1.0/bin opt/voxd/tree opt/voxd/site
 mount --bind "$2" opt/voxd/tree; mount --bind "$3" opt/voxd/site
 cat >opt/voxd/0.1.0/bin/voxd <<'END'
 #!/bin/sh
-PYTHONPATH=/opt/voxd/tree:/opt/voxd/site PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3 -m voxd "$@"
+PYTHONPATH=/opt/voxd/tree:/opt/voxd/site:/opt/voxd/extra PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3 -m voxd "$@"
 END
 chmod 755 opt/voxd/0.1.0/bin/voxd; ln -s 0.1.0 opt/voxd/current
 rm -rf etc/systemd/system/*.wants etc/voxd etc/machine-id; : >etc/machine-id
@@ -130,6 +131,15 @@ class Box:
         assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout.strip()
 
+    def code(self, *command: str) -> int:
+        """Exit status of a command inside."""
+        return int(self.run("bash", "-c", '"$@" >/dev/null 2>&1; echo $?', "bash", *command))
+
+    @property
+    def socket(self) -> Path:
+        """The service's, as this process reaches it."""
+        return Path(f"/proc/{self._init}/root/run/voxd/voxd.sock")
+
     def put(self, path: str, text: str) -> None:
         self.run("bash", "-c", 'mkdir -p "$(dirname "$0")"; cat >"$0"', path, text=text)
 
@@ -162,3 +172,51 @@ def booted(folder: Path) -> Iterator[Box]:
         yield box
     finally:
         box.down()
+
+
+# ── the service in it ───────────────────────────────────────────────────────────────────────────────────────────────
+
+VOXD = "/opt/voxd/current/bin/voxd"
+SETTINGS = "/etc/voxd/config.yaml"
+ECHO = "engines: {transcribe: echo, respond: echo}\n"
+WHISPER = "engines: {transcribe: whisper}\n"
+LEFT = ("over", "begun", "pids", "refused", "asked")  # by scripts, in /tmp
+
+
+@contextmanager
+def installed(folder: Path) -> Iterator[Box]:
+    """The units as they are shipped."""
+    with booted(folder) as box:
+        box.run(VOXD, "install", "--system", "--yes", "--root", "/")
+        box.run("systemd-sysusers")
+        yield box
+
+
+def reset(box: Box) -> Box:
+    """Nothing runs; the settings are ECHO, the units as they are shipped."""
+    box.run("systemctl", "stop", "voxd.socket", "voxd.service")
+    box.run("rm", "-rf", "/etc/systemd/system/voxd.service.d", *(f"/tmp/{name}" for name in LEFT))
+    box.put(SETTINGS, ECHO)
+    box.run("systemctl", "daemon-reload")
+    box.run("systemctl", "reset-failed")
+    return box
+
+
+def show(box: Box, name: str) -> str:
+    return box.run("systemctl", "show", "voxd.service", "--property", name, "--value")
+
+
+def drop_in(box: Box, text: str) -> None:
+    box.put("/etc/systemd/system/voxd.service.d/test.conf", f"[Service]\n{text}\n")
+    box.run("systemctl", "daemon-reload")
+
+
+def records(box: Box, *matches: str) -> list[dict[str, str]]:
+    box.run("journalctl", "--sync")
+    lines = box.run("journalctl", "-u", "voxd", "-o", "json", "--no-pager", *matches, check=False).splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def state(box: Box) -> dict[str, object]:
+    found: dict[str, object] = json.loads(box.run(VOXD, "status", "--json"))
+    return found

@@ -258,9 +258,11 @@ def _check_engine(name: str | None) -> None:
 def _client_socket(config_path: Path | None, given: str | None) -> Path:
     from shared.config import SYSTEM_SOCKET, client_socket
 
+    if given:
+        return _control(None, given)  # also where the settings are not right: the daemon has older ones
     settings, _ = _settings(config_path)
-    if given or settings.server.socket != "auto":
-        return _control(settings, given)
+    if settings.server.socket != "auto":
+        return _control(settings, None)
     found = client_socket(os.environ)
     return SYSTEM_SOCKET if not os.path.exists(found) and _is_barred(SYSTEM_SOCKET) else found
 
