@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from click.testing import CliRunner
 from msgspec import Struct, convert, to_builtins
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, unix_connect
@@ -20,6 +21,7 @@ from shared.settings import Settings
 from tests.daemon import Daemon, environment, voxd_process
 from tests.fakes import short_folder
 from tests.sdbox import until
+from voxd.cli import main
 from voxd.reload import NOW, SESSIONS, applied, changes, line
 
 
@@ -184,6 +186,8 @@ def test_settings_that_are_wrong_change_nothing() -> None:
             assert "ERROR not reloaded: " in told
             assert reason in told
             assert daemon.status()["max_sessions"] == 64
+            asked = CliRunner().invoke(main, ["status", "--socket", str(daemon.socket)], env={"VOXD_CONFIG": "/none"})
+            assert asked.exit_code == 0, asked.output  # the daemon is well: its settings are older than the file
         assert "server.max_sessions 64 -> 1 (now)" in reload("server: {max_sessions: 1}\n")
         assert "nothing has changed" in reload("server: {max_sessions: 1}\n")
 

@@ -19,6 +19,7 @@ import sys
 
 from voxd import journald
 from voxd.metrics import Targets, TurnReport
+from voxd.traces import Reticent
 
 log = logging.getLogger("voxd")
 BREACH_EVERY_US = 60_000_000
@@ -31,7 +32,7 @@ def configure(level: str) -> None:
     if handler is None:
         form = "%(asctime)s %(message)s" if sys.stderr.isatty() else "%(levelname)s %(message)s"
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
+        handler.setFormatter(Reticent(form, "%H:%M:%S"))
     logging.basicConfig(handlers=[handler], force=True)
     set_level(level)
     for noisy in ("uvicorn", "uvicorn.error", "websockets", "websockets.server", "asyncio"):
