@@ -25,7 +25,17 @@ PYTHON = Path("/usr/bin/python3")
 ENVIRONMENT = ["env", "-i", "HOME=/root", "TERM=dumb", "SYSTEMD_PAGER=", "SYSTEMD_COLORS=0"]
 ENVIRONMENT.append("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 
-# $1: an empty folder · $2: this tree · $3: its packages
+# A virtual environment $0 in the folder $1, with a tree of its own if there is one, else this one.
+ENVIRONMENT_OF = r"""
+set -eu; cd "$1"; tree=tree; [ -d "$0/tree" ] && tree=$0/tree
+packages=$0/lib/$(readlink -f /usr/bin/python3 | xargs basename)/site-packages
+mkdir -p "$0/bin" "$packages"; ln -s /usr/bin/python3 "$0/bin/python"; echo 'home = /usr/bin' >"$0/pyvenv.cfg"
+printf '/opt/voxd/%s\n' "$tree" site extra >"$packages/voxd.pth"
+printf '#!/bin/sh\nPYTHONDONTWRITEBYTECODE=1 exec /opt/voxd/%s/bin/python -m voxd "$@"\n' "$0" >"$0/bin/voxd"
+chmod 755 "$0/bin/voxd"
+"""
+
+# $1: an empty folder · $2: this tree · $3: its packages · $4: what makes an environment
 INNER = r"""
 set -eu
 mount -t tmpfs -o mode=755 tmpfs "$1"; cd "$1"; mkdir up work root
@@ -39,13 +49,9 @@ mkdir dev/pts dev/shm; ln -s /proc/self/fd dev/fd
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts dev/pts; ln -s pts/ptmx dev/ptmx
 mount -t tmpfs -o mode=1777 tmpfs dev/shm; mount -t tmpfs -o mode=755 tmpfs run
 mount --bind proc/sys proc/sys; mount -o remount,bind,ro proc/sys  # the machine's
-mkdir -p opt/voxd/0.1.0/bin opt/voxd/tree opt/voxd/site
+mkdir -p opt/voxd/tree opt/voxd/site opt/voxd/extra
 mount --bind "$2" opt/voxd/tree; mount --bind "$3" opt/voxd/site
-cat >opt/voxd/0.1.0/bin/voxd <<'END'
-#!/bin/sh
-PYTHONPATH=/opt/voxd/tree:/opt/voxd/site:/opt/voxd/extra PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3 -m voxd "$@"
-END
-chmod 755 opt/voxd/0.1.0/bin/voxd; ln -s 0.1.0 opt/voxd/current
+bash -c "$4" 0.1.0 "$PWD/opt/voxd"; ln -s 0.1.0 opt/voxd/current
 rm -rf etc/systemd/system/*.wants etc/voxd etc/machine-id; : >etc/machine-id
 for name in systemd-udevd systemd-udev-trigger systemd-sysctl systemd-modules-load systemd-timesyncd systemd-networkd \
     systemd-random-seed systemd-remount-fs systemd-update-utmp systemd-logind systemd-binfmt systemd-pstore \
@@ -101,6 +107,7 @@ class Box:
         (folder / "mnt").mkdir()
         command = ["unshare", "--mount", "--uts", "--ipc", "--net", "--cgroup", "--pid", "--fork"]
         command += ["--propagation", "private", "bash", "-c", INNER, "bash", str(folder / "mnt"), str(TREE), str(SITE)]
+        command.append(ENVIRONMENT_OF)
         with self._console.open("wb") as console:
             self._starter = subprocess.Popen(
                 ["bash", "-c", 'echo $$ >"$0/cgroup.procs"; exec "$@"', str(cgroup), *command],
@@ -187,9 +194,17 @@ LEFT = ("over", "begun", "pids", "refused", "asked")  # by scripts, in /tmp
 def installed(folder: Path) -> Iterator[Box]:
     """The units as they are shipped."""
     with booted(folder) as box:
-        box.run(VOXD, "install", "--system", "--yes", "--root", "/")
+        box.run(VOXD, "install", "--system", "--yes")
         box.run("systemd-sysusers")
         yield box
+
+
+def add_version(box: Box, version: str) -> None:
+    """This tree as another version, in an environment beside the one that runs."""
+    copy = f'mkdir -p "{version}/tree"; cp -r tree/shared tree/voxd tree/voxtui tree/systemd "{version}/tree"'
+    edit = f'sed -i "s/^__version__ = .*/__version__ = \\"{version}\\"/" "{version}/tree/shared/__init__.py"'
+    box.run("bash", "-c", f"set -e; cd /opt/voxd; rm -rf {version}; {copy}; {edit}")
+    box.run("bash", "-c", ENVIRONMENT_OF, version, "/opt/voxd")
 
 
 def reset(box: Box) -> Box:

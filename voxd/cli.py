@@ -85,7 +85,7 @@ socket_option = click.option("--socket", "socket_path", help="Control socket (el
 @click.option("--strict-modalities", is_flag=True, help="Refuse requests for spoken answers.")
 @click.option("--check", is_flag=True, help="Check the settings and exit.")
 def start(config_path: Path | None, socket_path: str | None, check: bool, **options: Any) -> None:
-    """Serve, in the foreground, until Ctrl-C or SIGTERM."""
+    """Serve, in the foreground, until Ctrl-C or SIGTERM.  SIGHUP: read the settings again."""
     settings, source = _settings(config_path)
     settings = _overridden(settings, **options)
     from voxd import sd

@@ -94,7 +94,7 @@ def install(kind: str | None, webrtc: bool, yes: bool, root: Path | None) -> Non
         _die(str(reason))
     if not todo:
         click.echo("nothing to write: every file is as it should be")
-    if "current" not in program.parts:
+    if which == "system" and "current" not in program.parts:
         click.echo(f"the unit names {program}; a link `current` beside the environment makes going back one command")
     _say_next(NEXT[which])
 
