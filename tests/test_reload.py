@@ -15,7 +15,8 @@ import pytest
 from click.testing import CliRunner
 from msgspec import Struct, convert, to_builtins
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import ClientConnection, unix_connect
+from websockets.sync.client import unix_connect
+from websockets.sync.connection import Connection
 
 from shared.settings import Settings
 from tests.daemon import Daemon, environment, voxd_process
@@ -141,13 +142,13 @@ def running() -> Iterator[tuple[Daemon, Callable[[str], str]]]:
             yield daemon, reload
 
 
-def silence(link: ClientConnection) -> int:
+def silence(link: Connection) -> int:
     """Of the session that has just begun, ms."""
     session = json.loads(link.recv(10))["session"]
     return int(session["audio"]["input"]["turn_detection"]["silence_duration_ms"])
 
 
-def session(daemon: Daemon) -> ClientConnection:
+def session(daemon: Daemon) -> Connection:
     return unix_connect(str(daemon.socket), "ws://localhost/v1/realtime")
 
 
@@ -173,6 +174,25 @@ def test_limits_count_at_once_and_sessions_stay() -> None:
     assert status["max_sessions"] == 2
     assert isinstance(status["notes"], list)
     assert status["notes"][-1] == "server.socket auto -> /tmp/other needs a restart"
+
+
+def answer_to_an_unknown_model(link: Connection) -> str:
+    sound = {"audio": {"input": {"transcription": {"model": "nobody"}}}}
+    link.send(json.dumps({"type": "session.update", "session": sound}))
+    while (kind := json.loads(link.recv(10))["type"]) not in ("session.updated", "error"):
+        pass
+    return str(kind)
+
+
+def test_a_session_keeps_what_it_began_with_when_the_engine_process_is_lost() -> None:
+    with running() as (daemon, reload), session(daemon) as first:
+        first.recv(10)
+        reload("server: {strict_models: true}\n")
+        os.kill(int(str(daemon.status()["engine_pid"])), signal.SIGKILL)
+        until(lambda: "engine process lost" in daemon.log.read_text(), "the loss")
+        until(lambda: daemon.status()["state"] == "ready", "another engine process")
+        with session(daemon) as second:
+            assert [answer_to_an_unknown_model(link) for link in (first, second)] == ["session.updated", "error"]
 
 
 def test_settings_that_are_wrong_change_nothing() -> None:

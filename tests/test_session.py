@@ -167,9 +167,7 @@ def test_who_asked_for_something_is_told_that_the_server_goes_away() -> None:
         desk.drain()
 
     assert shy.all(events.Notice) == []
-    told = curious.last(events.Notice)
-    assert (told.code, told.retry_after_s) == ("going_away", 2)
-    assert "30 s" in told.message
+    assert (curious.last(events.Notice).code, curious.last(events.Notice).retry_after_s) == ("going_away", 2)
 
 
 def test_silence_and_a_click_make_no_turn() -> None:
