@@ -229,22 +229,37 @@ def test_an_engine_that_is_not_there_is_noticed_before_the_restart() -> None:
             until(lambda: "not reloaded: no engine is called 'ecco'" in daemon.log.read_text(), "a reload")
 
 
-def test_a_terminal_that_is_closed_stops_what_was_started_in_it() -> None:
-    """The same signal, but nobody there to whom the daemon would be of use."""
-    ours, theirs = os.openpty()
+@contextmanager
+def started_by(*command: str, stdin: int = subprocess.DEVNULL) -> Iterator[Daemon]:
+    """voxd through a command that changes how it is started."""
     with short_folder() as folder:
-        command = ["setsid", "--ctty", sys.executable, "-m", "voxd", "start", "--socket", str(folder / "s")]
-        command += ["--transcribe", "echo", "--respond", "none"]
+        voxd = [sys.executable, "-m", "voxd", "start", "--socket", str(folder / "s"), "--transcribe", "echo"]
         with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(command, stdin=theirs, stdout=log, stderr=log, env=environment(folder))
-        os.close(theirs)
+            process = subprocess.Popen([*command, *voxd], stdin=stdin, stdout=log, stderr=log, env=environment(folder))
         daemon = Daemon(process, folder / "s", folder, folder / "log")
         try:
             daemon.until_ready()
-            process.send_signal(signal.SIGHUP)
-            until(lambda: "settings read again" in daemon.log.read_text(), "a reload: the terminal is there")
-            os.close(ours)
-            assert process.wait(20) == 0
+            yield daemon
         finally:
             process.kill()
             process.wait()
+
+
+def test_a_terminal_that_is_closed_stops_what_was_started_in_it() -> None:
+    """The same signal, but nobody there to whom the daemon would be of use."""
+    ours, theirs = os.openpty()
+    with started_by("setsid", "--ctty", stdin=theirs) as daemon:
+        os.close(theirs)
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: "settings read again" in daemon.log.read_text(), "a reload: the terminal is there")
+        os.close(ours)
+        assert daemon.process.wait(20) == 0
+
+
+def test_nohup_is_respected() -> None:
+    with started_by("sh", "-c", 'trap "" HUP; exec "$@"', "sh") as daemon:
+        daemon.process.send_signal(signal.SIGHUP)
+        assert daemon.status()["state"] == "ready"
+        daemon.process.terminate()
+        assert daemon.process.wait(20) == 0
+        assert "settings read again" not in daemon.log.read_text()
