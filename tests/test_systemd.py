@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,20 @@ def test_loading_then_ready_then_alive_then_stopping(abstract: bool) -> None:
     assert before[1].startswith("STATUS=loading · ")
     assert before.index("READY=1") < before.index("WATCHDOG=1")
     assert systemd.heard[-1] == "EXTEND_TIMEOUT_USEC=45000000"  # 30 s of drain, and what comes after it
+
+
+def test_reloading_is_told_and_then_ready_again() -> None:
+    with supervised() as (systemd, daemon):
+        systemd.until("READY=1")
+        begun = len(systemd.heard)
+        asked_us = time.monotonic_ns() // 1000
+        daemon.process.send_signal(signal.SIGHUP)
+        systemd.until("READY=1")
+        told = systemd.heard[begun:]
+
+    at = next(i for i, line in enumerate(told) if line == "RELOADING=1")
+    assert asked_us <= int(told[at + 1].removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
+    assert told[-2:] == ["READY=1", "STATUS=ready"]
 
 
 def test_an_engine_process_that_hangs_is_told_by_silence() -> None:
