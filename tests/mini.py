@@ -1,7 +1,7 @@
 """Voxtral Mini under test: a gateway that tells it what happens, and a device that is no model but has all its faults.
 
-`Paper` keeps what was written into which page and says a hash of everything that a sequence holds: so a position that is
-missing, stale, in the wrong page or of the wrong window changes every id that follows.
+`Paper` keeps what was written into which page and says a hash of everything that a sequence holds: so a position that
+is missing, stale, in the wrong page or of the wrong window changes every id that follows.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ class Paper:
             1, EOS, 3, 4, 17, 18, 25, 34, tuple(f"{i} ".encode() if i > 99 else b"" for i in range(1500)), encode
         )
         self.device = Device(
-            encoder=_Runner(self._encode, 1), prefill=_Runner(self._prefill, chunk), decode=_Runner(self._decode, batch),
+            encoder=_Runner(self._encode, 1), prefill=_Runner(self._prefill, chunk),
+            decode=_Runner(self._decode, batch),
             slots=self.slots, pages=self.pages, places=self.places, keep=self.at.__getitem__, put=self._put,
             script=script, context=3000,
         )  # fmt: skip

@@ -162,7 +162,7 @@ def test_a_conversation_that_was_put_out_goes_on() -> None:
     paper = Paper(slots=3, pages=14, places=2)
     clips = {stream: noise(12, 10 + stream) for stream in (1, 2, 3)}
     prompts = {stream: [1] for stream in clips}
-    contexts: dict[int, tuple[Turn, ...]] = {stream: () for stream in clips}
+    contexts: dict[int, tuple[Turn, ...]] = dict.fromkeys(clips, ())
     with gateway(paper.device, {"max_conversations": 3, "max_context": 1024}) as talk:
         for stream, clip in clips.items():
             talk.open(stream, clip)

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from shared.audio import RATE
 from voxd.engine.contract import Capabilities, Demand, Engine, EngineCommand, Refuse
-from voxd.engine.mini_port import MODEL, PAGE, Device, Options
+from voxd.engine.mini_port import PAGE, Device, Options
 from voxd.engine.mini_schedule import Schedule
 from voxd.engine.mini_sequence import Memory
 from voxd.engine.mini_talk import Talk, Utterance
@@ -76,8 +76,8 @@ class VoxtralMini(Engine):
         self._now_us = 0
 
     @classmethod
-    def absent(cls) -> str | None:
-        return weights_absent(MODEL, os.environ)
+    def absent(cls, options: Mapping[str, object]) -> str | None:
+        return weights_absent(Options.parse(options).model, os.environ)
 
     def load(self, progress: Callable[[str], None]) -> tuple[str, ...]:
         self._device = device = self._load_device(self._options, progress)

@@ -19,7 +19,7 @@ from shared.audio import RATE, Ring, to_samples
 from voxd.engine.admission import Load
 from voxd.engine.batch import Flight, Row
 from voxd.engine.contract import Capabilities, Demand, Engine, EngineCommand, Refuse
-from voxd.engine.realtime_port import DELAY_MS, MODEL, Device, Options
+from voxd.engine.realtime_port import DELAY_MS, Device, Options
 from voxd.engine.realtime_presence import NEEDS, weights_absent
 from voxd.engine.realtime_runs import FRAME, Form, Run
 from voxd.engine.realtime_streams import CAPACITY, Stream
@@ -52,8 +52,8 @@ class VoxtralRealtime(Engine):
         self._waiting = False
 
     @classmethod
-    def absent(cls) -> str | None:
-        return weights_absent(MODEL, os.environ)
+    def absent(cls, options: Mapping[str, object]) -> str | None:
+        return weights_absent(Options.parse(options).model, os.environ)
 
     def demand(self) -> Demand | None:
         from voxd.engine.realtime_device import demand
