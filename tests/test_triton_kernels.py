@@ -11,8 +11,11 @@ import torch
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")  # read when it is imported
 pytest.importorskip("triton", reason="Triton is not installed: PyTorch for the CPU does not bring it")
 
+from tests.tiny_mini import folder as mini_folder
 from tests.tiny_voxtral import folder
+from voxd.engine import mini_model
 from voxd.engine.kernels import Paging, Place, Scale, Shape, Torch, Where
+from voxd.engine.mini_port import SAID as SAID_MINI
 from voxd.engine.realtime_model import HEAD, SAID, Checkpoint, RealtimeModel, Room
 from voxd.engine.triton_kernels import Triton
 
@@ -167,3 +170,24 @@ def test_the_whole_model_says_the_same() -> None:
             said.append(model.step(block).tolist())
     assert said[:4] == said[4:]
     assert len({id for ids in said for id in ids}) > 3
+
+
+@torch.inference_mode()
+def test_the_whole_decoder_of_mini_says_the_same() -> None:
+    """A prompt in two parts, padded, with rows of another sequence beside it when tokens are said."""
+    said = []
+    for ops in (Triton(), Torch()):
+        checkpoint = mini_model.Checkpoint.load(str(mini_folder(0)), DEVICE, torch.float32, lambda text: None)
+        model = mini_model.MiniModel(
+            checkpoint.model, checkpoint.extractor, mini_model.Room(3, 9, 1, 256), ops, draws=False
+        )
+        for slot, pages in ((1, (4, 2)), (3, (7, 1))):
+            rows = [[slot, p, 1000 + 3 * p + slot, pages[p // 64], int(p in (39, 69)), 0, 0, 0] for p in range(70)]
+            for part in (rows[:40], rows[40:]):
+                block = torch.tensor([*part, *[[0] * 8] * 3], dtype=torch.int32, device=DEVICE)
+                said += model.prefill(block).tolist()
+        for p in range(70, 74):
+            rows = [[3, p, SAID_MINI, 1, 1, 0, 0, 0], [0] * 8, [1, p, SAID_MINI, 2, 1, 0, 0, 0]]
+            said += model.decode(torch.tensor(rows, dtype=torch.int32, device=DEVICE))[::2].tolist()
+    assert said[: len(said) // 2] == said[len(said) // 2 :]
+    assert len(set(said)) > 4

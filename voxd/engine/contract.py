@@ -15,7 +15,7 @@ It does not know sessions, sockets, turn rules or the wire.  Work over 20 ms goe
 
 What arrives, per role (all of `voxd.messages`):
 
-    both         Open, Feed, Heard (the VAD's word on audio already fed), Onset, Commit, Cancel, Close, Evict
+    both         Open, Feed, Heard (the VAD's word on audio already fed), Onset, Commit, Cancel, Close, Evict, Leave
     transcribe   Flush, Rollback
     respond      Audio, Prepare, Speculate, Crop, Respond, Sent
 
@@ -53,6 +53,7 @@ from voxd.messages import (
     Feed,
     Flush,
     Heard,
+    Leave,
     Onset,
     Open,
     Output,
@@ -82,6 +83,7 @@ EngineCommand = (
     | Cancel
     | Sent
     | Evict
+    | Leave
     | Close
 )
 
@@ -109,6 +111,7 @@ class Capabilities:
     languages: tuple[str, ...] = ()  # ISO 639-1; () = any
     live: bool = False  # text while the person still speaks
     speculates: bool = False  # Speculate does something
+    remembers: bool = False  # it wants Leave, and goes on after the next Open; others are told Close
     reads_text: bool = False  # a responder that wants the text of what was spoken: Respond comes when that is final
 
 
