@@ -21,6 +21,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 from shared.audio import RATE, to_ms, to_samples
 from shared.events import (
@@ -196,7 +197,7 @@ def _ends(client: Client) -> Iterator[str]:
     """A checker for each session; only the last one must have come to its end."""
     wire = WireChecker()
     for record in client.records:
-        if isinstance(record.event, Unlinked | Relinked):
+        if not isinstance(record.event, get_args(ServerEvent)):
             continue
         if isinstance(record.event, SessionCreated):
             wire = WireChecker()
@@ -250,11 +251,14 @@ def _screen(client: Client) -> Iterator[str]:
         state = reduce(state, record.event)
         if isinstance(record.event, SpeechStarted):
             places[record.event.item_id] = record.event.audio_start_ms
-    for entry in state.entries:
-        if entry.progress is Progress.OPEN:
-            yield f"{entry.key} is still open on the screen"
-        if entry.key in places and entry.start_ms != places[entry.key]:
-            yield f"{entry.key} stands at {entry.start_ms} ms and was spoken at {places[entry.key]} ms"
+    yield from (
+        f"{entry.key} is still open on the screen" for entry in state.entries if entry.progress is Progress.OPEN
+    )
+    moved = [entry for entry in state.entries if entry.key in places and entry.start_ms != places[entry.key]]
+    if moved:
+        first = moved[0]
+        where = f"{first.key} at {first.start_ms} ms, and it was spoken at {places[first.key]} ms"
+        yield f"{len(moved)} utterances stand at another place than they were spoken at: {where}"
 
 
 # ── the journal ─────────────────────────────────────────────────────────────────────────────────────────────────────

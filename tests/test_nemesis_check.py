@@ -17,7 +17,7 @@ from tests.talk import STREAM, Desk
 from voxd import messages as m
 from voxd.engine.echo import VAD_FRAME
 from voxtui.replay import KEEP
-from voxtui.told import Relinked, Unlinked
+from voxtui.told import Connected, Relinked, Unlinked
 
 TURN = 50 * VAD_FRAME  # samples of `Desk.turn`
 SPOKEN = (6000, 9000, 12_000)  # where in it words are
@@ -169,6 +169,13 @@ def a_gap_of_the_server_alone(history: History) -> None:
     history.clients[0].records.append(Record(20_000, LATER, events.Notice("x", "audio_gap", "")))
 
 
+def an_entry_elsewhere(history: History) -> None:
+    """As if another client had gone on with this screen: its places are counted from the end of the first."""
+    records = history.clients[0].records
+    at = max(at for at, record in enumerate(records) if isinstance(record.event, events.SpeechStarted))
+    records.insert(at, Record(20_000, LATER, Connected("x")))  # type: ignore[arg-type]
+
+
 def a_client_that_gives_up(history: History) -> None:
     history.clients[0].trouble = "voxd closed the session."
 
@@ -210,6 +217,7 @@ def a_traceback(history: History) -> None:
         (a_gap_that_is_not_shown, "0 ms were shown"),
         (a_gap_that_is_not_told, "0 ms were told"),
         (a_gap_of_the_server_alone, "has not given up"),
+        (an_entry_elsewhere, "1 utterances stand at another place"),
         (a_client_that_gives_up, "closed the session"),
         (a_session_that_never_ended, "never ended"),
         (a_session_that_ended_twice, "ended 2 times"),
