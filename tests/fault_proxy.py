@@ -69,8 +69,9 @@ class FaultProxy:
 
     def reset(self) -> None:
         for link in tuple(self._links):
-            reset(link.near)
-            reset(link.far)
+            for end in (link.near, link.far):
+                if not end.transport.is_closing():
+                    reset(end)
 
     @asynccontextmanager
     async def listening(self, address: Address) -> AsyncIterator[Address]:
@@ -113,8 +114,9 @@ class FaultProxy:
                 tasks.create_task(self._carry(link, far_reader, writer))
         finally:
             self._links.discard(link)
-            writer.transport.abort()
-            far_writer.transport.abort()
+            for end in (writer, far_writer):
+                if not end.transport.is_closing():
+                    end.transport.abort()
 
     async def _carry(self, link: _Link, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
