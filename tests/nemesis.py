@@ -211,6 +211,7 @@ class Person:
         self.history = Client(number, sound.marks, TOKENS)
         self._route, self._sound, self._answers, self._hurry = route, sound, answers, hurry
         self._open: set[str] = set()
+        self._given_up = 0  # samples
         self.connected = asyncio.Event()
 
     async def run(self) -> None:
@@ -243,14 +244,25 @@ class Person:
                     break
         finally:
             pump.cancel()
-            replay = client._replay
-            self.history.holes = tuple(hole for hole in replay._holes if hole[1] > hole[0])
+            self._count(client)
             self.history.lost_ms = client.health.lost_ms
 
     async def _speak(self, client: RealtimeClient) -> None:
         source = FileSource("track", pcm16_to_float(self._sound.samples.tobytes()), hurry=self._hurry)
         async for packet in source.packets():
             await client.send_audio(packet.pcm, packet.captured_us)
+            self._count(client)
+
+    def _count(self, client: RealtimeClient) -> None:
+        """What was given up since it was last asked."""
+        if client._replay.lost == self._given_up:
+            return
+        self._given_up = client._replay.lost
+        for hole in client._replay._holes:
+            pieces = [hole]
+            for known in self.history.holes:
+                pieces = [piece for each in pieces for piece in without(each, known[0], known[1])]
+            self.history.holes += [(start, end, client.position) for start, end in pieces]
 
     def _follow(self, record: Record) -> None:
         match record.event:
@@ -264,6 +276,12 @@ class Person:
                 self._open.discard(key)
             case ResponseDone(response=response):
                 self._open.discard(response.id)
+
+
+def without(piece: tuple[int, int], start: int, end: int) -> Iterator[tuple[int, int]]:
+    """What of a stretch lies outside [start, end)."""
+    first, last = piece
+    yield from ((a, b) for a, b in ((first, min(last, start)), (max(first, end), last)) if b > a)
 
 
 async def undisturbed(path: Path) -> dict[str, frozenset[int]]:
@@ -445,10 +463,26 @@ def summary(history: History) -> Iterator[str]:
     yield f"sound      {owed} words owed; counted as lost: {lost or 'nothing'}"
 
 
+def course(history: History) -> Iterator[str]:
+    """Faults and links in order of time."""
+    begin_us = min((record.at_us for client in history.clients for record in client.records), default=0)
+    lines: list[tuple[int, str]] = []
+    for fault in history.faults:
+        whose = "" if fault.client is None else f" of client {fault.client}"
+        lines.append(
+            (fault.begin_us, f"{fault.kind} {fault.target}{whose}, {(fault.end_us - fault.begin_us) / 1e6:.1f} s")
+        )
+    for client in history.clients:
+        links = (record for record in client.records if isinstance(record.event, Unlinked | Relinked))
+        lines += [(record.at_us, f"  client {client.number}: {record.event}") for record in links]
+    yield from (f"{(at_us - begin_us) / 1e6:7.1f} {text}" for at_us, text in sorted(lines))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--course", action="store_true", help="tell faults and links in order of time")
     options = parser.parse_args()
     began = time.monotonic()
     history = asyncio.run(ordeal(options.seconds, options.seed))
@@ -457,7 +491,12 @@ def main() -> None:
     lines = [
         f"nemesis    seed {options.seed}, {options.seconds:.0f} s, took {time.monotonic() - began:.0f} s; load {load}"
     ]
-    lines += [*summary(history), f"broken     {len(found)} promises", *(f"  {text}" for text in found[:SHOWN])]
+    lines += [
+        *(course(history) if options.course else ()),
+        *summary(history),
+        f"broken     {len(found)} promises",
+        *(f"  {text}" for text in found[:SHOWN]),
+    ]
     sys.stdout.write("\n".join(lines) + "\n")
     sys.exit(bool(found))
 

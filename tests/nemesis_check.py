@@ -4,7 +4,7 @@
     settled    a word is in one final transcript at most, over all links and sessions
     lost       a word that an undisturbed run writes down is in a final transcript, unless it lies in an utterance that
                was told to have failed, or in sound that was counted as lost
-    gaps       sound is lost only when it is older than what a client keeps (30 s), and exactly as much is told
+    gaps       sound is lost only when it is older than what a client keeps (30 s), and exactly as much is shown
     ends       every response and item of a session ends once, in the order of the wire (`tests.checker`); a session
                that died with its gateway ends with it.  An answer has all its tokens in order
     causes     a turn fails only behind a fault that explains it
@@ -80,7 +80,8 @@ class Fault:
 
 @dataclass(slots=True)
 class Client:
-    """`holes`: what it says that no server will turn into text, in samples; `lost_ms`: how much of it was shown.
+    """`holes`: sound that it says no server will turn into text, first and last sample, and how many samples it had
+    captured when it said so first; `lost_ms`: how much of it was shown.
 
     `trouble`: why it gave up, or what it still waited for at the end."""
 
@@ -88,7 +89,7 @@ class Client:
     marks: Sequence[Mark]
     tokens: int  # in a whole answer
     records: list[Record] = field(default_factory=list)
-    holes: tuple[tuple[int, int], ...] = ()
+    holes: list[tuple[int, int, int]] = field(default_factory=list)
     lost_ms: int = 0
     trouble: str = ""
 
@@ -151,7 +152,7 @@ def _settled(client: Client) -> Iterator[str]:
 
 def _lost(client: Client) -> Iterator[str]:
     said = {word for event in _finals(client) for word in event.transcript.split()}
-    excused = [*_failed(client), *((start, end + BEHIND_GAP) for start, end in client.holes)]
+    excused = [*_failed(client), *((start, end + BEHIND_GAP) for start, end, _ in client.holes)]
     for mark in client.marks:
         inside = any(start <= mark.position < end for start, end in excused)
         if mark.owed and mark.word not in said and not inside:
@@ -173,17 +174,17 @@ def _failed(client: Client) -> Iterator[tuple[int, int]]:
 
 
 def _gaps(client: Client) -> Iterator[str]:
-    links = [record for record in client.records if isinstance(record.event, Relinked)]
     total, position = 0, 0
-    for start, end in sorted(client.holes):
+    for start, end, seen in sorted(client.holes):
         total += max(0, end - max(start, position))
         position = max(position, end)
-        if not any(end <= record.captured - KEEP + SLACK for record in links):
-            yield f"sound at {start / RATE:.1f} to {end / RATE:.1f} s was given up while it was kept"
+        if end > seen - KEEP + SLACK:
+            yield f"sound at {start / RATE:.1f} to {end / RATE:.1f} s was given up at {seen / RATE:.1f} s"
     if to_ms(total) != client.lost_ms:
         yield f"{to_ms(total)} ms of sound were lost and {client.lost_ms} ms were shown"
-    told = sum(record.event.lost_ms for record in links if isinstance(record.event, Relinked))
-    if abs(told - client.lost_ms) > len(links):
+    links = [record.event for record in client.records if isinstance(record.event, Relinked)]
+    told = sum(event.lost_ms for event in links)
+    if told > client.lost_ms + len(links):
         yield f"{client.lost_ms} ms of sound were lost and {told} ms were told with the links"
     for record in client.records:
         if isinstance(record.event, Notice) and record.event.code == "audio_gap" and not client.holes:

@@ -1,4 +1,4 @@
-"""Everything breaks at once, for a while: the promises hold.  Longer, and with other seeds: `python -m tests.nemesis`."""
+"""Everything breaks at once, for a while: the promises hold.  Longer, with other seeds: `python -m tests.nemesis`."""
 
 from __future__ import annotations
 
