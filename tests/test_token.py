@@ -103,7 +103,7 @@ async def test_it_stands_in_no_log_and_no_environment() -> None:
             good = {"Authorization": f"Bearer {secret}"}
             assert (await http.get("/status", headers=good)).status_code == 200
             for wrong in (secret[:-1], secret + "x", secret.upper(), "é" * 43):
-                bad = {"Authorization": b"Bearer " + wrong.encode()}
+                bad = {b"Authorization": b"Bearer " + wrong.encode()}
                 assert (await http.get("/status", headers=bad)).status_code in (401, 429)
             assert (await http.get(f"/status?token={secret}")).status_code in (401, 429)
             told = (await http.get("/status", headers=good)).text + (await http.get("/metrics", headers=good)).text

@@ -51,6 +51,11 @@ class Listener:
         return self._ring.end
 
     @property
+    def kept(self) -> int:
+        """Bytes of audio that may be needed again, or have not been heard."""
+        return 2 * (self._ring.end - self._ring.start)
+
+    @property
     def started(self) -> bool:
         """Has any audio come?  From then on the format is fixed."""
         return self._decoder is not None
