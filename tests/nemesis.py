@@ -15,7 +15,6 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -37,15 +36,14 @@ from shared.events import (
     TranscriptionFailed,
 )
 from tests import scribe
-from tests.daemon import environment, handing_over
 from tests.fault_proxy import Address, FaultProxy
-from tests.nemesis_check import ENGINE, GATEWAY, LINK, Client, Fault, History, Life, Mark, Record, violations
+from tests.nemesis_check import ENGINE, GATEWAY, LINK, Client, Fault, History, Mark, Record, violations
 from tests.scribe import SPACING
+from tests.service import CLOCK, Service, pause
 from tests.speech import clip
-from voxd.control import NotRunning, status
 from voxtui.client import RealtimeClient, Wishes, now_us
 from voxtui.errors import ClientError
-from voxtui.sources import FileSource, WallClock
+from voxtui.sources import FileSource
 from voxtui.target import Direct, parse_target, unix_target
 from voxtui.told import Relinked, Unlinked
 
@@ -55,7 +53,6 @@ CLIPS = (
 )  # fmt: skip
 CLIENTS = 8
 TOKENS = 40  # of an answer, 20 ms each
-RESTART_S = 2.0  # RestartSec of the unit
 SETTLE_S = 90.0  # until everything must be over when nothing breaks any more
 SHOWN = 40  # broken promises, in full
 SETTINGS = {
@@ -63,12 +60,6 @@ SETTINGS = {
     "VOXD_ENGINE_PROCESS_RESTARTS": "1000",
     "VOXD_ENGINE_PROCESS_HEARTBEAT_TIMEOUT_S": "5",
 }
-CLOCK = WallClock()
-
-
-async def pause(seconds: float) -> None:
-    """Of the schedule, which is made of times."""
-    await CLOCK.sleep_until(CLOCK.now_us() + round(seconds * 1e6))
 
 
 # ── sound ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -96,109 +87,6 @@ def track(client: int, seconds: float, draw: random.Random, owed: dict[str, froz
         pieces += [sound, np.zeros(round(draw.uniform(0.8, 2.5) * RATE), np.int16)]
         size += sum(piece.size for piece in pieces[-2:])
     return Track(np.concatenate(pieces), marks)
-
-
-# ── the service ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Service:
-    """voxd as systemd keeps it: sockets that stay, another process after each end."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.path = folder, folder / "voxd.sock"
-        self._unix = socket.socket(socket.AF_UNIX)
-        self._unix.bind(str(self.path))
-        self._tcp = socket.create_server(("127.0.0.1", 0))
-        self._unix.listen(128)
-        self.port: int = self._tcp.getsockname()[1]
-        self.lives: list[Life] = []
-        self._environment = environment(folder, {**SETTINGS, **scribe.install(folder)})
-        self._process: asyncio.subprocess.Process | None = None
-        self._engine: int | None = None
-        self._ending = False
-        self._killed = False
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[Service]:
-        keeper = asyncio.create_task(self._keep())
-        try:
-            await self.until_ready()
-            yield self
-        finally:
-            self._ending = True
-            for number in (signal.SIGCONT, signal.SIGTERM):
-                self.signal(GATEWAY, number)
-            await keeper
-            self._unix.close()
-            self._tcp.close()
-
-    async def _keep(self) -> None:
-        options = ("--transcribe", "scribe", "--respond", "scribe", "--no-token", "--socket", str(self.path))
-        sockets = (self._unix, self._tcp)
-        command = (*handing_over(sockets), sys.executable, "-m", "voxd", "start", *options)
-        while not self._ending:
-            log = self.folder / f"log.{len(self.lives)}"
-            with log.open("wb") as written:
-                fds = [sock.fileno() for sock in sockets]
-                self._killed = False
-                self._process = await asyncio.create_subprocess_exec(
-                    *command, stdout=written, stderr=written, env=self._environment, pass_fds=fds, cwd=scribe.ROOT
-                )
-            code = await self._process.wait()
-            self._end_engine()
-            text = log.read_text(errors="replace")
-            if not self._ending and not self._killed:
-                text += f"\nTraceback: voxd ended by itself with status {code}"
-            self.lives.append(Life(text, killed=self._killed))
-            if not self._ending:
-                await pause(RESTART_S)
-
-    def _end_engine(self) -> None:
-        """systemd leaves nothing of a unit that has ended; a stopped process would stay for ever."""
-        if self._engine is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._engine, signal.SIGKILL)
-        self._engine = None
-
-    def signal(self, target: str, number: signal.Signals) -> bool:
-        """False: there is no such process at the moment."""
-        if self._process is None or self._process.returncode is not None:
-            return False
-        pid = self._engine if target == ENGINE else self._process.pid
-        if pid is None:
-            return False
-        if target == GATEWAY and number == signal.SIGKILL:
-            self._killed = True
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            return False
-        return True
-
-    @property
-    def takes_reloads(self) -> bool:
-        """Does the gateway handle SIGHUP?  A process that does not is ended by it."""
-        assert self._process is not None
-        with contextlib.suppress(FileNotFoundError):
-            lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
-            caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt"))
-            return bool(caught >> (signal.SIGHUP - 1) & 1)
-        return False
-
-    async def look(self) -> str:
-        """The daemon's state; also learns the pid of the engine process."""
-        try:
-            found = await asyncio.to_thread(status, self.path, 1.0)
-        except NotRunning:
-            return "silent"
-        pid = found["engine_pid"]
-        self._engine = pid if isinstance(pid, int) else None
-        return str(found["state"])
-
-    async def until_ready(self) -> None:
-        async with asyncio.timeout(60):
-            while await self.look() != "ready":
-                await pause(0.1)
 
 
 # ── clients ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -416,7 +304,7 @@ async def ordeal(seconds: float, seed: int) -> History:
     with tempfile.TemporaryDirectory(prefix="nx-", dir="/tmp") as name:
         folder = Path(name)
         async with contextlib.AsyncExitStack() as stack:
-            service = await stack.enter_async_context(Service(folder).running())
+            service = await stack.enter_async_context(Service(folder, SETTINGS).running())
             owed = await undisturbed(service.path)
             proxies: list[FaultProxy] = []
             people: list[Person] = []

@@ -3,7 +3,8 @@
 So a text says which samples of which client it is about: what is lost, doubled or somebody else's shows in the text
 alone, whatever has happened in between.  A mark is 80 samples (5 ms): a pattern, the client, a number, a check sum.
 
-transcribe: a word `CLIENT.NUMBER` for each mark of an utterance, live up to the last voiced frame, the rest at the end.
+transcribe: a word `CLIENT.NUMBER` for each mark of an utterance, live up to the last voiced frame; the rest, and that it
+            is all, FINAL_US after the end: as a model would, so that there is time to be lost in.
 respond:    the tokens `CLIENT:0 CLIENT:1 …`, of the client whose mark was heard last; the pace is that of `echo`.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,11 +21,12 @@ import numpy as np
 from shared.audio import Int16
 from voxd.engine.contract import EngineCommand
 from voxd.engine.echo import Echo, _Utterance
-from voxd.messages import Close, Commit, Feed, Open, Said, Settled, Status
+from voxd.messages import Cancel, Close, Commit, Feed, Open, Output, Said, Settled, Status
 
 ROOT = Path(__file__).parent.parent
 SPACING = 5120  # samples between two marks
 MARK = 80  # samples of one
+FINAL_US = 400_000  # from the end of an utterance to its final text
 PATTERN = 0xB7E15162
 _FIELDS = (32, 8, 24, 16)  # bits: pattern, client, number, check sum
 _SYNC = bytes(int(bit) for bit in f"{PATTERN:032b}")
@@ -88,10 +90,20 @@ class _Ear:
         return [word for place, word in self.words if start + MARK <= place <= end]
 
 
+@dataclass(slots=True, eq=False)
+class _Final:
+    """A text that is still being made."""
+
+    commit: Commit
+    utterance: _Utterance
+    due_us: int | None = None
+
+
 class Scribe(Echo):
     def __init__(self, options: Mapping[str, object], wake: Callable[[], None]) -> None:
         super().__init__(options, wake)
         self._ears: dict[int, _Ear] = {}
+        self._finals: list[_Final] = []
 
     def receive(self, command: EngineCommand) -> None:
         match command:
@@ -101,6 +113,13 @@ class Scribe(Echo):
                 self._ears[command.stream].feed(command.start, command.pcm)
             case Close():
                 self._ears.pop(command.stream, None)
+                self._finals = [each for each in self._finals if each.commit.stream != command.stream]
+            case Cancel():
+                self._finals = [
+                    each
+                    for each in self._finals
+                    if (each.commit.stream, each.commit.ref) != (command.stream, command.ref)
+                ]
         super().receive(command)
 
     def _say_words(self, stream: int, utterance: _Utterance, position: int) -> None:
@@ -112,14 +131,28 @@ class Scribe(Echo):
             self._out.append(Said(stream, utterance.ref, text, samples=position))
 
     def _commit(self, commit: Commit) -> None:
+        """The text is final in a while: `step` knows the time."""
         utterance = self._utterances.get(commit.stream)
-        if utterance is None or utterance.ref != commit.ref:
-            return
-        del self._utterances[commit.stream]
-        self._say_words(commit.stream, utterance, commit.end)
-        found = self._ears[commit.stream].text(utterance.start, commit.end)
-        whole = " ".join(found[: utterance.words])
-        self._out.append(Settled(commit.stream, commit.ref, "completed", whole))
+        if utterance is not None and utterance.ref == commit.ref:
+            del self._utterances[commit.stream]
+            self._finals.append(_Final(commit, utterance))
+
+    def step(self, now_us: int) -> Iterable[Output]:
+        for final in self._finals:
+            final.due_us = final.due_us or now_us + FINAL_US
+        due = [final for final in self._finals if final.due_us is not None and final.due_us <= now_us]
+        self._finals = [final for final in self._finals if final not in due]
+        for final in due:
+            stream, ref, end = final.commit.stream, final.commit.ref, final.commit.end
+            self._say_words(stream, final.utterance, end)
+            whole = " ".join(self._ears[stream].text(final.utterance.start, end))
+            self._out.append(Settled(stream, ref, "completed", whole))
+        return super().step(now_us)
+
+    @property
+    def deadline_us(self) -> int | None:
+        waits = [final.due_us or 0 for final in self._finals]
+        return min((each for each in (*waits, super().deadline_us) if each is not None), default=None)
 
     def _speak(self, key: tuple[int, int], now_us: int) -> None:
         stream, ref = key
