@@ -3,8 +3,8 @@
 So a text says which samples of which client it is about: what is lost, doubled or somebody else's shows in the text
 alone, whatever has happened in between.  A mark is 80 samples (5 ms): a pattern, the client, a number, a check sum.
 
-transcribe: a word `CLIENT.NUMBER` for each mark of an utterance, live up to the last voiced frame; the rest, and that it
-            is all, FINAL_US after the end: as a model would, so that there is time to be lost in.
+transcribe: a word `CLIENT.NUMBER` for each mark of an utterance, live up to the last voiced frame; the rest, and that
+            it is all, FINAL_US after the end: as a model would, so that there is time to be lost in.
 respond:    the tokens `CLIENT:0 CLIENT:1 …`, of the client whose mark was heard last; the pace is that of `echo`.
 """
 
