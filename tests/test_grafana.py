@@ -89,6 +89,24 @@ def test_alerts_fire_when_they_should_and_only_then(arguments: tuple[str, ...]) 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.skipif(PROMTOOL is None, reason="no promtool: apt-get install prometheus")
+def test_every_question_of_the_board_is_understood(tmp_path: Path) -> None:
+    """As rules, for promtool reads nothing else; what Grafana fills in is filled in."""
+    asked = [target["expr"] for panel in json.loads(BOARD.read_text())["panels"] for target in panel.get("targets", [])]
+    assert len(asked) > 40
+    filled = [
+        re.sub(r"\$__rate_interval", "5m", each).replace("$job", "voxd").replace("$instance", ".*") for each in asked
+    ]
+    rules = [{"record": f"board:question:{number}", "expr": each} for number, each in enumerate(filled)]
+    file = tmp_path / "board.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "board", "rules": rules}]}))
+    assert PROMTOOL is not None
+    done = subprocess.run(
+        [PROMTOOL, "check", "rules", str(file)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_every_alert_is_tested_both_ways() -> None:
     tested = (ROOT / "tests" / "data" / "alerts_test.yml").read_text()
     for rule in rules():
