@@ -44,7 +44,8 @@ def names(found: Any) -> set[str]:
 
 
 async def test_every_metric_is_one_that_a_daemon_exports() -> None:
-    with voxd_process("--transcribe", "echo", "--respond", "echo") as daemon:
+    environ = {"VOXD_ENGINE_OPTIONS": "{echo: {tokens: 20, token_ms: 5}}"}
+    with voxd_process("--transcribe", "echo", "--respond", "echo", env=environ) as daemon:
         async with talk(daemon) as person:
             await person.speak(SPEECH + SILENCE)
             await person.until("response.done")
