@@ -138,8 +138,8 @@ class Listener:
         yield from self._passed(self.heard)
 
     def forget(self, before: int) -> None:
-        """No utterance that is not over begins before this sample."""
-        self._ring.trim(min(before, self.heard - LOOK_BACK, self.fed))
+        """No utterance that is not over begins before this sample; the frame that it lies in is kept, for `rewind`."""
+        self._ring.trim(min(before, self.heard - LOOK_BACK, self.fed) // FRAME * FRAME)
 
     def _passed(self, position: int) -> Iterator[Mark | int]:
         """Boundaries that lie before the end of the frame at `position`: no further whole frame can belong to them."""
