@@ -1,4 +1,4 @@
-"""What a session is before its client has said anything.  Before step 4.
+"""What a session is before its client has said anything, and what this server offers to it.  Before step 4.
 
 It knows the operator's settings and what a URL may ask for; not sessions, nor who is let in.
 """
@@ -6,7 +6,9 @@ It knows the operator's settings and what a URL may ask for; not sessions, nor w
 from __future__ import annotations
 
 import secrets
+from dataclasses import asdict
 
+from shared.audio import to_samples
 from shared.session_config import (
     AnySession,
     AudioInput,
@@ -19,6 +21,11 @@ from shared.session_config import (
     TranscriptionSession,
 )
 from shared.settings import Settings
+from voxd.messages import Ready
+from voxd.metrics import Targets
+from voxd.session import Profile
+from voxd.session.responses import ChunkPolicy
+from voxd.turns import Rules
 
 
 def first_config(
@@ -38,7 +45,7 @@ def first_config(
         binary_audio="binary" in wanted,
         resume=resume,
         resume_token=secrets.token_urlsafe(24) if resume else None,
-        targets=_targets(settings) if "metrics" in wanted else None,
+        targets=asdict(targets(settings)) if "metrics" in wanted else None,
     )
     if transcription:
         sound = AudioInput(transcription=Transcription(), turn_detection=detection)
@@ -47,11 +54,25 @@ def first_config(
     return RealtimeSession(id=session_id, model=model, audio=audio, voxd=voxd)
 
 
-def _targets(settings: Settings) -> dict[str, float]:
+def targets(settings: Settings) -> Targets:
     """The roadmap's keys in the words of the glossary."""
     wanted = settings.performance_targets
-    return {
-        "ttft_server_ms": settings.streaming.latency_target_ms,
-        "ttft_engine_ms": wanted.ttft_ms,
-        "total_ms": wanted.total_latency_ms,
-    }
+    return Targets(settings.streaming.latency_target_ms, wanted.ttft_ms, wanted.total_latency_ms)
+
+
+def profile(settings: Settings, ready: Ready) -> Profile:
+    """What a session that begins under these settings is offered, by the engines that are warm."""
+    vad, chunks, server = settings.vad, settings.chunked_response, settings.server
+    rules = Rules(
+        threshold=vad.threshold,
+        padding=to_samples(vad.prefix_padding_ms),
+        silence=to_samples(vad.silence_duration_ms),
+        tentative=to_samples(vad.tentative_ms),
+        onset=to_samples(vad.onset_ms),
+        hangover=to_samples(vad.hangover_ms),
+        limit=to_samples(vad.max_utterance_s * 1000),
+    )
+    policy = ChunkPolicy(chunks.min_words_per_chunk, chunks.max_words_per_chunk, chunks.chunk_timeout_ms * 1000)
+    engines = (ready.transcribe, ready.respond, ready.speculates)
+    strict = (server.strict_models, server.strict_modalities)
+    return Profile(*engines, *strict, rules, policy, ready.delay_ms, ready.reads_text)
