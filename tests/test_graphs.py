@@ -99,7 +99,7 @@ def spoken(device: Device) -> list[int]:
         sources = [1, 3, *(audio(places[i % 2], k) for k in range(75 * (i + 1))), *[1100 + i] * i, 4]
         lengths.append(len(sources))
         last = len(sources) - 1
-        rows = [(slot, p, each, pages[i][p // 64], p == last, 0, 0, 0) for p, each in enumerate(sources)]
+        rows = [(slot, p, each, pages[i][p // 64], int(p == last), 0, 0, 0) for p, each in enumerate(sources)]
         found += device.prefill.submit([Row(row, b"") for row in rows]).ids()
     for step in range(20):
         rows = []

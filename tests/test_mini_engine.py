@@ -7,6 +7,8 @@ import pytest
 
 from tests.mini import Paper, as_text, contents, encode, follows, gateway
 from tests.tiny_voxtral import RATE, Samples, speechlike
+from voxd.engine.contract import Refuse, Unusable
+from voxd.engine.mini_port import Options
 from voxd.messages import Cancel, Leave, Open, Turn
 
 MOST = 20
@@ -336,3 +338,26 @@ def test_a_client_that_comes_back_is_remembered() -> None:
         prompt = [1, *spoken(clip, 0, RATE), *first, 2, *spoken(clip, RATE, 3 * RATE)]
         assert talk.said[1, 5] == as_text(follows(prompt, MOST))
         assert paper.windows == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"speed": 1}, r"voxtral-mini\.speed is not known; allowed: model, device"),
+        ({"max_context": 100}, "max_context must be from 1024 to 131072, not 100"),
+        ({"temperature": 3}, "temperature must be from 0 to 2, not 3"),
+        ({"top_p": 0}, "top_p must be over 0 and at most 1"),
+        ({"max_tokens": True}, "max_tokens must be from 1 to 32768, not True"),
+        ({"hop_length": 80}, "hop_length cannot be set: it is the model's own, and the weights were made with it"),
+    ],
+)
+def test_options_are_checked(options: dict[str, object], told: str) -> None:
+    with pytest.raises(Unusable, match=told):
+        Options.parse(options)
+
+
+def test_more_conversations_than_fit_are_refused() -> None:
+    with gateway(Paper().device, {"max_conversations": 1}) as talk:
+        talk.open(1, noise(1, 1))
+        with pytest.raises(Refuse, match="all 1 places are taken"):
+            talk.tell(Open(2, ("respond",)))
