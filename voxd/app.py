@@ -24,14 +24,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from shared import __version__
 from shared.audio import to_samples
-from shared.session_config import AnySession, merge
+from shared.session_config import AnySession, Json, merge
 from shared.settings import Settings, Tcp
 from voxd import exposition, http, rest, websocket
 from voxd import messages as m
@@ -51,8 +51,10 @@ from voxd.session import Profile
 from voxd.session.responses import ChunkPolicy
 from voxd.sockets import AlreadyRunning, CannotStart, Listener, discard, listeners
 from voxd.turns import Rules
+from voxd.webrtc import Calls, Desk
 
 log = logging.getLogger("voxd")
+CALLS_S = 3.0  # for goodbyes to the peers of calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ class Gateway:
         targets = settings.performance_targets
         self._targets = Targets(settings.streaming.latency_target_ms, targets.ttft_ms, targets.total_latency_ms)
         self._exposition = Exposition(self._targets, self._live)
+        desk = Desk(self._refusal, self._exposition.refused, self._called, self._left, monotonic_us)
+        self.calls = Calls(settings.webrtc, desk)
 
     def asgi(self) -> http.Guarded:
         """The application behind the gate."""
@@ -108,6 +112,7 @@ class Gateway:
             Route("/metrics", self._metrics),
             Route("/v1/audio/transcriptions", rest.Transcriptions(files), methods=["POST"]),
             WebSocketRoute("/v1/realtime", self._realtime),
+            *self.calls.routes(),
             http.nowhere(),
         ]
         app = Starlette(routes=routes, exception_handlers=http.ERROR_PAGES)
@@ -133,6 +138,7 @@ class Gateway:
             "engines": {"transcribe": self.plan.transcribe, "respond": self.plan.respond},
             "notes": [*self.plan.notes, *(ready.notes if ready else ())],
             "sessions": len(self.connections),
+            "calls": len(self.calls),
             "max_sessions": self.plan.settings.server.max_sessions,
             "lag_ms": self.host.lag_ms,
             "uptime_s": round(time.monotonic() - self._begun, 1),
@@ -160,21 +166,12 @@ class Gateway:
             return
         subprotocols = socket.scope.get("subprotocols", [])
         await socket.accept("realtime" if "realtime" in subprotocols else None)
-        peer = "unix socket" if socket.scope["server"][1] is None else str(socket.client and socket.client.host)
-        wanted = {ext.strip() for ext in socket.query_params.get("voxd_ext", "").split(",")}
-        transcription = socket.query_params.get("intent") == "transcription"
-
-        secret = secret_of(socket.scope, self.secrets)
-
-        def config(session_id: str) -> AnySession:
-            first = first_config(session_id, self.plan.settings, self.model, wanted, transcription=transcription)
-            return merge(first, secret.session, model=self.model) if secret else first
-
+        config = self._config(socket, frozenset())
         connection = self._resumed(socket)
         if connection is None:
             dialect = Dialect(socket.query_params, int(unix_s()))
             self._exposition.connected("websocket")
-            parts = self.host, self._profile, config, monotonic_us, self._targets, peer, dialect
+            parts = self.host, self._profile, config, monotonic_us, self._targets, _peer(socket), dialect
             connection = Connection(*parts, self._exposition)
         self.connections.add(connection)
         self.parking.admit(connection)
@@ -188,6 +185,40 @@ class Gateway:
                     self.parking.park(connection)
                 else:
                     self.parking.dismiss(connection, end.why)
+
+    def _config(
+        self, asked: HTTPConnection, without: frozenset[str], session: Json | None = None
+    ) -> Callable[[str], AnySession]:
+        """How a session begins: the server's defaults < the URL < the client secret < `session`."""
+        query = asked.query_params
+        wanted = {ext.strip() for ext in query.get("voxd_ext", "").split(",")} - without
+        transcription = query.get("intent") == "transcription"
+        secret = secret_of(asked.scope, self.secrets)
+
+        def config(session_id: str) -> AnySession:
+            first = first_config(session_id, self.plan.settings, self.model, wanted, transcription=transcription)
+            for patch in (secret.session if secret else {}, session or {}):
+                first = merge(first, patch, model=self.model)
+            return first
+
+        return config
+
+    def _called(self, request: Request, session: Json | None) -> Connection:
+        """The connection of a call.  Its link cannot be taken up again, and its audio is a track."""
+        config = self._config(request, frozenset({"resume"}), session)
+        dialect = Dialect({"dialect": "ga"}, int(unix_s()))
+        parts = self.host, self._track_profile, config, monotonic_us, self._targets, _peer(request), dialect
+        connection = Connection(*parts, self._exposition)
+        self._exposition.connected("webrtc")
+        self.connections.add(connection)
+        return connection
+
+    def _left(self, connection: Connection, why: str) -> None:
+        self.connections.discard(connection)
+        connection.close(why)
+
+    def _track_profile(self, ready: m.Ready) -> Profile:
+        return replace(self._profile(ready), track=True)
 
     def _fresh(self) -> AnySession:
         """What a client secret's session begins with."""
@@ -260,6 +291,11 @@ class Gateway:
             self.parking.dismiss(connection, "voxd is shutting down")
 
 
+def _peer(asked: HTTPConnection) -> str:
+    """Who it is, for the log."""
+    return "unix socket" if http.is_unix(asked.scope) else str(asked.client and asked.client.host)
+
+
 def unix_s() -> float:
     """Seconds since 1970, for what people and clients read; never for a duration."""
     return datetime.now(UTC).timestamp()
@@ -301,7 +337,7 @@ async def _live(gateway: Gateway, servers: list[tuple[Server, list[socket.socket
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _offer, signalled, number)
     serving = [asyncio.create_task(server.serve(sockets=sockets)) for server, sockets in servers]
-    engine = asyncio.create_task(gateway.host.run())
+    engine, calls = asyncio.create_task(gateway.host.run()), asyncio.create_task(gateway.calls.run())
     telling = [asyncio.create_task(_announce(gateway)), asyncio.create_task(keep_told(systemd, gateway.host))]
     first = asyncio.create_task(signalled.get())
     try:
@@ -314,6 +350,8 @@ async def _live(gateway: Gateway, servers: list[tuple[Server, list[socket.socket
             log.info("stopping: turns in flight may end; a second signal stops at once", extra=more)
             await _until(gateway.drain, signalled.get)
     finally:
+        gateway.calls.stop()
+        await asyncio.wait({calls}, timeout=CALLS_S)
         await gateway.host.stop()
         for server, _ in servers:
             await server.finish()

@@ -130,14 +130,18 @@ class Connection:
                     self._session.receive_event(event)
         self._drain()
 
+    def refuse(self, error: WireError) -> None:
+        """Something that the transport cannot do."""
+        self._session.receive_error(error)
+        self._drain()
+
     def receive_binary(self, data: bytes) -> None:
         """A binary message: audio, if the client has said that it would send some."""
         if self._session.config.voxd.binary_audio:
             self.receive_audio(data)
             return
         message = "Binary messages are not accepted; send audio as `input_audio_buffer.append`."
-        self._session.receive_error(WireError("invalid_event", message))
-        self._drain()
+        self.refuse(WireError("invalid_event", message))
 
     def receive_audio(self, data: bytes) -> None:
         """Audio in the session's format."""

@@ -77,7 +77,7 @@ class Exposition:
         )
         self._turns = Counter("voxd_turns", "Turns that ended, and how", ["scope", "ending"], registry=registry)
         self._breaches = Counter("voxd_breaches", "Responses over their target", ["metric"], registry=registry)
-        for transport in ("websocket", "http"):
+        for transport in ("websocket", "webrtc", "http"):
             self._connections.labels(transport)
         for metric in ("ttft_engine_ms", "ttft_server_ms", "total_ms"):
             self._breaches.labels(metric)

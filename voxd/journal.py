@@ -3,7 +3,7 @@
 Under journald each line has fields beside it (`voxd.journald`), for `voxd logs` and journalctl:
 
     EVENT  session.start session.end response.done transcription.done turn.failed slo.breach
-           engine.lost engine.stall daemon.start daemon.ready daemon.drain daemon.stop
+           call.connected engine.lost engine.stall daemon.start daemon.ready daemon.drain daemon.stop
     SESSION_ID TURN TURN_ID ENGINE KIND ERR_CODE SLO_BREACH DELTAS AUDIO_MS, and the latency words in capitals
 
 It does not know sessions or sockets: numbers and ids in, lines out.
@@ -30,7 +30,7 @@ def configure(level: str) -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for noisy in ("uvicorn", "uvicorn.error", "websockets", "websockets.server", "asyncio"):
+    for noisy in ("uvicorn", "uvicorn.error", "websockets", "websockets.server", "asyncio", "aiortc", "aioice"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # a traceback per malformed client is a flood
 
 

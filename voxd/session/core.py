@@ -17,6 +17,7 @@ from collections.abc import Callable
 from msgspec import UNSET
 
 from shared import events
+from shared.audio import RATE
 from shared.events import WireError
 from shared.session_config import AnySession
 from voxd import messages as m
@@ -96,6 +97,8 @@ class Session:
 
     def _dispatch(self, event: events.ClientEvent) -> None:
         match event:
+            case events.AudioAppend() if self._terms.profile.track:
+                raise WireError("invalid_event", "The audio of this call is its track; events carry none.", "type")
             case events.AudioAppend():
                 offset = None if event.voxd_offset is UNSET else event.voxd_offset
                 self._utterances.receive_audio(event.audio, offset)
@@ -129,7 +132,10 @@ class Session:
     def _settle(self) -> None:
         """The configuration takes effect."""
         sound = self._terms.config.audio.input
-        self._listener.set_format(sound.format.type, sound.format.hz)
+        if self._terms.profile.track:
+            self._listener.set_format("audio/pcm", RATE)
+        else:
+            self._listener.set_format(sound.format.type, sound.format.hz)
         self._listener.set_rules(self._terms.rules)
 
     def _open(self, start: int) -> None:
