@@ -36,7 +36,7 @@ from shared.parts import Json
 from shared.settings import WebRtc
 from voxd import sdp
 from voxd.connection import Closed, Connection
-from voxd.http import body_of, error_body
+from voxd.http import body_of, error_body, is_unix
 from voxd.journal import fields
 from voxd.track import Track
 
@@ -138,7 +138,7 @@ class Calls:
             raise _Refusal(503, *refusal)
         text, asked = await _body(request)
         try:
-            offer = sdp.read(text, _ip(request.client.host) if request.client else None)
+            offer = sdp.read(text, _peer(request))
         except sdp.Refused as error:
             raise _Refusal(400, "invalid_offer", str(error), "sdp") from None
         if not offer.has_channel:
@@ -185,8 +185,7 @@ class Calls:
         """The operator's; else the one that the client has reached this server by."""
         if self._settings.address != "auto":
             return self._settings.address
-        host, port = request.scope["server"]
-        return "127.0.0.1" if port is None else _ip(host)
+        return "127.0.0.1" if is_unix(request.scope) else _ip(request.scope["server"][0])
 
 
 class Call:
@@ -276,6 +275,13 @@ def _aiortc() -> bool:
     except ImportError:
         return False
     return True
+
+
+def _peer(request: Request) -> str | None:
+    """The address that an offer came from.  Whoever opens a UNIX socket is on this machine."""
+    if is_unix(request.scope):
+        return "127.0.0.1"
+    return _ip(request.client.host) if request.client else None
 
 
 def _ip(host: str) -> str:
