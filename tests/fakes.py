@@ -70,7 +70,7 @@ class FakeVoxd:
     respond: str | None = None
     replies: Callable[[ClientEvent], Sequence[ServerEvent]] = lambda event: ()
     refuse: tuple[int, str] | None = None  # HTTP status and body instead of a WebSocket
-    first: bytes | None = None  # said instead of session.created
+    first: bytes | None = None  # said instead of session.created; b"": nothing is
     noise: Sequence[bytes] = ()  # said after session.created: what no client understands
     close: int | None = None  # closes with this code after the script
     events: list[ClientEvent] = field(default_factory=list)
@@ -78,6 +78,7 @@ class FakeVoxd:
     path: str = ""
     samples: int = 0
     session: AnySession | None = None
+    left: asyncio.Event = field(default_factory=asyncio.Event)  # a client has closed its link
 
     @asynccontextmanager
     async def serve(self) -> AsyncIterator[Target]:
@@ -98,7 +99,9 @@ class FakeVoxd:
         script = list(self.script)
         try:
             self.session = RealtimeSession(id="sess_1", model="fake", voxd=self._extensions())
-            await link.send(self.first or dump(SessionCreated("e0", self.session)), text=True)
+            first = dump(SessionCreated("e0", self.session)) if self.first is None else self.first
+            if first:
+                await link.send(first, text=True)
             for data in self.noise:
                 await link.send(data, text=True)
             async for data in link:
@@ -112,6 +115,8 @@ class FakeVoxd:
                     await link.close(self.close, "as scripted")
         except ConnectionClosed:
             pass
+        finally:
+            self.left.set()
 
     def _extensions(self) -> Extensions:
         return Extensions(metrics=True, provisional=True, transcribe=self.transcribe, respond=self.respond)

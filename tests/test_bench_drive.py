@@ -237,7 +237,12 @@ async def test_no_capacity_at_all(runs: list[tuple[int, int]]) -> None:
 async def test_two_voxds_are_compared_in_halves(runs: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     """A, B, B, A: what drifts meanwhile touches both alike.  The halves of each are one again in the figures."""
     asked: list[str] = []
-    monkeypatch.setattr(command, "voxd_status", lambda address: asked.append(address.socket.name) or {})
+
+    async def status(address: Address) -> dict[str, object]:
+        asked.append(address.socket.name if address.socket is not None else "")
+        return {}
+
+    monkeypatch.setattr(command, "voxd_status", status)
     bench, _ = several(Plan(sessions=2, turns=5), "final_ms.p50<500", "errors==0")
     found = await bench.compare(A, B)
     assert asked == ["a", "b", "b", "a"]

@@ -12,6 +12,7 @@ from shared.session_config import Extensions, RealtimeSession, TranscriptionSess
 from tests.fakes import FakeVoxd, refusal, utterance
 from voxtui.client import RealtimeClient, Wishes, configuration
 from voxtui.errors import ClientError, Full, Refused, Unreachable
+from voxtui.replay import Replay
 from voxtui.target import Direct, parse_target, unix_target
 
 FULL = "session_limit_reached"
@@ -113,6 +114,37 @@ async def test_refusals(voxd: FakeVoxd, kind: type[ClientError], words: list[str
     assert all(word in message for word in words), message
     assert "\x1b" not in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(("first", "words"), [(b'{"type":"hello"}', "another protocol"), (b"", "opens no session")])
+async def test_a_link_that_opens_no_session_is_closed(
+    monkeypatch: pytest.MonkeyPatch, first: bytes, words: str
+) -> None:
+    """Its first message is wrong, or late."""
+    monkeypatch.setattr("voxtui.client.OPEN_S", 0.2)
+    voxd = FakeVoxd(first=first)
+    async with voxd.serve() as target:
+        with pytest.raises(Unreachable, match=words):
+            async with RealtimeClient.connect(Direct(target)):
+                pass
+        async with asyncio.timeout(5):
+            await voxd.left.wait()
+
+
+async def test_audio_never_stops_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug where it is sent ends the session, by its own name."""
+
+    def packet(self: Replay) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Replay, "packet", packet)
+    voxd = FakeVoxd()
+    async with voxd.serve() as target:
+        with pytest.raises(RuntimeError, match="a bug"):
+            async with asyncio.timeout(5), RealtimeClient.connect(Direct(target)) as client:
+                await collect(client, 99)
+        async with asyncio.timeout(5):
+            await voxd.left.wait()
 
 
 async def test_nobody_there(tmp_path: Path) -> None:

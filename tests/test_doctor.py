@@ -211,7 +211,7 @@ async def test_a_tunnel_that_stands_loads_hangs_or_cannot_be(monkeypatch: pytest
         (b"HTTP/1.0 200 x\r\n\r\n[1]", 200, "not a voxd (HTTP 200)"),
         (b'HTTP/1.0 421 x\r\n\r\n{"error": {"message": "See server.allow_host."}}', 421, "See server.allow_host."),
         (b"SSH-2.0-x\r\n", 0, "does not speak HTTP"),
-        (b"", 0, "does not speak HTTP"),
+        (b"", 0, "without an answer"),
     ],
 )
 async def test_somebody_else_answers(said: bytes, code: int, words: str) -> None:

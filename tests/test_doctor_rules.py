@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from shared import __version__
-from voxtui.doctor import Report
+from shared.report import Finding, healthy
+from voxtui.doctor import report_on
 from voxtui.doctor.facts import (
     Answer,
     Engines,
@@ -27,7 +28,7 @@ from voxtui.doctor.facts import (
     Way,
     Words,
 )
-from voxtui.doctor.rules import Finding, delays, healthy, machine_findings, voxd_findings, way_findings, words_finding
+from voxtui.doctor.rules import delays, machine_findings, voxd_findings, way_findings, words_finding
 
 SCREEN = Screen(terminal=True, columns=80, rows=24, colours=256, utf8=True)
 HEARD = Sound(version="V19", device="Blue Yeti", peak=900, level=-41.3)
@@ -198,7 +199,7 @@ def test_which_servers_hold_small_messages_back(banner: str, expected: bool | No
 
 def report(screen: Screen, *findings: Finding) -> list[str]:
     lines: list[str] = []
-    Report(screen, lines.append).group("The way", findings)
+    report_on(screen, lines.append).group("The way", findings)
     return lines
 
 

@@ -90,6 +90,28 @@ def test_its_commands_are_there() -> None:
         assert CliRunner().invoke(program, ["--help"]).exit_code == 0
 
 
+def test_all_commands_of_the_daemon_are_in_the_table() -> None:
+    table = README.split("| `voxd` | |")[1].split("\n\n")[0]
+    first = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
+    assert set(re.findall(r"`([a-z-]+)", first)) == set(voxd.commands)
+
+
+def test_its_options_are_there() -> None:
+    ours = [option for main in (voxd, voxtui) for command in main.commands.values() for option in command.params]
+    known = {name for option in ours for name in (*option.opts, *option.secondary_opts)}
+    assert set(re.findall(r"(?<=[\s`])--[a-z][a-z-]+", README)) <= known
+
+
+def test_the_architecture_names_modules_that_are_there() -> None:
+    """In its tables a module's folder is said once for a cell."""
+    folder = None
+    for cell in (ROOT / "docs" / "ARCHITECTURE.md").read_text().split("|"):
+        for path in re.findall(r"`([a-z_/]+\.py)`", cell):
+            folder = Path(path).parent if "/" in path else folder
+            assert folder is not None
+            assert (ROOT / folder / Path(path).name).exists(), path
+
+
 def test_its_files_are_there() -> None:
     for path in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / path).exists(), path

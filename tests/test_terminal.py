@@ -17,8 +17,8 @@ import pytest
 from tests.daemon import voxd_process
 from tests.fakes import short_folder
 from voxtui.local import NEEDED
+from voxtui.sources import CLIP
 
-CLIP = Path(__file__).parent.parent / "voxtui" / "data" / "austen.flac"
 PATIENCE_S = 60.0
 
 pytestmark = [

@@ -32,11 +32,11 @@ from shared.latency import TurnMetrics
 from tests.fakes import FakeClock, FakeVoxd, Step, utterance
 from voxtui import runner
 from voxtui.client import RealtimeClient
-from voxtui.demo import CLIP, Lines
+from voxtui.demo import Lines
 from voxtui.errors import ClientError
 from voxtui.plain import Printer, run_plain
 from voxtui.runner import Run
-from voxtui.sources import FileSource, read_clip
+from voxtui.sources import CLIP, FileSource, read_clip
 from voxtui.table import metrics_table
 from voxtui.target import Direct
 from voxtui.told import Connected, Dropped, Event, Remark

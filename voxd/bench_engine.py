@@ -164,7 +164,7 @@ class Measured(VoxtralRealtime):
 
     def __init__(self, device: Device, options: Options) -> None:
         given = {"max_history_s": options.max_history_s}
-        super().__init__(given, lambda: None, lambda parsed, progress: device)
+        super().__init__(given, lambda: None, lambda *_: device)
         self.load(lambda text: None)
         self.read: list[tuple[int, int, float, int]] = []  # stream, sample it needed, when, batch
         self._needed: deque[list[int]] = deque()  # of the steps on their way

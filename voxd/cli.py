@@ -61,9 +61,7 @@ def main() -> None:
     """Speech recognition and conversation, served to terminals: the daemon."""
 
 
-config_option = click.option(
-    "--config", "config_path", type=click.Path(path_type=Path), help="Settings file (else the usual places)."
-)
+config_option = unit_commands.config_option
 socket_option = click.option("--socket", "socket_path", help="Control socket (else server.socket).")
 
 
@@ -224,12 +222,12 @@ def _resolve(name: str, settings: Settings) -> tuple[str | None, tuple[str, ...]
         return None, ()
     if name != "auto":
         return name, ()
-    from voxd.engine.realtime_presence import why_not
+    from voxd.engine.realtime_presence import choose
 
-    reason = why_not(settings.engine_options.get("voxtral-realtime", {}), os.environ)
+    chosen, reason = choose(settings.engine_options, os.environ)
     if reason is None:
-        return "voxtral-realtime", ("transcribe: auto chose Voxtral Realtime on the GPU",)
-    return "whisper", (f"transcribe: auto chose whisper on the CPU (not Voxtral: {reason})",)
+        return chosen, ("transcribe: auto chose Voxtral Realtime on the GPU",)
+    return chosen, (f"transcribe: auto chose whisper on the CPU (not Voxtral: {reason})",)
 
 
 def _check_engine(name: str | None) -> None:
@@ -342,7 +340,7 @@ def _wait(done: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-# ── engines, token ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── engines, token ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @main.command()

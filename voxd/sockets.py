@@ -114,6 +114,7 @@ def _bind_tcp(address: Tcp) -> socket.socket:
     try:
         sock.bind((address.host, address.port))
     except OSError as error:
+        sock.close()
         where = f"{address.host}:{address.port}"
         raise CannotStart(f"cannot listen on {where}: {error.strerror} (see server.listen, --listen)") from error
     sock.listen(BACKLOG)

@@ -1,4 +1,4 @@
-"""The commands about systemd: install, uninstall, logs.  They import nothing heavy before they run."""
+"""The commands about the machine: doctor, install, uninstall, logs.  They import nothing heavy before they run."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ AFTER: dict[str, tuple[str, str]] = {
     "system": ("sudo systemctl stop voxd.socket voxd.service", "sudo systemctl daemon-reload"),
     "user": ("systemctl --user stop voxd.socket voxd.service", "systemctl --user daemon-reload"),
 }
+config_option = click.option(
+    "--config", "config_path", type=click.Path(path_type=Path), help="Settings file (else the usual places)."
+)
 kind_options = (
     click.option("--user", "kind", flag_value="user", help="A service of this user (else: of the system, for root)."),
     click.option("--system", "kind", flag_value="system", help="A service of the machine."),
@@ -66,6 +69,15 @@ def _with_kind_options(command: click.Command) -> click.Command:
     for option in reversed(kind_options):
         option(command)
     return command
+
+
+@click.command()
+@config_option
+def doctor(config_path: Path | None) -> None:
+    """Check what `voxd start` needs: each line is fine, or says what to do."""
+    from voxd.doctor import doctor as examine
+
+    sys.exit(0 if examine(config_path, os.environ, click.echo) else 1)
 
 
 @_with_kind_options
@@ -150,4 +162,4 @@ def logs(follow: bool, session: str | None, where: str | None, as_json: bool) ->
         _die("journalctl failed; to read the service's log, be root or in the group systemd-journal")
 
 
-COMMANDS = (install, uninstall, logs)
+COMMANDS = (doctor, install, uninstall, logs)

@@ -336,8 +336,8 @@ async def _bench(
     capacity: Goal | None,
 ) -> bool:
     from voxtui.bench.command import Bench, Progress
-    from voxtui.demo import CLIP
     from voxtui.route import opened
+    from voxtui.sources import CLIP
 
     progress = Progress(lambda text: click.echo(text, nl=False, err=True), redraws=sys.stderr.isatty())
     bench = Bench(plan, audio or CLIP, progress, goals)

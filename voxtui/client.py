@@ -139,13 +139,15 @@ class RealtimeClient:
         `live`: the sound comes at its own speed and does not wait.  `patience_s`: how long another link is tried for
         when one has broken; None: for ever.  Raises the errors of `voxtui.errors`."""
         client = cls(route, wishes or Wishes(), tell, live=live, patience_s=patience_s)
-        await client._open()
-        sender = asyncio.create_task(client._send_audio())
         try:
-            yield client
+            await client._open()
+            async with asyncio.TaskGroup() as tasks:
+                sender = tasks.create_task(client._send_audio())
+                yield client
+                sender.cancel()
+        except BaseExceptionGroup as group:
+            raise group.exceptions[0] from None
         finally:
-            sender.cancel()
-            await asyncio.gather(sender, return_exceptions=True)
             await client._hang_up()
 
     @property

@@ -6,7 +6,6 @@ Everything is the real thing: a voxd in processes of its own, the client, the wi
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import click
 
@@ -14,13 +13,11 @@ from shared.audio import RATE
 from voxtui.client import RealtimeClient, Wishes
 from voxtui.local import private_voxd
 from voxtui.runner import Run
-from voxtui.sources import FileSource, read_clip
+from voxtui.sources import CLIP, FileSource, read_clip
 from voxtui.table import metrics_table
 from voxtui.target import Direct
 from voxtui.told import Event
 from voxtui.transcript import Entry, Progress, State, Voice, changes, reduce
-
-CLIP = Path(__file__).parent / "data" / "austen.flac"
 
 
 class Lines:

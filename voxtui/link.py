@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-import msgspec
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from voxtui.errors import ClientError, Full, NotReady, Refused, Unreachable
+from voxtui.http import Complaint, complaint
 from voxtui.safe_text import safe_line
 from voxtui.target import LOOPBACK, Address
 
@@ -83,28 +83,16 @@ def _with_extensions(url: str, resume: tuple[str, int] | None) -> str:
     return urlunsplit(parts._replace(query=urlencode(query, safe=",")))
 
 
-class _Complaint(msgspec.Struct):
-    message: str
-    code: str | None = None
-
-
-class _Refusal(msgspec.Struct):
-    error: _Complaint
-
-
 def _refusal(label: str, status: int, body: bytes) -> ClientError:
     """An HTTP answer instead of a WebSocket."""
-    try:
-        complaint = msgspec.json.decode(body, type=_Refusal).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        complaint = _Complaint("")
-    said = safe_line(complaint.message)
+    found = complaint(body) or Complaint("")
+    said = safe_line(found.message)
     reason = f": {said}" if said else "."
     if status in (401, 403):
         return Refused(
             f"{label} refuses the token{reason} (`voxd token` prints it; VOXD_TOKEN or --token-file give it.)"
         )
-    if complaint.code == "session_limit_reached":
+    if found.code == "session_limit_reached":
         return Full(f"{label} is full{reason}")
     if status == 503:
         return NotReady(f"{label} is not ready yet{reason}", said)

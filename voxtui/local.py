@@ -21,8 +21,9 @@ from pathlib import Path
 import msgspec
 
 from voxtui.folders import socket_folder
+from voxtui.http import get
 from voxtui.safe_text import safe_line
-from voxtui.target import Target, unix_target
+from voxtui.target import Address, Target, unix_target
 
 NEEDED = ("faster_whisper", "onnxruntime", "starlette", "uvicorn")  # what the extra [whisper] brings
 START_S = 120.0  # a cold disk and a slow core; a warm one takes two seconds
@@ -57,8 +58,9 @@ async def private_voxd(tell: Tell) -> AsyncIterator[Target]:
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
         try:
-            await _until_ready(child, socket, log, tell)
-            yield unix_target(socket)
+            target = unix_target(socket)
+            await _until_ready(child, target, log, tell)
+            yield target
         finally:
             await _stop(child)
 
@@ -70,7 +72,7 @@ def _die_with_parent() -> None:
 
 async def answers(target: Target) -> bool:
     """Whether somebody listens behind the socket of a target; a daemon that died leaves its file behind."""
-    return target.socket is not None and (await _look(target.socket))[0] != 0
+    return target.socket is not None and (await _look(target))[0] != 0
 
 
 def _command(socket: Path) -> list[str]:
@@ -88,7 +90,7 @@ def _command(socket: Path) -> list[str]:
     ]
 
 
-async def _until_ready(child: Process, socket: Path, log: Path, tell: Tell) -> None:
+async def _until_ready(child: Process, target: Target, log: Path, tell: Tell) -> None:
     """Returns when GET /ready says 200.  Raises LocalError if the daemon ends before that, or takes too long."""
     shown = ""
     try:
@@ -100,7 +102,7 @@ async def _until_ready(child: Process, socket: Path, log: Path, tell: Tell) -> N
                         await child.wait()
                 if child.returncode is not None:
                     raise LocalError(f"The private voxd ended at once (exit {child.returncode}).{_tail(log)}")
-                status, progress = await _look(socket)
+                status, progress = await _look(target)
                 if status == 200:
                     return
                 if progress and progress != shown:
@@ -110,24 +112,12 @@ async def _until_ready(child: Process, socket: Path, log: Path, tell: Tell) -> N
         raise LocalError(f"The private voxd is not ready after {START_S:.0f} s.{_tail(log)}") from None
 
 
-async def _look(socket: Path) -> tuple[int, str]:
+async def _look(target: Target) -> tuple[int, str]:
     """(status, line of progress) of GET /ready; status 0 while nobody listens."""
     try:
-        reader, writer = await asyncio.open_unix_connection(str(socket))
-    except OSError:
+        status, body = await get(Address(target.url, target.socket), "/ready")
+    except (OSError, ValueError):
         return 0, ""
-    try:
-        writer.write(b"GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        answer = await reader.read(1 << 16)
-        while more := await reader.read(1 << 16):
-            answer += more
-    except OSError:
-        return 0, ""
-    finally:
-        writer.close()
-    head, _, body = answer.partition(b"\r\n\r\n")
-    words = head.split(None, 2)
-    status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
     return status, _progress(body)
 
 

@@ -23,6 +23,7 @@ from voxtui.safe_text import safe_line
 
 PACKET_US = PACKET * 1_000_000 // RATE
 SILENT = bytes(2 * PACKET)
+CLIP = Path(__file__).parent / "data" / "austen.flac"  # comes with the program
 
 
 class SourceError(Exception):

@@ -22,11 +22,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from shared.tunnel import BEAT_S, LINK_NAME
 from voxtui.errors import Misconfigured, Unreachable
 from voxtui.folders import socket_folder
+from voxtui.http import NoAnswer, get
 from voxtui.safe_text import safe_line
 from voxtui.ssh import Ssh, still_loading
 from voxtui.ssh_words import NoForwarding, last_words
@@ -219,23 +219,16 @@ class _Forwarding:
 
 
 async def _probe(address: Address) -> Literal["voxd", "closed", "nobody"]:
-    """What GET /health gives: an answer, a connection that is closed without one, or none at all."""
+    """What GET /health gives: an answer, a connection that gives none, or no connection at all."""
     try:
         async with asyncio.timeout(PROBE_S):
-            if address.socket is not None:
-                reader, writer = await asyncio.open_unix_connection(str(address.socket))
-            else:
-                reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(address.url).port)
-    except OSError:  # TimeoutError is one
-        return "nobody"
-    try:
-        async with asyncio.timeout(PROBE_S):
-            writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            return "voxd" if await reader.read(1) else "closed"
-    except OSError:
+            with contextlib.suppress(ValueError):  # no HTTP: who opens a session says so better
+                await get(address, "/health")
+    except (NoAnswer, TimeoutError):
         return "closed"
-    finally:
-        writer.close()
+    except OSError:
+        return "nobody"
+    return "voxd"
 
 
 def _free_port() -> int:

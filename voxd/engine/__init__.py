@@ -88,7 +88,7 @@ def listing() -> list[Listing]:
         package = point.dist.name if point.dist else "?"
         try:
             cls = _load(point)
-            found.append(Listing(name, package, cls.capabilities, _lack(cls) or cls.absent()))
+            found.append(Listing(name, package, cls.capabilities, _lack(cls) or cls.absent({})))
         except Unusable as reason:
             found.append(Listing(name, package, None, str(reason)))
     return found

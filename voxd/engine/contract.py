@@ -150,9 +150,9 @@ class Engine(ABC):
         return tuple(name for name in cls.capabilities.needs if not _is_there(name))
 
     @classmethod
-    def absent(cls) -> str | None:
-        """What it would load and is not on this machine, such as weights, and what to do, in half a sentence; for
-        `voxd engines`.  None: nothing, or unknown."""
+    def absent(cls, options: Mapping[str, object]) -> str | None:
+        """What it would load with these options and is not on this machine, such as weights, and what to do, in half a
+        sentence; for `voxd engines` and `voxd doctor`.  None: nothing, or unknown.  Raises `Unusable`."""
         return None
 
 

@@ -19,7 +19,7 @@ from shared.audio import RATE, Ring, to_samples
 from voxd.engine.admission import Load
 from voxd.engine.batch import Flight, Row
 from voxd.engine.contract import Capabilities, Engine, EngineCommand, Refuse
-from voxd.engine.realtime_port import DELAY_MS, MODEL, Device, Options
+from voxd.engine.realtime_port import DELAY_MS, Device, Options
 from voxd.engine.realtime_presence import NEEDS, weights_absent
 from voxd.engine.realtime_runs import FRAME, Form, Run
 from voxd.engine.realtime_streams import CAPACITY, Stream
@@ -57,8 +57,8 @@ class VoxtralRealtime(Engine):
         self._waiting = False
 
     @classmethod
-    def absent(cls) -> str | None:
-        return weights_absent(MODEL, os.environ)
+    def absent(cls, options: Mapping[str, object]) -> str | None:
+        return weights_absent(Options.parse(options).model, os.environ)
 
     def load(self, progress: Callable[[str], None]) -> tuple[str, ...]:
         self._device = self._load_device(self._options, progress)

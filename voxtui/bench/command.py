@@ -140,7 +140,7 @@ class Bench:
 
     async def _measure(self, plan: Plan, route: Route, goals: Sequence[Goal] = ()) -> Finding:
         address = await route.address(self._progress.line)
-        status = await asyncio.to_thread(voxd_status, address)
+        status = await voxd_status(address)
         drive = Drive(
             plan,
             self._clips,

@@ -1,22 +1,22 @@
 """Where a bench runs and what it costs: this machine in words, CPU time of processes, `/status` of the voxd.
 
-It knows /proc and one HTTP GET.  What cannot be known (another machine's processes, a system without /proc) is absent.
+It knows /proc and what is asked for.  What cannot be known (another machine's processes, a system without /proc) is
+absent.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import http.client
 import json
 import os
 import platform
-import socket as sockets
-import ssl
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from voxtui.http import get
 from voxtui.target import LOOPBACK, Address
 
 ANSWER_S = 5.0
@@ -44,40 +44,15 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def voxd_status(address: Address) -> dict[str, object]:
-    """What `/status` says; {} if it says nothing, for only figures of lesser weight hang on it.  Blocks."""
-    parts = urlsplit(address.url)
-    connection = http.client.HTTPConnection(parts.netloc)
-    headers = {"Authorization": f"Bearer {address.token}"} if address.token else {}
+async def voxd_status(address: Address) -> dict[str, object]:
+    """What `/status` says; {} if it says nothing, for only figures of lesser weight hang on it."""
     try:
-        connection.sock = _connected(address)
-        connection.request("GET", "/status", headers=headers)
-        answer = connection.getresponse()
-        found = json.loads(answer.read()) if answer.status == 200 else {}
-    except (OSError, http.client.HTTPException, ValueError):
+        async with asyncio.timeout(ANSWER_S):
+            code, body = await get(address, "/status")
+        found = json.loads(body) if code == 200 else {}
+    except (OSError, ValueError):
         return {}
-    finally:
-        connection.close()
     return found if isinstance(found, dict) else {}
-
-
-def _connected(address: Address) -> sockets.socket:
-    if address.open is not None:
-        address.open.settimeout(ANSWER_S)
-        return address.open
-    if address.socket is not None:
-        link = sockets.socket(sockets.AF_UNIX)
-        link.settimeout(ANSWER_S)
-        try:
-            link.connect(str(address.socket))
-        except OSError:
-            link.close()
-            raise
-        return link
-    parts = urlsplit(address.url)
-    secure = parts.scheme == "wss"
-    link = sockets.create_connection((parts.hostname or "", parts.port or (443 if secure else 80)), ANSWER_S)
-    return ssl.create_default_context().wrap_socket(link, server_hostname=parts.hostname) if secure else link
 
 
 def local_processes(address: Address, status: Mapping[str, object]) -> dict[str, int]:

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import stat
-import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import click
-
+from shared.report import Report
 from voxtui.doctor.facts import Answer, Screen, Status, Token, Voxd, Way
 from voxtui.doctor.machine import look_at_machine, look_at_screen
 from voxtui.doctor.rules import (
-    Finding,
-    healthy,
     machine_findings,
     voxd_findings,
     way_findings,
@@ -28,11 +24,6 @@ from voxtui.doctor.way import ask_status, look_at_way, open_link, speak
 from voxtui.route import opened
 from voxtui.safe_text import safe_line
 from voxtui.target import Route, Target
-
-MARKS = {"ok": ("✓", "ok  "), "warn": ("!", "warn"), "bad": ("✗", "bad "), "skipped": ("–", "-   ")}
-COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
-NAME = 12  # columns
-WIDEST = 100  # columns of a line: longer ones are hard to read
 
 
 async def doctor(
@@ -47,7 +38,7 @@ async def doctor(
 
     `token_file`: where the token is from, if from a file.  Changes nothing; takes some 10 s."""
     async with opened(target, token, environ) as route, asyncio.TaskGroup() as tasks:
-        report = Report(look_at_screen(environ), out)
+        report = report_on(look_at_screen(environ), out)
         machine = tasks.create_task(look_at_machine(environ, here=target.ssh is None and target.loopback))
         way = tasks.create_task(look_at_way(target, route, environ))
         report.group("This machine", machine_findings(await machine))
@@ -80,45 +71,9 @@ def _mode(path: Path | None) -> int:
         return 0
 
 
-class Report:
-    """Findings as lines: aligned, coloured on a terminal, in plain letters where it cannot show others."""
-
-    def __init__(self, screen: Screen, out: Callable[[str], None]) -> None:
-        self._screen, self._write = screen, out
-        self._width = min(screen.columns, WIDEST) if screen.terminal else 0
-        self.healthy = True
-
-    def group(self, title: str, findings: Iterable[Finding]) -> None:
-        self._out(self._style(safe_line(title), bold=True))
-        for finding in findings:
-            self.more(finding)
-
-    def more(self, finding: Finding) -> None:
-        """One finding, under the last title."""
-        self.healthy = self.healthy and healthy([finding])
-        mark = MARKS[finding.mark][0 if self._screen.utf8 else 1]
-        start = f"  {mark} {finding.name:<{NAME}}"
-        first, *rest = self._wrapped(finding.detail, len(start))
-        colour, quiet = COLOURS.get(finding.mark), finding.mark == "skipped"
-        self._out(f"  {self._style(mark, fg=colour, dim=quiet)} {finding.name:<{NAME}}{self._style(first, dim=quiet)}")
-        for line in rest:
-            self._out(" " * len(start) + self._style(line, dim=quiet))
-        for remedy in finding.remedy:
-            # Never cut: it may be a command, to be copied.
-            self._out(" " * len(start) + ("→ " if self._screen.utf8 else "> ") + safe_line(remedy))
-
-    def _out(self, line: str) -> None:
-        self._write(line if self._screen.utf8 else line.encode("ascii", "replace").decode("ascii"))
-
-    def _wrapped(self, text: str, indent: int) -> list[str]:
-        """Lines that fit beside the indent.  Whatever others have put into a text becomes harmless here."""
-        text = safe_line(text)
-        room = self._width - indent
-        if room < 20:
-            return [text]
-        return textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
-
-    def _style(self, text: str, *, fg: str | None = None, bold: bool = False, dim: bool = False) -> str:
-        if not (self._screen.terminal and self._screen.colours and (fg or bold or dim)):
-            return text
-        return click.style(text, fg=fg, bold=bold or None, dim=dim or None)
+def report_on(screen: Screen, out: Callable[[str], None]) -> Report:
+    """A report that this screen can show, and that cannot touch it."""
+    width = screen.columns if screen.terminal else 0
+    return Report(
+        out, width=width, utf8=screen.utf8, coloured=bool(screen.terminal and screen.colours), clean=safe_line
+    )

@@ -6,14 +6,11 @@ Pure: facts in, findings out.  It does not know how a fact is had, nor how a fin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 from shared import __version__
+from shared.report import Finding, Mark
 from voxtui.doctor.facts import Forward, Link, Machine, Screen, Status, Token, Voxd, Way, Words
-
-Mark = Literal["ok", "warn", "bad", "skipped"]
 
 PROMPT_SSHD = (10, 1)  # the first OpenSSH server that sends small messages at once under `ssh -N`
 INSTALL = {
@@ -28,16 +25,6 @@ UNMUTE = {
     "wpctl": "Unmute it: wpctl set-mute @DEFAULT_AUDIO_SOURCE@ 0, or with a switch on the device.",
     "pactl": "Unmute it: pactl set-source-mute @DEFAULT_SOURCE@ 0, or with a switch on the device.",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report; `remedy`: what to do, a line each."""
-
-    name: str
-    mark: Mark
-    detail: str
-    remedy: tuple[str, ...] = ()
 
 
 def _finding(name: str, mark: Mark, detail: str, *remedy: str) -> Finding:
@@ -319,7 +306,3 @@ def words_finding(words: Words) -> Finding:
         said = f"{figures}; the engine takes longer than the speech lasts (rtf {words.metrics['rtf']:.2f})"
         return _finding("speech", "warn", said, "That machine is busy or too small for the engine: see `voxd engines`.")
     return _finding("speech", "ok", figures)
-
-
-def healthy(findings: Iterable[Finding]) -> bool:
-    return all(each.mark != "bad" for each in findings)

@@ -1,6 +1,6 @@
 """Gathers what the doctor asks of the way to voxd and of voxd itself, up to words for a spoken clip.
 
-It knows sockets, one HTTP request and the client; not what a fact means, nor how it is shown.
+It knows sockets and the client; not what a fact means, nor how it is shown.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import socket as sockets
 import time
 from collections.abc import Awaitable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from urllib.parse import urlsplit
 
@@ -26,11 +25,12 @@ from voxtui.client import RealtimeClient, Wishes
 from voxtui.doctor.facts import Answer, Failure, Forward, Knock, Link, Status, Tunnel, Way, Words
 from voxtui.doctor.machine import ssh_config, ssh_forwards, ssh_version
 from voxtui.errors import ClientError, Misconfigured
+from voxtui.http import complaint, get
 from voxtui.link import dial
 from voxtui.runner import Run
-from voxtui.sources import FileSource, SourceError, read_clip
+from voxtui.sources import CLIP, FileSource, SourceError, read_clip
 from voxtui.ssh import still_loading
-from voxtui.target import ENDPOINT, Address, Route, Target
+from voxtui.target import Address, Route, Target
 from voxtui.told import Event, Measured
 from voxtui.tunnel import ssh_command
 
@@ -39,10 +39,8 @@ TUNNEL_S = 10.0
 ANSWER_S = 4.0
 WORDS_S = 12.0  # for the clip and for all that comes of it
 PINGS = 5
-CLIP = Path(__file__).parent.parent / "data" / "austen.flac"
 SENTENCE = slice(round(7.5 * RATE), None)  # its second sentence behind 0.4 s of room: 3.7 s
 LOCAL_PORTS = ("", "localhost", "127.0.0.1", "[::1]", "*")
-BODY_MAX = 1 << 16  # bytes of an HTTP answer
 
 Opening = Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 
@@ -202,19 +200,11 @@ def _since(began: float) -> float:
 # ── voxd ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Complaint(msgspec.Struct):
-    message: str
-
-
-class _Refusal(msgspec.Struct):
-    error: _Complaint
-
-
 async def ask_status(route: Route) -> Answer:
     """GET /status, over the way on which a session would go."""
     try:
         async with asyncio.timeout(ANSWER_S):
-            code, body = await _get(await route.address(lambda line: None), "/status")
+            code, body = await get(await route.address(lambda line: None), "/status")
     except ClientError as error:
         return Answer(said=str(error))
     except TimeoutError:
@@ -226,36 +216,12 @@ async def ask_status(route: Route) -> Answer:
 
 def understand(code: int, body: bytes) -> Answer:
     """What an HTTP answer says."""
-    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-        if code == 200:
+    if code == 200:
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
             return Answer(code, msgspec.json.decode(body, type=Status))
-        return Answer(code, said=msgspec.json.decode(body, type=_Refusal).error.message)
+    elif (found := complaint(body)) is not None:
+        return Answer(code, said=found.message)
     return Answer(code, said=f"somebody answers, but it is not a voxd (HTTP {code})")
-
-
-async def _get(address: Address, path: str) -> tuple[int, bytes]:
-    """Status code and body.  HTTP/1.0: the end of the body is the end of the connection."""
-    parts = urlsplit(address.url)
-    if address.socket is not None:
-        reader, writer = await asyncio.open_unix_connection(str(address.socket))
-    elif address.open is not None:
-        reader, writer = await asyncio.open_connection(sock=address.open)
-    else:
-        secure = parts.scheme == "wss"
-        port = parts.port or (443 if secure else 80)
-        reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=secure or None)
-    token = f"Authorization: Bearer {address.token}\r\n" if address.token else ""
-    path = f"{parts.path.removesuffix(ENDPOINT)}{path}"
-    with contextlib.closing(writer):
-        writer.write(f"GET {path} HTTP/1.0\r\nHost: {parts.netloc}\r\n{token}\r\n".encode())
-        answer = b""
-        while len(answer) < BODY_MAX and (more := await reader.read(BODY_MAX)):
-            answer += more
-    head, _, body = answer.partition(b"\r\n\r\n")
-    words = head.split(None, 2)
-    if len(words) < 2 or not words[1].isdigit():
-        raise ValueError("somebody answers, but does not speak HTTP")
-    return int(words[1]), body
 
 
 async def open_link(route: Route) -> Link:

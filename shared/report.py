@@ -1,0 +1,83 @@
+"""What a doctor has found, as lines: `voxd doctor` and `voxtui doctor` read alike.
+
+It knows columns, marks and colours; not what was examined, nor what standard output is.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import click
+
+Mark = Literal["ok", "warn", "bad", "skipped"]
+
+MARKS = {"ok": ("✓", "ok  "), "warn": ("!", "warn"), "bad": ("✗", "bad "), "skipped": ("–", "-   ")}
+COLOURS = {"ok": "green", "warn": "yellow", "bad": "red"}
+NAME = 12  # columns
+WIDEST = 100  # columns of a line: longer ones are hard to read
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; `remedy`: what to do, a line each."""
+
+    name: str
+    mark: Mark
+    detail: str
+    remedy: tuple[str, ...] = ()
+
+
+def healthy(findings: Iterable[Finding]) -> bool:
+    """Whether all works; what is merely odd or was not checked does not count."""
+    return all(finding.mark != "bad" for finding in findings)
+
+
+class Report:
+    """Findings as lines: aligned, coloured on a terminal, in plain letters where it cannot show others.
+
+    `width`: columns of the terminal, 0 for a pipe; `clean`: makes harmless what others have put into a text."""
+
+    def __init__(
+        self, out: Callable[[str], None], *, width: int, utf8: bool, coloured: bool, clean: Callable[[str], str] = str
+    ) -> None:
+        self._write, self._utf8, self._coloured, self._clean = out, utf8, coloured, clean
+        self._width = min(width, WIDEST)
+        self.healthy = True
+
+    def group(self, title: str, findings: Iterable[Finding]) -> None:
+        self._out(self._style(self._clean(title), bold=True))
+        for finding in findings:
+            self.more(finding)
+
+    def more(self, finding: Finding) -> None:
+        """One finding, under the last title."""
+        self.healthy = self.healthy and healthy([finding])
+        mark = MARKS[finding.mark][0 if self._utf8 else 1]
+        start = f"  {mark} {finding.name:<{NAME}}"
+        first, *rest = self._wrapped(finding.detail, len(start))
+        colour, quiet = COLOURS.get(finding.mark), finding.mark == "skipped"
+        self._out(f"  {self._style(mark, fg=colour, dim=quiet)} {finding.name:<{NAME}}{self._style(first, dim=quiet)}")
+        for line in rest:
+            self._out(" " * len(start) + self._style(line, dim=quiet))
+        for remedy in finding.remedy:
+            # Never cut: it may be a command, to be copied.
+            self._out(" " * len(start) + ("→ " if self._utf8 else "> ") + self._clean(remedy))
+
+    def _out(self, line: str) -> None:
+        self._write(line if self._utf8 else line.encode("ascii", "replace").decode("ascii"))
+
+    def _wrapped(self, text: str, indent: int) -> list[str]:
+        """Lines that fit beside the indent."""
+        text = self._clean(text)
+        room = self._width - indent
+        if room < 20:
+            return [text]
+        return textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False) or [""]
+
+    def _style(self, text: str, *, fg: str | None = None, bold: bool = False, dim: bool = False) -> str:
+        if not (self._coloured and (fg or bold or dim)):
+            return text
+        return click.style(text, fg=fg, bold=bold or None, dim=dim or None)
