@@ -96,7 +96,9 @@ class Gateway:
         targets = settings.performance_targets
         self._targets = Targets(settings.streaming.latency_target_ms, targets.ttft_ms, targets.total_latency_ms)
         self._exposition = Exposition(self._targets, self._live)
-        desk = Desk(self._refusal, self._exposition.refused, self._called, self._left, monotonic_us)
+        desk = Desk(
+            self._refusal, self._exposition.refused, self._called, self._left, self.parking.served, monotonic_us
+        )
         self.calls = Calls(settings.webrtc, desk)
 
     def asgi(self) -> http.Guarded:

@@ -89,6 +89,24 @@ class Prompt:
         return True
 
 
+class _Unwrapped:
+    """Timestamps as the sender writes them; theirs begin at 0, and take a step back for 24 hours forward."""
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+
+    def map(self, timestamp: int) -> int:
+        if self._last is not None:
+            timestamp = nearest(timestamp, self._last)
+        self._last = timestamp
+        return timestamp
+
+
+def nearest(timestamp: int, position: int) -> int:
+    """An RTP timestamp has 32 bits: the number nearest to `position` that it can mean."""
+    return position + (timestamp - position + (1 << 31)) % (1 << 32) - (1 << 31)
+
+
 class Ports:
     """UDP ports low to high, both included."""
 
@@ -166,6 +184,7 @@ class Peer:
             [each for each in RTCRtpSender.getCapabilities("audio").codecs if each.mimeType.lower() == "audio/opus"]
         )
         audio.receiver._RTCRtpReceiver__jitter_buffer = Prompt()  # type: ignore[attr-defined]
+        audio.receiver._RTCRtpReceiver__timestamp_mapper = _Unwrapped()  # type: ignore[attr-defined]
         self._receiver: RTCRtpReceiver = audio.receiver
         self._channel: RTCDataChannel | None = None
         self._inbox: deque[str] = deque()

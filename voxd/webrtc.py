@@ -3,6 +3,7 @@
 
     POST   /v1/realtime/calls                an SDP offer (`application/sdp`, or a form with `sdp` and `session`) → 201
                                              with the answer; `Location` names the call
+    POST   …/calls?voxd_session=TOKEN        the same for a leg: only the audio of a session that a WebSocket carries
     POST   /v1/realtime/calls/{id}/hangup    ends it; so does DELETE of the call
 
 It knows HTTP and the life of a call; not aiortc (`voxd.peer`), SDP (`voxd.sdp`), nor what events mean.  Of the gateway
@@ -20,7 +21,7 @@ import contextlib
 import ipaddress
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from shared.audio import RATE
 from shared.events import WireError, explain_value
 from shared.parts import Json
 from shared.settings import WebRtc
@@ -38,7 +40,7 @@ from voxd import sdp
 from voxd.connection import Closed, Connection
 from voxd.http import body_of, error_body, is_unix
 from voxd.journal import fields
-from voxd.track import Track
+from voxd.track import FACTOR, Track
 
 if TYPE_CHECKING:
     from voxd.peer import Peer
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("voxd")
 PATH = "/v1/realtime/calls"
 CONNECT_S = 30.0
+HELD = 2 * 2 * RATE  # bytes: audio of a leg waits 2 s for what went before it by WebSocket
 FLUSH_S = 1.0  # for the last words of a call that the server ends
 BODY = (256 << 10) + sdp.MAX_BYTES  # bytes of a form
 DISABLED = "WebRTC is switched off here: set `webrtc.enabled: true` on the server, or connect by WebSocket."
@@ -60,6 +63,7 @@ class Desk:
     refused: Callable[[str], None]  # counts who was sent away
     connect: Callable[[Request, Json | None], Connection]  # the session's configuration, if the client gave one
     leave: Callable[[Connection, str], None]
+    find: Callable[[str], Connection | None]  # the session of a resume token, if its client is connected
     clock: Callable[[], int]  # us
 
 
@@ -81,7 +85,7 @@ class Calls:
 
     def __init__(self, settings: WebRtc, desk: Desk) -> None:
         self._settings, self._desk = settings, desk
-        self._calls: dict[str, Call] = {}
+        self._calls: dict[str, Media] = {}
         self._tasks = asyncio.TaskGroup()
         self._stopped = asyncio.Event()
 
@@ -134,25 +138,41 @@ class Calls:
     async def _answer(self, request: Request) -> Response:
         if trouble := self.trouble:
             raise _Refusal(501, *trouble)
-        if refusal := self._desk.refusal():
+        if "voxd_session" not in request.query_params and (refusal := self._desk.refusal()):
             raise _Refusal(503, *refusal)
         text, asked = await _body(request)
         try:
             offer = sdp.read(text, _peer(request))
         except sdp.Refused as error:
             raise _Refusal(400, "invalid_offer", str(error), "sdp") from None
-        if not offer.has_channel:
+        session = request.query_params.get("voxd_session")
+        if session is None and not offer.has_channel:
             message = "The offer has no section for data channels: create the channel `oai-events` before the offer."
             raise _Refusal(400, "invalid_offer", message, "sdp")
-        call = Call(secrets.token_hex(12), offer.message, self._desk)
         with contextlib.ExitStack() as held:
-            call.connection = self._connect(request, asked)
-            held.callback(call.leave)
+            call = self._leg(session) if session is not None else self._call(request, offer, asked, held)
             answer = await self._pick_up(call, offer, request)
             self._calls[call.id] = call
             held.callback(self._calls.pop, call.id)
             self._tasks.create_task(call.run(held.pop_all()))
         return Response(answer, 201, {"Location": f"{PATH}/{call.id}"}, "application/sdp")
+
+    def _call(self, request: Request, offer: sdp.Offer, asked: Json | None, held: contextlib.ExitStack) -> Media:
+        call = Call(secrets.token_hex(12), self._desk.clock, offer.message)
+        call.connection = self._connect(request, asked)
+        held.callback(lambda: self._desk.leave(call.connection, call.why))
+        return call
+
+    def _leg(self, token: str) -> Media:
+        connection = self._desk.find(token)
+        if connection is None:
+            raise _Refusal(404, "session_not_found", "No session of that token is connected here.", "voxd_session")
+        if connection.hz != RATE:
+            message = f"Audio beside a WebSocket needs a session at {RATE} Hz; this one is at {connection.hz}."
+            raise _Refusal(400, "invalid_value", message, "session.audio.input.format")
+        leg = Leg(secrets.token_hex(12), self._desk.clock)
+        leg.connection = connection
+        return leg
 
     def _connect(self, request: Request, asked: Json | None) -> Connection:
         try:
@@ -163,7 +183,7 @@ class Calls:
         except Closed as error:
             raise _Refusal(503, "engine_loading", str(error)) from None
 
-    async def _pick_up(self, call: Call, offer: sdp.Offer, request: Request) -> str:
+    async def _pick_up(self, call: Media, offer: sdp.Offer, request: Request) -> str:
         from voxd.peer import NoPort, Peer, Ports
 
         call.peer = peer = Peer()
@@ -188,43 +208,40 @@ class Calls:
         return "127.0.0.1" if is_unix(request.scope) else _ip(request.scope["server"][0])
 
 
-class Call:
-    """One call, once its offer is answered.  `message`: bytes that its peer takes at once."""
+class Media:
+    """A peer connection and what it is for, once its offer is answered."""
 
     connection: Connection
     peer: Peer
 
-    def __init__(self, key: str, message: int, desk: Desk) -> None:
+    def __init__(self, key: str, clock: Callable[[], int]) -> None:
         self.id = f"rtc_{key}"
-        self._message, self._desk = message, desk
-        self._why = "closed"
+        self.why = "closed"
+        self._clock = clock
 
     def hang_up(self, why: str) -> None:
         self.peer.end(why)
-
-    def leave(self) -> None:
-        self._desk.leave(self.connection, self._why)
 
     async def run(self, held: contextlib.ExitStack) -> None:
         """To its end, whoever ends it."""
         with held:
             try:
-                self._why = await self._serve()
+                self.why = await self._serve()
                 await self.peer.close()
             except Exception:
                 # The wall: a bug of the gateway ends this call, not the daemon.
-                self._why = "internal error"
+                self.why = "internal error"
                 log.exception("internal error in %s", self.connection.id)
 
     async def _serve(self) -> str:
+        """Says how it ended."""
         from voxd.peer import Gone
 
         why: list[BaseException] = []
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._write())
-                tasks.create_task(self._read())
-                tasks.create_task(self._hear())
+                for job in self._jobs():
+                    tasks.create_task(job)
         except* Gone as gone:
             why.extend(gone.exceptions)
         except* Closed as closed:
@@ -233,11 +250,29 @@ class Call:
                 await asyncio.wait_for(self.peer.flush(), FLUSH_S)
         return str(why[0])
 
-    async def _write(self) -> None:
+    def _jobs(self) -> list[Coroutine[Any, Any, None]]:
+        """What goes on at the same time; the first that raises Gone or Closed ends it."""
+        raise NotImplementedError
+
+    async def _until(self, event: asyncio.Event) -> None:
         try:
-            await asyncio.wait_for(self.peer.opened.wait(), CONNECT_S)
+            await asyncio.wait_for(event.wait(), CONNECT_S)
         except TimeoutError:
             raise Closed(1000, f"no connection within {CONNECT_S:.0f} s") from None
+
+
+class Call(Media):
+    """A session of its own.  `message`: bytes that its peer takes at once."""
+
+    def __init__(self, key: str, clock: Callable[[], int], message: int) -> None:
+        super().__init__(key, clock)
+        self._message = message
+
+    def _jobs(self) -> list[Coroutine[Any, Any, None]]:
+        return [self._write(), self._read(), self._hear()]
+
+    async def _write(self) -> None:
+        await self._until(self.peer.opened)
         more = fields("call.connected", session_id=self.connection.id)
         log.info("[WebRTC] Connected with client ID: %s", self.id, extra=more)
         while True:
@@ -260,7 +295,38 @@ class Call:
         with contextlib.suppress(Gone):  # a muted client may end its track and still talk in events
             while self.peer.has_track:
                 timestamp, frame = await self.peer.receive_frame()
-                self.connection.receive_audio(track.receive(timestamp, frame, self._desk.clock()))
+                self.connection.receive_audio(track.receive(timestamp, frame, self._clock()))
+
+
+class Leg(Media):
+    """The audio of a session whose events go over a WebSocket.  Its timestamps are positions in that session, so that
+    audio may change over from the one way to the other, and back, at any sample.  Ends with the WebSocket."""
+
+    def _jobs(self) -> list[Coroutine[Any, Any, None]]:
+        return [self._connect(), self._hear(), self._linked()]
+
+    async def _connect(self) -> None:
+        await self._until(self.peer.connected)
+        more = fields("call.connected", session_id=self.connection.id)
+        log.info("[WebRTC] Connected with client ID: %s", self.id, extra=more)
+
+    async def _hear(self) -> None:
+        """What came by WebSocket before may still be on its way: the first audio waits for it a little."""
+        from voxd.peer import nearest
+
+        track, held, position = Track(), b"", None
+        while True:
+            timestamp, frame = await self.peer.receive_frame()
+            if position is None:
+                position = nearest(timestamp, self.connection.position * FACTOR) // FACTOR
+            held += track.receive(timestamp, frame, self._clock())
+            if self.connection.position >= position or len(held) >= HELD:
+                self.connection.receive_audio(held, position)
+                position, held = position + len(held) // 2, b""
+
+    async def _linked(self) -> None:
+        await self.connection.unlinked.wait()
+        raise Closed(1000, "its WebSocket is gone")
 
 
 def _too_large(size: int, limit: int) -> WireError:

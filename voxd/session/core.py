@@ -59,6 +59,11 @@ class Session:
         return self._listener.received
 
     @property
+    def position(self) -> int:
+        """Samples received so far, at the rate of the session's format."""
+        return self._listener.sent
+
+    @property
     def busy(self) -> bool:
         """Is somebody speaking, or is something still owed to the client?"""
         return self._answers.busy or self._utterances.busy
@@ -83,10 +88,10 @@ class Session:
             event_id = None if event.event_id is UNSET else event.event_id
             self.receive_error(WireError(error.code, error.message, error.param, event_id))
 
-    def receive_audio(self, data: bytes) -> None:
-        """Audio that did not come in an event (a binary message, an RTP track)."""
+    def receive_audio(self, data: bytes, offset: int | None = None) -> None:
+        """Audio that did not come in an event (a binary message, an RTP track).  `offset`: as `voxd_offset`."""
         try:
-            self._utterances.receive_audio(data)
+            self._utterances.receive_audio(data, offset)
         except WireError as error:
             self.receive_error(error)
 
