@@ -86,6 +86,11 @@ _language = click.option(
 @click.option("--hands-free/--push-to-talk", default=None, help="Whether pauses end a turn, or the space key does.")
 @click.option("--theme", type=click.Choice(["dark", "light"]), help="[default: dark]")
 @click.option("--keep/--no-keep", default=None, help="Keep the transcript in a file.  [default: keep]")
+@click.option(
+    "--transport",
+    type=click.Choice(["ws", "webrtc", "auto"]),
+    help="How sound travels: WebSocket, WebRTC (UDP; the extra `webrtc`), or whichever is better.  [default: ws]",
+)
 @_token_file
 def connect(target: str | None, plain: bool, file: Path | None, token_file: Path | None, **given: Any) -> None:
     """Talk to a voxd: the screen, or plain text with --plain (and where standard output is no terminal).
@@ -104,6 +109,7 @@ def connect(target: str | None, plain: bool, file: Path | None, token_file: Path
         settings.silence_ms,
         settings.delay_ms,
         hands_free=settings.hands_free or file is not None,
+        transport=settings.transport,
     )
     if plain or not sys.stdout.isatty():
         _finish(_plain(address, token, replace(wishes, hands_free=True), file, settings.device))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from websockets.exceptions import ConnectionClosed
 
 from shared.audio import RATE, to_ms
 from shared.events import (
+    Ack,
     ClientEvent,
     Resumed,
     ServerEvent,
@@ -38,7 +39,8 @@ from shared.session_config import AnySession
 from voxtui.errors import ClientError, Misconfigured, NotReady, Refused, Unreachable
 from voxtui.link import FINAL, OPEN_S, dial, farewell
 from voxtui.replay import KEEP, Replay
-from voxtui.target import Route
+from voxtui.sound import Link, Sound, Transport
+from voxtui.target import Address, Route
 from voxtui.told import Health, Relinked, Unlinked
 
 SILENCE_MS = 500  # how long a pause ends a turn, unless told
@@ -64,6 +66,7 @@ class Wishes:
     answers: bool = True
     replies: bool = True
     hands_free: bool = True
+    transport: Transport = "ws"  # of the sound
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,8 @@ class RealtimeClient:
         self._link: ClientConnection | None = None
         self._linked = asyncio.Event()  # the link may carry audio
         self._more, self._moved = asyncio.Event(), asyncio.Event()  # there is audio to send; some has gone out
-        self._configured = False  # the server has said so
+        self._configured = asyncio.Event()  # the server has said so
+        self._sound = Sound(self.wishes.transport, udp=route.udp, tell=tell)
         self._lost = 0  # samples that were lost by the last change of links
 
     @classmethod
@@ -142,9 +146,13 @@ class RealtimeClient:
         try:
             await client._open()
             async with asyncio.TaskGroup() as tasks:
-                sender = tasks.create_task(client._send_audio())
+                senders = [
+                    tasks.create_task(client._send_audio()),
+                    tasks.create_task(client._sound.run(client._view())),
+                ]
                 yield client
-                sender.cancel()
+                for sender in senders:
+                    sender.cancel()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
         finally:
@@ -189,7 +197,7 @@ class RealtimeClient:
     async def send(self, event: ClientEvent) -> None:
         """Behind all sound that was captured before.  Raises ClientError where there is no link: this is not kept."""
         position = self.position
-        while self._linked.is_set() and self._replay.sent < position:
+        while self._linked.is_set() and self._behind < position:
             self._moved.clear()
             await self._moved.wait()
         if self._link is None or not self._linked.is_set():
@@ -198,6 +206,29 @@ class RealtimeClient:
             await self._link.send(dump(event), text=True)
         except ConnectionClosed as closed:
             raise ClientError(farewell(closed)) from None
+
+    @property
+    def _behind(self) -> int:
+        """Samples that an event sent now would come behind.  UDP may be slower than the WebSocket: of what went there
+        only what is acknowledged counts."""
+        return self._replay.sent if self._sound.leg is None else self._replay.received
+
+    def _view(self) -> Link:
+        """The link, for whoever chooses the way of sound."""
+
+        async def ready() -> None:
+            await self._linked.wait()
+            await self._configured.wait()
+
+        def resend() -> None:
+            self._replay.resend()
+            self._more.set()
+            self._moved.set()
+
+        def address() -> Awaitable[Address]:
+            return self._route.address(self._tell)
+
+        return Link(ready, address, lambda: self._replay.token, lambda: self.health.rtt_ms, resend)
 
     async def __aiter__(self) -> AsyncIterator[Received]:
         """Events until the other side says goodbye properly.  Raises ClientError if it cannot be had any more.
@@ -298,19 +329,24 @@ class RealtimeClient:
                 continue
             if not self._linked.is_set() and isinstance(event, (SessionCreated, Resumed)):
                 await self._greeted(event)
-            self._configured = self._configured or isinstance(event, SessionUpdated)
-            yield Received(self._replay.receive(event), at_us)
+            if isinstance(event, SessionUpdated):
+                self._configured.set()
+            told = self._replay.receive(event)
+            if isinstance(event, Ack):
+                self._moved.set()
+            yield Received(told, at_us)
 
     async def _greeted(self, event: SessionCreated | Resumed) -> None:
         """The server has said which session this link carries: now it may have audio."""
         assert self._link is not None
         if isinstance(event, SessionCreated):
-            self.session, self._configured = event.session, False
+            self.session = event.session
+            self._configured.clear()
             self._lost = self._replay.created(event)
         else:
             self._lost = self._replay.resumed(event)
         try:
-            if not self._configured:
+            if not self._configured.is_set():
                 await self._link.send(dump(SessionUpdate(configuration(self.session, self.wishes))), text=True)
         except ConnectionClosed:
             return  # the next read says why
@@ -331,7 +367,10 @@ class RealtimeClient:
                 await self._more.wait()
                 continue
             try:
-                await link.send(dump(packet), text=True)
+                if (leg := self._sound.leg) is not None and isinstance(packet.voxd_offset, int):
+                    await leg.send(packet.audio, packet.voxd_offset)
+                else:
+                    await link.send(dump(packet), text=True)
             except ConnectionClosed:
                 if link is self._link:
                     self._linked.clear()  # who reads it finds out why
