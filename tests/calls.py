@@ -6,7 +6,7 @@ import asyncio
 import fractions
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -27,19 +27,18 @@ Json = dict[str, Any]
 
 
 class Voice(MediaStreamTrack):
-    """A microphone that hears `samples` (float32 [n] at 48 kHz), then silence, in real time."""
+    """A microphone that hears `samples` (float32 [n] at 48 kHz), then silence, in real time from `begun` (s) on."""
 
     kind = "audio"
 
-    def __init__(self, samples: Float32 | None = None, captured: Callable[[int], None] = lambda _: None) -> None:
+    def __init__(self, samples: Float32 | None = None) -> None:
         super().__init__()
         self._samples: Int16 = (np.zeros(0) if samples is None else samples * 32767).astype(np.int16)
-        self._captured = captured
-        self._at, self._begun = 0, time.monotonic()
+        self._at, self.begun = 0, time.monotonic()
 
     async def recv(self) -> av.AudioFrame:
         """Each frame is there when its last sample has been heard."""
-        due = self._begun + (self._at + FRAME) / RATE
+        due = self.begun + (self._at + FRAME) / RATE
         due_in = asyncio.get_running_loop().create_future()
         handle = asyncio.get_running_loop().call_later(due - time.monotonic(), due_in.set_result, None)
         try:
@@ -51,7 +50,6 @@ class Voice(MediaStreamTrack):
         chunk[: part.size] = part
         frame = av.AudioFrame.from_ndarray(chunk[None, :], format="s16", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = RATE, self._at, fractions.Fraction(1, RATE)
-        self._captured(self._at)
         self._at += FRAME
         return frame
 

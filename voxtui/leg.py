@@ -68,7 +68,7 @@ class Leg:
         except (OSError, NoAnswer, ValueError) as error:
             await leg.close()
             raise NoLeg(f"{safe_line(str(error))}.") from None
-        except BaseException:
+        except (NoLeg, asyncio.CancelledError):
             await leg.close()
             raise
         return leg
