@@ -9,6 +9,7 @@ microphones, files, screens, nor what an event means: that is `voxtui.transcript
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -25,6 +26,7 @@ from shared.audio import RATE, to_ms
 from shared.events import (
     Ack,
     ClientEvent,
+    Ping,
     Resumed,
     ServerEvent,
     SessionCreated,
@@ -112,7 +114,14 @@ class RealtimeClient:
     """An open session: `async with RealtimeClient.connect(route) as client`, then send_audio and `async for`."""
 
     def __init__(
-        self, route: Route, wishes: Wishes, tell: Callable[[str], None], *, live: bool, patience_s: float | None
+        self,
+        route: Route,
+        wishes: Wishes,
+        tell: Callable[[str], None],
+        remark: Callable[[str], None],
+        *,
+        live: bool,
+        patience_s: float | None,
     ) -> None:
         self.label = route.label
         self.session: AnySession
@@ -124,7 +133,7 @@ class RealtimeClient:
         self._linked = asyncio.Event()  # the link may carry audio
         self._more, self._moved = asyncio.Event(), asyncio.Event()  # there is audio to send; some has gone out
         self._configured = asyncio.Event()  # the server has said so
-        self._sound = Sound(self.wishes.transport, udp=route.udp, tell=tell)
+        self._sound = Sound(self.wishes.transport, udp=route.udp, tell=remark)
         self._lost = 0  # samples that were lost by the last change of links
 
     @classmethod
@@ -135,14 +144,16 @@ class RealtimeClient:
         *,
         wishes: Wishes | None = None,
         tell: Callable[[str], None] = lambda line: None,
+        remark: Callable[[str], None] | None = None,
         live: bool = True,
         patience_s: float | None = None,
     ) -> AsyncIterator[RealtimeClient]:
-        """Opens the session and configures it, as soon as the daemon is ready; `tell` is given a line while it is not.
+        """Opens the session and configures it, as soon as the daemon is ready; `tell` is given a line while it is not,
+        `remark` (else `tell` too) one whenever there is something to know about the way of sound.
 
         `live`: the sound comes at its own speed and does not wait.  `patience_s`: how long another link is tried for
         when one has broken; None: for ever.  Raises the errors of `voxtui.errors`."""
-        client = cls(route, wishes or Wishes(), tell, live=live, patience_s=patience_s)
+        client = cls(route, wishes or Wishes(), tell, remark or tell, live=live, patience_s=patience_s)
         try:
             await client._open()
             async with asyncio.TaskGroup() as tasks:
@@ -206,6 +217,12 @@ class RealtimeClient:
             await self._link.send(dump(event), text=True)
         except ConnectionClosed as closed:
             raise ClientError(farewell(closed)) from None
+
+    async def ping(self) -> None:
+        """A question that waits for nothing and overtakes what waits at the server: its Pong has `t0`, when it left."""
+        if self._link is not None and self._linked.is_set():
+            with contextlib.suppress(ConnectionClosed):
+                await self._link.send(dump(Ping(t0=now_us())), text=True)
 
     @property
     def _behind(self) -> int:
