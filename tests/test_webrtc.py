@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from importlib.metadata import version
@@ -151,6 +152,19 @@ async def test_a_channel_that_is_closed_ends_the_call(daemon: Daemon, client: ht
         await caller.until("session.created")
         caller.channel.close()
         await become(daemon, 0)
+
+
+async def test_datagrams_of_strangers_do_not_touch_a_call(client: httpx.AsyncClient) -> None:
+    """Bare aiortc ends a call at the first empty one."""
+    async with called(client) as caller:
+        await caller.until("session.created")
+        answer = caller.pc.remoteDescription.sdp
+        port = int(next(line for line in answer.splitlines() if line.startswith("a=candidate")).split()[5])
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            for data in (b"", b"\x16" * 50, b"\x80" * 50, b"\0" * 20, b"\xff"):
+                stranger.sendto(data, ("127.0.0.1", port))
+        caller.say(type="session.update", session={"type": "realtime", "instructions": "Still here?"})
+        assert (await caller.until("session.updated"))["session"]["instructions"] == "Still here?"
 
 
 # ── signalling ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""Calls by WebRTC over time and over bad networks: memory stays flat, sound is prompt, a lost packet costs only itself."""
+"""Calls by WebRTC over time and over bad networks: memory stays flat, sound is prompt, a loss costs only itself."""
 
 from __future__ import annotations
 
