@@ -109,7 +109,9 @@ async def converse(daemon: Daemon) -> tuple[str, str]:
         said = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": CANARY}]}
         await link.send(json.dumps({"type": "conversation.item.create", "item": said}))
         await link.send(json.dumps({"type": CANARY}))  # an error that names what was sent
-        await link.send(json.dumps({"type": "response.create", "response": {"instructions": CANARY}}))
+        await link.send(
+            json.dumps({"type": "response.create", "response": {"instructions": CANARY, "max_output_tokens": 5}})
+        )
         while '"response.done"' not in heard:
             heard += str(await link.recv())
     return session["id"], heard
@@ -180,7 +182,7 @@ def test_the_real_journald_takes_a_burst() -> None:
     code = (
         "import logging; from pathlib import Path; from voxd.journald import SOCKET, JournalHandler;"
         "logging.basicConfig(handlers=[JournalHandler(SOCKET)], level='INFO'); log = logging.getLogger('voxd.test');"
-        "[log.info('a\\nPRIORITY=0', extra={'fields': {'SESSION_ID': 'sess_1', 'TURN': n}}) for n in range(3000)]"
+        "[log.info('a\\nPRIORITY=0', extra={'fields': {'SESSION_ID': 'sess_1', 'TURN': n}}) for n in range(5000)]"
     )
     command = ["unshare", "--mount", "--propagation", "private", "bash", "-c", JOURNALD, "bash"]
     done = subprocess.run(
@@ -190,7 +192,7 @@ def test_the_real_journald_takes_a_burst() -> None:
         pytest.skip(f"no journald in a namespace here: {done.stderr[-300:]}")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
 
-    assert [row["TURN"] for row in rows] == [str(number) for number in range(3000)]
+    assert [row["TURN"] for row in rows] == [str(number) for number in range(5000)]
     assert {(row["MESSAGE"], row["PRIORITY"], row["SESSION_ID"]) for row in rows} == {("a\nPRIORITY=0", "6", "sess_1")}
 
 

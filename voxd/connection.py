@@ -230,6 +230,11 @@ class Connection:
         seconds = (self._clock() - self._begun_us) / 1e6
         self.log.ended(seconds, self._session.received * 1000 // 16_000, why)
 
+    def going_away(self, drain_s: int, retry_s: int) -> None:
+        """The server will end the connection soon; what is being said may end first."""
+        self._session.going_away(drain_s, retry_s)
+        self._drain()
+
     def end(self, code: int, why: str) -> None:
         """The server ends the connection once what waits has been written."""
         self._closing = self._closing or Closed(code, why)

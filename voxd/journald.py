@@ -22,6 +22,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from voxd.traces import Reticent
+
 SOCKET = Path("/run/systemd/journal/socket")
 QUEUE = 10_000
 VALUE = 16 << 10
@@ -78,7 +80,7 @@ class JournalHandler(logging.Handler):
             "CODE_FUNC": record.funcName,
         }
         if record.exc_info:
-            fields["EXCEPTION"] = logging.Formatter().formatException(record.exc_info)
+            fields["EXCEPTION"] = Reticent().formatException(record.exc_info)
         try:
             self._waiting.put_nowait(encode(fields | getattr(record, "fields", {})))
         except queue.Full:

@@ -220,6 +220,14 @@ class Session:
         self._utterances.lost()
         self._out.engine = False
 
+    def going_away(self, drain_s: int, retry_s: int) -> None:
+        """The server stops; what is being said and answered may take `drain_s` to end."""
+        if self._terms.config.voxd.aware:
+            message = (
+                f"voxd is going away: what has begun may end within {drain_s} s; then connect again in {retry_s} s."
+            )
+            self._out.emit(events.Notice, code="going_away", message=message, retry_after_s=retry_s)
+
     def client_lost(self) -> None:
         """The client is gone and its slot is free; everything but its answers waits for it to come back."""
         self._answers.lost("connection_lost", "The connection was lost during this response; ask again.")
