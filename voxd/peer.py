@@ -11,8 +11,8 @@ What is not as aiortc would have it:
     datagrams       from strangers, empty ones and floods are dropped before DTLS sees them
     servers         none is asked for anything: no STUN, no TURN, no mDNS
 
-Bounds: INBOX bytes of messages not yet read, then the call ends; OUTBOX bytes not yet sent, then `send` waits;
-DATAGRAMS that wait for DTLS, PACKETS of audio a second, then they are dropped.
+Bounds: 1 MiB of messages that are not whole, INBOX bytes of those that are not read, then the call ends; OUTBOX bytes
+not yet sent, then `send` waits; DATAGRAMS that wait for DTLS, PACKETS of audio a second, then they are dropped.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from aiortc import (
 )
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import MediaStreamError
+from aiortc.rtcsctptransport import DataChunk
 from aiortc.rtp import RtpPacket
 from av import AudioFrame
 
@@ -201,6 +202,7 @@ class Peer:
         """The SDP answer, with `address` as the only candidate.  Raises NoPort; ValueError if aiortc refuses."""
         try:
             await self._pc.setRemoteDescription(RTCSessionDescription(offer.text(), "offer"))
+            self._bound_messages()
             _listen(self._receiver.transport.transport.iceGatherer._connection, ports, address)
             await self._pc.setLocalDescription(await self._pc.createAnswer())
         except (InvalidStateError, AssertionError) as error:
@@ -263,6 +265,21 @@ class Peer:
             channel.bufferedAmountLowThreshold = limit
             self._drained.clear()
             await self._drained.wait()
+
+    def _bound_messages(self) -> None:
+        """aiortc tells how much more it would take (1 MiB), and takes all that comes."""
+        sctp = self._pc.sctp
+        if sctp is None:
+            return
+        receive = sctp._receive_data_chunk
+
+        async def bounded(chunk: DataChunk) -> None:
+            if sctp._advertised_rwnd > 0:
+                await receive(chunk)
+            else:
+                self.end("the client sends more than there is room for")
+
+        sctp._receive_data_chunk = bounded  # type: ignore[method-assign]
 
     # ── what aiortc tells ───────────────────────────────────────────────────────────────────────────────────────────
 
