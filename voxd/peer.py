@@ -12,7 +12,8 @@ What is not as aiortc would have it:
     servers         none is asked for anything: no STUN, no TURN, no mDNS
 
 Bounds: 1 MiB of messages that are not whole, INBOX bytes of those that are not read, then the call ends; OUTBOX bytes
-not yet sent, then `send` waits; DATAGRAMS that wait for DTLS, PACKETS of audio a second, then they are dropped.
+not yet sent, then `send` waits; DATAGRAMS that wait for DTLS, PACKETS of audio a second, PAIRS of addresses, then they
+are dropped.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ CHANNEL = "oai-events"
 INBOX = 4 << 20  # bytes
 OUTBOX = 256 << 10  # bytes
 DATAGRAMS = 1024
+PAIRS = 32  # addresses of the client; a machine with more networks has those that came first
 PACKETS = 500  # a second: twice what the smallest Opus frames need
 
 
@@ -147,8 +149,9 @@ class _Datagrams(StunProtocol):
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
         if not isinstance(data, bytes) or not data or self.receiver._queue.qsize() >= DATAGRAMS:
             return
-        known = data[0] < 4  # STUN, RFC 7983; it carries its own proof
-        if known or any(pair.remote_addr == addr[:2] for pair in self.receiver._check_list):
+        known = any(pair.remote_addr == addr[:2] for pair in self.receiver._check_list)
+        is_stun = data[0] < 4  # RFC 7983; it carries its own proof
+        if known or (is_stun and len(self.receiver._check_list) < PAIRS):
             super().datagram_received(data, addr)
 
 
