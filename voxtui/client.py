@@ -24,7 +24,6 @@ from websockets.exceptions import ConnectionClosed
 
 from shared.audio import RATE, to_ms
 from shared.events import (
-    Ack,
     ClientEvent,
     Ping,
     Resumed,
@@ -133,6 +132,7 @@ class RealtimeClient:
         self._linked = asyncio.Event()  # the link may carry audio
         self._more, self._moved = asyncio.Event(), asyncio.Event()  # there is audio to send; some has gone out
         self._configured = asyncio.Event()  # the server has said so
+        self._socket_until = 0  # samples before it go by WebSocket, also where there is a leg
         self._sound = Sound(self.wishes.transport, udp=route.udp, tell=remark)
         self._lost = 0  # samples that were lost by the last change of links
 
@@ -208,7 +208,11 @@ class RealtimeClient:
     async def send(self, event: ClientEvent) -> None:
         """Behind all sound that was captured before.  Raises ClientError where there is no link: this is not kept."""
         position = self.position
-        while self._linked.is_set() and self._behind < position:
+        if self._sound.leg is not None:
+            # UDP may be slower than the WebSocket, or lose it: what is not acknowledged goes there too, before this.
+            self._socket_until = position
+            self._resend()
+        while self._linked.is_set() and self._replay.sent < position:
             self._moved.clear()
             await self._moved.wait()
         if self._link is None or not self._linked.is_set():
@@ -224,12 +228,6 @@ class RealtimeClient:
             with contextlib.suppress(ConnectionClosed):
                 await self._link.send(dump(Ping(t0=now_us())), text=True)
 
-    @property
-    def _behind(self) -> int:
-        """Samples that an event sent now would come behind.  UDP may be slower than the WebSocket: of what went there
-        only what is acknowledged counts."""
-        return self._replay.sent if self._sound.leg is None else self._replay.received
-
     def _view(self) -> Link:
         """The link, for whoever chooses the way of sound."""
 
@@ -237,15 +235,14 @@ class RealtimeClient:
             await self._linked.wait()
             await self._configured.wait()
 
-        def resend() -> None:
-            self._replay.resend()
-            self._more.set()
-            self._moved.set()
-
         def address() -> Awaitable[Address]:
             return self._route.address(self._tell)
 
-        return Link(ready, address, lambda: self._replay.token, lambda: self.health.rtt_ms, resend)
+        return Link(ready, address, lambda: self._replay.token, lambda: self.health.rtt_ms, self._resend)
+
+    def _resend(self) -> None:
+        self._replay.resend()
+        self._more.set()
 
     async def __aiter__(self) -> AsyncIterator[Received]:
         """Events until the other side says goodbye properly.  Raises ClientError if it cannot be had any more.
@@ -348,10 +345,7 @@ class RealtimeClient:
                 await self._greeted(event)
             if isinstance(event, SessionUpdated):
                 self._configured.set()
-            told = self._replay.receive(event)
-            if isinstance(event, Ack):
-                self._moved.set()
-            yield Received(told, at_us)
+            yield Received(self._replay.receive(event), at_us)
 
     async def _greeted(self, event: SessionCreated | Resumed) -> None:
         """The server has said which session this link carries: now it may have audio."""
@@ -384,7 +378,8 @@ class RealtimeClient:
                 await self._more.wait()
                 continue
             try:
-                if (leg := self._sound.leg) is not None and isinstance(packet.voxd_offset, int):
+                leg = self._sound.leg if self._replay.sent > self._socket_until else None
+                if leg is not None and isinstance(packet.voxd_offset, int):
                     await leg.send(packet.audio, packet.voxd_offset)
                 else:
                     await link.send(dump(packet), text=True)

@@ -68,11 +68,6 @@ class Replay:
         """Samples captured that the server has not said to have."""
         return self._ring.end - self._received
 
-    @property
-    def received(self) -> int:
-        """The server has said to have everything below."""
-        return self._received
-
     def resend(self) -> None:
         """What went out and is not known to have come goes out again; the server passes over what it has."""
         self._next = self._received
