@@ -59,6 +59,11 @@ class Session:
         return self._listener.received
 
     @property
+    def kept(self) -> int:
+        """Bytes of audio that are held for it."""
+        return self._listener.kept
+
+    @property
     def position(self) -> int:
         """Samples received so far, at the rate of the session's format."""
         return self._listener.sent
