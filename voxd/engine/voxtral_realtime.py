@@ -37,9 +37,7 @@ class VoxtralRealtime(Engine):
         live=True,
     )
 
-    def __init__(
-        self, options: Mapping[str, object], wake: Callable[[], None], load: LoadDevice | None = None
-    ) -> None:
+    def __init__(self, options: Mapping[str, object], wake: Callable[[], None], load: LoadDevice | None = None) -> None:
         super().__init__(options, wake)
         self._options, self._load_device = Options.parse(options), load or self._load_checkpoint
         self._granted: int | None = None
