@@ -168,3 +168,14 @@ def test_the_command_measures_random_weights(monkeypatch: pytest.MonkeyPatch, tm
     done = CliRunner().invoke(main, ["bench-engine", *given, str(tmp_path / "found.json")])
     assert done.exit_code == 0, done.output
     assert set(json.loads((tmp_path / "found.json").read_text())) >= {"load_s", "steps", "alone", "beside"}
+
+
+def test_what_is_taken_beside_the_plan_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a device with 2 GB, one of them free: what is not weights, pages or what is nobody's is work space."""
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10**9, 2 * 10**9))
+    found = bench_mini._memory(checkpoint_of_its_own(), None, device(), None)
+    assert found["used"] == 1.0
+    pages = device().pages.count * 64 * 2 * 3 * 2 * 16 * 4
+    assert found["planned"] == pytest.approx((pages + 4e6) / 1e9, abs=0.01)
+    assert found["work_space"] == pytest.approx(found["used"] - found["planned"], abs=0.02)

@@ -82,10 +82,26 @@ def test_what_is_lost_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         log.info("last", extra={"fields": {"EVENT": "last"}})
         journal.until("last")
         arrived = len(journal.records) - 2
+        lost = handler.lost
         handler.close()
         journal.close()
 
     assert told["MESSAGE"].startswith(f"{100 - arrived} log records were lost")
+    assert lost == 100 - arrived
+
+
+def test_what_was_lost_is_asked_for_by_metrics() -> None:
+    with short_folder() as folder:
+        handler = JournalHandler(folder / "journal")
+        handler.lost = 3
+        root = logging.getLogger()
+        root.addHandler(handler)
+        try:
+            assert journald.dropped() == 3
+        finally:
+            root.removeHandler(handler)
+            handler.close()
+    assert journald.dropped() == 0
 
 
 def test_standard_error_is_the_journal_only_if_it_is_the_one_that_systemd_made(tmp_path: Path) -> None:

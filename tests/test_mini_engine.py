@@ -7,7 +7,9 @@ import pytest
 
 from tests.mini import Paper, as_text, contents, encode, follows, gateway
 from tests.tiny_voxtral import RATE, Samples, speechlike
-from voxd.messages import Cancel, Turn
+from voxd.engine.contract import Refuse, Unusable
+from voxd.engine.mini_port import Options
+from voxd.messages import Cancel, Leave, Open, Turn
 
 MOST = 20
 
@@ -199,6 +201,23 @@ def test_an_answer_for_which_there_is_no_memory_fails_with_numbers() -> None:
         assert failed.code == "overloaded"
 
 
+def test_what_nobody_waits_for_makes_room() -> None:
+    paper = Paper(slots=1, pages=10)
+    with gateway(paper.device, {"max_conversations": 2}) as talk:
+        for stream in (1, 2):
+            talk.open(stream, noise(3, stream))
+            talk.feed(stream, 2 * RATE)
+            talk.onset(stream, 1)
+        talk.speculate(1, 2, 1, RATE, (Turn("user", ref=1),), 200)
+        talk.rest()
+        for stream in (2, 1):
+            talk.commit(stream, 1, RATE)
+            talk.respond(stream, 2, (Turn("user", ref=1),), 200)
+            talk.rest()
+            assert talk.said[stream, 2] == as_text(follows([1, *spoken(noise(3, stream), 0, RATE)], 200))
+        assert talk.settled[1, 2].saved_us == 0
+
+
 def test_a_long_conversation_forgets_its_beginning() -> None:
     paper, clip = Paper(pages=80), noise(30, 7)
     context: tuple[Turn, ...] = (Turn("system", "Brief."),)
@@ -293,3 +312,52 @@ def test_an_answer_beside_the_conversation_does_not_change_it() -> None:
         talk.respond(1, 3, (Turn("user", "One"), Turn("assistant", as_text(first), 1), Turn("user", "Three")), 30)
         talk.rest()
         assert talk.settled[1, 3].cached_tokens >= 6 + len(first) - 1
+
+
+def test_a_client_that_comes_back_is_remembered() -> None:
+    paper, clip = Paper(), noise(8, 21)
+    with gateway(paper.device) as talk:
+        talk.open(1, clip)
+        talk.feed(1, 2 * RATE)
+        talk.onset(1, 1)
+        talk.commit(1, 1, RATE)
+        talk.respond(1, 2, (Turn("user", ref=1),), MOST)
+        talk.rest()
+        first = follows([1, *spoken(clip, 0, RATE)], MOST)
+        talk.onset(1, 3, RATE)
+        talk.tell(Leave(1))
+        talk.rest()
+        assert paper.pages.free == paper.pages.count
+        talk.tell(Open(1, ("respond",), start=RATE))
+        talk.fed[1] = talk.heard[1] = RATE
+        talk.feed(1, 4 * RATE)
+        talk.onset(1, 4, RATE)
+        talk.commit(1, 4, 3 * RATE)
+        talk.respond(1, 5, (Turn("user", ref=1), Turn("assistant", as_text(first), 2), Turn("user", ref=4)), MOST)
+        talk.rest()
+        prompt = [1, *spoken(clip, 0, RATE), *first, 2, *spoken(clip, RATE, 3 * RATE)]
+        assert talk.said[1, 5] == as_text(follows(prompt, MOST))
+        assert paper.windows == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"speed": 1}, r"voxtral-mini\.speed is not known; allowed: model, device"),
+        ({"max_context": 100}, "max_context must be from 1024 to 131072, not 100"),
+        ({"temperature": 3}, "temperature must be from 0 to 2, not 3"),
+        ({"top_p": 0}, "top_p must be over 0 and at most 1"),
+        ({"max_tokens": True}, "max_tokens must be from 1 to 32768, not True"),
+        ({"hop_length": 80}, "hop_length cannot be set: it is the model's own, and the weights were made with it"),
+    ],
+)
+def test_options_are_checked(options: dict[str, object], told: str) -> None:
+    with pytest.raises(Unusable, match=told):
+        Options.parse(options)
+
+
+def test_more_conversations_than_fit_are_refused() -> None:
+    with gateway(Paper().device, {"max_conversations": 1}) as talk:
+        talk.open(1, noise(1, 1))
+        with pytest.raises(Refuse, match="all 1 places are taken"):
+            talk.tell(Open(2, ("respond",)))

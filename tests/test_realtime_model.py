@@ -182,7 +182,7 @@ def test_the_user_is_told_which_path_is_in_use() -> None:
 @pytest.mark.parametrize(("value", "eager"), [(None, False), ("", False), ("0", False), ("1", True)])
 def test_voxd_eager_switches_the_graphs_off(monkeypatch: pytest.MonkeyPatch, value: str | None, eager: bool) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr("voxd.engine.realtime_device.load", lambda options, progress, *, eager: asked.append(eager))
+    monkeypatch.setattr("voxd.engine.realtime_device.load", lambda *given, eager, streams: asked.append(eager))
     monkeypatch.delenv("VOXD_EAGER", raising=False)
     if value is not None:
         monkeypatch.setenv("VOXD_EAGER", value)

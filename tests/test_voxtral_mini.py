@@ -183,5 +183,5 @@ class TestConformance(Conformance):
 
 @cache
 def _wide() -> Device:
-    options = Options.parse({"model": str(folder(0)), "device": "cpu", "max_conversations": 100})
+    options = Options.parse({"model": str(folder(0, ends=True)), "device": "cpu", "max_conversations": 100})
     return load(options, lambda text: None, eager=True)

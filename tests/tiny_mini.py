@@ -40,8 +40,9 @@ Turn = tuple[Literal["system", "user", "assistant"], Sequence[Samples | str]]  #
 
 
 @cache
-def folder(seed: int) -> Path:
-    """A checkpoint; made once per process, and gone with it."""
+def folder(seed: int, *, ends: bool = False) -> Path:
+    """A checkpoint; made once per process, and gone with it.  `ends`: texts end by themselves, after some dozen tokens;
+    else never."""
     from transformers import VoxtralProcessor, WhisperFeatureExtractor
     from transformers.tokenization_mistral_common import MistralCommonBackend
 
@@ -55,8 +56,10 @@ def folder(seed: int) -> Path:
     )
     model = _model()
     randomise(model, seed)
-    _calibrate(model, processor, seed)
+    hidden = _calibrate(model, processor, seed)
     _check(Reference(model, processor))
+    if ends:
+        _let_end(Reference(model, processor), hidden, seed)
     model.save_pretrained(path)
     processor.save_pretrained(path)
     return path
@@ -88,8 +91,9 @@ def _model() -> Any:
 
 
 @torch.no_grad()
-def _calibrate(model: Any, processor: Any, seed: int) -> None:
-    """Takes what is constant out of the audio and of the last hidden state; control tokens are never said."""
+def _calibrate(model: Any, processor: Any, seed: int) -> torch.Tensor:
+    """Takes what is constant out of the audio and of the last hidden state; control tokens are never said.  Returns
+    some of those states."""
     from transformers.models.whisper.modeling_whisper import sinusoids
 
     for name, weight in model.named_parameters():  # less sharp: 1500 frames at once make much of the last bit
@@ -108,6 +112,24 @@ def _calibrate(model: Any, processor: Any, seed: int) -> None:
     hidden = inner(input_ids=torch.cat([prompt, text], 1), input_features=mel).last_hidden_state[0, -64:]
     head[:SPECIAL] = 0
     drop_mean(head[SPECIAL:], hidden)
+    found: torch.Tensor = hidden
+    return found
+
+
+@torch.no_grad()
+def _let_end(reference: Reference, hidden: torch.Tensor, seed: int) -> None:
+    """Draws a row for the end of text until it ends some texts after more than a few tokens and soon enough."""
+    head, generator = reference.model.lm_head.weight, torch.Generator().manual_seed(seed)
+    best, mean = (hidden @ head.T).amax(1), hidden.mean(0)
+    prompt = [BOS, BEGIN_INST, BEGIN_AUDIO, *[AUDIO] * PER_WINDOW, END_INST]
+    for _ in range(50):
+        row = torch.randn(head.shape[1], generator=generator)
+        row -= mean * (row @ mean) / mean.dot(mean)
+        head[EOS] = row / ((hidden @ row) / best).quantile(0.95)
+        said = (reference.ids(prompt, [speechlike(3.0, clip)], 100, eos=EOS) for clip in range(1, 4))
+        if all(4 < len(ids) < 100 for ids in said):
+            return
+    raise AssertionError(f"no end was found for the texts of seed {seed}")
 
 
 def _check(reference: Reference) -> None:
@@ -187,9 +209,9 @@ def _wav(samples: Samples) -> str:
 
 
 @cache
-def reference(seed: int) -> Reference:
+def reference(seed: int, *, ends: bool = False) -> Reference:
     from transformers import AutoProcessor, VoxtralForConditionalGeneration
 
-    path = folder(seed)
+    path = folder(seed, ends=ends)
     model = VoxtralForConditionalGeneration.from_pretrained(path, dtype=torch.float32).eval()
     return Reference(model, AutoProcessor.from_pretrained(path))

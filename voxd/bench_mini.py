@@ -19,11 +19,10 @@ import torch
 
 from voxd.bench_engine import Ceilings, Say, ceilings
 from voxd.bench_talks import Habit, alone, beside, beside_prefill, many, noise
-from voxd.engine import realtime_device
+from voxd.engine import mini_memory, realtime_device
 from voxd.engine.batch import Flight, Row
-from voxd.engine.checkpoints import free_memory
 from voxd.engine.mini_device import build
-from voxd.engine.mini_model import Checkpoint
+from voxd.engine.mini_model import Checkpoint, page_bytes
 from voxd.engine.mini_port import NONE_HIGHER, PAGE, PER_WINDOW, SPAN, Device, Options, Script, audio, bits
 from voxd.engine.realtime_model import Checkpoint as LiveCheckpoint
 from voxd.engine.realtime_port import Device as LiveDevice
@@ -257,15 +256,30 @@ def bench(
         found["open_loop"].append(many(device, count, seconds, habit, ahead=ahead))
         say(f"open loop: {found['open_loop'][-1]}")
     if streams is not None:
-        several, seconds, prefilled = (2, 2.6, 2.4) if quick else (LIVE, 60.0, 15.0)
+        several, seconds, prefilled = (2, 2.6, 2.4) if quick else (LIVE, 45.0, 12.0)
         found["beside"] = beside(device, streams, LiveOptions(), several, seconds, habit)
         say(f"beside live streams: {found['beside']}")
         found["beside_prefill"] = beside_prefill(device, streams, LiveOptions(), several, prefilled)
         say(f"live streams and prefill of 30 s: {found['beside_prefill']}")
     if weight.is_cuda:
-        free, total = torch.cuda.mem_get_info(weight.device)
-        found["memory_gb"] = {"total": total / 1e9, "free": free / 1e9, "reserved": torch.cuda.memory_reserved() / 1e9}
+        found["memory_gb"] = _memory(checkpoint, live, device, streams)
+        say(f"memory, GB: {found['memory_gb']}")
     return found
+
+
+def _memory(
+    checkpoint: Checkpoint, live: LiveCheckpoint | None, device: Device, streams: LiveDevice | None
+) -> dict[str, float]:
+    """What the plan of the memory counts, and what is taken beside it."""
+    config, dtype = checkpoint.model.config, checkpoint.model.lm_head.weight.dtype
+    planned = mini_memory.demand_of(config, Options(), dtype).fixed + device.pages.count * page_bytes(config, dtype)
+    if live is not None and streams is not None:
+        demand = realtime_device.demand_of(live.model.config, LiveOptions(), dtype)
+        planned += demand.fixed + streams.slots.count * demand.unit
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    found = {"total": total, "used": total - free, "planned": planned, "work_space": total - free - planned}
+    return {name: round(size / 1e9, 2) for name, size in found.items()}
 
 
 def _build(
@@ -278,10 +292,10 @@ def _build(
         streams = realtime_device.build(live, LiveOptions(), lambda text: None, eager=False, streams=count)
     found["live_build_s"] = round(time.perf_counter() - began, 1)
     gc.collect()
-    weight = checkpoint.model.lm_head.weight
+    if checkpoint.model.lm_head.weight.is_cuda:
+        torch.cuda.empty_cache()  # else it would not be free for the other
     began = time.perf_counter()
-    memory = free_memory(weight.device) if weight.is_cuda else None
-    device = build(checkpoint, options, lambda text: None, eager=False, memory=memory)
+    device = build(checkpoint, options, lambda text: None, eager=False)
     gc.collect()
     found["build_s"] = round(time.perf_counter() - began, 1)
     found["notes"] = [*device.notes, *(streams.notes if streams is not None else ())]

@@ -16,11 +16,13 @@ from prometheus_client.registry import Collector
 
 from shared import __version__, events
 from shared.audio import RATE
+from voxd import journald
 from voxd.messages import Beat
 from voxd.metrics import Targets, TurnReport
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 KINDS = ("realtime", "transcription", "rest")
+TOKENS = ("input", "cached", "output")
 STATES = ("loading", "ready", "restarting", "failed", "stopped", "draining")
 
 _FIRST = (5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 100, 125, 150, 200, 300, 500, 1000, 2000, 5000)  # ms
@@ -37,6 +39,7 @@ WORDS: dict[str, tuple[str, tuple[float, ...]]] = {
     "lag_over_delay_ms": ("Text behind its audio, beyond the configured delay", _FINAL),
     "final_ms": ("Last voiced sample to final transcript", _FINAL),
     "total_ms": ("Commit to last delta of a response", (*_FINAL, 20_000, 30_000, 60_000)),
+    "saved_ms": ("Head start of an answer that was begun before it was asked for", _FIRST),
     "itl_ms": ("Gap between deltas of a response", _GAP),
     "rtf": ("Compute over audio of a turn", (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0)),
 }
@@ -77,8 +80,14 @@ class Exposition:
         )
         self._turns = Counter("voxd_turns", "Turns that ended, and how", ["scope", "ending"], registry=registry)
         self._breaches = Counter("voxd_breaches", "Responses over their target", ["metric"], registry=registry)
+        self._speculations = Counter("voxd_speculations", "Answers begun before they were asked for", registry=registry)
+        self._tokens = Counter(
+            "voxd_tokens", "Tokens of turns, read, read from a cache, and said", ["kind"], registry=registry
+        )
         for transport in ("websocket", "http"):
             self._connections.labels(transport)
+        for kind in TOKENS:
+            self._tokens.labels(kind)
         for metric in ("ttft_engine_ms", "ttft_server_ms", "total_ms"):
             self._breaches.labels(metric)
         self._words = {word: _histogram(word, *about, registry) for word, about in WORDS.items()}
@@ -100,6 +109,9 @@ class Exposition:
     def received(self, samples: int) -> None:
         """More audio, in samples at 16 kHz."""
         self._audio.inc(samples / RATE)
+
+    def speculated(self) -> None:
+        self._speculations.inc()
 
     def written(self, event: events.ServerEvent, report: TurnReport | None) -> None:
         """An event has gone to a client; `report` if a turn was over with it."""
@@ -130,6 +142,8 @@ class Exposition:
             self._saved.labels(scope).observe(report.saved_ms / 1000)
         for gap in report.metrics.itl_ms:
             self._words["itl_ms"].labels(scope).observe(gap / 1000)
+        for kind, count in (report.event.tokens if report.event else {}).items():
+            self._tokens.labels(kind).inc(count)
         for metric in self._targets.breaches(report.metrics):
             self._breaches.labels(metric).inc()
 
@@ -142,6 +156,9 @@ class Files:
 
     def received(self, samples: int) -> None:
         self._exposition.received(samples)
+
+    def speculated(self) -> None:
+        """Files are not answered."""
 
     def written(self, event: events.ServerEvent, report: TurnReport | None) -> None:
         self._exposition.count(event)
@@ -174,6 +191,7 @@ class _Collector(Collector):
         states = {state: int(state == live.state) for state in STATES}
         yield _labelled("voxd_state", "1 for the state that voxd is in", "state", states)
         yield CounterMetricFamily("voxd_engine_restarts", "Engine processes lost", value=live.restarts)
+        yield CounterMetricFamily("voxd_log_dropped", "Records that journald did not take", value=journald.dropped())
         if live.engine:
             yield from _engine(live.engine)
 

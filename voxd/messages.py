@@ -183,7 +183,8 @@ class Evict(StreamMessage, frozen=True):
 
 class Leave(StreamMessage, frozen=True):
     """The client is gone and may come back: engines free its slot as for Close, the VAD keeps listening where it is.
-    A later Open of the same stream begins anew with the engines; audio that the VAD has heard is fed again to them."""
+    A later Open of the same stream begins anew with the engines, but that a responder may remember the turns before;
+    audio that the VAD has heard is fed again to them."""
 
 
 class Close(StreamMessage, frozen=True):

@@ -15,7 +15,7 @@ It does not know sessions, sockets, turn rules or the wire.  Work over 20 ms goe
 
 What arrives, per role (all of `voxd.messages`):
 
-    both         Open, Feed, Heard (the VAD's word on audio already fed), Onset, Commit, Cancel, Close, Evict
+    both         Open, Feed, Heard (the VAD's word on audio already fed), Onset, Commit, Cancel, Close, Evict, Leave
     transcribe   Flush, Rollback
     respond      Audio, Prepare, Speculate, Crop, Respond, Sent
 
@@ -53,6 +53,7 @@ from voxd.messages import (
     Feed,
     Flush,
     Heard,
+    Leave,
     Onset,
     Open,
     Output,
@@ -82,8 +83,14 @@ EngineCommand = (
     | Cancel
     | Sent
     | Evict
+    | Leave
     | Close
 )
+
+
+_THE_MODELS_OWN = "it is the model's own, and the weights were made with it"
+# Options that people know from elsewhere and that no engine can offer, and why.
+FIXED = dict.fromkeys(("n_mels", "hop_length", "n_fft", "sample_rate"), _THE_MODELS_OWN)
 
 
 class Refuse(Exception):
@@ -109,6 +116,7 @@ class Capabilities:
     languages: tuple[str, ...] = ()  # ISO 639-1; () = any
     live: bool = False  # text while the person still speaks
     speculates: bool = False  # Speculate does something
+    remembers: bool = False  # it wants Leave, and goes on after the next Open; others are told Close
     reads_text: bool = False  # a responder that wants the text of what was spoken: Respond comes when that is final
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from shared.audio import RATE
 from voxd.engine.batch import Places, Runner
-from voxd.engine.contract import Unusable
+from voxd.engine.contract import FIXED, Unusable
 
 MODEL = "mistralai/Voxtral-Mini-3B-2507"
 WINDOW = 30 * RATE  # samples that the encoder hears at once
@@ -72,8 +72,8 @@ class Options:
         """Raises Unusable; its text names the key."""
         options = cls()
         for key, value in given.items():
-            if key in _FIXED:
-                raise Unusable(f"engine_options.voxtral-mini.{key} cannot be set: {_FIXED[key]}")
+            if key in FIXED:
+                raise Unusable(f"engine_options.voxtral-mini.{key} cannot be set: {FIXED[key]}")
             check = _CHECKS.get(key)
             if check is None:
                 raise Unusable(f"engine_options.voxtral-mini.{key} is not known; allowed: {', '.join(_CHECKS)}")
@@ -102,8 +102,6 @@ _CHECKS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "top_p": ("over 0 and at most 1", lambda value: isinstance(value, int | float) and 0 < value <= 1),
     "seed": ("from 0 to 2147483647", _whole(0, 2**31 - 1)),
 }
-_OF_THE_MODEL = "it is the model's own, and the weights are made for it"
-_FIXED = {"n_mels": _OF_THE_MODEL, "hop_length": _OF_THE_MODEL, "n_fft": _OF_THE_MODEL, "sample_rate": _OF_THE_MODEL}
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,14 +113,17 @@ def _merge(lines: Iterable[Line]) -> Iterator[Line]:
 
 
 def _parts(script: Script, parts: Iterable[Part]) -> Iterator[int]:
-    written = False  # the part before was text
-    for part in parts:
+    texts: list[str] = []
+    for part in (*parts, None):
+        if isinstance(part, str):
+            texts += [part] if part else []
+            continue
+        if texts:  # as one text: what joins them may be one piece with their ends
+            yield from script.encode(BETWEEN.join(texts))
+            texts = []
         if isinstance(part, Clip):
             yield script.begin_audio
             for window in part.windows:
                 yield from (audio(window, index) for index in range(PER_WINDOW))
-        elif isinstance(part, Ids):
+        elif part is not None:
             yield from part.ids
-        elif part:
-            yield from script.encode(f"{BETWEEN}{part}" if written else part)
-        written = not isinstance(part, Clip) and bool(part)

@@ -198,6 +198,7 @@ class Schedule:
     def _table(self, work: Work, count: int) -> Table:
         """Rows for the next positions of a sequence, but for what is in them."""
         sequence = work.sequence
+        assert sequence.slot is not None
         position = np.arange(len(sequence.held), len(sequence.held) + count)
         table = np.zeros((count, HEAD), np.int32)
         table[:, SLOT], table[:, POSITION] = sequence.slot, position

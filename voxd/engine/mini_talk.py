@@ -123,6 +123,16 @@ class Talk:
             for window in utterance.clip.windows:
                 self._forget(window)
 
+    def leave(self) -> None:
+        """The client is gone; turns that are over are remembered, for it may come back."""
+        for ref, utterance in list(self.utterances.items()):
+            if not utterance.committed or any(window.found is None for window in utterance.clip.windows):
+                self.forget(ref)
+
+    def come_back(self, start: int) -> None:
+        """It goes on with the audio from sample `start` on."""
+        self.ring, self._voice, self._voiced, self._known = Ring(CAPACITY, start), Voice(start), start, None
+
     def close(self) -> None:
         for ref in list(self.utterances):
             self.forget(ref)

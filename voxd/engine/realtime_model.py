@@ -167,7 +167,7 @@ def fixed_bytes(config: Any, opening: int, dtype: torch.dtype) -> int:
         many * opening * Rings.row_bytes(part.num_hidden_layers, part.num_key_value_heads, part.head_dim, dtype)
         for part, many in zip(parts, rows, strict=True)
     ]
-    return sum(each.numel() for each in model.parameters()) * dtype.itemsize + sum(begun)
+    return int(sum(each.numel() for each in model.parameters()) * dtype.itemsize + sum(begun))
 
 
 def _stack(module: Any, shape: Shape, slots: int, ops: Ops, norms: tuple[str, str]) -> Stack[Rings]:

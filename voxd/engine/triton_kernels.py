@@ -27,12 +27,14 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from voxd.engine.kernels import Place, Scale, Shape, Where
 
 BLOCK, WARPS, STAGES = 64, 4, 2  # keys that a program reads at once; how it is run
+LOG2_E = math.log2(math.e)
 QUERIES = 64  # that a program of attention computes, where there are as many
 HEARING = 128  # the same where all see all
 SPLITS = 16  # programs among which the keys of one sequence and head are divided at most,
 PROGRAMS = 512  # and how many are wanted in all; half of them where each has many queries
 FEW = 2  # tokens, up to which products are this module's
 SUMS = 6144  # or sums in all: with so few, cuBLAS's tiles keep a part of the device busy only
+LONG = 16384  # inputs, up to which they fit into its registers
 EARLY = 64  # tokens, up to which the next kernel is set up early; with more it is in the way
 
 
@@ -129,15 +131,15 @@ def _add_layer_norm(x, delta, out, weight, bias, eps, WIDTH: tl.constexpr, SIZE:
 
 @triton.jit
 def _see(query, key, value, seen, top, norm, mix, scale, ALL: tl.constexpr):
-    """One more block of keys; ALL: every query sees all of it."""
-    score = tl.dot(query, tl.trans(key), input_precision="ieee") * scale
+    """One more block of keys; ALL: every query sees all of it.  Exponents are of 2, and `scale` is made for that."""
+    score = tl.dot(query, tl.trans(key), input_precision="ieee")
     if not ALL:
         score = tl.where(seen, score, -1e30)
-    higher = tl.maximum(top, tl.max(score, 1))
-    weight = tl.exp(score - higher[:, None])
+    higher = tl.maximum(top, tl.max(score, 1) * scale)
+    weight = tl.exp2(score * scale - higher[:, None])
     if not ALL:
         weight = tl.where(seen, weight, 0.0)
-    fade = tl.exp(top - higher)
+    fade = tl.exp2(top - higher)
     norm = norm * fade + tl.sum(weight, 1)
     mix = mix * fade[:, None] + tl.dot(weight.to(value.dtype), value, input_precision="ieee")
     return higher, norm, mix
@@ -213,7 +215,7 @@ def _merge(highest, total, partial, out, new, tiles, K: tl.constexpr, G: tl.cons
     i = ((program * K + head) * S + tl.arange(0, S)) * M + m
     d = tl.arange(0, D)
     top = tl.load(highest + i)
-    weight = tl.exp(top - tl.max(top, 0))
+    weight = tl.exp2(top - tl.max(top, 0))
     mix = tl.sum(tl.load(partial + i[:, None] * D + d[None]) * weight[:, None], 0)
     norm = tl.sum(tl.load(total + i) * weight, 0)
     if ENDS:
@@ -310,12 +312,12 @@ class Triton:
         return x, out
 
     def linear(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        if self._ours(len(x), len(weight)):
+        if self._ours(len(x), weight):
             return self._product(x, weight, bias, len(weight), gate=False)
         return F.linear(x, weight, bias)
 
     def gated(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        if self._ours(len(x), len(weight)):
+        if self._ours(len(x), weight):
             return self._product(x, weight, None, len(weight) // 2, gate=True)
         return self._silu_mul(F.linear(x, weight))
 
@@ -323,8 +325,9 @@ class Triton:
         return F.gelu(F.linear(x, weight, bias))
 
     @staticmethod
-    def _ours(tokens: int, outputs: int) -> bool:
-        return tokens <= FEW or tokens * outputs <= SUMS
+    def _ours(tokens: int, weight: torch.Tensor) -> bool:
+        outputs, inputs = weight.shape
+        return inputs <= LONG and (tokens <= FEW or tokens * outputs <= SUMS)
 
     def _product(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, width: int, *, gate: bool
@@ -389,7 +392,7 @@ class Triton:
             k, v = (TensorDescriptor.from_tensor(rows_of.flatten(1), [BLOCK, shape.dim]) for rows_of in (k, v))
         _attend[(programs, heads, splits)](
             q, k, v, where.slot, where.first, end, table, table.shape[1], out, highest, total, partial,
-            shape.dim**-0.5, new, tiles, splits,
+            shape.dim**-0.5 * LOG2_E, new, tiles, splits,
             ONE=splits == 1, num_warps=WARPS, num_stages=STAGES, **sizes, **memory, **launch,
         )  # fmt: skip
         if splits > 1:
@@ -403,7 +406,7 @@ class Triton:
         out = qkv.new_empty(count, heads * dim)
         queries, keys = (TensorDescriptor.from_tensor(qkv, [rows, dim]) for rows in (HEARING, BLOCK))
         _hear[(triton.cdiv(count, HEARING), heads)](
-            queries, keys, out, count, dim**-0.5, H=heads, D=dim, ROWS=HEARING, BLOCK=BLOCK, num_warps=WARPS,
+            queries, keys, out, count, dim**-0.5 * LOG2_E, H=heads, D=dim, ROWS=HEARING, BLOCK=BLOCK, num_warps=WARPS,
             num_stages=3,
         )  # fmt: skip
         return out

@@ -38,6 +38,7 @@ from voxd.messages import (
     Feed,
     Flush,
     Heard,
+    Leave,
     Onset,
     Open,
     Output,
@@ -62,6 +63,7 @@ class VoxtralMini(Engine):
         needs=NEEDS,
         extra="voxtral",
         speculates=True,
+        remembers=True,
     )
 
     def __init__(self, options: Mapping[str, object], wake: Callable[[], None], load: LoadDevice | None = None) -> None:
@@ -71,6 +73,7 @@ class VoxtralMini(Engine):
         self._device: Device | None = None
         self._talks: dict[int, Talk] = {}
         self._roles: dict[int, tuple[str, ...]] = {}
+        self._gone: set[int] = set()  # streams whose clients may come back
         self._released: list[Work] = []
         self._out: list[Output] = []
         self._now_us = 0
@@ -143,6 +146,8 @@ class VoxtralMini(Engine):
                 self._cancel(talk, command.ref)
             case Evict():
                 self._evict(talk)
+            case Leave():
+                self._leave(talk)
             case Close():
                 self._close(talk)
         return None
@@ -156,6 +161,9 @@ class VoxtralMini(Engine):
                 raise Refuse(f"all {self._most} places are taken: more do not fit into the device's memory")
             talk = Talk(command.stream, self._loaded.script, command.start, self._schedule.forget)
             self._talks[command.stream] = talk
+        elif command.stream in self._gone:
+            talk.come_back(command.start)
+        self._gone.discard(command.stream)
         talk.language = command.language
         self._roles[command.stream] = command.roles
 
@@ -163,13 +171,20 @@ class VoxtralMini(Engine):
         if not talk.main.busy:
             self._memory.free(talk.main)
 
-    def _close(self, talk: Talk) -> None:
+    def _leave(self, talk: Talk) -> None:
+        """The device's memory is free at once; ids and embeddings are kept."""
         for work in self._of(talk):
             self._drop(work)
         self._memory.free(talk.main)
-        talk.close()
-        del self._talks[talk.number], self._roles[talk.number]
+        talk.leave()
+        self._gone.add(talk.number)
         self._out = [output for output in self._out if output.stream != talk.number]
+
+    def _close(self, talk: Talk) -> None:
+        self._leave(talk)
+        talk.close()
+        self._gone.discard(talk.number)
+        del self._talks[talk.number], self._roles[talk.number]
 
     # ── utterances ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -344,6 +359,19 @@ class VoxtralMini(Engine):
         work.prompt, work.most = prompt, min(work.most, self._context - len(prompt))
         return True
 
+    def _starve(self, work: Work) -> None:
+        """There is no memory for it: what nobody waits for makes room for what somebody does."""
+        others = [
+            each for each in self._schedule.works if each.kind is not Kind.WANTED and each.sequence.slot is not None
+        ]
+        if work.kind is Kind.WANTED and others:
+            self._drop(others[-1])
+            self._schedule.waiting = True
+        else:
+            taken = self._memory.busy
+            message = f"The device's memory is taken by {taken} answers that are being given; try again in a moment."
+            self._give_up(work, "overloaded", message)
+
     def _give_up(self, work: Work, code: str, message: str) -> None:
         if work.kind is Kind.WANTED and work.ref is not None:
             self._say(work)
@@ -358,11 +386,9 @@ class VoxtralMini(Engine):
             work.asked_us = now_us
         self._released.clear()
         self._schedule.step(now_us)
-        for work in self._schedule.starved:
-            taken = self._memory.busy
-            message = f"The device's memory is taken by {taken} answers that are being given; try again in a moment."
-            self._give_up(work, "overloaded", message)
-        self._schedule.starved.clear()
+        starved, self._schedule.starved = self._schedule.starved, []
+        for work in starved:
+            self._starve(work)
         heard, self._schedule.heard = self._schedule.heard, {}
         for work in heard:
             if work.kind is Kind.WANTED:

@@ -58,6 +58,11 @@ class Session:
         return self._listener.received
 
     @property
+    def kept(self) -> int:
+        """Bytes of audio that are held for it."""
+        return self._listener.kept
+
+    @property
     def busy(self) -> bool:
         """Is somebody speaking, or is something still owed to the client?"""
         return self._answers.busy or self._utterances.busy
