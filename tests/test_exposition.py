@@ -7,7 +7,7 @@ import os
 import signal
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import fields
 from itertools import pairwise
 
 import httpx
@@ -115,15 +115,6 @@ def test_times_are_seconds_and_fall_into_their_buckets() -> None:
     assert value(page, "voxd_final_seconds_bucket", le="0.5") == 1
     assert value(page, "voxd_rtf_ratio_sum", scope="transcription") == 0.25
     assert value(page, "voxd_ttft_server_seconds_count", scope="transcription") is None, "what does not apply is absent"
-
-
-def test_what_speculation_saved_is_counted_where_it_saved_something() -> None:
-    counted = exposition()
-    counted.written(COMPLETED, report(final_ms=1.0))
-    counted.written(COMPLETED, replace(report(final_ms=1.0), saved_ms=120.0))
-    page = counted.page().decode()
-    assert value(page, "voxd_speculation_saved_seconds_count", scope="transcription") == 1
-    assert value(page, "voxd_speculation_saved_seconds_sum", scope="transcription") == pytest.approx(0.12)
 
 
 def test_files_have_load_but_no_times() -> None:

@@ -91,8 +91,6 @@ class Exposition:
         for metric in ("ttft_engine_ms", "ttft_server_ms", "total_ms"):
             self._breaches.labels(metric)
         self._words = {word: _histogram(word, *about, registry) for word, about in WORDS.items()}
-        about = "Turns begun before they were asked for: by how much sooner their text came"
-        self._saved = _histogram("speculation_saved_ms", about, _FIRST, registry)
         registry.register(_Collector(live))
 
     def page(self) -> bytes:
@@ -138,8 +136,6 @@ class Exposition:
     def _measure(self, report: TurnReport, scope: str) -> None:
         for word, value in report.metrics.as_dict().items():
             self._words[word].labels(scope).observe(value if word == "rtf" else value / 1000)
-        if report.saved_ms > 0:
-            self._saved.labels(scope).observe(report.saved_ms / 1000)
         for gap in report.metrics.itl_ms:
             self._words["itl_ms"].labels(scope).observe(gap / 1000)
         for kind, count in (report.event.tokens if report.event else {}).items():

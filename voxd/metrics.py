@@ -56,7 +56,6 @@ class _Open:
     tokens_in: int = 0
     tokens_cached: int = 0
     tokens_out: int = 0
-    saved_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,6 @@ class TurnReport:
     text_span_ms: float | None  # first to last delta
     audio_ms: int
     event: events.Metrics | None  # for a client that asked for it
-    saved_ms: float = 0.0  # what was begun at the tentative end was wanted: so much sooner came its text
 
 
 class Observer(Protocol):
@@ -133,7 +131,7 @@ class TurnMeter:
         else:
             stamps.compute_us, stamps.saved_us = output.compute_us, output.saved_us
             turn.tokens_in, turn.tokens_cached = output.input_tokens, output.cached_tokens
-            turn.tokens_out, turn.saved_us = output.output_tokens, output.saved_us
+            turn.tokens_out = output.output_tokens
 
     def ref_of(self, response_id: str) -> int | None:
         """How the engine calls a response."""
@@ -186,7 +184,7 @@ class TurnMeter:
         if stamps.first_delta_us is not None and stamps.last_delta_us is not None:
             span = (stamps.last_delta_us - stamps.first_delta_us) / 1000
         event = _event(turn, scope, metrics)
-        return TurnReport(metrics, stamps.deltas, span, stamps.audio_us // 1000, event, turn.saved_us / 1000)
+        return TurnReport(metrics, stamps.deltas, span, stamps.audio_us // 1000, event)
 
 
 def _event(turn: _Open, scope: str, metrics: TurnMetrics) -> events.Metrics:
