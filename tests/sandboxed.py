@@ -160,10 +160,11 @@ def no_privileges() -> None:
     _checked(libc.prctl(38, 1, 0, 0, 0), "PR_SET_NO_NEW_PRIVS")
 
 
+MOUNTS = "PrivateMounts"  # without mounts of its own the sandbox must not touch the machine's
 STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
     ("KeyringMode=private", keyring),
     ("ProtectHostname", host_name),
-    ("PrivateMounts", own_mounts),
+    (MOUNTS, own_mounts),
     ("ProtectProc=invisible", own_processes_only),
     ("PrivateTmp", own_tmp),
     ("ProtectHome", no_homes),
@@ -178,9 +179,12 @@ STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
 
 def apply(tell: Callable[[str], None]) -> list[str]:
     """To this process, for good.  Returns what could not be had, and why."""
-    missing = []
+    missing: list[str] = []
+    mounting = {own_processes_only, own_tmp, no_homes, read_only, kernel}
     for name, step in STEPS:
         try:
+            if step in mounting and any(line.startswith(MOUNTS) for line in missing):
+                raise OSError(f"needs {MOUNTS}")
             step()
         except OSError as error:
             missing.append(f"{name}: {error}")

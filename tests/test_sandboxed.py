@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests import sandboxed
 from tests.seccomp import ALLOWED, KNOWN
 from tests.test_gpu_faults import why_not
 
 ROOT = Path(__file__).parent.parent
+MOUNTING = ("own_processes_only", "own_tmp", "no_homes", "read_only", "kernel")
 PROBE = """
 import ctypes, json, os, socket, subprocess, threading
 def told(work):
@@ -70,6 +72,22 @@ def test_what_the_unit_refuses_is_refused(tmp_path: Path) -> None:
         "tmp": None, "state": None, "unix": None, "mode": None, "thread": None, "child": None,
         "usr": 30, "home": 13, "sysctl": 30, "packet": 97, "namespace": 1, "setuid": 1, "affinity": 1,
     }, done.stderr  # fmt: skip
+
+
+def test_without_mounts_of_its_own_it_mounts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> None:
+        raise OSError("not permitted")
+
+    mounted: list[str] = []
+    monkeypatch.setattr(sandboxed, "_mount", lambda source, target, *_: mounted.append(target))
+    monkeypatch.setattr(sandboxed, "_set_read_only", lambda path, **_: mounted.append(path))
+    replaced = {sandboxed.MOUNTS: refused}
+    kept = {step for _, step in sandboxed.STEPS if step.__name__ in MOUNTING}
+    steps = [(name, replaced.get(name, step if step in kept else lambda: None)) for name, step in sandboxed.STEPS]
+    monkeypatch.setattr(sandboxed, "STEPS", tuple(steps))
+    missing = sandboxed.apply(lambda line: None)
+    assert len(missing) == 1 + len(kept) == 6
+    assert mounted == []
 
 
 @pytest.mark.root
