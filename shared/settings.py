@@ -6,6 +6,7 @@ PURE: structs and the few checks that need more than one field.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,9 @@ PathOrAuto = Annotated[str, Meta(pattern=r"\A(auto|/[^\x00-\x1f]+)\Z", descripti
 AbsolutePath = Annotated[str, Meta(pattern=r"\A/[^\x00-\x1f]+\Z", description="an absolute path")]
 HostName = Annotated[str, Meta(pattern=r"\A[^\x00-\x20/@]+\Z", description="a host name without scheme or path")]
 Origin = Annotated[str, Meta(pattern=r"\Ahttps?://[^\x00-\x20/@]+\Z", description="http://HOST or https://HOST[:PORT]")]
+
+AddressOrAuto = Annotated[str, Meta(pattern=r"\A(auto|[0-9A-Fa-f.:]+)\Z", description="auto or an IP address")]
+PortRange = Annotated[str, Meta(pattern=r"\A[0-9]{1,5}(-[0-9]{1,5})?\Z", description="a port or a range LOW-HIGH")]
 
 
 class Engines(Struct, frozen=True):
@@ -89,6 +93,19 @@ class ChunkedResponse(Struct, frozen=True):
     chunk_timeout_ms: Annotated[int, Meta(ge=1, le=10_000)] = 50
 
 
+class WebRtc(Struct, frozen=True):
+    """Media over UDP.  `address`: of the only candidate; auto: the one that the client's request came to."""
+
+    enabled: bool = False
+    address: AddressOrAuto = "auto"
+    udp_ports: PortRange = "61000-61999"  # above what Linux gives to outgoing connections
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        low, _, high = self.udp_ports.partition("-")
+        return int(low), int(high or low)
+
+
 class Log(Struct, frozen=True):
     """What the journal gets."""
 
@@ -106,6 +123,7 @@ class Settings(Struct, frozen=True):
     streaming: Streaming = Streaming()
     performance_targets: PerformanceTargets = PerformanceTargets()
     chunked_response: ChunkedResponse = ChunkedResponse()
+    webrtc: WebRtc = WebRtc()
     log: Log = Log()
 
 
@@ -155,6 +173,13 @@ def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     if (server.tls_cert is None) != (server.tls_key is None):
         yield ("server.tls_cert", "server.tls_key"), "tls_cert and tls_key go together"
+    low, high = settings.webrtc.ports
+    if not 0 < low <= high < 65_536:
+        yield ("webrtc.udp_ports",), f"expected ports from 1 to 65535, the lower first, got {settings.webrtc.udp_ports}"
+    try:
+        settings.webrtc.address == "auto" or ipaddress.ip_address(settings.webrtc.address)
+    except ValueError:
+        yield ("webrtc.address",), f"expected auto or an IP address, got {settings.webrtc.address!r}"
     sockets = [("server.socket", f"unix:{server.socket}")] if server.socket != "auto" else []
     for path, text in sockets + [(f"server.listen[{i}]", text) for i, text in enumerate(server.listen)]:
         try:

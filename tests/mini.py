@@ -17,8 +17,8 @@ from shared.audio import float_to_pcm16
 from tests.tiny_voxtral import Samples
 from voxd.engine.batch import Row
 from voxd.engine.contract import EngineCommand
-from voxd.engine.mini_clip import Clip, samples_of
-from voxd.engine.mini_port import OF_PAGE, PAGE, PER_WINDOW, POSITION, SAID, SLOT, SOURCE, WANTED, Device, Script
+from voxd.engine.mini_clip import Clip, write_samples
+from voxd.engine.mini_port import OF_PAGE, PAGE, PER_WINDOW, POSITION, SAID, SLOT, SOURCE, SPAN, WANTED, Device, Script
 from voxd.engine.vad import FRAME
 from voxd.engine.voxtral_mini import VoxtralMini
 from voxd.messages import (
@@ -118,8 +118,9 @@ class Paper:
         assert isinstance(kept, int)
         self.at[place] = kept
 
-    def _encode(self, rows: Sequence[Row]) -> list[int]:
-        (((place, higher), body),) = rows
+    def _encode(self, table: Sequence[Row] | np.ndarray) -> list[int]:
+        assert isinstance(table, np.ndarray)
+        (place, higher), body = table[0, :2].tolist(), table[0, 2:].tobytes()
         self.windows += 1
         self.at[place] = embeddings(body, float(np.int32(higher).view(np.float32)))
         highest, lowest = extent(body)
@@ -176,7 +177,11 @@ def contents(pcm: bytes) -> list[int]:
     numbers = iter(range(1000))
     clip = Clip(lambda: next(numbers), lambda window: None)
     clip.end(len(pcm) // 2)
-    bodies = [samples_of(window, lambda begin, end: pcm[2 * begin : 2 * end]) for window in clip.windows]
+    bodies = []
+    for window in clip.windows:
+        around = np.empty(SPAN, np.int16)
+        write_samples(window, lambda begin, end: pcm[2 * begin : 2 * end], around)
+        bodies.append(around.tobytes())
     highest = max(extent(body)[0] for body in bodies)
     return [first + index for first in (embeddings(body, highest) for body in bodies) for index in range(PER_WINDOW)]
 

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import random
 import select
 import shutil
 import signal
@@ -35,6 +36,7 @@ CLONE_NEWNET = 0x4000_0000
 SOL_PACKET, PACKET_IGNORE_OUTGOING, ETH_P_ALL = 263, 23, 3
 SIOCETHTOOL = 0x8946
 OFFLOADS = {"tx-checksum": (0x16, 0x17), "sg": (0x18, 0x19), "tso": (0x1E, 0x1F), "gso": (0x23, 0x24)}  # get, set
+ARP = b"\x08\x06"  # a machine that has lost the other's address asks again after a second: no loss of interest here
 ECHO_REQUEST = 8
 FRAME = 65_536  # bytes
 
@@ -109,8 +111,9 @@ def why_not() -> str | None:
 
 
 @contextmanager
-def network(one_way_ms: float) -> Iterator[Network]:
-    """Gone at the end, with all processes that still run in it."""
+def network(one_way_ms: float, loss: float = 0, seed: int = 1) -> Iterator[Network]:
+    """Gone at the end, with all processes that still run in it.  `loss`: the share of frames that never arrive, each
+    way, none depending on another; the same ones for the same seed and the same traffic."""
     with ExitStack() as stack:
         client, middle, server = (_namespace(stack, f"vx{os.getpid()}-{part}") for part in ("cli", "mid", "srv"))
         ends = (("client", client, CLIENT, NEAR[0]), ("server", server, SERVER, NEAR[1]))
@@ -119,7 +122,7 @@ def network(one_way_ms: float) -> Iterator[Network]:
             _ip("-n", middle, "link", "set", near, "up")
             with entered(namespace):
                 _send_whole(name)
-        command = [*inside(middle), sys.executable, "-P", __file__, str(one_way_ms)]
+        command = [*inside(middle), sys.executable, "-P", __file__, str(one_way_ms), str(loss), str(seed)]
         bridge = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
         stack.callback(bridge.kill)
         assert bridge.stdout is not None
@@ -173,12 +176,12 @@ def frames_of(interface: str) -> socket.socket:
     return sock
 
 
-def bridge(one_way_ms: float) -> None:
-    """Each frame goes to the other side, in order, when its time has come.  For ever."""
+def bridge(one_way_ms: float, loss: float, seed: int) -> None:
+    """Each frame goes to the other side, in order, when its time has come, or is lost.  For ever."""
     with contextlib.suppress(PermissionError):  # a late bridge would be taken for a slow tunnel
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
     first, second = map(frames_of, NEAR)
-    other = {first: second, second: first}
+    other, luck = {first: second, second: first}, random.Random(seed)
     held: deque[tuple[int, socket.socket, bytes]] = deque()
     print("ready", flush=True)  # noqa: T201
     while True:
@@ -186,7 +189,10 @@ def bridge(one_way_ms: float) -> None:
         wait_s = max(0, held[0][0] - time.monotonic_ns()) / 1e9 if held else None
         ready, _, _ = select.select((first, second), (), (), wait_s)
         due = time.monotonic_ns() + round(one_way_ms * 1e6)
-        held.extend((due, other[sock], sock.recv(FRAME)) for sock in ready)
+        for sock in ready:
+            frame = sock.recv(FRAME)
+            if frame[12:14] == ARP or luck.random() >= loss:
+                held.append((due, other[sock], frame))
         while held and held[0][0] <= time.monotonic_ns():
             _, out, frame = held.popleft()
             with contextlib.suppress(OSError):  # a full queue, a far end that is gone: a network loses frames
@@ -194,4 +200,4 @@ def bridge(one_way_ms: float) -> None:
 
 
 if __name__ == "__main__":
-    bridge(float(sys.argv[1]))
+    bridge(float(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))

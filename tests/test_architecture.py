@@ -23,6 +23,7 @@ RAISED: dict[str, tuple[int, str]] = {}
 # The walls: the only places that may catch whatever a client, an engine or a callback throws.  path -> reason.
 WALLS = {
     "voxd/websocket.py": "a bug in one connection ends that connection, not the daemon",
+    "voxd/webrtc.py": "a bug in one call ends that call, not the daemon",
     "voxd/engine/loop.py": "one engine's bug ends its turns",
     "voxd/engine/chat.py": "a bug in one request ends that answer, not the thread of all requests",
     "voxd/engine/workers.py": "a decode that throws must end as a Failed, not as a dead thread",

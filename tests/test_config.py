@@ -163,7 +163,7 @@ WRONG = {
     "unknown section": (
         "color: red\n",
         "config.yaml:1:1: color: unknown key; allowed here: engines, engine_options, server, engine_process, vad, "
-        "streaming, performance_targets, chunked_response, log",
+        "streaming, performance_targets, chunked_response, webrtc, log",
     ),
     "merge key": ("<<: {vad: {}}\n", "config.yaml:1:1: '<<': unknown key; allowed here"),
     "key that a terminal would obey": (

@@ -253,7 +253,7 @@ def test_runners_take_rows_and_tables() -> None:
     """What `build` gives: a prompt as a table, single tokens as rows, ids as the step says them."""
     checkpoint = Checkpoint.load(str(folder(0)), "cpu", torch.float32, quiet)
     device = build(checkpoint, Options(max_conversations=2, max_context=1024), quiet, eager=True)
-    assert (device.context, device.slots.free, device.places.free) == (1024, 2, 16)
+    assert (device.context, device.slots.free, device.places.free) == (1024, 4, 16)
     assert device.pages.free == 2 * 1024 // PAGE, "no page that nobody can reach"
     slot, page = device.slots.take(), device.pages.take()
     prompt = [BOS, BEGIN_INST, 1100, END_INST]

@@ -96,6 +96,7 @@ class Moving:
     """A way that leads to another daemon from the second time on: the first one's sessions are gone."""
 
     label = "moving"
+    udp = True
 
     def __init__(self, *targets: Target) -> None:
         self._targets = list(targets)

@@ -26,14 +26,14 @@ from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from shared import __version__
 from shared.config import ConfigError
-from shared.session_config import AnySession, merge
+from shared.session_config import AnySession, Json
 from shared.settings import Settings, Tcp
 from voxd import exposition, http, journal, rest, websocket
 from voxd import messages as m
@@ -43,16 +43,18 @@ from voxd.exposition import Exposition
 from voxd.host import EngineFailed, EngineHost
 from voxd.journal import fields
 from voxd.life import keep_told, reloading, tell_stopping
-from voxd.opening import first_config, profile, targets
+from voxd.opening import beginning, first_config, for_good, profile, targets
 from voxd.parking import Parking
 from voxd.reload import applied, changes, line
 from voxd.sd import Supervisor
 from voxd.secrets import Secrets, client_secrets, secret_of
 from voxd.server import Server
 from voxd.sockets import AlreadyRunning, CannotStart, Listener, discard, listeners
+from voxd.webrtc import Calls, Desk
 
 log = logging.getLogger("voxd")
 RETRY_S = 2  # what clients are asked to wait when there is no slot for them: a restart with a warm cache
+CALLS_S = 3.0  # for goodbyes to the peers of calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,10 @@ class Gateway:
         self._targets = targets(settings)
         self._waiting: tuple[str, ...] = ()  # what of the settings file takes a restart
         self._exposition = Exposition(self._targets, self._live)
+        desk = Desk(
+            self._refusal, self._exposition.refused, self._called, self._left, self.parking.served, monotonic_us
+        )
+        self.calls = Calls(settings.webrtc, desk)
 
     def asgi(self) -> http.Guarded:
         """The application behind the gate."""
@@ -111,6 +117,7 @@ class Gateway:
             Route("/metrics", self._metrics),
             Route("/v1/audio/transcriptions", rest.Transcriptions(files), methods=["POST"]),
             WebSocketRoute("/v1/realtime", self._realtime),
+            *self.calls.routes(),
             http.nowhere(),
         ]
         app = Starlette(routes=routes, exception_handlers=http.ERROR_PAGES)
@@ -157,6 +164,7 @@ class Gateway:
             "engines": {"transcribe": self.plan.transcribe, "respond": self.plan.respond},
             "notes": [*self.plan.notes, *(ready.notes if ready else ()), *self._waiting],
             "sessions": len(self.connections),
+            "calls": len(self.calls),
             "max_sessions": self.settings.server.max_sessions,
             "lag_ms": self.host.lag_ms,
             "uptime_s": round(time.monotonic() - self._begun, 1),
@@ -184,21 +192,20 @@ class Gateway:
             return
         subprotocols = socket.scope.get("subprotocols", [])
         await socket.accept("realtime" if "realtime" in subprotocols else None)
-        peer = "unix socket" if socket.scope["server"][1] is None else str(socket.client and socket.client.host)
-        wanted = {ext.strip() for ext in socket.query_params.get("voxd_ext", "").split(",")}
-        transcription = socket.query_params.get("intent") == "transcription"
-
-        secret = secret_of(socket.scope, self.secrets)
-
-        def config(session_id: str) -> AnySession:
-            first = first_config(session_id, self.settings, self.model, wanted, transcription=transcription)
-            return merge(first, secret.session, model=self.model) if secret else first
-
+        config = self._config(socket)
         connection = self._resumed(socket)
         if connection is None:
             dialect = Dialect(socket.query_params, int(unix_s()))
             self._exposition.connected("websocket")
-            parts = self.host, partial(profile, self.settings), config, monotonic_us, self._targets, peer, dialect
+            parts = (
+                self.host,
+                partial(profile, self.settings),
+                config,
+                monotonic_us,
+                self._targets,
+                _peer(socket),
+                dialect,
+            )
             connection = Connection(*parts, self._exposition)
         self.connections.add(connection)
         self.parking.admit(connection)
@@ -212,6 +219,26 @@ class Gateway:
                     self.parking.park(connection)
                 else:
                     self.parking.dismiss(connection, end.why)
+
+    def _config(self, asked: HTTPConnection, *patches: Json) -> Callable[[str], AnySession]:
+        secret = secret_of(asked.scope, self.secrets)
+        first = secret.session if secret else {}
+        return beginning(asked.query_params, self.settings, self.model, (first, *patches))
+
+    def _called(self, request: Request, session: Json | None) -> Connection:
+        """The connection of a call.  Its link cannot be taken up again, and its audio is a track."""
+        config = for_good(self._config(request, session or {}))
+        dialect = Dialect({"dialect": "ga"}, int(unix_s()))
+        offered = partial(profile, self.settings, track=True)
+        parts = self.host, offered, config, monotonic_us, self._targets, _peer(request), dialect
+        connection = Connection(*parts, self._exposition)
+        self._exposition.connected("webrtc")
+        self.connections.add(connection)
+        return connection
+
+    def _left(self, connection: Connection, why: str) -> None:
+        self.connections.discard(connection)
+        connection.close(why)
 
     def _fresh(self) -> AnySession:
         """What a client secret's session begins with."""
@@ -269,6 +296,11 @@ class Gateway:
             self.parking.dismiss(connection, "voxd is shutting down")
 
 
+def _peer(asked: HTTPConnection) -> str:
+    """Who it is, for the log."""
+    return "unix socket" if http.is_unix(asked.scope) else str(asked.client and asked.client.host)
+
+
 def unix_s() -> float:
     """Seconds since 1970, for what people and clients read; never for a duration."""
     return datetime.now(UTC).timestamp()
@@ -314,7 +346,7 @@ async def _live(
 ) -> None:
     signalled, asked = _signals()
     serving = [asyncio.create_task(server.serve(sockets=sockets)) for server, sockets in servers]
-    engine = asyncio.create_task(gateway.host.run())
+    engine, calls = asyncio.create_task(gateway.host.run()), asyncio.create_task(gateway.calls.run())
     telling = [asyncio.create_task(_announce(gateway)), asyncio.create_task(keep_told(systemd, gateway.host))]
     telling.append(asyncio.create_task(_reloads(gateway, systemd, asked, read_again)))
     first = asyncio.create_task(signalled.get())
@@ -328,6 +360,8 @@ async def _live(
             log.info("stopping: turns in flight may end; a second signal stops at once", extra=more)
             await _until(gateway.drain, signalled.get)
     finally:
+        gateway.calls.stop()
+        await asyncio.wait({calls}, timeout=CALLS_S)
         await gateway.host.stop()
         for server, _ in servers:
             await server.finish()

@@ -252,11 +252,11 @@ def bench(
     found["alone"] = alone(device, habit, 3 if quick else 20)
     say(f"alone: {found['alone']}")
     found["open_loop"] = []
-    for count, seconds, ahead in ((2, 2.6, False),) if quick else ((64, 60.0, False), (64, 30.0, True)):
+    for count, seconds, ahead in ((2, 2.6, False),) if quick else ((64, 40.0, False), (64, 30.0, True)):
         found["open_loop"].append(many(device, count, seconds, habit, ahead=ahead))
         say(f"open loop: {found['open_loop'][-1]}")
     if streams is not None:
-        several, seconds, prefilled = (2, 2.6, 2.4) if quick else (LIVE, 45.0, 12.0)
+        several, seconds, prefilled = (2, 2.6, 2.4) if quick else (LIVE, 30.0, 9.0)
         found["beside"] = beside(device, streams, LiveOptions(), several, seconds, habit)
         say(f"beside live streams: {found['beside']}")
         found["beside_prefill"] = beside_prefill(device, streams, LiveOptions(), several, prefilled)

@@ -301,7 +301,8 @@ def status(config_path: Path | None, socket_path: str | None, as_json: bool) -> 
     click.echo(f"voxd {found['version']} · {found['state']} · pid {found['pid']} · up {found['uptime_s']} s")
     for role, name in engines.items():
         click.echo(f"  {role:<11}{name or 'none'}")
-    click.echo(f"  {'sessions':<11}{found['sessions']} of {found['max_sessions']} · lag {found['lag_ms']} ms")
+    calls = f" · {found['calls']} by WebRTC" if found.get("calls") else ""
+    click.echo(f"  {'sessions':<11}{found['sessions']} of {found['max_sessions']}{calls} · lag {found['lag_ms']} ms")
     listen = found["listen"] if isinstance(found["listen"], list) else []
     for address in (f"unix:{found['socket']}", *listen):
         click.echo(f"  {'listening':<11}{address}")

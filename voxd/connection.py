@@ -95,6 +95,7 @@ class Connection:
         self.readable = asyncio.Event()
         self.readable.set()
         self.idle = asyncio.Event()  # no turn is going on
+        self.unlinked = asyncio.Event()  # no transport serves it
         self._outbound: deque[Waiting] = deque()
         self._outbound_bytes = 0
         self._history: deque[Waiting] = deque(maxlen=HISTORY)  # for a client that comes back
@@ -119,6 +120,16 @@ class Connection:
         """What it is for: the type of its session."""
         return str(self._session.config.__struct_config__.tag)
 
+    @property
+    def hz(self) -> int:
+        """The rate at which audio comes and positions count."""
+        return self._session.config.audio.input.format.hz
+
+    @property
+    def position(self) -> int:
+        """Samples received so far."""
+        return self._session.position
+
     # ── from the transport ──────────────────────────────────────────────────────────────────────────────────────────
 
     def receive_text(self, data: str) -> None:
@@ -135,18 +146,22 @@ class Connection:
                     self._session.receive_event(event)
         self._drain()
 
+    def refuse(self, error: WireError) -> None:
+        """Something that the transport cannot do."""
+        self._session.receive_error(error)
+        self._drain()
+
     def receive_binary(self, data: bytes) -> None:
         """A binary message: audio, if the client has said that it would send some."""
         if self._session.config.voxd.binary_audio:
             self.receive_audio(data)
             return
         message = "Binary messages are not accepted; send audio as `input_audio_buffer.append`."
-        self._session.receive_error(WireError("invalid_event", message))
-        self._drain()
+        self.refuse(WireError("invalid_event", message))
 
-    def receive_audio(self, data: bytes) -> None:
-        """Audio in the session's format."""
-        self._session.receive_audio(data)
+    def receive_audio(self, data: bytes, offset: int | None = None) -> None:
+        """Audio in the session's format.  `offset`: number of its first sample; what is here already is passed over."""
+        self._session.receive_audio(data, offset)
         self._drain()
 
     async def next_event(self, ticket: int = 0) -> Waiting:
@@ -184,6 +199,7 @@ class Connection:
     def park(self) -> None:
         """The transport is gone and may come back: the slot is free at once, the session waits."""
         self._parked = True
+        self.unlinked.set()
         self._host.leave(self.stream)
         self._session.client_lost()
         self._drain()
@@ -199,6 +215,7 @@ class Connection:
             raise Closed(1013, "the engine is not ready")
         self.park()  # does nothing that was not done, if it was parked
         self._parked = False
+        self.unlinked.clear()
         self.ticket += 1
         self._outbound = deque(each for each in self._history if each.seq > seq)
         for each in self._outbound:
@@ -211,6 +228,7 @@ class Connection:
 
     def close(self, why: str) -> None:
         """The transport is gone: the slot is free at once."""
+        self.unlinked.set()
         if self._timer:
             self._timer.cancel()
         self._host.detach(self.stream)

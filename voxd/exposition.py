@@ -84,7 +84,7 @@ class Exposition:
         self._tokens = Counter(
             "voxd_tokens", "Tokens of turns, read, read from a cache, and said", ["kind"], registry=registry
         )
-        for transport in ("websocket", "http"):
+        for transport in ("websocket", "webrtc", "http"):
             self._connections.labels(transport)
         for kind in TOKENS:
             self._tokens.labels(kind)

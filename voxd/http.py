@@ -25,6 +25,8 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from shared.events import WireError
+
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN_PATHS = frozenset({"/health"})  # says nothing but that the daemon lives
 SECRETS_PATH = "/v1/realtime/client_secrets"  # the one path that a client secret does not open: it would live for ever
@@ -50,6 +52,16 @@ def error_body(
 ) -> dict[str, object]:
     """The error object of the API, for HTTP."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+async def body_of(request: Request, limit: int) -> bytes:
+    """A body of `limit` bytes at most.  Raises WireError."""
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > limit:
+            raise WireError("request_too_large", f"The request is larger than {limit} bytes.")
+    return bytes(data)
 
 
 # ── the gate ────────────────────────────────────────────────────────────────────────────────────────────────────────

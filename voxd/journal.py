@@ -3,8 +3,8 @@
 Under journald each line has fields beside it (`voxd.journald`), for `voxd logs` and journalctl:
 
     EVENT  session.start session.end response.done transcription.done turn.failed slo.breach
-           engine.lost engine.stall daemon.start daemon.ready daemon.reload daemon.drain daemon.stop
-           settings.changed
+           call.connected engine.lost engine.stall daemon.start daemon.ready daemon.reload daemon.drain
+           daemon.stop settings.changed
     SESSION_ID TURN TURN_ID ENGINE KIND ERR_CODE SLO_BREACH DELTAS AUDIO_MS, and the latency words in
     capitals; of a changed setting SETTING EFFECT
 
@@ -35,7 +35,7 @@ def configure(level: str) -> None:
         handler.setFormatter(Reticent(form, "%H:%M:%S"))
     logging.basicConfig(handlers=[handler], force=True)
     set_level(level)
-    for noisy in ("uvicorn", "uvicorn.error", "websockets", "websockets.server", "asyncio"):
+    for noisy in ("uvicorn", "uvicorn.error", "websockets", "websockets.server", "asyncio", "aiortc", "aioice"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # a traceback per malformed client is a flood
 
 

@@ -6,9 +6,13 @@ It knows the operator's settings and what a URL may ask for; not sessions, nor w
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
+from msgspec import structs
+
 from shared.audio import to_samples
+from shared.parts import Json
 from shared.session_config import (
     AnySession,
     AudioInput,
@@ -19,6 +23,7 @@ from shared.session_config import (
     Transcription,
     TranscriptionAudio,
     TranscriptionSession,
+    merge,
 )
 from shared.settings import Settings
 from voxd.messages import Ready
@@ -60,8 +65,36 @@ def targets(settings: Settings) -> Targets:
     return Targets(settings.streaming.latency_target_ms, wanted.ttft_ms, wanted.total_latency_ms)
 
 
-def profile(settings: Settings, ready: Ready) -> Profile:
-    """What a session that begins under these settings is offered, by the engines that are warm."""
+def beginning(
+    query: Mapping[str, str], settings: Settings, model: str, patches: Sequence[Json]
+) -> Callable[[str], AnySession]:
+    """How a session begins, by its id: the server's defaults < the URL < each of `patches` in turn, which are like
+    `session.update`.  The result raises msgspec.ValidationError."""
+    wanted = {ext.strip() for ext in query.get("voxd_ext", "").split(",")}
+    transcription = query.get("intent") == "transcription"
+
+    def config(session_id: str) -> AnySession:
+        session = first_config(session_id, settings, model, wanted, transcription=transcription)
+        for patch in patches:
+            session = merge(session, patch, model=model)
+        return session
+
+    return config
+
+
+def for_good(config: Callable[[str], AnySession]) -> Callable[[str], AnySession]:
+    """The same for a link that cannot be taken up again."""
+
+    def once(session_id: str) -> AnySession:
+        session = config(session_id)
+        return structs.replace(session, voxd=structs.replace(session.voxd, resume=False, resume_token=None))
+
+    return once
+
+
+def profile(settings: Settings, ready: Ready, *, track: bool = False) -> Profile:
+    """What a session that begins under these settings is offered, by the engines that are warm.  `track`: its audio is
+    one."""
     vad, chunks, server = settings.vad, settings.chunked_response, settings.server
     rules = Rules(
         threshold=vad.threshold,
@@ -75,4 +108,4 @@ def profile(settings: Settings, ready: Ready) -> Profile:
     policy = ChunkPolicy(chunks.min_words_per_chunk, chunks.max_words_per_chunk, chunks.chunk_timeout_ms * 1000)
     engines = (ready.transcribe, ready.respond, ready.speculates)
     strict = (server.strict_models, server.strict_modalities)
-    return Profile(*engines, *strict, rules, policy, ready.delay_ms, ready.reads_text)
+    return Profile(*engines, *strict, rules, policy, ready.delay_ms, ready.reads_text, track)

@@ -50,10 +50,19 @@ class Parking:
 
     def find(self, token: str, seq: int) -> Connection | None:
         """The session of a token, if all that its client has missed since event `seq` is still here."""
+        connection = self._of(token)
+        return connection if connection is not None and connection.missed_since(seq) else None
+
+    def served(self, token: str) -> Connection | None:
+        """The session of a token, if its client is here."""
+        connection = self._of(token)
+        return connection if connection is not None and connection not in self._parked else None
+
+    def _of(self, token: str) -> Connection | None:
         wanted = token.encode("utf-8", "replace")
         for connection in self._live:
             known = (connection.resume_token or "").encode()
-            if hmac.compare_digest(known, wanted) and connection.missed_since(seq):
+            if hmac.compare_digest(known, wanted):
                 return connection
         return None
 

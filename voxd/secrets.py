@@ -25,7 +25,7 @@ from starlette.types import Scope
 from shared.events import WireError, explain_value
 from shared.parts import Json
 from shared.session_config import AnySession, RealtimeSession, merge
-from voxd.http import SECRETS_PATH, error_body, offered_key
+from voxd.http import SECRETS_PATH, body_of, error_body, offered_key
 
 PREFIX = "ek_"
 MOST = 10_000
@@ -115,7 +115,7 @@ def client_secrets(secrets: Secrets, fresh: Callable[[], AnySession], model: Cal
 
     async def make(request: Request) -> Response:
         try:
-            asked = _parse(await _body(request))
+            asked = _parse(await body_of(request, BODY))
             session = _effective(fresh(), asked.session, model())
             secret = secrets.make(asked.expires_after.seconds, _patch(asked.session))
         except WireError as error:
@@ -128,16 +128,6 @@ def client_secrets(secrets: Secrets, fresh: Callable[[], AnySession], model: Cal
         return JSONResponse(told, headers={"Cache-Control": "no-store"})
 
     return Route(SECRETS_PATH, make, methods=["POST"])
-
-
-async def _body(request: Request) -> bytes:
-    """Raises WireError for more than BODY."""
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > BODY:
-            raise WireError("request_too_large", f"The request is larger than {BODY} bytes.")
-    return bytes(data)
 
 
 def _parse(body: bytes) -> _Request:

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 
 from shared.audio import RATE, float_to_pcm16
-from voxd.engine.batch import Row
 from voxd.engine.mini_clip import Clip as Windows
-from voxd.engine.mini_clip import Window, samples_of
+from voxd.engine.mini_clip import Window, write_samples
 from voxd.engine.mini_device import build
 from voxd.engine.mini_model import Checkpoint
 from voxd.engine.mini_port import (
+    ENCODER_HEAD,
     HEAD,
     OF_PAGE,
     PAGE,
@@ -32,6 +32,7 @@ from voxd.engine.mini_port import (
     POSITION,
     SLOT,
     SOURCE,
+    SPAN,
     TOP_P,
     WANTED,
     WINDOW,
@@ -143,8 +144,10 @@ def hear(device: Device, clips: Sequence[Clip]) -> dict[int, int]:
 
 def _encode(device: Device, window: Window, place: int, pcm: bytes) -> None:
     window.asked = True
-    samples = samples_of(window, lambda begin, end: pcm[2 * begin : 2 * end])
-    window.found = extremes(device.encoder.submit([Row((place, bits(window.higher)), samples)]).ids()[0])
+    table = np.zeros((1, ENCODER_HEAD + SPAN // 2), np.int32)
+    table[0, :ENCODER_HEAD] = place, bits(window.higher)
+    write_samples(window, lambda begin, end: pcm[2 * begin : 2 * end], table[0, ENCODER_HEAD:].view(np.int16))
+    window.found = extremes(device.encoder.submit(table).ids()[0])
 
 
 @dataclass(slots=True)

@@ -9,9 +9,10 @@ microphones, files, screens, nor what an event means: that is `voxtui.transcript
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from websockets.exceptions import ConnectionClosed
 from shared.audio import RATE, to_ms
 from shared.events import (
     ClientEvent,
+    Ping,
     Resumed,
     ServerEvent,
     SessionCreated,
@@ -38,7 +40,8 @@ from shared.session_config import AnySession
 from voxtui.errors import ClientError, Misconfigured, NotReady, Refused, Unreachable
 from voxtui.link import FINAL, OPEN_S, dial, farewell
 from voxtui.replay import KEEP, Replay
-from voxtui.target import Route
+from voxtui.sound import Link, Sound, Transport
+from voxtui.target import Address, Route
 from voxtui.told import Health, Relinked, Unlinked
 
 SILENCE_MS = 500  # how long a pause ends a turn, unless told
@@ -64,6 +67,7 @@ class Wishes:
     answers: bool = True
     replies: bool = True
     hands_free: bool = True
+    transport: Transport = "ws"  # of the sound
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,14 @@ class RealtimeClient:
     """An open session: `async with RealtimeClient.connect(route) as client`, then send_audio and `async for`."""
 
     def __init__(
-        self, route: Route, wishes: Wishes, tell: Callable[[str], None], *, live: bool, patience_s: float | None
+        self,
+        route: Route,
+        wishes: Wishes,
+        tell: Callable[[str], None],
+        remark: Callable[[str], None],
+        *,
+        live: bool,
+        patience_s: float | None,
     ) -> None:
         self.label = route.label
         self.session: AnySession
@@ -120,7 +131,9 @@ class RealtimeClient:
         self._link: ClientConnection | None = None
         self._linked = asyncio.Event()  # the link may carry audio
         self._more, self._moved = asyncio.Event(), asyncio.Event()  # there is audio to send; some has gone out
-        self._configured = False  # the server has said so
+        self._configured = asyncio.Event()  # the server has said so
+        self._socket_until = 0  # samples before it go by WebSocket, also where there is a leg
+        self._sound = Sound(self.wishes.transport, udp=route.udp, tell=remark)
         self._lost = 0  # samples that were lost by the last change of links
 
     @classmethod
@@ -131,20 +144,26 @@ class RealtimeClient:
         *,
         wishes: Wishes | None = None,
         tell: Callable[[str], None] = lambda line: None,
+        remark: Callable[[str], None] | None = None,
         live: bool = True,
         patience_s: float | None = None,
     ) -> AsyncIterator[RealtimeClient]:
-        """Opens the session and configures it, as soon as the daemon is ready; `tell` is given a line while it is not.
+        """Opens the session and configures it, as soon as the daemon is ready; `tell` is given a line while it is not,
+        `remark` (else `tell` too) one whenever there is something to know about the way of sound.
 
         `live`: the sound comes at its own speed and does not wait.  `patience_s`: how long another link is tried for
         when one has broken; None: for ever.  Raises the errors of `voxtui.errors`."""
-        client = cls(route, wishes or Wishes(), tell, live=live, patience_s=patience_s)
+        client = cls(route, wishes or Wishes(), tell, remark or tell, live=live, patience_s=patience_s)
         try:
             await client._open()
             async with asyncio.TaskGroup() as tasks:
-                sender = tasks.create_task(client._send_audio())
+                senders = [
+                    tasks.create_task(client._send_audio()),
+                    tasks.create_task(client._sound.run(client._view())),
+                ]
                 yield client
-                sender.cancel()
+                for sender in senders:
+                    sender.cancel()
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
         finally:
@@ -189,6 +208,10 @@ class RealtimeClient:
     async def send(self, event: ClientEvent) -> None:
         """Behind all sound that was captured before.  Raises ClientError where there is no link: this is not kept."""
         position = self.position
+        if self._sound.leg is not None:
+            # UDP may be slower than the WebSocket, or lose it: what is not acknowledged goes there too, before this.
+            self._socket_until = position
+            self._resend()
         while self._linked.is_set() and self._replay.sent < position:
             self._moved.clear()
             await self._moved.wait()
@@ -198,6 +221,28 @@ class RealtimeClient:
             await self._link.send(dump(event), text=True)
         except ConnectionClosed as closed:
             raise ClientError(farewell(closed)) from None
+
+    async def ping(self) -> None:
+        """A question that waits for nothing and overtakes what waits at the server: its Pong has `t0`, when it left."""
+        if self._link is not None and self._linked.is_set():
+            with contextlib.suppress(ConnectionClosed):
+                await self._link.send(dump(Ping(t0=now_us())), text=True)
+
+    def _view(self) -> Link:
+        """The link, for whoever chooses the way of sound."""
+
+        async def ready() -> None:
+            await self._linked.wait()
+            await self._configured.wait()
+
+        def address() -> Awaitable[Address]:
+            return self._route.address(self._tell)
+
+        return Link(ready, address, lambda: self._replay.token, lambda: self.health.rtt_ms, self._resend)
+
+    def _resend(self) -> None:
+        self._replay.resend()
+        self._more.set()
 
     async def __aiter__(self) -> AsyncIterator[Received]:
         """Events until the other side says goodbye properly.  Raises ClientError if it cannot be had any more.
@@ -298,19 +343,21 @@ class RealtimeClient:
                 continue
             if not self._linked.is_set() and isinstance(event, (SessionCreated, Resumed)):
                 await self._greeted(event)
-            self._configured = self._configured or isinstance(event, SessionUpdated)
+            if isinstance(event, SessionUpdated):
+                self._configured.set()
             yield Received(self._replay.receive(event), at_us)
 
     async def _greeted(self, event: SessionCreated | Resumed) -> None:
         """The server has said which session this link carries: now it may have audio."""
         assert self._link is not None
         if isinstance(event, SessionCreated):
-            self.session, self._configured = event.session, False
+            self.session = event.session
+            self._configured.clear()
             self._lost = self._replay.created(event)
         else:
             self._lost = self._replay.resumed(event)
         try:
-            if not self._configured:
+            if not self._configured.is_set():
                 await self._link.send(dump(SessionUpdate(configuration(self.session, self.wishes))), text=True)
         except ConnectionClosed:
             return  # the next read says why
@@ -331,7 +378,11 @@ class RealtimeClient:
                 await self._more.wait()
                 continue
             try:
-                await link.send(dump(packet), text=True)
+                leg = self._sound.leg if self._replay.sent > self._socket_until else None
+                if leg is not None and isinstance(packet.voxd_offset, int):
+                    await leg.send(packet.audio, packet.voxd_offset)
+                else:
+                    await link.send(dump(packet), text=True)
             except ConnectionClosed:
                 if link is self._link:
                     self._linked.clear()  # who reads it finds out why

@@ -1,4 +1,5 @@
-"""What voxtui asks of a daemon outside of a session: one GET, over the way on which a session would go.  Beside step 2.
+"""What voxtui asks of a daemon outside of a session: one request, over the way on which a session would go.  Beside
+step 2.
 
 It knows addresses, the frame of an HTTP answer and how voxd words a refusal; not what an answer means, nor how long one
 is waited for.
@@ -41,7 +42,12 @@ def complaint(body: bytes) -> Complaint | None:
 
 
 async def get(address: Address, path: str) -> tuple[int, bytes]:
-    """Status code and body.  HTTP/1.0: the end of the body is the end of the connection.
+    """Status code and body, as `exchange` gives them."""
+    return await exchange(address, "GET", path)
+
+
+async def exchange(address: Address, method: str, path: str, body: bytes = b"", kind: str = "") -> tuple[int, bytes]:
+    """One request with a body of this content type.  HTTP/1.0: the end of the answer is the end of the connection.
 
     Raises OSError where nobody listens (NoAnswer: hangs up), ValueError for what is not HTTP.  Sets no deadline."""
     parts = urlsplit(address.url)
@@ -49,7 +55,8 @@ async def get(address: Address, path: str) -> tuple[int, bytes]:
     token = f"Authorization: Bearer {address.token}\r\n" if address.token else ""
     path = f"{parts.path.removesuffix(ENDPOINT)}{path}"
     with contextlib.closing(writer):
-        writer.write(f"GET {path} HTTP/1.0\r\nHost: {parts.netloc}\r\n{token}\r\n".encode())
+        about = f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n" if kind else ""
+        writer.write(f"{method} {path} HTTP/1.0\r\nHost: {parts.netloc}\r\n{token}{about}\r\n".encode() + body)
         answer = b""
         try:
             while len(answer) < ANSWER_MAX and (more := await reader.read(ANSWER_MAX)):
@@ -58,11 +65,11 @@ async def get(address: Address, path: str) -> tuple[int, bytes]:
             raise NoAnswer("the connection is broken off before the answer") from error
     if not answer:
         raise NoAnswer("the connection is closed without an answer")
-    head, _, body = answer.partition(b"\r\n\r\n")
+    head, _, content = answer.partition(b"\r\n\r\n")
     words = head.split(None, 2)
     if len(words) < 2 or not words[1].isdigit():
         raise ValueError("somebody answers, but does not speak HTTP")
-    return int(words[1]), body
+    return int(words[1]), content
 
 
 async def _opened(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -69,6 +69,10 @@ class Replay:
         """Samples captured that the server has not said to have."""
         return self._ring.end - self._received
 
+    def resend(self) -> None:
+        """What went out and is not known to have come goes out again; the server passes over what it has."""
+        self._next = self._received
+
     def append(self, pcm: bytes) -> None:
         """Consecutive s16le at 16 kHz."""
         self._ring.append(pcm)

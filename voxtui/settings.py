@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 from shared.config import read_file
 
 Ms = Annotated[float, Meta(gt=0, lt=100_000)]
+Transport = Literal["ws", "webrtc", "auto"]
 ThemeName = Literal["dark", "light"]
 
 
@@ -41,6 +42,7 @@ class Settings(Struct, frozen=True):
     keep: bool = True
     keep_in: str | None = None  # a folder; None: the platform's
     targets: Targets = Targets()
+    transport: Transport = "ws"
 
 
 def settings_file() -> Path:

@@ -67,9 +67,11 @@ class Route(Protocol):
     """The way to one voxd for as long as somebody wants to speak with it: nothing at all, or an SSH tunnel.
 
     `address` is asked before each connection and makes the way good again if it must; `tell` is given a line whenever
-    there is something to know (a daemon loads, forwarding is forbidden).  Raises the errors of `voxtui.errors`."""
+    there is something to know (a daemon loads, forwarding is forbidden).  Raises the errors of `voxtui.errors`.
+    `udp`: may packets reach the daemon beside it?"""
 
     label: str
+    udp: bool
 
     async def address(self, tell: Callable[[str], None]) -> Address: ...
 
@@ -78,6 +80,8 @@ class Route(Protocol):
 
 class Direct:
     """The way is already there."""
+
+    udp = True
 
     def __init__(self, target: Target, token: str | None = None) -> None:
         self.label = target.label

@@ -84,6 +84,7 @@ class Tunnel:
         if target.ssh is None or not SSH_HOST.fullmatch(target.ssh):
             raise ValueError(f"{target.ssh!r} is no host for ssh")
         self.label = target.label
+        self.udp = False
         self._host, self._url, self._environ = target.ssh, target.url, environ
         self._way: Way = way or ("tcp" if sys.platform == "win32" else "unix")
         self._far_port = PORT  # of the daemon's TCP listener

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
-from voxd.engine.mini_port import BEFORE, BEHIND, NONE_HIGHER, SPAN, WINDOW
+from voxd.engine.mini_port import BEFORE, BEHIND, NONE_HIGHER, WINDOW
 
 RANGE = 8.0  # of a clip's values, in log10 of power
 
@@ -104,18 +105,18 @@ class Clip:
             del self.windows[len(reaches) :]
 
 
-def samples_of(window: Window, read: Callable[[int, int], bytes]) -> bytes:
-    """SPAN samples s16le.  `read(begin, end)` gives the clip's, whose first is number 0."""
+def write_samples(window: Window, read: Callable[[int, int], bytes], around: npt.NDArray[np.int16]) -> None:
+    """Into `around`, [SPAN].  `read(begin, end)` gives the clip's samples, whose first is number 0."""
     begin = window.index * WINDOW
     low = max(0, begin - BEFORE)
     reach, last = window.reach
-    around = np.zeros(SPAN, np.int16)
     heard = np.frombuffer(read(low, max(low, reach)), np.int16)
     at = BEFORE - (begin - low)
+    around[:at] = 0
     around[at : at + heard.size] = heard
+    around[at + heard.size :] = 0
     if window.index == 0:
         around[:BEFORE] = around[2 * BEFORE : BEFORE : -1]
     if last:
         border = BEFORE + WINDOW
         around[border:] = around[border - 2 : border - 2 - BEHIND : -1]
-    return around.tobytes()

@@ -6,6 +6,7 @@ It knows checkpoints, memory and options; not conversations.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,6 +47,8 @@ def build(
         room = fewer(room, CPU_MOST)
     progress(f"making room for {room.pages * PAGE} tokens")
     ops, kernels = ops_of(weight.device)
+    sequences = 2 * room.slots  # beside a conversation, what is said in it is written down, or something else asked
+    room = replace(room, slots=sequences)
     model = MiniModel(checkpoint.model, checkpoint.extractor, room, ops, draws=options.temperature > 0)
     eager = eager or not weight.is_cuda
 
@@ -69,10 +72,7 @@ def build(
         put=model.put,
         script=checkpoint.script,
         context=room.context,
-        notes=(
-            f"Voxtral Mini on {place}, {kind}, {path}{kernels}",
-            f"room for {room.pages * PAGE} tokens in at most {room.slots} conversations of up to {room.context}",
-        ),
+        notes=(f"Voxtral Mini on {place}, {kind}, {path}{kernels}",),
     )
 
 

@@ -107,8 +107,8 @@ class MiniModel:
         samples = block[0, ENCODER_HEAD:].view(torch.int16).float() / 32768
         features, ends = self._encoder.features(samples, block[0, 1:2].view(torch.float32))
         self._heard.index_copy_(0, block[0, :1].long(), self._encoder(features)[None])
-        high, low = ends.view(torch.int32).long().split(1)
-        return (high << 32) | (low & 0xFFFFFFFF)
+        both = ends.view(torch.int32).long()
+        return (both[:1] << 32) | (both[1:] & 0xFFFFFFFF)
 
     @torch.inference_mode()
     def prefill(self, block: torch.Tensor) -> torch.Tensor:

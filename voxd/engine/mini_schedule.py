@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from voxd.engine.batch import Flight, Row
+from voxd.engine.batch import Flight
 from voxd.engine.mini_clip import Window
 from voxd.engine.mini_port import (
     ENCODER_HEAD,
@@ -28,6 +28,7 @@ from voxd.engine.mini_port import (
     SEED,
     SLOT,
     SOURCE,
+    SPAN,
     TEMPERATURE,
     TOP_P,
     WANTED,
@@ -55,6 +56,7 @@ class Schedule:
         is nothing to be done for it now."""
         self._device, self._memory, self._begin = device, memory, begin
         self._sampling = np.array([bits(sampling.temperature), bits(sampling.top_p), sampling.seed], np.int32)
+        self._window = np.zeros((1, ENCODER_HEAD + SPAN // 2), np.int32)  # a row of the encoder; a runner copies it
         self._works: dict[Work, None] = {}
         self._flights: list[Callable[[int], None]] = []
         self._at: dict[int, Window] = {}  # by place, the one used longest ago first
@@ -132,9 +134,9 @@ class Schedule:
         place = self._free_place(())
         window.asked, window.place = True, place
         self._at[place] = window
-        pcm = work.talk.samples(utterance, window)
-        row = Row((place, bits(window.higher))[:ENCODER_HEAD], pcm)
-        flight = self._device.encoder.submit([row])
+        self._window[0, :ENCODER_HEAD] = place, bits(window.higher)
+        work.talk.write_samples(utterance, window, self._window[0, ENCODER_HEAD:].view(np.int16))
+        flight = self._device.encoder.submit(self._window)
 
         def read(now_us: int) -> None:
             window.found = extremes(flight.ids()[0])

@@ -13,9 +13,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 
+import numpy as np
+import numpy.typing as npt
+
 from shared.audio import RATE, Ring
 from voxd.engine.contract import LOOK_BACK
-from voxd.engine.mini_clip import Clip, Window, samples_of
+from voxd.engine.mini_clip import Clip, Window, write_samples
 from voxd.engine.mini_port import PER_WINDOW, Script
 from voxd.engine.mini_prompt import Clip as Heard
 from voxd.engine.mini_prompt import Ids, Line, Part, conversation, transcription
@@ -137,13 +140,15 @@ class Talk:
         for ref in list(self.utterances):
             self.forget(ref)
 
-    def samples(self, utterance: Utterance, window: Window) -> bytes:
-        """What the encoder is given."""
-        if utterance.pcm is not None:
-            pcm = utterance.pcm
-            return samples_of(window, lambda begin, end: pcm[2 * begin : 2 * end])
-        start = utterance.start
-        return samples_of(window, lambda begin, end: self.ring.read(start + begin, start + end)[1])
+    def write_samples(self, utterance: Utterance, window: Window, around: npt.NDArray[np.int16]) -> None:
+        """What the encoder is given, into [SPAN]."""
+
+        def read(begin: int, end: int) -> bytes:
+            if utterance.pcm is not None:
+                return utterance.pcm[2 * begin : 2 * end]
+            return self.ring.read(utterance.start + begin, utterance.start + end)[1]
+
+        write_samples(window, read, around)
 
     def window(self, number: int) -> Window:
         return self._windows[number]

@@ -74,7 +74,8 @@ class Stack(Generic[Memory]):
         ops: Ops,
     ) -> None:
         self.layers, self.norm, self.eps, self.inv_freq = layers, norm, eps, inv_freq.float()
-        self.shape, self.rows, self._ops = shape, rows, ops
+        self.shape, self._ops = shape, ops
+        self.rows: Memory = rows
 
     def __call__(
         self, x: torch.Tensor, where: Where, scales: list[Scale] | None = None, only: torch.Tensor | None = None

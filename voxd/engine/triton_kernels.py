@@ -146,6 +146,26 @@ def _see(query, key, value, seen, top, norm, mix, scale, ALL: tl.constexpr):
 
 
 @triton.jit
+def _stretch(first, ends, split, splits, T: tl.constexpr, WINDOW: tl.constexpr, BLOCK: tl.constexpr,
+             PAGED: tl.constexpr, ENDS: tl.constexpr):  # fmt: skip
+    """The keys [begin, end) that a program reads for T tokens from `first`."""
+    stop = first + T
+    if ENDS:
+        last = tl.load(ends).to(tl.int32)
+        stop = tl.where(first < last, tl.minimum(stop, last), 0)
+    low = 0 if PAGED else tl.maximum(first - WINDOW + 1, 0)
+    share = tl.cdiv(tl.cdiv(stop - low, splits), BLOCK) * BLOCK
+    begin = low + split * share
+    return begin, tl.minimum(begin + share, stop)
+
+
+@triton.jit
+def _page(k, v, table, start, head, D: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.load(table + start // BLOCK) * BLOCK
+    return k.load([row, head * D]), v.load([row, head * D])
+
+
+@triton.jit
 def _attend(q, k, v, slots, firsts, ends, table, pages, out, highest, total, partial, scale, new, tiles, splits,
             K: tl.constexpr, G: tl.constexpr, D: tl.constexpr, T: tl.constexpr, M: tl.constexpr,
             CAPACITY: tl.constexpr, WINDOW: tl.constexpr, BLOCK: tl.constexpr, PAGED: tl.constexpr,
@@ -164,38 +184,27 @@ def _attend(q, k, v, slots, firsts, ends, table, pages, out, highest, total, par
     at = (b * new + token[:, None]) * (K * G * D) + (head * G + sibling[:, None]) * D + d[None]
     query = tl.load(q + at, mask=real[:, None], other=0.0)
     position = first + token
-    stop = first + begun + T
-    if ENDS:
-        last = tl.load(ends + b).to(tl.int32)
-        stop = tl.where(first + begun < last, tl.minimum(stop, last), 0)
-    low = 0 if PAGED else tl.maximum(first + begun - WINDOW + 1, 0)
-    share = tl.cdiv(tl.cdiv(stop - low, splits), BLOCK) * BLOCK
-    begin = low + split * share
-    end = tl.minimum(begin + share, stop)
+    begin, end = _stretch(first + begun, ends + b, split, splits, T, WINDOW, BLOCK, PAGED, ENDS)
     top = tl.full([M], -1e30, tl.float32)
     norm = tl.zeros([M], tl.float32)
     mix = tl.zeros([M, D], tl.float32)
+    table += slot * pages
     if PAGED:
         every = tl.minimum(end, (first + begun + 1) // BLOCK * BLOCK)  # keys before it are seen by all queries
         for start in range(begin, every, BLOCK):
-            row = tl.load(table + slot * pages + start // BLOCK) * BLOCK
-            top, norm, mix = _see(
-                query, k.load([row, head * D]), v.load([row, head * D]), True, top, norm, mix, scale, True
-            )
+            keys, values = _page(k, v, table, start, head, D, BLOCK)
+            top, norm, mix = _see(query, keys, values, True, top, norm, mix, scale, True)
         begin = tl.maximum(begin, every)
     for start in range(begin, end, BLOCK):
         key = start + tl.arange(0, BLOCK)
-        seen = (key[None] < end) & (key[None] <= position[:, None]) & (key[None] > position[:, None] - WINDOW)
         if PAGED:
-            row = tl.load(table + slot * pages + start // BLOCK) * BLOCK
-            top, norm, mix = _see(
-                query, k.load([row, head * D]), v.load([row, head * D]), seen, top, norm, mix, scale, False
-            )
+            keys, values = _page(k, v, table, start, head, D, BLOCK)
         else:
-            there = (key < end)[:, None]
             source = (slot * CAPACITY + key % CAPACITY)[:, None] * (K * D) + head * D + d[None]
-            keys, values = (tl.load(k + source, mask=there, other=0.0), tl.load(v + source, mask=there, other=0.0))
-            top, norm, mix = _see(query, keys, values, seen, top, norm, mix, scale, False)
+            keys = tl.load(k + source, mask=(key < end)[:, None], other=0.0)
+            values = tl.load(v + source, mask=(key < end)[:, None], other=0.0)
+        seen = (key[None] < end) & (key[None] <= position[:, None]) & (key[None] > position[:, None] - WINDOW)
+        top, norm, mix = _see(query, keys, values, seen, top, norm, mix, scale, False)
     if ONE:
         if ENDS:
             norm = tl.maximum(norm, 1e-30)  # tokens that are none have seen nothing

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from msgspec import UNSET
 
 from shared import events
+from shared.audio import RATE
 from shared.events import WireError
 from shared.session_config import AnySession
 from voxd import messages as m
@@ -63,6 +64,11 @@ class Session:
         return self._listener.kept
 
     @property
+    def position(self) -> int:
+        """Samples received so far, at the rate of the session's format."""
+        return self._listener.sent
+
+    @property
     def busy(self) -> bool:
         """Is somebody speaking, or is something still owed to the client?"""
         return self._answers.busy or self._utterances.busy
@@ -87,10 +93,10 @@ class Session:
             event_id = None if event.event_id is UNSET else event.event_id
             self.receive_error(WireError(error.code, error.message, error.param, event_id))
 
-    def receive_audio(self, data: bytes) -> None:
-        """Audio that did not come in an event (a binary message, an RTP track)."""
+    def receive_audio(self, data: bytes, offset: int | None = None) -> None:
+        """Audio that did not come in an event (a binary message, an RTP track).  `offset`: as `voxd_offset`."""
         try:
-            self._utterances.receive_audio(data)
+            self._utterances.receive_audio(data, offset)
         except WireError as error:
             self.receive_error(error)
 
@@ -101,6 +107,8 @@ class Session:
 
     def _dispatch(self, event: events.ClientEvent) -> None:
         match event:
+            case events.AudioAppend() if self._terms.profile.track:
+                raise WireError("invalid_event", "The audio of this call is its track; events carry none.", "type")
             case events.AudioAppend():
                 offset = None if event.voxd_offset is UNSET else event.voxd_offset
                 self._utterances.receive_audio(event.audio, offset)
@@ -134,7 +142,10 @@ class Session:
     def _settle(self) -> None:
         """The configuration takes effect."""
         sound = self._terms.config.audio.input
-        self._listener.set_format(sound.format.type, sound.format.hz)
+        if self._terms.profile.track:
+            self._listener.set_format("audio/pcm", RATE)
+        else:
+            self._listener.set_format(sound.format.type, sound.format.hz)
         self._listener.set_rules(self._terms.rules)
 
     def _open(self, start: int) -> None:

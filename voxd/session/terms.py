@@ -37,6 +37,7 @@ class Profile:
     chunks: ChunkPolicy = field(default_factory=ChunkPolicy)
     delay_ms: int | None = None  # of live text, unless a session says otherwise; None: the engine has no such setting
     reads_text: bool = False  # the responder answers what the transcriber has written
+    track: bool = False  # audio comes as a track, at 16 kHz; the format of the session is nominal
 
     @property
     def model(self) -> str:
@@ -59,7 +60,7 @@ class Terms:
         if len(msgspec.json.encode(config)) > MAX_BYTES:
             raise WireError("invalid_value", f"The session takes at most {MAX_BYTES} bytes of JSON.", "session")
         self._check(event.session, config)
-        if started and config.audio.input.format != self.config.audio.input.format:
+        if started and not self.profile.track and config.audio.input.format != self.config.audio.input.format:
             message = "The audio format cannot change once audio has been received."
             raise WireError("invalid_value", message, "session.audio.input.format")
         if type(config) is not type(self.config) and (started or has_items):

@@ -1,0 +1,323 @@
+"""The sound of a session by UDP, its text by WebSocket: the real client and a real voxd over loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import numpy as np
+import pytest
+
+from shared.audio import RATE
+from shared.events import AudioCommit, SpeechStopped, TranscriptionCompleted
+from tests.calls import PATH, http
+from tests.daemon import Daemon, voxd_process
+from tests.speech import clip
+from voxd.control import status
+from voxtui import leg as legs
+from voxtui import sound
+from voxtui.client import RealtimeClient, Wishes
+from voxtui.leg import Leg, NoLeg
+from voxtui.runner import Run
+from voxtui.sound import BY_UDP, SSH, Link, Sound, Stalls, Transport
+from voxtui.sources import FileSource
+from voxtui.target import Address, Direct, unix_target
+from voxtui.told import Event
+
+pytestmark = pytest.mark.timeout(60)
+SPEECH = clip("librivox_austen_0880").samples()[: 2 * RATE]
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    with voxd_process("--transcribe", "echo", env={"VOXD_WEBRTC_ENABLED": "true"}) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aioice.ice.get_host_addresses", lambda use_ipv4, use_ipv6: ["127.0.0.1"])
+
+
+async def calls(daemon: Daemon) -> object:
+    return (await asyncio.to_thread(status, daemon.socket))["calls"]
+
+
+@dataclass
+class Told:
+    """What the person reads."""
+
+    lines: list[str] = field(default_factory=list)
+    by_udp: asyncio.Event = field(default_factory=asyncio.Event)
+    something: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __call__(self, line: str) -> None:
+        self.lines.append(line)
+        self.something.set()
+        if line == BY_UDP:
+            self.by_udp.set()
+
+
+@asynccontextmanager
+async def connected(
+    daemon: Daemon, told: Told, transport: Transport = "webrtc"
+) -> AsyncIterator[tuple[RealtimeClient, list[Event]]]:
+    """A session that reads its events."""
+    seen: list[Event] = []
+    take = seen.append
+    wishes = Wishes(answers=False, transport=transport)
+    async with RealtimeClient.connect(Direct(unix_target(daemon.socket)), wishes=wishes, tell=told) as client:
+
+        async def read() -> None:
+            async for received in client:
+                take(received.event)
+
+        reading = asyncio.create_task(read())
+        try:
+            yield client, seen
+        finally:
+            reading.cancel()
+
+
+async def spoken(client: RealtimeClient, seen: list[Event]) -> SpeechStopped:
+    """Says the clip, in real time, and waits for its text."""
+    before = sum(isinstance(event, TranscriptionCompleted) for event in seen)
+    async with asyncio.timeout(20):
+        async for packet in FileSource("clip", SPEECH).packets():
+            await client.send_audio(packet.pcm, packet.captured_us)
+            if sum(isinstance(event, TranscriptionCompleted) for event in seen) > before:
+                break
+    return [event for event in seen if isinstance(event, SpeechStopped)][-1]
+
+
+async def test_sound_by_udp_is_heard_where_it_was_said(daemon: Daemon) -> None:
+    """The same clip by both ways, over one link, ends at the same sample, give or take a frame of the VAD."""
+    told = Told()
+    async with connected(daemon, told) as (client, seen):
+        await asyncio.wait_for(told.by_udp.wait(), 10)
+        assert await calls(daemon) == 1
+        by_udp = (await spoken(client, seen)).audio_end_ms
+        said = client.position
+    async with connected(daemon, Told(), "ws") as (client, seen):
+        assert await calls(daemon) == 0
+        by_socket = (await spoken(client, seen)).audio_end_ms
+    assert abs(by_udp - by_socket) <= 32
+    assert 0 <= said - by_udp * 16 < RATE
+    assert told.lines == [BY_UDP]
+
+
+async def test_a_leg_that_breaks_costs_no_sound(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What went into it and did not come out goes by WebSocket; the next leg goes on from there."""
+    monkeypatch.setattr(sound, "AGAIN_S", 0.1)
+    told = Told()
+    async with connected(daemon, told) as (client, seen):
+        await asyncio.wait_for(told.by_udp.wait(), 10)
+        leg = client._sound.leg
+        assert leg is not None
+        number = 0
+        async with asyncio.timeout(20):
+            async for packet in FileSource("clip", SPEECH).packets():
+                number += 1
+                if number == 30:  # from now on nothing comes through, and nobody knows
+                    whole = Leg.send
+                    monkeypatch.setattr(Leg, "send", _lost)
+                if number == 50:
+                    monkeypatch.setattr(Leg, "send", whole)
+                    leg.over.set()
+                await client.send_audio(packet.pcm, packet.captured_us)
+                if any(isinstance(event, TranscriptionCompleted) for event in seen):
+                    break
+        stopped = next(event for event in seen if isinstance(event, SpeechStopped))
+    assert 2000 <= stopped.audio_end_ms < 3000
+    assert "WebRTC has ended: sound goes by WebSocket." in told.lines
+    assert client.health.lost_ms == 0
+
+
+async def _lost(leg: Leg, pcm: bytes, offset: int) -> None:
+    """A network that has gone."""
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_an_event_comes_behind_the_sound_before_it(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, arrives: bool
+) -> None:
+    """Push-to-talk: the commit takes the other way, and must not overtake; what UDP has lost by then is there too."""
+    told = Told()
+    wishes = Wishes(answers=False, hands_free=False, transport="webrtc")
+    route = Direct(unix_target(daemon.socket))
+    async with asyncio.timeout(20), RealtimeClient.connect(route, wishes=wishes, tell=told) as client:
+        texts = asyncio.create_task(_first_text(client))
+        await told.by_udp.wait()
+        if not arrives:
+            monkeypatch.setattr(Leg, "send", _lost)
+        async for packet in FileSource("clip", SPEECH).packets():
+            await client.send_audio(packet.pcm, packet.captured_us)
+            if packet.end >= RATE:
+                break
+        await client.send(AudioCommit())
+        assert await texts == "one two three", "a word for each 320 ms"
+
+
+async def _first_text(client: RealtimeClient) -> str:
+    async for received in client:
+        if isinstance(received.event, TranscriptionCompleted):
+            return received.event.transcript
+    raise AssertionError("the session has ended")
+
+
+@pytest.mark.slow
+async def test_a_run_by_udp_ends_with_all_its_text(daemon: Daemon) -> None:
+    told, texts = Told(), []
+
+    def tell(event: Event) -> None:
+        if isinstance(event, TranscriptionCompleted):
+            texts.append(event.transcript)
+
+    wishes = Wishes(answers=False, transport="webrtc")
+    async with RealtimeClient.connect(Direct(unix_target(daemon.socket)), wishes=wishes, tell=told) as client:
+        await Run(client, FileSource("clip", SPEECH), tell, silence_ms=500).run()
+    assert len(texts) == 1
+    assert texts[0].startswith("one two")
+
+
+# ── what cannot be ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_voxd_refuses_a_leg_for_nobody(daemon: Daemon) -> None:
+    with pytest.raises(NoLeg, match="No session of that token"):
+        await Leg.open(Address("ws://localhost/v1/realtime", daemon.socket), "nonsense")
+
+
+async def test_voxd_refuses_a_leg_for_a_session_at_another_rate(daemon: Daemon) -> None:
+    from websockets.asyncio.client import unix_connect
+
+    from shared.events import SessionCreated, parse_server
+
+    async with unix_connect(str(daemon.socket), "ws://localhost/v1/realtime?voxd_ext=resume") as link:
+        created = parse_server(await link.recv(decode=False))
+        assert isinstance(created, SessionCreated)
+        token = created.session.voxd.resume_token or ""
+        with pytest.raises(NoLeg, match="16000 Hz; this one is at 24000"):
+            await Leg.open(Address("ws://localhost/v1/realtime", daemon.socket), token)
+
+
+async def test_a_leg_ends_with_its_websocket(daemon: Daemon) -> None:
+    told = Told()
+    async with connected(daemon, told) as (client, _):
+        await asyncio.wait_for(told.by_udp.wait(), 10)
+        leg = client._sound.leg
+        assert leg is not None
+        assert client._link is not None
+        client._link.transport.abort()
+        await asyncio.wait_for(leg.over.wait(), 10)
+
+
+async def test_where_webrtc_is_off_the_person_reads_it() -> None:
+    told = Told()
+    with voxd_process("--transcribe", "echo") as daemon:
+        async with connected(daemon, told):
+            await asyncio.wait_for(told.something.wait(), 10)
+    (line,) = told.lines
+    assert line.startswith("No WebRTC: WebRTC is switched off here")
+    assert line.endswith("Sound goes by WebSocket.")
+
+
+async def test_without_aiortc_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiortc", None)
+    with pytest.raises(NoLeg, match=r"pip install 'voxd\[webrtc\]'") as caught:
+        await Leg.open(Address("ws://localhost/v1/realtime"), "")
+    assert caught.value.final
+
+
+async def test_no_udp_is_said_so(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(legs, "OPEN_S", 0.3)
+    monkeypatch.setattr("aioice.ice.get_host_addresses", lambda use_ipv4, use_ipv6: [])
+    told = Told()
+    async with connected(daemon, told, "ws") as (client, _):
+        token = client.session.voxd.resume_token or ""
+        with pytest.raises(NoLeg, match="no UDP gets through"):
+            await Leg.open(Address("ws://localhost/v1/realtime", daemon.socket), token)
+
+
+@pytest.mark.slow
+async def test_a_leg_needs_no_slot_of_its_own() -> None:
+    with voxd_process(
+        "--transcribe", "echo", env={"VOXD_WEBRTC_ENABLED": "true", "VOXD_SERVER_MAX_SESSIONS": "1"}
+    ) as daemon:
+        told = Told()
+        async with connected(daemon, told):
+            await asyncio.wait_for(told.by_udp.wait(), 10)
+            async with http(daemon) as client:
+                answer: httpx.Response = await client.post(
+                    PATH, content="", headers={"Content-Type": "application/sdp"}
+                )
+            assert answer.status_code == 503
+
+
+# ── which way ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _never() -> None:
+    await asyncio.Event().wait()
+
+
+async def _nowhere() -> Address:
+    raise AssertionError("nobody asks for a way")
+
+
+LINK = Link(_never, _nowhere, lambda: None, lambda: 20, lambda: None)
+
+
+@pytest.mark.parametrize("wanted", ["webrtc", "auto"])
+async def test_through_ssh_it_is_the_websocket_and_that_is_said(wanted: Transport) -> None:
+    told = Told()
+    await asyncio.wait_for(Sound(wanted, udp=False, tell=told).run(LINK), 5)
+    assert told.lines == [SSH]
+
+
+async def test_the_websocket_is_taken_without_a_word() -> None:
+    told = Told()
+    await asyncio.wait_for(Sound("ws", udp=True, tell=told).run(LINK), 5)
+    assert told.lines == []
+
+
+async def test_auto_waits_for_a_network_that_loses_packets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sound, "LOOK_S", 0)
+    told, trips = Told(), iter([20] * 100 + [20, 250] * 15)
+    ready = asyncio.Event()
+
+    async def is_ready() -> None:
+        ready.set()
+        await asyncio.Event().wait()
+
+    link = Link(is_ready, _nowhere, lambda: None, lambda: next(trips), lambda: None)
+    running = asyncio.create_task(Sound("auto", udp=True, tell=told).run(link))
+    await asyncio.wait_for(ready.wait(), 5)
+    running.cancel()
+    assert told.lines[0] == sound.BY_SOCKET
+    assert "loses packets" in told.lines[1]
+
+
+def test_round_trips_tell_of_losses_only_in_the_long_run() -> None:
+    def judged(trips: Sequence[int | None]) -> list[bool]:
+        stalls = Stalls()
+        return [stalls.look(trip) for trip in trips]
+
+    assert not any(judged([20] * 14 + [None] * 10)), "too few"
+    assert not any(judged([20, 25, 30] * 20)), "it varies"
+    assert not any(judged([300] * 60)), "far away, but steady"
+    assert judged([20] * 13 + [250, 250])[-1], "what was lost was repeated"
+
+
+def test_silence_stands_for_nothing_here() -> None:
+    """The encoder's delay is taken off by its own count of samples: packets say where their sound was."""
+    codec = legs._encoder()
+    import av
+
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 320), np.int16), format="s16", layout="mono")
+    frame.sample_rate, frame.pts = RATE, 1000
+    assert [packet.pts for packet in codec.encode(frame)] == [960]
