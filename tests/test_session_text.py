@@ -19,7 +19,7 @@ def desk(**update: object) -> Desk:
 
 
 def context(made: Desk) -> list[tuple[str, str]]:
-    return [(turn.role, turn.text) for turn in made.last(m.Respond).context]
+    return [(turn.role, turn.words) for turn in made.last(m.Respond).context]
 
 
 def test_the_question_goes_out_with_its_final_text() -> None:

@@ -100,8 +100,9 @@ class Schedule:
         before, self._flights = self._flights, []
         for work in self._works:
             work.since_us = now_us if work.since_us is None else work.since_us
+        ready = [work for work in self._works if work.decodes]  # not who is prefilled now: its first id is read sooner
         heavy = self._heavy(now_us)
-        decoded = self._decode()
+        decoded = self._decode(ready)
         for read in before:
             read(now_us)
         self.waiting = heavy or decoded or bool(before)  # what was read may be what somebody waits for
@@ -210,9 +211,9 @@ class Schedule:
 
     # ── an id each ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _decode(self) -> bool:
+    def _decode(self, ready: list[Work]) -> bool:
         """For those who wait for it before those who may; beyond the largest batch, in turns."""
-        ready = sorted((work for work in self._works if work.decodes), key=lambda each: each.kind)
+        ready.sort(key=lambda each: each.kind)
         batch: list[Work] = []
         rows: list[Table] = []
         for work in ready:
