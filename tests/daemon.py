@@ -41,12 +41,12 @@ class Daemon:
             return False
         return True
 
-    def until_ready(self) -> None:
-        latest = time.monotonic() + READY_S
+    def until_ready(self, seconds: float = READY_S) -> None:
+        latest = time.monotonic() + seconds
         while not self._is_ready():
             if self.ended(TICK_S):
                 raise AssertionError(f"voxd ended with status {self.process.returncode}:\n{self.log.read_text()}")
-            assert time.monotonic() < latest, f"voxd is not ready after {READY_S} s:\n{self.log.read_text()}"
+            assert time.monotonic() < latest, f"voxd is not ready after {seconds} s:\n{self.log.read_text()}"
 
     def _is_ready(self) -> bool:
         try:
@@ -71,7 +71,11 @@ def handing_over(given: Sequence[socket.socket]) -> tuple[str, ...]:
 
 @contextmanager
 def voxd_process(
-    *arguments: str, env: Mapping[str, str] = {}, ready: bool = True, given: Sequence[socket.socket] = ()
+    *arguments: str,
+    env: Mapping[str, str] = {},
+    ready: bool = True,
+    ready_s: float = READY_S,
+    given: Sequence[socket.socket] = (),
 ) -> Iterator[Daemon]:
     """`voxd start ARGUMENTS...`; `env` is added to its environment, `given` is handed over as systemd does it.  Not
     ready: it may still be loading, or fail."""
@@ -87,7 +91,7 @@ def voxd_process(
         daemon = Daemon(process, path, folder, log)
         try:
             if ready:
-                daemon.until_ready()
+                daemon.until_ready(ready_s)
             yield daemon
         finally:
             process.terminate()

@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from types import TracebackType
 
 from voxd import messages as m
 from voxd.engine import engine_class
@@ -24,6 +25,12 @@ from voxd.engine.vad import Vad
 from voxd.traces import Reticent
 
 log = logging.getLogger("voxd.engine")
+FELL = 70  # the exit status after a fault: EX_SOFTWARE of sysexits.h
+# What a device throws, by name, for nothing here imports a library of devices.  Its first line holds numbers only.
+_OF_THE_DEVICE = {
+    "OutOfMemoryError": "the device's memory is full",
+    "AcceleratorError": "the device has failed",
+}
 
 
 class Link:
@@ -130,7 +137,18 @@ def serve(link: Link) -> int:
     return 0
 
 
+def fall(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
+    """The last word on an exception that nobody caught: says what it was, without what anybody said, and ends the
+    process at once, for after a fault of the device an orderly end may wait for it for ever."""
+    told = _OF_THE_DEVICE.get(kind.__name__)
+    what = f"{told} ({str(error).partition(chr(10))[0]})" if told else "a bug in an engine"
+    log.critical("the engine process ends: %s", what, exc_info=(kind, error, frames))
+    sys.stderr.flush()
+    os._exit(FELL)
+
+
 def main() -> int:
+    sys.excepthook = fall
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Reticent("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
