@@ -33,7 +33,7 @@ from shared import __version__
 from shared.audio import to_samples
 from shared.session_config import AnySession, Json, merge
 from shared.settings import Settings, Tcp
-from voxd import exposition, http, rest, websocket
+from voxd import exposition, http, page, rest, websocket
 from voxd import messages as m
 from voxd.connection import Connection, id_factory
 from voxd.dialect import Dialect
@@ -109,6 +109,7 @@ class Gateway:
             self._refusal, self._exposition.refused, self._transcriber, self._hearing, server.max_sessions
         )
         routes = [
+            *page.routes(),
             *pages,
             client_secrets(self.secrets, self._fresh, lambda: self.model),
             Route("/metrics", self._metrics),
@@ -120,7 +121,11 @@ class Gateway:
         app = Starlette(routes=routes, exception_handlers=http.ERROR_PAGES)
         own = (address.host for address in self.plan.listen if isinstance(address, Tcp))
         gate = http.Gate(
-            self.plan.token, frozenset((*server.allow_host, *own)), frozenset(server.allow_origin), self.secrets.holds
+            self.plan.token,
+            frozenset((*server.allow_host, *own)),
+            frozenset(server.allow_origin),
+            self.secrets.holds,
+            open_paths=http.OPEN_PATHS | page.PATHS,
         )
         return http.Guarded(app, gate)
 
@@ -141,6 +146,7 @@ class Gateway:
             "notes": [*self.plan.notes, *(ready.notes if ready else ())],
             "sessions": len(self.connections),
             "calls": len(self.calls),
+            "webrtc": self.calls.trouble is None,  # calls are taken
             "max_sessions": self.plan.settings.server.max_sessions,
             "lag_ms": self.host.lag_ms,
             "uptime_s": round(time.monotonic() - self._begun, 1),
