@@ -58,11 +58,11 @@ class Page:
                 entry = message["params"]["entry"]
                 self.console.append(f"{entry['text']} {entry.get('url', '')}")
 
-    async def call(self, method: str, **params: object) -> Json:
+    async def call(self, method: str, patience_s: float = 30.0, **params: object) -> Json:
         number = next(self._ids)
-        self._waiting[number] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
         await self._link.send(json.dumps({"id": number, "method": method, "params": params}))
-        answer = await asyncio.wait_for(self._waiting[number], 30)
+        answer = await asyncio.wait_for(waiting, patience_s)
         if "error" in answer:
             raise PageError(f"{method}: {answer['error']}")
         result: Json = answer["result"]
@@ -72,37 +72,31 @@ class Page:
         await self.call("Page.navigate", url=url)
         await self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
-    async def evaluate(self, expression: str) -> Any:
+    async def evaluate(self, expression: str, patience_s: float = 30.0) -> Any:
         """The value, awaited where it is a promise.  Raises PageError."""
         more = {"awaitPromise": True, "returnByValue": True, "userGesture": True}
-        answer = await self.call("Runtime.evaluate", expression=expression, **more)
+        answer = await self.call("Runtime.evaluate", patience_s, expression=expression, **more)
         if "exceptionDetails" in answer:
             raise PageError(json.dumps(answer["exceptionDetails"])[:1000])
         return answer["result"].get("value")
 
-    async def until(self, expression: str, seconds: float = 20.0) -> Any:
-        """The first value of it that is true.  Asked once a frame, in the page."""
-        watch = f"""new Promise((done, failed) => {{
-          const end = performance.now() + {seconds * 1000};
-          const look = () => {{
-            const found = ({expression});
-            if (found) done(found);
-            else if (performance.now() > end) failed(new Error("it did not come true"));
-            else setTimeout(look, 20);
-          }};
-          look();
-        }})"""
-        pending = self._waiting
-        number = next(self._ids)
-        pending[number] = asyncio.get_running_loop().create_future()
-        more = {"awaitPromise": True, "returnByValue": True}
-        params = {"expression": watch, **more}
-        await self._link.send(json.dumps({"id": number, "method": "Runtime.evaluate", "params": params}))
-        answer = await asyncio.wait_for(pending[number], seconds + 10)
-        if "error" in answer or "exceptionDetails" in answer["result"]:
+    async def until(self, expression: str, seconds: float = 20.0) -> None:
+        """Returns once it holds; the page itself looks, every 20 ms.  Raises PageError."""
+        found = await self.evaluate(
+            f"""new Promise(done => {{
+              const end = performance.now() + {seconds * 1000};
+              const look = () => {{
+                const found = ({expression});
+                if (found || performance.now() > end) done(Boolean(found));
+                else setTimeout(look, 20);
+              }};
+              look();
+            }})""",
+            seconds + 30,
+        )
+        if not found:
             shown = await self.evaluate("document.body.innerText")
             raise PageError(f"never true: {expression}\non the page:\n{shown}\nconsole: {self.console}")
-        return answer["result"]["result"].get("value")
 
     async def text(self, selector: str) -> str:
         return str(await self.evaluate(f"document.querySelector({selector!r}).textContent"))
@@ -114,13 +108,13 @@ class Page:
         code = {" ": "Space"}.get(key, key)
         await self.call("Input.dispatchKeyEvent", type="keyDown" if down else "keyUp", key=key, code=code)
 
-    async def picture(self, path: Path, width: int, height: int, scheme: str) -> None:
-        """`scheme`: light or dark."""
-        await self.dress(width, height, scheme)
+    async def picture(self) -> bytes:
+        """PNG of what is to be seen."""
         answer = await self.call("Page.captureScreenshot", format="png")
-        path.write_bytes(base64.b64decode(answer["data"]))
+        return base64.b64decode(answer["data"])
 
     async def dress(self, width: int, height: int, scheme: str) -> None:
+        """`scheme`: light or dark."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         await self.call("Emulation.setDeviceMetricsOverride", **metrics)
         await self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
@@ -140,33 +134,40 @@ async def chromium(*flags: str, heard: Path | None = None) -> AsyncIterator[Page
     assert CHROMIUM is not None
     sound = [f"--use-file-for-fake-audio-capture={heard}%noloop"] if heard else []
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
+        command = (CHROMIUM, *FLAGS, *sound, *flags, f"--user-data-dir={profile}", "about:blank")
         quiet = asyncio.subprocess.DEVNULL
-        browser = await asyncio.create_subprocess_exec(
-            CHROMIUM, *FLAGS, *sound, *flags, f"--user-data-dir={profile}", "about:blank", stdout=quiet, stderr=quiet
-        )
+        browser = await asyncio.create_subprocess_exec(*command, stdout=quiet, stderr=asyncio.subprocess.PIPE)
+        assert browser.stderr is not None
+        talking = asyncio.create_task(_address(browser.stderr))
         try:
-            async with connect(await _address(Path(profile)), max_size=None, ping_interval=None) as link:
+            address = await asyncio.wait_for(talking, START_S)
+            draining = asyncio.create_task(browser.stderr.read())
+            async with connect(await _first_page(address), max_size=None, ping_interval=None) as link:
                 page = Page(link)
                 reading = asyncio.create_task(page.read())
                 for domain in ("Page", "Runtime", "Log"):
                     await page.call(f"{domain}.enable")
+                await page.dress(1280, 800, "light")
                 yield page
                 reading.cancel()
+            draining.cancel()
         finally:
             browser.terminate()
             await browser.wait()
 
 
-async def _address(profile: Path) -> str:
-    """Of the one page.  The browser writes the port into its profile, once it listens."""
-    import httpx
+async def _address(stderr: asyncio.StreamReader) -> str:
+    """Of the browser, which says it once it listens."""
+    while line := await stderr.readline():
+        if b"DevTools listening on " in line:
+            return line.decode().split()[-1]
+    raise AssertionError("Chromium ended before it listened")
 
-    async with asyncio.timeout(START_S), httpx.AsyncClient() as client:
-        while True:
-            with_port = profile / "DevToolsActivePort"
-            lines = with_port.read_text().splitlines() if with_port.exists() else []
-            if len(lines) == 2:
-                for each in (await client.get(f"http://127.0.0.1:{lines[0]}/json/list")).json():
-                    if each["type"] == "page":
-                        return str(each["webSocketDebuggerUrl"])
-            await asyncio.sleep(0)
+
+async def _first_page(browser: str) -> str:
+    async with connect(browser) as link:
+        await link.send(json.dumps({"id": 1, "method": "Target.getTargets"}))
+        while (answer := json.loads(await link.recv())).get("id") != 1:
+            pass
+    found = next(each for each in answer["result"]["targetInfos"] if each["type"] == "page")
+    return f"{browser.partition('/devtools/')[0]}/devtools/page/{found['targetId']}"

@@ -11,7 +11,7 @@ import { byId, Figures, show, Turns } from "./view.js";
 
 const PING_MS = 2000;
 const SLOW_MS = 3000; // without an answer to a ping: the person is told
-const LOADING_MS = 1000;
+const LOADING_MS = 2000; // between looks at a voxd that is not ready, or not there
 const LONGEST_MS = 10_000; // of a pause in what is said while a key is held
 const SHORTEST_MS = 160; // of the silence that ends it once the key is up
 
@@ -354,7 +354,10 @@ window.addEventListener("blur", () => hold(false));
 window.addEventListener("pagehide", () => page.link?.close());
 window.addEventListener("hashchange", () => token.take() && greet());
 
-byId("figures").open = matchMedia("(min-width: 800px)").matches;
+const wide = matchMedia("(min-width: 801px)");
+const unfold = () => (byId("figures").open = wide.matches);
+wide.addEventListener("change", unfold);
+unfold();
 token.take();
 become("loading");
 greet();

@@ -39,12 +39,19 @@ export function written(ms) {
 
 export class Turns {
   constructor(list, name) {
-    Object.assign(this, { list, name, entries: new Map() });
+    Object.assign(this, { list, name, entries: new Map(), follows: true });
+    list.addEventListener("scroll", () => {
+      this.follows = list.scrollHeight - list.scrollTop - list.clientHeight < NEAR_END;
+    });
+    new ResizeObserver(() => this.follow()).observe(list);
+  }
+
+  follow() {
+    if (this.follows) this.list.scrollTop = this.list.scrollHeight;
   }
 
   /** Does what a Transcript says.  `painted(ms)` hears how long each piece of text took to the screen. */
   apply(op, at, painted) {
-    const follows = this.list.scrollHeight - this.list.scrollTop - this.list.clientHeight < NEAR_END;
     const entry = this.entries.get(op.key);
     switch (op.op) {
       case "open":
@@ -75,7 +82,7 @@ export class Turns {
       default:
     }
     while (this.list.childElementCount > ENTRIES) this.forget(this.list.firstElementChild);
-    if (follows) this.list.scrollTop = this.list.scrollHeight;
+    this.follow();
   }
 
   open({ key, voice }) {
@@ -142,7 +149,10 @@ export class Figures {
       this.cells[name][0].textContent = written(ms);
       if (name === this.head) this.headline(ms);
     }
-    if (complete) this.finished += 1;
+    if (complete) {
+      this.finished += 1;
+      byId("counts").textContent = `p50 and p95 of ${this.finished} finished ${this.finished === 1 ? "turn" : "utterances and answers"}`;
+    }
     this.draw();
   }
 
@@ -177,8 +187,8 @@ export class Figures {
     const line = document.createElementNS(SVG, "polyline");
     line.setAttribute("points", values.map((value, at) => place(value, at).map((n) => n.toFixed(1)).join(",")).join(" "));
     const [x, y] = place(values.at(-1), values.length - 1);
-    const dot = document.createElementNS(SVG, "circle");
-    for (const [name, value] of [["cx", x], ["cy", y], ["r", 3]]) dot.setAttribute(name, String(value));
+    const dot = document.createElementNS(SVG, "path"); // a line of no length: round, however the graph is stretched
+    dot.setAttribute("d", `M${x.toFixed(1)} ${y.toFixed(1)}h0`);
     spark.append(line, dot);
     spark.setAttribute("aria-label", `${this.head} of the latest ${values.length} turns, ms: ${values.map(written).join(", ")}`);
   }
