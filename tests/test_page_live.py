@@ -82,7 +82,7 @@ async def listening(page: Page, transport: str) -> None:
 
 
 def spoken(*names: str) -> Float32:
-    gap = np.zeros(RATE // 4, np.float32)
+    gap = np.zeros(RATE, np.float32)  # two speakers in one utterance are more than tiny.en takes
     return np.concatenate([part for name in names for part in (clip(name).samples(), gap)])
 
 
@@ -101,7 +101,7 @@ def complaints(page: Page) -> list[str]:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_the_words_of_the_microphone_are_on_the_page(transport: str, tmp_path: Path) -> None:
-    names = ("two_cities_1", "librivox_austen_0920", "two_cities_7")
+    names = ("two_cities_1", "two_cities_2", "two_cities_5", "librivox_austen_0920", "two_cities_7")
     heard = as_heard(spoken(*names), tmp_path)
     with voxd(*WORDS, calls=transport == "WebRTC") as (daemon, port, token):
         async with chromium(heard=heard) as page:
