@@ -23,7 +23,7 @@ test: install
 	.venv/bin/python -m pytest
 
 test-slow: install
-	.venv/bin/python -m pytest -m slow
+	.venv/bin/python -m pytest -m slow -rs  # what was skipped, and why
 
 bench: install
 	.venv/bin/python -m tests.bench

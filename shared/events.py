@@ -313,10 +313,13 @@ class Resumed(ServerBase, tag="voxd.resumed", frozen=True):
 
 
 class Notice(ServerBase, tag="voxd.warning", frozen=True):
-    """Opt-in (any voxd_ext): something is not as asked for."""
+    """Opt-in (any voxd_ext): something is not as asked for.
+
+    `retry_after_s` comes with the code `going_away`: connect again in so many seconds."""
 
     code: str
     message: str
+    retry_after_s: int | UnsetType = UNSET
 
 
 ServerEvent = (

@@ -39,12 +39,9 @@ class Voice(MediaStreamTrack):
     async def recv(self) -> av.AudioFrame:
         """Each frame is there when its last sample has been heard."""
         due = self.begun + (self._at + FRAME) / RATE
-        due_in = asyncio.get_running_loop().create_future()
-        handle = asyncio.get_running_loop().call_later(due - time.monotonic(), due_in.set_result, None)
-        try:
-            await due_in
-        finally:
-            handle.cancel()
+        heard = asyncio.Event()
+        asyncio.get_running_loop().call_later(due - time.monotonic(), heard.set)
+        await heard.wait()
         chunk = np.zeros(FRAME, np.int16)
         part = self._samples[self._at : self._at + FRAME]
         chunk[: part.size] = part

@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -73,16 +73,16 @@ class Journal:
 
 
 @contextmanager
-def journalled(*arguments: str) -> Iterator[tuple[Journal, Daemon]]:
+def journalled(*arguments: str, env: Mapping[str, str] = {}) -> Iterator[tuple[Journal, Daemon]]:
     """`voxd start ARGUMENTS...` as under a unit: its standard error is the journal's."""
     with short_folder() as folder:
         journal, log = Journal(folder / "journal"), folder / "log"
         with log.open("wb") as stream:
             facts = os.fstat(stream.fileno())
-            env = environment(folder, {"JOURNAL_STREAM": f"{facts.st_dev}:{facts.st_ino}"})
+            whole = environment(folder, {"JOURNAL_STREAM": f"{facts.st_dev}:{facts.st_ino}", **env})
             path = folder / "voxd.sock"
             command = [sys.executable, "-c", RUN, str(folder / "journal"), "start", "--socket", str(path), *arguments]
-            process = subprocess.Popen(command, stderr=stream, env=env)
+            process = subprocess.Popen(command, stderr=stream, env=whole)
         daemon = Daemon(process, path, folder, log)
         try:
             daemon.until_ready()

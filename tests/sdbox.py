@@ -6,6 +6,7 @@ for a service sees no home.  Needs root, overlayfs, cgroup2 and util-linux; noth
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -24,7 +25,17 @@ PYTHON = Path("/usr/bin/python3")
 ENVIRONMENT = ["env", "-i", "HOME=/root", "TERM=dumb", "SYSTEMD_PAGER=", "SYSTEMD_COLORS=0"]
 ENVIRONMENT.append("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 
-# $1: an empty folder · $2: this tree · $3: its packages
+# A virtual environment $0 in the folder $1, with a tree of its own if there is one, else this one.
+ENVIRONMENT_OF = r"""
+set -eu; cd "$1"; tree=tree; [ -d "$0/tree" ] && tree=$0/tree
+packages=$0/lib/$(readlink -f /usr/bin/python3 | xargs basename)/site-packages
+mkdir -p "$0/bin" "$packages"; ln -s /usr/bin/python3 "$0/bin/python"; echo 'home = /usr/bin' >"$0/pyvenv.cfg"
+printf '/opt/voxd/%s\n' "$tree" site extra >"$packages/voxd.pth"
+printf '#!/bin/sh\nPYTHONDONTWRITEBYTECODE=1 exec /opt/voxd/%s/bin/python -m voxd "$@"\n' "$0" >"$0/bin/voxd"
+chmod 755 "$0/bin/voxd"
+"""
+
+# $1: an empty folder · $2: this tree · $3: its packages · $4: what makes an environment
 INNER = r"""
 set -eu
 mount -t tmpfs -o mode=755 tmpfs "$1"; cd "$1"; mkdir up work root
@@ -38,13 +49,9 @@ mkdir dev/pts dev/shm; ln -s /proc/self/fd dev/fd
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts dev/pts; ln -s pts/ptmx dev/ptmx
 mount -t tmpfs -o mode=1777 tmpfs dev/shm; mount -t tmpfs -o mode=755 tmpfs run
 mount --bind proc/sys proc/sys; mount -o remount,bind,ro proc/sys  # the machine's
-mkdir -p opt/voxd/bin opt/voxd/tree opt/voxd/site
+mkdir -p opt/voxd/tree opt/voxd/site opt/voxd/extra
 mount --bind "$2" opt/voxd/tree; mount --bind "$3" opt/voxd/site
-cat >opt/voxd/bin/voxd <<'END'
-#!/bin/sh
-PYTHONPATH=/opt/voxd/tree:/opt/voxd/site PYTHONDONTWRITEBYTECODE=1 exec /usr/bin/python3 -m voxd "$@"
-END
-chmod 755 opt/voxd/bin/voxd
+bash -c "$4" 0.1.0 "$PWD/opt/voxd"; ln -s 0.1.0 opt/voxd/current
 rm -rf etc/systemd/system/*.wants etc/voxd etc/machine-id; : >etc/machine-id
 for name in systemd-udevd systemd-udev-trigger systemd-sysctl systemd-modules-load systemd-timesyncd systemd-networkd \
     systemd-random-seed systemd-remount-fs systemd-update-utmp systemd-logind systemd-binfmt systemd-pstore \
@@ -100,6 +107,7 @@ class Box:
         (folder / "mnt").mkdir()
         command = ["unshare", "--mount", "--uts", "--ipc", "--net", "--cgroup", "--pid", "--fork"]
         command += ["--propagation", "private", "bash", "-c", INNER, "bash", str(folder / "mnt"), str(TREE), str(SITE)]
+        command.append(ENVIRONMENT_OF)
         with self._console.open("wb") as console:
             self._starter = subprocess.Popen(
                 ["bash", "-c", 'echo $$ >"$0/cgroup.procs"; exec "$@"', str(cgroup), *command],
@@ -129,6 +137,15 @@ class Box:
         done = subprocess.run(join, input=text or "", capture_output=True, text=True, timeout=90, check=False)
         assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout.strip()
+
+    def code(self, *command: str) -> int:
+        """Exit status of a command inside."""
+        return int(self.run("bash", "-c", '"$@" >/dev/null 2>&1; echo $?', "bash", *command))
+
+    @property
+    def socket(self) -> Path:
+        """The service's, as this process reaches it."""
+        return Path(f"/proc/{self._init}/root/run/voxd/voxd.sock")
 
     def put(self, path: str, text: str) -> None:
         self.run("bash", "-c", 'mkdir -p "$(dirname "$0")"; cat >"$0"', path, text=text)
@@ -162,3 +179,59 @@ def booted(folder: Path) -> Iterator[Box]:
         yield box
     finally:
         box.down()
+
+
+# ── the service in it ───────────────────────────────────────────────────────────────────────────────────────────────
+
+VOXD = "/opt/voxd/current/bin/voxd"
+SETTINGS = "/etc/voxd/config.yaml"
+ECHO = "engines: {transcribe: echo, respond: echo}\n"
+WHISPER = "engines: {transcribe: whisper}\n"
+LEFT = ("over", "begun", "pids", "refused", "asked")  # by scripts, in /tmp
+
+
+@contextmanager
+def installed(folder: Path) -> Iterator[Box]:
+    """The units as they are shipped."""
+    with booted(folder) as box:
+        box.run(VOXD, "install", "--system", "--yes")
+        box.run("systemd-sysusers")
+        yield box
+
+
+def add_version(box: Box, version: str) -> None:
+    """This tree as another version, in an environment beside the one that runs."""
+    copy = f'mkdir -p "{version}/tree"; cp -r tree/shared tree/voxd tree/voxtui tree/systemd "{version}/tree"'
+    edit = f'sed -i "s/^__version__ = .*/__version__ = \\"{version}\\"/" "{version}/tree/shared/__init__.py"'
+    box.run("bash", "-c", f"set -e; cd /opt/voxd; rm -rf {version}; {copy}; {edit}")
+    box.run("bash", "-c", ENVIRONMENT_OF, version, "/opt/voxd")
+
+
+def reset(box: Box) -> Box:
+    """Nothing runs; the settings are ECHO, the units as they are shipped."""
+    box.run("systemctl", "stop", "voxd.socket", "voxd.service")
+    box.run("rm", "-rf", "/etc/systemd/system/voxd.service.d", *(f"/tmp/{name}" for name in LEFT))
+    box.put(SETTINGS, ECHO)
+    box.run("systemctl", "daemon-reload")
+    box.run("systemctl", "reset-failed")
+    return box
+
+
+def show(box: Box, name: str) -> str:
+    return box.run("systemctl", "show", "voxd.service", "--property", name, "--value")
+
+
+def drop_in(box: Box, text: str) -> None:
+    box.put("/etc/systemd/system/voxd.service.d/test.conf", f"[Service]\n{text}\n")
+    box.run("systemctl", "daemon-reload")
+
+
+def records(box: Box, *matches: str) -> list[dict[str, str]]:
+    box.run("journalctl", "--sync")
+    lines = box.run("journalctl", "-u", "voxd", "-o", "json", "--no-pager", *matches, check=False).splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def state(box: Box) -> dict[str, object]:
+    found: dict[str, object] = json.loads(box.run(VOXD, "status", "--json"))
+    return found

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from shared.audio import RATE
 from shared.config import token_path
 from tests.daemon import environment, voxd_process
 from tests.fakes import short_folder
@@ -41,6 +42,7 @@ async def test_the_microphone_of_this_machine_or_why_there_is_none() -> None:
     assert sound.missing or sound.trouble or sound.device
 
 
+@pytest.mark.slow
 @pytest.mark.audio
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
 async def test_a_muted_microphone_and_one_that_hears() -> None:
@@ -231,7 +233,8 @@ async def examine(target: Target, token: str | None = None, **more: Any) -> tupl
     return good, {text[:12].strip(): f"{mark} {text[12:]}" for mark, text in found}
 
 
-async def test_from_a_socket_to_words() -> None:
+async def test_from_a_socket_to_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(way, "SENTENCE", slice(round(7.5 * RATE), round(9.2 * RATE)))  # its answer takes as long
     with voxd_process("--transcribe", "echo", "--respond", "echo") as daemon:
         _, found = await examine(unix_target(daemon.socket))
     assert list(found)[-6:] == ["socket", "token", "engine", "versions", "WebSocket", "speech"]

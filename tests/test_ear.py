@@ -73,6 +73,7 @@ async def test_unplugged_and_back() -> None:
     assert told[0].startswith("The microphone 'Blue' has gone.")
     assert "tried again" in told[0]
     assert told[1] == "The microphone 'Blue' is heard again."
+    assert source.name == "Blue"
     assert source.dropped == 3
 
 
@@ -81,6 +82,16 @@ async def test_missing_is_told_once() -> None:
     source, told = ear_on(shelf(missing))
     assert await take(source, 3 * RETRY) == [SILENT] * 3 * RETRY
     assert len(told) == 1
+
+
+async def test_what_has_gone_is_named_no_more() -> None:
+    source, _ = ear_on(shelf(Device("Blue", 5), Device("Blue", 5, "stuck")))
+    names = []
+    async for _ in source.packets():
+        names.append(source.name)
+        if len(names) == 5 + RETRY + 1:
+            break
+    assert names == ["Blue"] * 5 + [""] * RETRY + ["Blue"]
 
 
 async def test_stuck(monkeypatch: pytest.MonkeyPatch) -> None:

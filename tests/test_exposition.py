@@ -153,6 +153,7 @@ def test_how_things_are_now() -> None:
     assert value(page, "voxd_engine_heartbeat_age_seconds") == 0.25
     assert value(page, "voxd_vad_rows_total") == 40
     assert value(page, "voxd_engine_loop_seconds_total", part="vad") == 1.5
+    assert value(page, "voxd_log_dropped_total") == 0
     silent = Exposition(Targets(), lambda: Live("loading")).page().decode()
     assert value(silent, "voxd_engine_lag_seconds") is None, "nothing is told that is not known"
 
@@ -196,6 +197,7 @@ async def test_the_numbers_are_those_of_the_turns_made() -> None:
     assert value(page, "voxd_turns_total", scope="transcription", ending="completed") == 2
     assert value(page, "voxd_ttft_server_seconds_count", scope="response") == 1
     assert value(page, "voxd_itl_seconds_count", scope="response") == 39, "echo says 40 tokens"
+    assert value(page, "voxd_tokens_total", kind="output") == 40
     assert value(page, "voxd_final_seconds_count", scope="transcription") == 1
     spoken = len(SPEECH + SILENCE) / 2 / RATE
     heard = value(page, "voxd_audio_received_seconds_total")

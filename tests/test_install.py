@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from voxd.cli import main
-from voxd.install import CannotInstall, check_program
+from voxd.install import CannotInstall, check_program, steady
 
 ROOT = Path(__file__).parents[1]
 UNIT, SOCKET = "etc/systemd/system/voxd.service", "etc/systemd/system/voxd.socket"
@@ -41,7 +41,7 @@ def test_a_service_of_the_machine(tmp_path: Path) -> None:
 
     assert done.exit_code == 0, done.output
     assert files(tmp_path) == {UNIT, SOCKET, TOKEN, "etc/sysusers.d/voxd.conf"}
-    assert "+ExecStart=/opt/voxd/bin/voxd start" in done.output
+    assert "+ExecStart=/opt/voxd/current/bin/voxd start" in done.output
     assert done.output.splitlines()[-3:] == [
         "next:",
         "  sudo systemd-sysusers && sudo systemctl daemon-reload",
@@ -124,6 +124,18 @@ def test_a_program_that_the_service_could_not_run_is_refused(program: str, reaso
         check_program("system", Path(program))
 
 
+def test_the_unit_names_the_link_that_an_upgrade_moves(tmp_path: Path) -> None:
+    for version in ("0.1.0", "0.2.0"):
+        (tmp_path / version / "bin").mkdir(parents=True)
+        (tmp_path / version / "bin" / "voxd").touch()
+    alone = steady(tmp_path / "0.1.0/bin/voxd")
+    (tmp_path / "current").symlink_to("0.1.0")
+
+    assert alone == tmp_path / "0.1.0/bin/voxd"
+    assert steady(tmp_path / "0.1.0/bin/voxd") == tmp_path / "current/bin/voxd"
+    assert steady(tmp_path / "0.2.0/bin/voxd") == tmp_path / "current/bin/voxd"  # before the link is moved
+
+
 # ── uninstall ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -157,7 +169,7 @@ def test_systemd_understands_every_line(tmp_path: Path, kind: str) -> None:
     program.chmod(0o755)
     source = ROOT / "systemd" / ("user" if kind == "user" else "")
     for name in ("voxd.service", "voxd.socket"):
-        text = (source / name).read_text().replace("/opt/voxd/bin/voxd", str(program))
+        text = (source / name).read_text().replace("/opt/voxd/current/bin/voxd", str(program))
         (tmp_path / name).write_text(text.replace("/usr/bin/nvidia-modprobe", str(program)))
     told = analyze("verify", "--man=no", *(str(tmp_path / name) for name in ("voxd.service", "voxd.socket")))
     ours = [line for line in told.stderr.splitlines() if "voxd" in line]
@@ -187,5 +199,7 @@ def test_what_the_templates_must_say() -> None:
 
     assert "LoadCredential=api-token:/etc/voxd/credentials/api-token" in unit
     assert "RestartPreventExitStatus=78" in unit
+    reloads = [line for line in unit if line.startswith("ExecReload=")]
+    assert reloads == ["ExecReload=/opt/voxd/current/bin/voxd start --check", "ExecReload=/bin/kill -HUP $MAINPID"]
     assert "RuntimeDirectoryPreserve=yes" in unit
     assert not [line for line in unit if line.startswith("MemoryDenyWriteExecute")]  # whisper would fail

@@ -82,10 +82,26 @@ def test_what_is_lost_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
         log.info("last", extra={"fields": {"EVENT": "last"}})
         journal.until("last")
         arrived = len(journal.records) - 2
+        lost = handler.lost
         handler.close()
         journal.close()
 
     assert told["MESSAGE"].startswith(f"{100 - arrived} log records were lost")
+    assert lost == 100 - arrived
+
+
+def test_what_was_lost_is_asked_for_by_metrics() -> None:
+    with short_folder() as folder:
+        handler = JournalHandler(folder / "journal")
+        handler.lost = 3
+        root = logging.getLogger()
+        root.addHandler(handler)
+        try:
+            assert journald.dropped() == 3
+        finally:
+            root.removeHandler(handler)
+            handler.close()
+    assert journald.dropped() == 0
 
 
 def test_standard_error_is_the_journal_only_if_it_is_the_one_that_systemd_made(tmp_path: Path) -> None:
@@ -109,7 +125,9 @@ async def converse(daemon: Daemon) -> tuple[str, str]:
         said = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": CANARY}]}
         await link.send(json.dumps({"type": "conversation.item.create", "item": said}))
         await link.send(json.dumps({"type": CANARY}))  # an error that names what was sent
-        await link.send(json.dumps({"type": "response.create", "response": {"instructions": CANARY}}))
+        await link.send(
+            json.dumps({"type": "response.create", "response": {"instructions": CANARY, "max_output_tokens": 5}})
+        )
         while '"response.done"' not in heard:
             heard += str(await link.recv())
     return session["id"], heard
@@ -180,7 +198,7 @@ def test_the_real_journald_takes_a_burst() -> None:
     code = (
         "import logging; from pathlib import Path; from voxd.journald import SOCKET, JournalHandler;"
         "logging.basicConfig(handlers=[JournalHandler(SOCKET)], level='INFO'); log = logging.getLogger('voxd.test');"
-        "[log.info('a\\nPRIORITY=0', extra={'fields': {'SESSION_ID': 'sess_1', 'TURN': n}}) for n in range(3000)]"
+        "[log.info('a\\nPRIORITY=0', extra={'fields': {'SESSION_ID': 'sess_1', 'TURN': n}}) for n in range(5000)]"
     )
     command = ["unshare", "--mount", "--propagation", "private", "bash", "-c", JOURNALD, "bash"]
     done = subprocess.run(
@@ -190,7 +208,7 @@ def test_the_real_journald_takes_a_burst() -> None:
         pytest.skip(f"no journald in a namespace here: {done.stderr[-300:]}")
     rows = [json.loads(line) for line in done.stdout.splitlines()]
 
-    assert [row["TURN"] for row in rows] == [str(number) for number in range(3000)]
+    assert [row["TURN"] for row in rows] == [str(number) for number in range(5000)]
     assert {(row["MESSAGE"], row["PRIORITY"], row["SESSION_ID"]) for row in rows} == {("a\nPRIORITY=0", "6", "sess_1")}
 
 

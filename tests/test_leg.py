@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from shared.audio import RATE
-from shared.events import SpeechStopped, TranscriptionCompleted
+from shared.events import AudioCommit, SpeechStopped, TranscriptionCompleted
 from tests.calls import PATH, http
 from tests.daemon import Daemon, voxd_process
 from tests.speech import clip
@@ -139,6 +139,34 @@ async def test_a_leg_that_breaks_costs_no_sound(daemon: Daemon, monkeypatch: pyt
 
 async def _lost(leg: Leg, pcm: bytes, offset: int) -> None:
     """A network that has gone."""
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+async def test_an_event_comes_behind_the_sound_before_it(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch, arrives: bool
+) -> None:
+    """Push-to-talk: the commit takes the other way, and must not overtake; what UDP has lost by then is there too."""
+    told = Told()
+    wishes = Wishes(answers=False, hands_free=False, transport="webrtc")
+    route = Direct(unix_target(daemon.socket))
+    async with asyncio.timeout(20), RealtimeClient.connect(route, wishes=wishes, tell=told) as client:
+        texts = asyncio.create_task(_first_text(client))
+        await told.by_udp.wait()
+        if not arrives:
+            monkeypatch.setattr(Leg, "send", _lost)
+        async for packet in FileSource("clip", SPEECH).packets():
+            await client.send_audio(packet.pcm, packet.captured_us)
+            if packet.end >= RATE:
+                break
+        await client.send(AudioCommit())
+        assert await texts == "one two three", "a word for each 320 ms"
+
+
+async def _first_text(client: RealtimeClient) -> str:
+    async for received in client:
+        if isinstance(received.event, TranscriptionCompleted):
+            return received.event.transcript
+    raise AssertionError("the session has ended")
 
 
 @pytest.mark.slow

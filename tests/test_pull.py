@@ -16,6 +16,7 @@ from huggingface_hub import errors
 
 from tests.tiny_voxtral import folder
 from voxd import pull
+from voxd.engine.realtime_presence import weights_absent
 from voxd.pull import CannotPull, check_room, take
 
 LOAD = """
@@ -36,11 +37,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
-def test_a_model_from_a_folder_is_found_by_its_name_without_internet(home: Path) -> None:
+def test_a_model_from_a_folder_is_found_by_its_name(home: Path) -> None:
     done = take("me/tiny", folder(0), quiet)
     assert done.size > 100_000
     again = take("me/tiny", folder(0), quiet)
     assert (again.size, again.revision) == (0, done.revision), "what is there is not copied again"
+    assert weights_absent("me/tiny", {"HF_HUB_CACHE": str(home)}) is None
+
+
+@pytest.mark.slow
+def test_it_is_loaded_by_its_name_without_internet(home: Path) -> None:
+    take("me/tiny", folder(0), quiet)
     environment = os.environ | {"HF_HOME": str(home.parent), "HF_HUB_OFFLINE": "1"}
     loaded = subprocess.run(
         [sys.executable, "-c", LOAD, "me/tiny"],

@@ -86,6 +86,27 @@ def test_what_is_older_than_the_bound_is_lost_and_counted_once() -> None:
     assert len(drained(replay)) == SECOND
 
 
+def test_what_is_remembered_of_losses_does_not_grow_with_the_sound() -> None:
+    """An hour holds 180 000 packets, and each of them asks whether something was lost."""
+    replay = speaking(0, keep=RATE)
+    for n in range(200):
+        replay.append(numbered(n, 1))
+        replay.packet()
+        replay.receive(Ack("e", n * PACKET, n * PACKET))
+    assert replay._holes == []
+    for n in range(200, 400):  # a link that takes one packet of two, and a server that settles what it got
+        replay.append(numbered(n, 1))
+        if n % 2:
+            replay.packet()
+    lost = replay.lost
+    assert lost > 0
+    replay.receive(Ack("e", 400 * PACKET, 390 * PACKET))
+    replay.append(numbered(400, 60))
+    drained(replay)
+    assert len(replay._holes) <= 1
+    assert replay.lost >= lost
+
+
 def test_what_the_server_has_is_not_lost_with_the_ring() -> None:
     replay = speaking(3 * SECOND, keep=RATE)
     assert replay.resumed(Resumed("e", 2 * RATE + 160)) == 0

@@ -215,7 +215,7 @@ async def test_an_upload_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch
     async def send(message: Any) -> None:
         sent.append(message)
 
-    offer = rest.Offer(lambda: None, lambda reason: None, lambda: "echo", lambda peer: pytest.fail("a slot"), 1)
+    offer = rest.Offer(lambda: None, lambda reason: None, lambda: "echo", lambda peer: pytest.fail("a slot"), lambda: 1)
     headers = [(b"content-type", b"multipart/form-data; boundary=x")]
     scope = {"type": "http", "method": "POST", "path": PATH, "headers": headers, "server": ("x", None)}
     await rest.Transcriptions(offer)(scope, never, send)

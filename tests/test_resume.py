@@ -97,6 +97,20 @@ def test_a_long_open_utterance_is_told_before_its_audio_is_forgotten() -> None:
     assert fed <= 5 * RATE
 
 
+@pytest.mark.parametrize("frames", [40, 200])
+def test_a_replay_begins_no_later_than_the_utterance(frames: int) -> None:
+    """Padding is no whole number of VAD frames, and a stream begins at one: the frame before is kept as well."""
+    desk = resumable()
+    desk.speak(10, SILENCE)
+    desk.speak(frames)
+    start = desk.last(m.Onset).start
+    opened = come_back(desk)
+
+    assert opened.start <= start
+    desk.rehear(opened.start)
+    assert desk.last(m.Onset).start == start
+
+
 def test_an_answer_ends_when_its_listener_is_gone() -> None:
     desk = Desk("realtime")
     desk.send(events.ResponseCreate())

@@ -92,16 +92,25 @@ SCENES: dict[str, list[Event]] = {
     "reconnected": BACK,
     "error": LOST,
     "no_microphone": [*opening(floor=Floor()), Remark(GONE)],
+    "nobody_there": [Connecting(PATH), Disconnected(f"No voxd is running at {PATH}.  Start one with `voxd start`.")],
     "push_to_talk": opening("mini", HELD),
     "talking": [*opening("mini", TALKING), *conversed(), *asked(), *answered()],
     "muted": MUTED,
     "answers_off": TYPED,
 }
-SILENT = {"first_run", "first_conversation", "loading", "no_microphone"}
+SILENT = {"first_run", "first_conversation", "loading", "no_microphone", "nobody_there"}
 
 
-@pytest.mark.parametrize("theme", ["dark", "light"])
-@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+# Each state in both sizes and both themes, two of the four at once; the others are among the slow tests.
+LOOKS = [
+    pytest.param(SMALL, "dark", id="small-dark"),
+    pytest.param(LARGE, "light", id="large-light"),
+    pytest.param(SMALL, "light", id="small-light", marks=pytest.mark.slow),
+    pytest.param(LARGE, "dark", id="large-dark", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("size", "theme"), LOOKS)
 @pytest.mark.parametrize("name", SCENES)
 def test_state(name: str, size: tuple[int, int], theme: str, snap_compare: Compare) -> None:
     scene = Scene(SCENES[name], speaks=name not in SILENT, theme=theme)

@@ -159,6 +159,17 @@ def test_a_warning_of_the_engine_goes_only_to_those_who_asked_for_something() ->
     assert curious.last(events.Notice).message == "Once more."
 
 
+def test_who_asked_for_something_is_told_that_the_server_goes_away() -> None:
+    shy, curious = Desk(), Desk()
+    curious.send(events.SessionUpdate(session={"voxd": {"provisional": True}}))
+    for desk in (shy, curious):
+        desk.session.going_away(30, 2)
+        desk.drain()
+
+    assert shy.all(events.Notice) == []
+    assert (curious.last(events.Notice).code, curious.last(events.Notice).retry_after_s) == ("going_away", 2)
+
+
 def test_silence_and_a_click_make_no_turn() -> None:
     desk = Desk()
     desk.names()

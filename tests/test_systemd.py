@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,20 @@ def test_loading_then_ready_then_alive_then_stopping(abstract: bool) -> None:
     assert systemd.heard[-1] == "EXTEND_TIMEOUT_USEC=45000000"  # 30 s of drain, and what comes after it
 
 
+def test_reloading_is_told_and_then_ready_again() -> None:
+    with supervised() as (systemd, daemon):
+        systemd.until("READY=1")
+        begun = len(systemd.heard)
+        asked_us = time.monotonic_ns() // 1000
+        daemon.process.send_signal(signal.SIGHUP)
+        systemd.until("READY=1")
+        told = systemd.heard[begun:]
+
+    at = next(i for i, line in enumerate(told) if line == "RELOADING=1")
+    assert asked_us <= int(told[at + 1].removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
+    assert told[-2:] == ["READY=1", "STATUS=ready"]
+
+
 def test_an_engine_process_that_hangs_is_told_by_silence() -> None:
     with supervised(2.0) as (systemd, daemon):
         systemd.until("WATCHDOG=1")
@@ -89,8 +104,7 @@ def test_an_engine_process_that_hangs_is_told_by_silence() -> None:
         os.kill(engine, signal.SIGSTOP)
         systemd.until("STATUS=the engine process is silent")
         begun = len(systemd.heard)
-        for _ in range(3):
-            systemd.until("STATUS=the engine process is silent")
+        systemd.until("STATUS=the engine process is silent")
         assert not [line for line in systemd.heard[begun:] if line == "WATCHDOG=1"]
         assert daemon.status()["state"] == "ready"  # the event loop is well, which alone is not enough
         os.kill(engine, signal.SIGCONT)
@@ -189,6 +203,7 @@ def test_a_tcp_socket_of_systemd_asks_for_the_token() -> None:
                 assert b" 401 " in link.recv(4096)
 
 
+@pytest.mark.slow
 async def test_no_connection_is_refused_over_a_restart() -> None:
     """Whoever comes while there is no daemon waits; nobody is hung up on without an answer."""
     with short_folder() as folder, listening(folder / "voxd.sock") as sock:

@@ -195,8 +195,17 @@ def test_whether_turns_are_answered() -> None:
 
 
 def test_where_in_the_sound_it_was_said() -> None:
-    state = after(session(), *utterance("a", 100, 900, "x"), session(), *utterance("b", 50, 500, "y"))
+    begun = t.Connected("x"), session()
+    state = after(*begun, *utterance("a", 100, 900, "x"), *begun, *utterance("b", 50, 500, "y"))
     assert [(entry.start_ms, entry.end_ms) for entry in state.entries] == [(100, 900), (950, 1400)]
+
+
+def test_a_session_that_was_begun_anew_counts_from_where_the_client_does() -> None:
+    """Positions come translated (`voxtui.replay`): the sound of one client is one sound."""
+    begun, anew = (t.Connected("x"), session()), (t.Relinked(3000, 1, 0, fresh=True), session())
+    state = after(*begun, *utterance("a", 100, 900, "x"), *anew, *utterance("b", 1500, 2000, "y"))
+    spoken = [entry for entry in state.entries if entry.heard]
+    assert [(entry.start_ms, entry.end_ms) for entry in spoken] == [(100, 900), (1500, 2000)]
 
 
 def test_bounds() -> None:

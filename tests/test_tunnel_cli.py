@@ -65,6 +65,7 @@ async def test_all_slots_taken(box: Sshd, daemon: Daemon) -> None:
     assert "ssh:box is full: All 1 sessions are taken" in err
 
 
+@pytest.mark.slow
 async def test_an_engine_that_still_loads_is_waited_for_with_its_progress() -> None:
     with voxd_process("--transcribe", "whisper", ready=False) as loading:
         while not loading.socket.exists():

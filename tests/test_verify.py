@@ -90,6 +90,7 @@ def test_percentiles() -> None:
     assert percentiles(range(1, 101)) == {"p50": 51, "p95": 96, "p99": 100}
 
 
+@pytest.mark.slow
 def test_a_bench_measures_each_thing_beside_its_floor() -> None:
     from tests.tiny_voxtral import _model
 

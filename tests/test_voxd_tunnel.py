@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -128,7 +129,6 @@ async def test_it_says_where_the_daemon_is_and_hands_over_a_key(daemon: Daemon) 
         assert not opens(hello.token[:-1], hello.tcp)
 
         assert await said(child) == Beat(state="ready", progress=hello.progress)
-        assert await said(child) == Beat(state="ready", progress=hello.progress)
         close_stdin(child)
         assert await end_of(child) == 0
 
@@ -177,6 +177,24 @@ def test_a_key_that_cannot_be_made_is_asked_for_again(daemon: Daemon, monkeypatc
     assert watch.beat().token
 
 
+def test_a_watch_outlives_the_daemon_and_finds_the_next() -> None:
+    with voxd_process(*ECHO) as first:
+        watch = Watch(first.socket)
+        key = watch.hello().token
+        first.process.kill()
+        first.process.wait(WAIT_S)
+        gone = watch.beat()
+        assert (gone.state, gone.token) == ("gone", None)
+        assert str(first.socket) in gone.progress
+        with restarted(first):
+            tokens = []
+            while (beat := watch.beat()).state != "ready":
+                tokens.append(beat.token)
+                threading.Event().wait(0.05)  # to ask without a pause would take the time that it needs to start
+            assert any(token not in (None, key) for token in (*tokens, beat.token))
+
+
+@pytest.mark.slow
 async def test_it_outlives_the_daemon_and_finds_the_next(link: Path) -> None:
     with voxd_process(*ECHO) as first:
         async with tunnel(first.socket, "--link", str(link)) as child:

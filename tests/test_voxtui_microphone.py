@@ -106,6 +106,7 @@ async def test_devices() -> None:
     assert "default" in out.decode()
 
 
+@pytest.mark.slow
 async def test_what_is_said_in_the_room_stands_on_standard_output() -> None:
     """And Ctrl-C ends it, with the table of latencies on the other pipe."""
     async with room() as environ, private_voxd(lambda _: None) as target, asyncio.timeout(60):

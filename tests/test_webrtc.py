@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from importlib.metadata import version
@@ -153,6 +154,29 @@ async def test_a_channel_that_is_closed_ends_the_call(daemon: Daemon, client: ht
         await become(daemon, 0)
 
 
+async def test_datagrams_of_strangers_do_not_touch_a_call(client: httpx.AsyncClient) -> None:
+    """Bare aiortc ends a call at the first empty one."""
+    async with called(client) as caller:
+        await caller.until("session.created")
+        answer = caller.pc.remoteDescription.sdp
+        port = int(next(line for line in answer.splitlines() if line.startswith("a=candidate")).split()[5])
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            for data in (b"", b"\x16" * 50, b"\x80" * 50, b"\0" * 20, b"\xff"):
+                stranger.sendto(data, ("127.0.0.1", port))
+        caller.say(type="session.update", session={"type": "realtime", "instructions": "Still here?"})
+        assert (await caller.until("session.updated"))["session"]["instructions"] == "Still here?"
+
+
+async def test_a_message_without_an_end_ends_the_call(daemon: Daemon, client: httpx.AsyncClient) -> None:
+    """A client may say so much as it was given room for; bare aiortc keeps all that comes."""
+    async with called(client) as caller:
+        await caller.until("session.created")
+        caller.channel.transport._remote_max_message_size = 0  # it does not care
+        caller.channel.send("x" * (3 << 20))
+        await become(daemon, 0)
+    assert "more than there is room for" in daemon.log.read_text()
+
+
 # ── signalling ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -232,6 +256,27 @@ def test_without_aiortc_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     calls = webrtc.Calls(WebRtc(enabled=True), None)  # type: ignore[arg-type]
     assert calls.trouble is not None
     assert "voxd[webrtc]" in calls.trouble[1]
+
+
+async def test_a_call_that_never_connects_is_over_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Nobody:
+        has_track = False
+        opened = asyncio.Event()
+
+        def receive_text(self, text: str) -> None:
+            pass
+
+        async def receive_message(self) -> str:
+            await asyncio.Event().wait()
+            return ""
+
+        async def flush(self) -> None:
+            pass
+
+    monkeypatch.setattr(webrtc, "CONNECT_S", 0.01)
+    call = webrtc.Call("key", lambda: 0, 65_535)
+    call.peer, call.connection = Nobody(), Nobody()  # type: ignore[assignment]
+    assert await asyncio.wait_for(call._serve(), 5) == "no connection within 0 s"
 
 
 # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────────

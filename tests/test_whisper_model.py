@@ -191,6 +191,7 @@ def test_the_models_words_come_with_their_probability(tiny: whisper_model.Faster
     assert sum(found.sure) / 22 > 0.8
 
 
+@pytest.mark.slow
 @real
 class TestPromises(Conformance):
     """What `voxd.engine.contract` promises, with the real model on a real clip."""

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,7 +32,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 import soxr
-from websockets.exceptions import ConnectionClosed
 
 from shared.audio import PACKET, RATE, Float32
 from shared.events import Ping, Pong, dump
@@ -129,12 +128,7 @@ async def by_voxtui(transport: Transport, sound: Float32, starts: list[int], cel
                 if isinstance(received.event, Pong):
                     cell.event_ms.append((received.at_us - received.event.t0) / 1000)
 
-        async def ping(text: str) -> None:
-            with contextlib.suppress(ConnectionClosed):
-                if client._link is not None:
-                    await client._link.send(text)
-
-        others = [tasks.create_task(read()), tasks.create_task(pings(ping))]
+        others = [tasks.create_task(read()), tasks.create_task(pings(lambda _: client.ping()))]
         if transport != "ws":
             await asyncio.wait_for(said.wait(), START_S)
         began_us = None
@@ -181,11 +175,11 @@ async def read_call(caller: Caller, cell: Cell) -> None:
         cell.event_ms.append((now_us() - event["t0"]) / 1000)
 
 
-async def pings(send: Callable[[str], object]) -> None:
+async def pings(send: Callable[[str], Awaitable[None]]) -> None:
     loop = asyncio.get_running_loop()
     begun, number = loop.time(), 0
     while True:
-        await send(dump(Ping(t0=now_us())).decode())  # type: ignore[misc]
+        await send(dump(Ping(t0=now_us())).decode())
         number += 1
         wake = asyncio.Event()
         loop.call_at(begun + number * PING_S, wake.set)

@@ -4,6 +4,7 @@ It knows which parts there are and the order in which they start and stop; none 
 
     start    open every socket (a second daemon, a port in use: told at once) → engine process → serve; /ready is 503
              until warm, and systemd hears READY then
+    reload   SIGHUP: the settings are read again and checked; `voxd.reload` says what counts at once
     drain    first SIGTERM or SIGINT: no new sessions, turns in flight may end (`server.drain_s`), then close 1012
     stop     second signal, or nothing left to wait for
 """
@@ -21,6 +22,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -30,30 +32,28 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from shared import __version__
-from shared.audio import to_samples
-from shared.session_config import AnySession, Json, merge
+from shared.config import ConfigError
+from shared.session_config import AnySession, Json
 from shared.settings import Settings, Tcp
-from voxd import exposition, http, page, rest, websocket
+from voxd import exposition, http, journal, page, rest, websocket
 from voxd import messages as m
 from voxd.connection import Connection, id_factory
 from voxd.dialect import Dialect
 from voxd.exposition import Exposition
 from voxd.host import EngineFailed, EngineHost
 from voxd.journal import fields
-from voxd.life import keep_told, tell_stopping
-from voxd.metrics import Targets
-from voxd.opening import first_config
+from voxd.life import keep_told, reloading, tell_stopping
+from voxd.opening import beginning, first_config, for_good, profile, targets
 from voxd.parking import Parking
+from voxd.reload import applied, changes, line
 from voxd.sd import Supervisor
 from voxd.secrets import Secrets, client_secrets, secret_of
 from voxd.server import Server
-from voxd.session import Profile
-from voxd.session.responses import ChunkPolicy
 from voxd.sockets import AlreadyRunning, CannotStart, Listener, discard, listeners
-from voxd.turns import Rules
 from voxd.webrtc import Calls, Desk
 
 log = logging.getLogger("voxd")
+RETRY_S = 2  # what clients are asked to wait when there is no slot for them: a restart with a warm cache
 CALLS_S = 3.0  # for goodbyes to the peers of calls
 
 
@@ -79,7 +79,7 @@ class Gateway:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        settings = plan.settings
+        self.settings = settings = plan.settings  # those of the plan until they are read again
         configure = m.Configure(plan.transcribe, plan.respond, dict(settings.engine_options))
         process = settings.engine_process
         self.host = EngineHost(
@@ -93,8 +93,8 @@ class Gateway:
         self.secrets = Secrets(unix_s)
         self.draining = False
         self._begun = time.monotonic()
-        targets = settings.performance_targets
-        self._targets = Targets(settings.streaming.latency_target_ms, targets.ttft_ms, targets.total_latency_ms)
+        self._targets = targets(settings)
+        self._waiting: tuple[str, ...] = ()  # what of the settings file takes a restart
         self._exposition = Exposition(self._targets, self._live)
         desk = Desk(
             self._refusal, self._exposition.refused, self._called, self._left, self.parking.served, monotonic_us
@@ -103,10 +103,13 @@ class Gateway:
 
     def asgi(self) -> http.Guarded:
         """The application behind the gate."""
-        server = self.plan.settings.server
         pages = http.routes(lambda: self.host.state == "ready" and not self.draining, self.status, lambda: self.model)
         files = rest.Offer(
-            self._refusal, self._exposition.refused, self._transcriber, self._hearing, server.max_sessions
+            self._refusal,
+            self._exposition.refused,
+            self._transcriber,
+            self._hearing,
+            lambda: self.settings.server.max_sessions,
         )
         routes = [
             *page.routes(),
@@ -119,15 +122,36 @@ class Gateway:
             http.nowhere(),
         ]
         app = Starlette(routes=routes, exception_handlers=http.ERROR_PAGES)
-        own = (address.host for address in self.plan.listen if isinstance(address, Tcp))
         gate = http.Gate(
             self.plan.token,
-            frozenset((*server.allow_host, *own)),
-            frozenset(server.allow_origin),
+            self._hosts(),
+            frozenset(self.settings.server.allow_origin),
             self.secrets.holds,
             open_paths=http.OPEN_PATHS | page.PATHS,
         )
-        return http.Guarded(app, gate)
+        self._guarded = http.Guarded(app, gate)
+        return self._guarded
+
+    def _hosts(self) -> frozenset[str]:
+        own = (address.host for address in self.plan.listen if isinstance(address, Tcp))
+        return frozenset((*self.settings.server.allow_host, *own))
+
+    def reload(self, wanted: Settings) -> None:
+        """What takes no restart counts from here on; each change is told."""
+        found, before = changes(self.settings, wanted), self.settings
+        self.settings = applied(before, wanted)
+        self._targets.take(targets(self.settings))
+        origins = frozenset(self.settings.server.allow_origin)
+        self._guarded.gate = replace(self._guarded.gate, hosts=self._hosts(), origins=origins)
+        self._waiting = tuple(line(change) for change in found if change.when == "restart")
+        journal.set_level(min(before.log.level, self.settings.log.level, key=journal.LEVELS.index))
+        for change in found:
+            more = fields("settings.changed", setting=change.path, effect=change.when)
+            level = logging.WARNING if change.when == "restart" else logging.INFO
+            log.log(level, "changed: %s", line(change), extra=more)
+        count = f"{len(found)} change{'' if len(found) == 1 else 's'}" if found else "nothing has changed"
+        log.info("settings read again: %s", count, extra=fields("daemon.reload"))
+        journal.set_level(self.settings.log.level)
 
     @property
     def model(self) -> str:
@@ -143,17 +167,17 @@ class Gateway:
             "pid": os.getpid(),
             "engine_pid": self.host.pid,
             "engines": {"transcribe": self.plan.transcribe, "respond": self.plan.respond},
-            "notes": [*self.plan.notes, *(ready.notes if ready else ())],
+            "notes": [*self.plan.notes, *(ready.notes if ready else ()), *self._waiting],
             "sessions": len(self.connections),
             "calls": len(self.calls),
             "webrtc": self.calls.trouble is None,  # calls are taken
-            "max_sessions": self.plan.settings.server.max_sessions,
+            "max_sessions": self.settings.server.max_sessions,
             "lag_ms": self.host.lag_ms,
             "uptime_s": round(time.monotonic() - self._begun, 1),
             "socket": str(self.plan.control),
             "activated": bool(self.plan.kept),  # by systemd, which starts it again for the next client
             "listen": [address_text(address) for address in self.plan.listen],
-            "tls": self.plan.settings.server.tls_cert is not None,  # on the TCP ones
+            "tls": self.settings.server.tls_cert is not None,  # on the TCP ones
         }
 
     def _refusal(self) -> tuple[str, str] | None:
@@ -161,7 +185,7 @@ class Gateway:
             return "shutting_down", "voxd is shutting down; connect again in a moment."
         if self.host.state != "ready":
             return "engine_loading", f"The engine is not ready yet: {self.host.progress}."
-        if len(self.connections) >= self.plan.settings.server.max_sessions:
+        if len(self.connections) >= self.settings.server.max_sessions:
             return "session_limit_reached", f"All {len(self.connections)} sessions are taken; see server.max_sessions."
         return None
 
@@ -170,16 +194,24 @@ class Gateway:
         if refusal:
             self._exposition.refused(refusal[0])
             body = http.error_body(*refusal, kind="server_error")
-            await socket.send_denial_response(JSONResponse(body, 503, {"Retry-After": "2"}))
+            await socket.send_denial_response(JSONResponse(body, 503, {"Retry-After": str(RETRY_S)}))
             return
         subprotocols = socket.scope.get("subprotocols", [])
         await socket.accept("realtime" if "realtime" in subprotocols else None)
-        config = self._config(socket, frozenset())
+        config = self._config(socket)
         connection = self._resumed(socket)
         if connection is None:
             dialect = Dialect(socket.query_params, int(unix_s()))
             self._exposition.connected("websocket")
-            parts = self.host, self._profile, config, monotonic_us, self._targets, _peer(socket), dialect
+            parts = (
+                self.host,
+                partial(profile, self.settings),
+                config,
+                monotonic_us,
+                self._targets,
+                _peer(socket),
+                dialect,
+            )
             connection = Connection(*parts, self._exposition)
         self.connections.add(connection)
         self.parking.admit(connection)
@@ -194,28 +226,17 @@ class Gateway:
                 else:
                     self.parking.dismiss(connection, end.why)
 
-    def _config(
-        self, asked: HTTPConnection, without: frozenset[str], session: Json | None = None
-    ) -> Callable[[str], AnySession]:
-        """How a session begins: the server's defaults < the URL < the client secret < `session`."""
-        query = asked.query_params
-        wanted = {ext.strip() for ext in query.get("voxd_ext", "").split(",")} - without
-        transcription = query.get("intent") == "transcription"
+    def _config(self, asked: HTTPConnection, *patches: Json) -> Callable[[str], AnySession]:
         secret = secret_of(asked.scope, self.secrets)
-
-        def config(session_id: str) -> AnySession:
-            first = first_config(session_id, self.plan.settings, self.model, wanted, transcription=transcription)
-            for patch in (secret.session if secret else {}, session or {}):
-                first = merge(first, patch, model=self.model)
-            return first
-
-        return config
+        first = secret.session if secret else {}
+        return beginning(asked.query_params, self.settings, self.model, (first, *patches))
 
     def _called(self, request: Request, session: Json | None) -> Connection:
         """The connection of a call.  Its link cannot be taken up again, and its audio is a track."""
-        config = self._config(request, frozenset({"resume"}), session)
+        config = for_good(self._config(request, session or {}))
         dialect = Dialect({"dialect": "ga"}, int(unix_s()))
-        parts = self.host, self._track_profile, config, monotonic_us, self._targets, _peer(request), dialect
+        offered = partial(profile, self.settings, track=True)
+        parts = self.host, offered, config, monotonic_us, self._targets, _peer(request), dialect
         connection = Connection(*parts, self._exposition)
         self._exposition.connected("webrtc")
         self.connections.add(connection)
@@ -225,12 +246,9 @@ class Gateway:
         self.connections.discard(connection)
         connection.close(why)
 
-    def _track_profile(self, ready: m.Ready) -> Profile:
-        return replace(self._profile(ready), track=True)
-
     def _fresh(self) -> AnySession:
         """What a client secret's session begins with."""
-        return first_config(id_factory()("sess"), self.plan.settings, self.model, set(), transcription=False)
+        return first_config(id_factory()("sess"), self.settings, self.model, set(), transcription=False)
 
     def _resumed(self, socket: WebSocket) -> Connection | None:
         """The session that a client comes back to, if it is still here."""
@@ -245,9 +263,9 @@ class Gateway:
         """A slot for a file."""
 
         def config(session_id: str) -> AnySession:
-            return first_config(session_id, self.plan.settings, self.model, set(), transcription=True)
+            return first_config(session_id, self.settings, self.model, set(), transcription=True)
 
-        parts = self.host, self._profile, config, monotonic_us, self._targets, peer
+        parts = self.host, partial(profile, self.settings), config, monotonic_us, self._targets, peer
         hearing = rest.Hearing(*parts, Dialect({"dialect": "ga"}, 0), exposition.Files(self._exposition))
         self._exposition.connected("http")
         self.connections.add(hearing)
@@ -264,35 +282,20 @@ class Gateway:
 
     def _live(self) -> exposition.Live:
         """For /metrics."""
-        limit, beat = self.plan.settings.server.max_sessions, self.host.beat
+        limit, beat = self.settings.server.max_sessions, self.host.beat
         state = "draining" if self.draining else self.host.state
         sessions = Counter(connection.kind for connection in self.connections)
         engine = exposition.Engine(beat, (monotonic_us() - beat.at_us) / 1e6) if beat else None
         return exposition.Live(state, sessions, limit, self.host.losses, engine)
 
-    def _profile(self, ready: m.Ready) -> Profile:
-        vad, chunks = self.plan.settings.vad, self.plan.settings.chunked_response
-        rules = Rules(
-            threshold=vad.threshold,
-            padding=to_samples(vad.prefix_padding_ms),
-            silence=to_samples(vad.silence_duration_ms),
-            tentative=to_samples(vad.tentative_ms),
-            onset=to_samples(vad.onset_ms),
-            hangover=to_samples(vad.hangover_ms),
-            limit=to_samples(vad.max_utterance_s * 1000),
-        )
-        policy = ChunkPolicy(chunks.min_words_per_chunk, chunks.max_words_per_chunk, chunks.chunk_timeout_ms * 1000)
-        server = self.plan.settings.server
-        strict = (server.strict_models, server.strict_modalities)
-        engines = (ready.transcribe, ready.respond, ready.speculates)
-        return Profile(*engines, *strict, rules, policy, ready.delay_ms, ready.reads_text)
-
     async def drain(self) -> None:
-        """Turns in flight may end; then every connection is told to come back later."""
+        """Clients are told; turns in flight may end; then every connection is closed."""
         self.draining = True
+        for connection in list(self.connections):
+            connection.going_away(self.settings.server.drain_s, RETRY_S)
         turns = [asyncio.create_task(connection.idle.wait()) for connection in self.connections]
         if turns:
-            await asyncio.wait(turns, timeout=self.plan.settings.server.drain_s)
+            await asyncio.wait(turns, timeout=self.settings.server.drain_s)
         for connection in self.connections:
             connection.end(1012, "voxd is shutting down")
         for connection in self.parking:
@@ -321,8 +324,10 @@ def address_text(address: Tcp | Path) -> str:
 # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def run(plan: Plan, systemd: Supervisor) -> None:
-    """Serves until a signal.  Raises AlreadyRunning, CannotStart, EngineFailed."""
+async def run(plan: Plan, systemd: Supervisor, read_again: Callable[[], Settings]) -> None:
+    """Serves until a signal.  `read_again`: the settings, checked as at the start; ConfigError if they are not right.
+
+    Raises AlreadyRunning, CannotStart, EngineFailed."""
     given = listeners((plan.control, *plan.listen), plan.kept)
     gateway = Gateway(replace(plan, listen=tuple(each.address for each in given[1:])))
     app = gateway.asgi()
@@ -334,25 +339,28 @@ async def run(plan: Plan, systemd: Supervisor) -> None:
     for each in given:
         log.info("listening on %s%s", address_text(each.address), " (systemd's)" if each.kept else "")
     try:
-        await _live(gateway, servers, systemd)
+        await _live(gateway, servers, systemd, read_again)
     finally:
         discard(given)
 
 
-async def _live(gateway: Gateway, servers: list[tuple[Server, list[socket.socket]]], systemd: Supervisor) -> None:
-    signalled = asyncio.Queue[int](maxsize=8)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _offer, signalled, number)
+async def _live(
+    gateway: Gateway,
+    servers: list[tuple[Server, list[socket.socket]]],
+    systemd: Supervisor,
+    read_again: Callable[[], Settings],
+) -> None:
+    signalled, asked = _signals()
     serving = [asyncio.create_task(server.serve(sockets=sockets)) for server, sockets in servers]
     engine, calls = asyncio.create_task(gateway.host.run()), asyncio.create_task(gateway.calls.run())
     telling = [asyncio.create_task(_announce(gateway)), asyncio.create_task(keep_told(systemd, gateway.host))]
+    telling.append(asyncio.create_task(_reloads(gateway, systemd, asked, read_again)))
     first = asyncio.create_task(signalled.get())
     try:
         await asyncio.wait({first, engine}, return_when=asyncio.FIRST_COMPLETED)
         for task in telling:
             task.cancel()
-        tell_stopping(systemd, gateway.plan.settings.server.drain_s)
+        tell_stopping(systemd, gateway.settings.server.drain_s)
         if first.done():
             more = fields("daemon.drain", sessions=len(gateway.connections))
             log.info("stopping: turns in flight may end; a second signal stops at once", extra=more)
@@ -370,9 +378,53 @@ async def _live(gateway: Gateway, servers: list[tuple[Server, list[socket.socket
     log.info("stopped", extra=fields("daemon.stop"))
 
 
-def _offer(queue: asyncio.Queue[int], number: int) -> None:
-    with contextlib.suppress(asyncio.QueueFull):
-        queue.put_nowait(number)
+def _signals() -> tuple[asyncio.Queue[int], asyncio.Event]:
+    """Those that stop the daemon, as they come, and whether one has asked for a reload.
+
+    SIGHUP also says that the terminal is gone: then it stops a daemon that was started there.  Under nohup it is
+    ignored and stays so."""
+    stopping, asked = asyncio.Queue[int](maxsize=8), asyncio.Event()  # more than 8: the first two have said it all
+    loop, at_terminal = asyncio.get_running_loop(), _has_terminal()
+
+    def stop(number: int) -> None:
+        with contextlib.suppress(asyncio.QueueFull):
+            stopping.put_nowait(number)
+
+    def hang_up() -> None:
+        if at_terminal and not _has_terminal():
+            stop(signal.SIGHUP)
+        else:
+            asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, hang_up)
+    return stopping, asked
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+async def _reloads(
+    gateway: Gateway, systemd: Supervisor, asked: asyncio.Event, read_again: Callable[[], Settings]
+) -> None:
+    """One after the other; those that are asked for meanwhile become one."""
+    while await asked.wait():
+        asked.clear()
+        with reloading(systemd, gateway.host):
+            try:
+                wanted = await asyncio.to_thread(read_again)
+            except ConfigError as error:
+                more = fields("daemon.reload", err_code="bad_settings")
+                log.error("not reloaded: %s; the settings stay as they were", error, extra=more)
+            else:
+                gateway.reload(wanted)
 
 
 async def _until(work: Callable[[], Awaitable[None]], interrupt: Callable[[], Awaitable[int]]) -> None:

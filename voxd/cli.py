@@ -83,7 +83,7 @@ socket_option = click.option("--socket", "socket_path", help="Control socket (el
 @click.option("--strict-modalities", is_flag=True, help="Refuse requests for spoken answers.")
 @click.option("--check", is_flag=True, help="Check the settings and exit.")
 def start(config_path: Path | None, socket_path: str | None, check: bool, **options: Any) -> None:
-    """Serve, in the foreground, until Ctrl-C or SIGTERM."""
+    """Serve, in the foreground, until Ctrl-C or SIGTERM.  SIGHUP: read the settings again."""
     settings, source = _settings(config_path)
     settings = _overridden(settings, **options)
     from voxd import sd
@@ -93,7 +93,7 @@ def start(config_path: Path | None, socket_path: str | None, check: bool, **opti
     if check:
         click.echo(f"{source or 'no settings file: defaults'}: valid")
         return
-    _serve(plan, source, systemd)
+    _serve(plan, source, systemd, lambda: _read_again(config_path, socket_path, options))
 
 
 def _overridden(
@@ -138,7 +138,19 @@ def _overridden(
     )
 
 
-def _serve(plan: Plan, source: Path | None, systemd: Supervisor) -> None:
+def _read_again(config_path: Path | None, socket_path: str | None, options: dict[str, Any]) -> Settings:
+    """As `start` reads and checks them.  Raises ConfigError."""
+    from shared.config import ConfigError
+
+    try:
+        settings = _overridden(_settings(config_path)[0], **options)
+        _plan(settings, _control(settings, socket_path), (), token=False)
+    except click.ClickException as failure:
+        raise ConfigError(failure.message) from None
+    return settings
+
+
+def _serve(plan: Plan, source: Path | None, systemd: Supervisor, read_again: Callable[[], Settings]) -> None:
     import asyncio
     import logging
 
@@ -151,7 +163,7 @@ def _serve(plan: Plan, source: Path | None, systemd: Supervisor) -> None:
     for note in plan.notes:
         log.info("%s", note)
     try:
-        asyncio.run(app.run(plan, systemd))
+        asyncio.run(app.run(plan, systemd, read_again))
     except app.AlreadyRunning as running:
         click.echo(f"voxd: {running}")
     except app.CannotStart as reason:
@@ -244,9 +256,11 @@ def _check_engine(name: str | None) -> None:
 def _client_socket(config_path: Path | None, given: str | None) -> Path:
     from shared.config import SYSTEM_SOCKET, client_socket
 
+    if given:
+        return _control(None, given)  # also where the settings are not right: the daemon has older ones
     settings, _ = _settings(config_path)
-    if given or settings.server.socket != "auto":
-        return _control(settings, given)
+    if settings.server.socket != "auto":
+        return _control(settings, None)
     found = client_socket(os.environ)
     return SYSTEM_SOCKET if not os.path.exists(found) and _is_barred(SYSTEM_SOCKET) else found
 
@@ -287,7 +301,8 @@ def status(config_path: Path | None, socket_path: str | None, as_json: bool) -> 
     click.echo(f"voxd {found['version']} · {found['state']} · pid {found['pid']} · up {found['uptime_s']} s")
     for role, name in engines.items():
         click.echo(f"  {role:<11}{name or 'none'}")
-    click.echo(f"  {'sessions':<11}{found['sessions']} of {found['max_sessions']} · lag {found['lag_ms']} ms")
+    calls = f" · {found['calls']} by WebRTC" if found.get("calls") else ""
+    click.echo(f"  {'sessions':<11}{found['sessions']} of {found['max_sessions']}{calls} · lag {found['lag_ms']} ms")
     listen = found["listen"] if isinstance(found["listen"], list) else []
     for address in (f"unix:{found['socket']}", *listen):
         click.echo(f"  {'listening':<11}{address}")
@@ -340,35 +355,7 @@ def _wait(done: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-# ── engines, token ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@main.command()
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
-def engines(as_json: bool) -> None:
-    """List installed engines, what they can do and what is missing for each."""
-    from voxd.engine import listing
-
-    found = listing()
-    if as_json:
-        rows = [
-            {
-                "name": each.name,
-                "package": each.package,
-                "roles": list(each.capabilities.roles) if each.capabilities else [],
-                "live": bool(each.capabilities and each.capabilities.live),
-                "problem": each.problem,
-            }
-            for each in found
-        ]
-        click.echo(json.dumps(rows, indent=1))
-        return
-    for each in found:
-        click.echo(f"{each.name}  ({each.package})  {'ready to use' if each.problem is None else each.problem}")
-        if each.capabilities:
-            live = " · text while you speak" if each.capabilities.live else ""
-            click.echo(f"    {' + '.join(each.capabilities.roles)}{live}")
-            click.echo(f"    {each.capabilities.summary}")
+# ── token ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @main.command()

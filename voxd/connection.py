@@ -5,7 +5,8 @@ It owns the session and the clock; it does not know sockets (a transport calls `
 what events mean.
 
 Bounds: what waits for the socket is at most OUTBOUND bytes; above that the client is too slow to be served and is
-closed. While too much audio waits for the engine, `readable` is clear and the transport stops reading.
+closed. While too much audio waits for the engine, `readable` is clear and the transport stops reading.  All sessions
+together keep at most AUDIO bytes of audio; whose audio goes over it is closed, and may come back.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from voxd.session import Profile, Session
 
 log = logging.getLogger("voxd")
 OUTBOUND = 4 << 20  # bytes
+AUDIO = 2 << 30  # bytes, of all sessions
 HISTORY = 200  # events kept for a client that comes back
 
 
@@ -68,6 +70,8 @@ def id_factory() -> Callable[[str], str]:
 class Connection:
     """`make_config(session_id)` gives the session's first configuration; `profile` says what this server offers."""
 
+    _kept_by_all = 0  # bytes of audio; shared by all connections
+
     def __init__(
         self,
         host: EngineHost,
@@ -86,6 +90,7 @@ class Connection:
         self.id = new_id("sess")
         self._begun_us = clock()
         self._meter, self._observer, self._observed = TurnMeter(), observer, 0
+        self._kept = 0  # its part of `_kept_by_all`
         self.log = SessionLog(self.id, targets)
         self.readable = asyncio.Event()
         self.readable.set()
@@ -227,8 +232,14 @@ class Connection:
         if self._timer:
             self._timer.cancel()
         self._host.detach(self.stream)
+        self._weigh(0)
         seconds = (self._clock() - self._begun_us) / 1e6
         self.log.ended(seconds, self._session.received * 1000 // 16_000, why)
+
+    def going_away(self, drain_s: int, retry_s: int) -> None:
+        """The server will end the connection soon; what is being said may end first."""
+        self._session.going_away(drain_s, retry_s)
+        self._drain()
 
     def end(self, code: int, why: str) -> None:
         """The server ends the connection once what waits has been written."""
@@ -262,6 +273,7 @@ class Connection:
         self._meter.receive_audio(received, now_us)
         self._observer.received(received - self._observed)
         self._observed = received
+        self._weigh(self._session.kept)
         outgoing, commands, notes = self._session.to_send()
         for note in notes:
             self._meter.receive_note(note, now_us)
@@ -271,6 +283,13 @@ class Connection:
         _show(self.readable, not self._session.stalled)
         _show(self.idle, not self._session.busy)
         self._set_timer(now_us)
+
+    def _weigh(self, kept: int) -> None:
+        """So many bytes of audio are held for this session now."""
+        grown, self._kept = kept - self._kept, kept
+        Connection._kept_by_all += grown
+        if grown > 0 and Connection._kept_by_all > AUDIO:
+            self.end(1013, "voxd holds as much audio as it may; try again later")
 
     def _pong(self, ping: events.Ping) -> None:
         """Overtakes everything that waits: it measures the link, not the queue."""

@@ -16,11 +16,13 @@ from prometheus_client.registry import Collector
 
 from shared import __version__, events
 from shared.audio import RATE
+from voxd import journald
 from voxd.messages import Beat
 from voxd.metrics import Targets, TurnReport
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 KINDS = ("realtime", "transcription", "rest")
+TOKENS = ("input", "cached", "output")
 STATES = ("loading", "ready", "restarting", "failed", "stopped", "draining")
 
 _FIRST = (5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 100, 125, 150, 200, 300, 500, 1000, 2000, 5000)  # ms
@@ -77,8 +79,13 @@ class Exposition:
         )
         self._turns = Counter("voxd_turns", "Turns that ended, and how", ["scope", "ending"], registry=registry)
         self._breaches = Counter("voxd_breaches", "Responses over their target", ["metric"], registry=registry)
+        self._tokens = Counter(
+            "voxd_tokens", "Tokens of turns, read, read from a cache, and said", ["kind"], registry=registry
+        )
         for transport in ("websocket", "webrtc", "http"):
             self._connections.labels(transport)
+        for kind in TOKENS:
+            self._tokens.labels(kind)
         for metric in ("ttft_engine_ms", "ttft_server_ms", "total_ms"):
             self._breaches.labels(metric)
         self._words = {word: _histogram(word, *about, registry) for word, about in WORDS.items()}
@@ -126,6 +133,8 @@ class Exposition:
             self._words[word].labels(scope).observe(value if word == "rtf" else value / 1000)
         for gap in report.metrics.itl_ms:
             self._words["itl_ms"].labels(scope).observe(gap / 1000)
+        for kind, count in (report.event.tokens if report.event else {}).items():
+            self._tokens.labels(kind).inc(count)
         for metric in self._targets.breaches(report.metrics):
             self._breaches.labels(metric).inc()
 
@@ -170,6 +179,7 @@ class _Collector(Collector):
         states = {state: int(state == live.state) for state in STATES}
         yield _labelled("voxd_state", "1 for the state that voxd is in", "state", states)
         yield CounterMetricFamily("voxd_engine_restarts", "Engine processes lost", value=live.restarts)
+        yield CounterMetricFamily("voxd_log_dropped", "Records that journald did not take", value=journald.dropped())
         if live.engine:
             yield from _engine(live.engine)
 

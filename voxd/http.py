@@ -182,13 +182,13 @@ class Guarded:
     """The gate as ASGI middleware, for HTTP and WebSocket upgrades alike; pages that may come are told so (CORS)."""
 
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
-        self._app, self._gate = app, gate
+        self._app, self.gate = app, gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        refusal = self._gate.refuse(scope)
+        refusal = self.gate.refuse(scope)
         headers = _headers(scope)
         origin = headers.get("origin")
         known = refusal is None or refusal.status in KEY_REFUSALS

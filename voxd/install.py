@@ -18,7 +18,7 @@ from typing import Literal
 from shared.config import SYSTEM_CREDENTIAL
 
 TEMPLATES = Path(__file__).parent / "units"
-PROGRAM = "/opt/voxd/bin/voxd"  # in the templates
+PROGRAM = "/opt/voxd/current/bin/voxd"  # in the templates
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # from a service with ProtectHome= and PrivateTmp=
 SYSTEM_UNITS = Path("/etc/systemd/system")
 SYSUSERS = Path("/etc/sysusers.d/voxd.conf")
@@ -65,6 +65,13 @@ def pieces(kind: Kind, program: Path, environ: Mapping[str, str], *, webrtc: boo
     return tuple(found)
 
 
+def steady(program: Path) -> Path:
+    """The same program by a name that outlives an upgrade: through the link `current` beside its environment."""
+    link = program.parent.parent.with_name("current")
+    through = link / "bin" / program.name
+    return through if link.is_symlink() and through.exists() else program
+
+
 def check_program(kind: Kind, program: Path) -> None:
     """Raises CannotInstall if the unit could not start it."""
     if not re.fullmatch(r"/[A-Za-z0-9._/+-]+", str(program)):
@@ -74,7 +81,7 @@ def check_program(kind: Kind, program: Path) -> None:
     python = program.parent / "python"
     for path in (program, *([python.resolve()] if python.exists() else [])):
         if any(path.is_relative_to(folder) for folder in HIDDEN):
-            advice = "python3 -m venv /opt/voxd, with a python3 under /usr, and install voxd there"
+            advice = "python3 -m venv /opt/voxd/VERSION, with a python3 under /usr, and install voxd there"
             raise CannotInstall(f"{path} is hidden from a service of the system; make it: {advice}")
 
 

@@ -3,8 +3,10 @@
 Under journald each line has fields beside it (`voxd.journald`), for `voxd logs` and journalctl:
 
     EVENT  session.start session.end response.done transcription.done turn.failed slo.breach
-           call.connected engine.lost engine.stall daemon.start daemon.ready daemon.drain daemon.stop
-    SESSION_ID TURN TURN_ID ENGINE KIND ERR_CODE SLO_BREACH DELTAS AUDIO_MS, and the latency words in capitals
+           call.connected engine.lost engine.stall daemon.start daemon.ready daemon.reload daemon.drain
+           daemon.stop settings.changed
+    SESSION_ID TURN TURN_ID ENGINE KIND ERR_CODE SLO_BREACH DELTAS AUDIO_MS, and the latency words in
+    capitals; of a changed setting SETTING EFFECT
 
 It does not know sessions or sockets: numbers and ids in, lines out.
 """
@@ -17,9 +19,11 @@ import sys
 
 from voxd import journald
 from voxd.metrics import Targets, TurnReport
+from voxd.traces import Reticent
 
 log = logging.getLogger("voxd")
 BREACH_EVERY_US = 60_000_000
+LEVELS = ("debug", "info", "warning", "error")  # the most talkative first
 
 
 def configure(level: str) -> None:
@@ -28,10 +32,16 @@ def configure(level: str) -> None:
     if handler is None:
         form = "%(asctime)s %(message)s" if sys.stderr.isatty() else "%(levelname)s %(message)s"
         handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter(form, "%H:%M:%S"))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+        handler.setFormatter(Reticent(form, "%H:%M:%S"))
+    logging.basicConfig(handlers=[handler], force=True)
+    set_level(level)
     for noisy in ("uvicorn", "uvicorn.error", "websockets", "websockets.server", "asyncio", "aiortc", "aioice"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # a traceback per malformed client is a flood
+
+
+def set_level(level: str) -> None:
+    """One of `Log.level`."""
+    logging.getLogger().setLevel(level.upper())
 
 
 def fields(event: str, **more: object) -> dict[str, dict[str, object]]:

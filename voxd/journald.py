@@ -22,6 +22,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from voxd.traces import Reticent
+
 SOCKET = Path("/run/systemd/journal/socket")
 QUEUE = 10_000
 VALUE = 16 << 10
@@ -63,6 +65,7 @@ class JournalHandler(logging.Handler):
         self._path = str(path)
         self._waiting: queue.Queue[bytes | None] = queue.Queue(QUEUE)
         self._untold = 0  # records that were lost since the last line about it
+        self.lost = 0  # and in all
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
@@ -78,11 +81,11 @@ class JournalHandler(logging.Handler):
             "CODE_FUNC": record.funcName,
         }
         if record.exc_info:
-            fields["EXCEPTION"] = logging.Formatter().formatException(record.exc_info)
+            fields["EXCEPTION"] = Reticent().formatException(record.exc_info)
         try:
             self._waiting.put_nowait(encode(fields | getattr(record, "fields", {})))
         except queue.Full:
-            self._untold += 1
+            self._lose()
 
     def flush(self) -> None:
         """Waits until all is sent, FLUSH_S at most; `logging` calls it when the program ends."""
@@ -103,7 +106,7 @@ class JournalHandler(logging.Handler):
     def _run(self) -> None:
         while (data := self._waiting.get()) is not None:
             if not self._sent(data):
-                self._untold += 1
+                self._lose()
             elif self._untold:
                 lost, self._untold = self._untold, 0
                 text = f"{lost} log records were lost: journald took none for a while"
@@ -111,6 +114,10 @@ class JournalHandler(logging.Handler):
             self._waiting.task_done()
         self._waiting.task_done()
         self._sock.close()
+
+    def _lose(self) -> None:
+        self._untold += 1
+        self.lost += 1
 
     def _sent(self, data: bytes) -> bool:
         latest = time.monotonic() + RETRY_S
@@ -128,3 +135,8 @@ class JournalHandler(logging.Handler):
 def handler(environ: Mapping[str, str] = os.environ) -> logging.Handler | None:
     """None where standard error is read by somebody else."""
     return JournalHandler(SOCKET) if SOCKET.exists() and is_journal(environ, sys.stderr.fileno()) else None
+
+
+def dropped() -> int:
+    """Records of this process that journald did not take."""
+    return sum(handler.lost for handler in logging.getLogger().handlers if isinstance(handler, JournalHandler))

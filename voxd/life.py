@@ -1,8 +1,9 @@
-"""Tells the supervisor how the daemon is, for as long as it lives: loading, ready, alive, stopping.
+"""Tells the supervisor how the daemon is, for as long as it lives: loading, ready, alive, reloading, stopping.
 
     loading    every sign of life of the engine process buys LOAD_STEP_S more; a load that is stuck ends the start
     ready      READY, then WATCHDOG twice per interval: by the event loop, and only while the engine process is heard,
                so that a hang of either ends in a restart
+    reloading  RELOADING, then READY again; not before the first READY, which would not be true
     stopping   STOPPING, and as long as turns in flight may take
 
 It knows the engine host and the supervisor; not sockets or sessions.
@@ -14,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Iterator
 
 from voxd.host import EngineHost
 from voxd.journal import fields
@@ -29,7 +31,7 @@ async def keep_told(systemd: Supervisor, host: EngineHost) -> None:
     async with host.changed:
         while host.state != "ready":
             systemd.patience(LOAD_STEP_S)
-            systemd.status(f"{host.state} · {host.progress}")
+            systemd.status(_state(host))
             await host.changed.wait()
         told = "ready"
         systemd.ready(told)
@@ -54,10 +56,25 @@ def _pulse(systemd: Supervisor, host: EngineHost, told: str) -> str:
         return told
     if systemd.watchdog_s:
         systemd.alive()
-    status = "ready" if host.state == "ready" else f"{host.state} · {host.progress}"
+    status = _state(host)
     if status != told:
         systemd.status(status)
     return status
+
+
+def _state(host: EngineHost) -> str:
+    return "ready" if host.state == "ready" else f"{host.state} · {host.progress}"
+
+
+@contextlib.contextmanager
+def reloading(systemd: Supervisor, host: EngineHost) -> Iterator[None]:
+    """While the settings are read again."""
+    told = host.ready is not None
+    if told:
+        systemd.reloading("reading the settings again")
+    yield
+    if told:
+        systemd.ready(_state(host))
 
 
 def tell_stopping(systemd: Supervisor, drain_s: float) -> None:

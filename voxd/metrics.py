@@ -20,13 +20,23 @@ from voxd.session import Note, ResponseNote, UtteranceNote
 OPEN_TURNS = 64  # utterances and responses of one session whose end is awaited; beyond it the oldest is forgotten
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Targets:
-    """What the operator wants, ms; responses only.  The roadmap's keys in the words of the glossary."""
+    """What the operator wants, ms; responses only.  The roadmap's keys in the words of the glossary.
+
+    One for all who mark breaches: when the settings are read again it changes for all of them at once."""
 
     ttft_server_ms: float = 100
     ttft_engine_ms: float = 100
     total_ms: float = 1000
+
+    def take(self, others: Targets) -> None:
+        """Theirs count from now on."""
+        self.ttft_server_ms, self.ttft_engine_ms, self.total_ms = (
+            others.ttft_server_ms,
+            others.ttft_engine_ms,
+            others.total_ms,
+        )
 
     def breaches(self, metrics: TurnMetrics) -> dict[str, float]:
         """Metric -> target, for those that were missed."""

@@ -1,4 +1,4 @@
-"""The commands about models: pull, verify, bench-engine.  They import nothing heavy before they run."""
+"""The commands engines, pull, verify, bench-engine.  They import nothing heavy before they run."""
 
 from __future__ import annotations
 
@@ -34,6 +34,34 @@ def _needs_extra() -> str:
     if missing := [name for name in EXTRA if find_spec(name) is None]:
         _die(f'this needs {", ".join(missing)}; install it with: pip install "voxd[voxtral]"')
     return MODEL
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def engines(as_json: bool) -> None:
+    """List installed engines, what they can do and what is missing for each."""
+    from voxd.engine import listing
+
+    found = listing()
+    if as_json:
+        rows = [
+            {
+                "name": each.name,
+                "package": each.package,
+                "roles": list(each.capabilities.roles) if each.capabilities else [],
+                "live": bool(each.capabilities and each.capabilities.live),
+                "problem": each.problem,
+            }
+            for each in found
+        ]
+        click.echo(json.dumps(rows, indent=1))
+        return
+    for each in found:
+        click.echo(f"{each.name}  ({each.package})  {'ready to use' if each.problem is None else each.problem}")
+        if each.capabilities:
+            live = " · text while you speak" if each.capabilities.live else ""
+            click.echo(f"    {' + '.join(each.capabilities.roles)}{live}")
+            click.echo(f"    {each.capabilities.summary}")
 
 
 @click.command()
@@ -129,4 +157,4 @@ def bench_engine(
         click.echo(f"written: {path}")
 
 
-COMMANDS = (pull, verify, bench_engine)
+COMMANDS = (engines, pull, verify, bench_engine)

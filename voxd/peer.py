@@ -11,8 +11,9 @@ What is not as aiortc would have it:
     datagrams       from strangers, empty ones and floods are dropped before DTLS sees them
     servers         none is asked for anything: no STUN, no TURN, no mDNS
 
-Bounds: INBOX bytes of messages not yet read, then the call ends; OUTBOX bytes not yet sent, then `send` waits;
-DATAGRAMS that wait for DTLS, PACKETS of audio a second, then they are dropped.
+Bounds: 1 MiB of messages that are not whole, INBOX bytes of those that are not read, then the call ends; OUTBOX bytes
+not yet sent, then `send` waits; DATAGRAMS that wait for DTLS, PACKETS of audio a second, PAIRS of addresses, then they
+are dropped.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from aiortc import (
 )
 from aiortc.jitterbuffer import JitterFrame
 from aiortc.mediastreams import MediaStreamError
+from aiortc.rtcsctptransport import DataChunk
 from aiortc.rtp import RtpPacket
 from av import AudioFrame
 
@@ -53,6 +55,7 @@ CHANNEL = "oai-events"
 INBOX = 4 << 20  # bytes
 OUTBOX = 256 << 10  # bytes
 DATAGRAMS = 1024
+PAIRS = 32  # addresses of the client; a machine with more networks has those that came first
 PACKETS = 500  # a second: twice what the smallest Opus frames need
 
 
@@ -146,8 +149,9 @@ class _Datagrams(StunProtocol):
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
         if not isinstance(data, bytes) or not data or self.receiver._queue.qsize() >= DATAGRAMS:
             return
-        known = data[0] < 4  # STUN, RFC 7983; it carries its own proof
-        if known or any(pair.remote_addr == addr[:2] for pair in self.receiver._check_list):
+        known = any(pair.remote_addr == addr[:2] for pair in self.receiver._check_list)
+        is_stun = data[0] < 4  # RFC 7983; it carries its own proof
+        if known or (is_stun and len(self.receiver._check_list) < PAIRS):
             super().datagram_received(data, addr)
 
 
@@ -201,6 +205,7 @@ class Peer:
         """The SDP answer, with `address` as the only candidate.  Raises NoPort; ValueError if aiortc refuses."""
         try:
             await self._pc.setRemoteDescription(RTCSessionDescription(offer.text(), "offer"))
+            self._bound_messages()
             _listen(self._receiver.transport.transport.iceGatherer._connection, ports, address)
             await self._pc.setLocalDescription(await self._pc.createAnswer())
         except (InvalidStateError, AssertionError) as error:
@@ -263,6 +268,21 @@ class Peer:
             channel.bufferedAmountLowThreshold = limit
             self._drained.clear()
             await self._drained.wait()
+
+    def _bound_messages(self) -> None:
+        """aiortc tells how much more it would take (1 MiB), and takes all that comes."""
+        sctp = self._pc.sctp
+        if sctp is None:
+            return
+        receive = sctp._receive_data_chunk
+
+        async def bounded(chunk: DataChunk) -> None:
+            if sctp._advertised_rwnd > 0:
+                await receive(chunk)
+            else:
+                self.end("the client sends more than there is room for")
+
+        sctp._receive_data_chunk = bounded  # type: ignore[method-assign]
 
     # ── what aiortc tells ───────────────────────────────────────────────────────────────────────────────────────────
 

@@ -105,7 +105,7 @@ class Offer:
     refused: Callable[[str], None]  # counts what was refused here
     transcriber: Callable[[], str | None]
     connect: Callable[[str], AbstractContextManager[Hearing]]  # by the name of the peer; the slot is held inside
-    limit: int  # requests at the same time, those that are still being uploaded included
+    limit: Callable[[], int]  # requests at the same time, those that are still being uploaded included
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,8 +284,8 @@ class Transcriptions:
     def _admit(self) -> None:
         """Raises Problem when there is nobody to do the work."""
         refusal = self._offer.refusal()
-        if refusal is None and self._requests > self._offer.limit:
-            refusal = "session_limit_reached", f"{self._offer.limit} requests are at work; see server.max_sessions."
+        if refusal is None and self._requests > self._offer.limit():
+            refusal = "session_limit_reached", f"{self._offer.limit()} requests are at work; see server.max_sessions."
         problem = _unavailable(*refusal) if refusal else None
         if problem is None and self._offer.transcriber() is None:
             # Trying again is of no use: clients that know these headers do not.

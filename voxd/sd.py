@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 
@@ -35,6 +36,10 @@ class Supervisor:
 
     def ready(self, status: str) -> None:
         self._tell(f"READY=1\nSTATUS={_line(status)}")
+
+    def reloading(self, status: str) -> None:
+        """Until `ready` is said again.  The clock is the one that systemd compares with (sd_notify(3))."""
+        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}\nSTATUS={_line(status)}")
 
     def status(self, text: str) -> None:
         """For `systemctl status`."""

@@ -34,7 +34,7 @@ kind_options = (
     click.option(
         "--root",
         type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
-        help="For the system that has this folder as /, where voxd is /opt/voxd/bin/voxd.",
+        help="For the system that has this folder as /, where voxd is /opt/voxd/current/bin/voxd.",
     ),
 )
 
@@ -49,9 +49,9 @@ def _kind(chosen: str | None) -> Kind:
 
 
 def _program(root: Path | None) -> Path:
-    from voxd.install import PROGRAM
+    from voxd.install import PROGRAM, steady
 
-    return Path(PROGRAM) if root else Path(sys.executable).parent / "voxd"
+    return Path(PROGRAM) if root else steady(Path(sys.executable).parent / "voxd")
 
 
 def _ask(question: str, *, yes: bool) -> None:
@@ -106,6 +106,8 @@ def install(kind: str | None, webrtc: bool, yes: bool, root: Path | None) -> Non
         _die(str(reason))
     if not todo:
         click.echo("nothing to write: every file is as it should be")
+    if which == "system" and "current" not in program.parts:
+        click.echo(f"the unit names {program}; a link `current` beside the environment makes going back one command")
     _say_next(NEXT[which])
 
 

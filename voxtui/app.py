@@ -138,7 +138,9 @@ class VoxtuiApp(App[None]):
             source = await self._sound()
             async with (
                 opened(self._target, self._token) as route,
-                RealtimeClient.connect(route, wishes=self._wishes, tell=self._connecting) as client,
+                RealtimeClient.connect(
+                    route, wishes=self._wishes, tell=self._connecting, remark=self._remark
+                ) as client,
             ):
                 self._session = Run(client, source, self._post, level=Levels(self.post_message))
                 await self._session.run()
@@ -151,11 +153,14 @@ class VoxtuiApp(App[None]):
     def _connecting(self, progress: str = "") -> None:
         self._post(Connecting(self._target.label, progress))
 
+    def _remark(self, sentence: str) -> None:
+        self._post(Remark(sentence))
+
     async def _sound(self) -> Source:
         """Where there is a choice of microphones, one that fails is not the end.  Raises SourceError."""
         if self._open_device is None:
             return await asyncio.to_thread(self._open_source)
-        return Ear(self._open_source, lambda sentence: self._post(Remark(sentence)))
+        return Ear(self._open_source, self._remark)
 
     # ── what is told ────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -199,6 +199,7 @@ def doctor(target: str | None, token_file: Path | None) -> None:
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Everything, as JSON.")
 @click.option("--assert", "goals", multiple=True, metavar="'final_ms.p95<900'", help="Exit 1 if not so; repeatable.")
 @click.option("--compare", metavar="TARGET", help="The same with another voxd, side by side.")
+@click.option("--transport", "transports", metavar="ws,ws+ssh,webrtc", help="One row for each of these ways.")
 @click.option("--find-capacity", metavar="'final_ms.p95<800'", help="The most sessions with which this holds.")
 @_token_file
 def bench(
@@ -207,6 +208,7 @@ def bench(
     json_file: Path | None,
     goals: tuple[str, ...],
     compare: str | None,
+    transports: str | None,
     find_capacity: str | None,
     token_file: Path | None,
     sessions: int | None,
@@ -216,6 +218,8 @@ def bench(
     """Measure a voxd: clips are spoken to it in real time, on an absolute clock, whatever it answers (open loop)."""
     if find_capacity and (compare or goals):
         raise click.UsageError("--find-capacity goes with neither --compare nor --assert.")
+    if transports and (compare or find_capacity):
+        raise click.UsageError("--transport goes with neither --compare nor --find-capacity.")
     address, token = _address(target, token_file)
     other = _address(compare, token_file)[0] if compare else None
     from voxtui.bench.goals import Goal, GoalError
@@ -227,7 +231,26 @@ def bench(
     except GoalError as error:
         raise click.UsageError(str(error)) from None
     whole = Plan(sessions=sessions or (64 if capacity else 1), pause_s=pause, **plan)
-    _finish(_bench(whole, audio, wanted, json_file, (address, other), token, capacity))
+    ways = _ways(transports, address) if transports else {}
+    _finish(_bench(whole, audio, wanted, json_file, (address, other), token, capacity, ways))
+
+
+def _ways(text: str, target: Target) -> dict[str, Target]:
+    """Name of a way -> where it begins.  Through ssh it is the same machine, by the name that the target has."""
+    from urllib.parse import urlsplit
+
+    from voxtui.target import ssh_target
+
+    names = text.split(",")
+    if unknown := [name for name in names if name not in ("ws", "ws+ssh", "webrtc")]:
+        raise click.UsageError(
+            f"--transport takes ws, ws+ssh and webrtc, with commas between them; not {unknown[0]!a}."
+        )
+    if target.ssh is not None and names != ["ws+ssh"]:
+        raise click.UsageError(f"{target.label} is reached by ws+ssh only; for the others give HOST:PORT.")
+    host = "localhost" if target.socket is not None else urlsplit(target.url).hostname or "localhost"
+    through = target if target.ssh is not None else ssh_target(host)
+    return {name: through if name == "ws+ssh" else target for name in names}
 
 
 def _settings(given: dict[str, Any]) -> Settings:
@@ -340,8 +363,9 @@ async def _bench(
     targets: tuple[Target, Target | None],
     token: str | None,
     capacity: Goal | None,
+    ways: dict[str, Target],
 ) -> bool:
-    from voxtui.bench.command import Bench, Progress
+    from voxtui.bench.command import Bench, Progress, Way
     from voxtui.route import opened
     from voxtui.sources import CLIP
 
@@ -349,8 +373,12 @@ async def _bench(
     bench = Bench(plan, audio or CLIP, progress, goals)
     first, second = targets
     async with contextlib.AsyncExitStack() as stack:
-        route = await stack.enter_async_context(opened(first, token))
-        if capacity is not None:
+        routes = {each: await stack.enter_async_context(opened(each, token)) for each in {first, *ways.values()}}
+        route = routes[first]
+        if ways:
+            chosen = [Way(name, routes[at], "webrtc" if name == "webrtc" else "ws") for name, at in ways.items()]
+            outcome = await bench.across(chosen)
+        elif capacity is not None:
             outcome = await bench.find_capacity(route, capacity)
         elif second is not None:
             outcome = await bench.compare(route, await stack.enter_async_context(opened(second, token)))

@@ -9,6 +9,7 @@ microphones, files, screens, nor what an event means: that is `voxtui.transcript
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -23,8 +24,8 @@ from websockets.exceptions import ConnectionClosed
 
 from shared.audio import RATE, to_ms
 from shared.events import (
-    Ack,
     ClientEvent,
+    Ping,
     Resumed,
     ServerEvent,
     SessionCreated,
@@ -112,7 +113,14 @@ class RealtimeClient:
     """An open session: `async with RealtimeClient.connect(route) as client`, then send_audio and `async for`."""
 
     def __init__(
-        self, route: Route, wishes: Wishes, tell: Callable[[str], None], *, live: bool, patience_s: float | None
+        self,
+        route: Route,
+        wishes: Wishes,
+        tell: Callable[[str], None],
+        remark: Callable[[str], None],
+        *,
+        live: bool,
+        patience_s: float | None,
     ) -> None:
         self.label = route.label
         self.session: AnySession
@@ -124,7 +132,8 @@ class RealtimeClient:
         self._linked = asyncio.Event()  # the link may carry audio
         self._more, self._moved = asyncio.Event(), asyncio.Event()  # there is audio to send; some has gone out
         self._configured = asyncio.Event()  # the server has said so
-        self._sound = Sound(self.wishes.transport, udp=route.udp, tell=tell)
+        self._socket_until = 0  # samples before it go by WebSocket, also where there is a leg
+        self._sound = Sound(self.wishes.transport, udp=route.udp, tell=remark)
         self._lost = 0  # samples that were lost by the last change of links
 
     @classmethod
@@ -135,14 +144,16 @@ class RealtimeClient:
         *,
         wishes: Wishes | None = None,
         tell: Callable[[str], None] = lambda line: None,
+        remark: Callable[[str], None] | None = None,
         live: bool = True,
         patience_s: float | None = None,
     ) -> AsyncIterator[RealtimeClient]:
-        """Opens the session and configures it, as soon as the daemon is ready; `tell` is given a line while it is not.
+        """Opens the session and configures it, as soon as the daemon is ready; `tell` is given a line while it is not,
+        `remark` (else `tell` too) one whenever there is something to know about the way of sound.
 
         `live`: the sound comes at its own speed and does not wait.  `patience_s`: how long another link is tried for
         when one has broken; None: for ever.  Raises the errors of `voxtui.errors`."""
-        client = cls(route, wishes or Wishes(), tell, live=live, patience_s=patience_s)
+        client = cls(route, wishes or Wishes(), tell, remark or tell, live=live, patience_s=patience_s)
         try:
             await client._open()
             async with asyncio.TaskGroup() as tasks:
@@ -197,7 +208,11 @@ class RealtimeClient:
     async def send(self, event: ClientEvent) -> None:
         """Behind all sound that was captured before.  Raises ClientError where there is no link: this is not kept."""
         position = self.position
-        while self._linked.is_set() and self._behind < position:
+        if self._sound.leg is not None:
+            # UDP may be slower than the WebSocket, or lose it: what is not acknowledged goes there too, before this.
+            self._socket_until = position
+            self._resend()
+        while self._linked.is_set() and self._replay.sent < position:
             self._moved.clear()
             await self._moved.wait()
         if self._link is None or not self._linked.is_set():
@@ -207,11 +222,11 @@ class RealtimeClient:
         except ConnectionClosed as closed:
             raise ClientError(farewell(closed)) from None
 
-    @property
-    def _behind(self) -> int:
-        """Samples that an event sent now would come behind.  UDP may be slower than the WebSocket: of what went there
-        only what is acknowledged counts."""
-        return self._replay.sent if self._sound.leg is None else self._replay.received
+    async def ping(self) -> None:
+        """A question that waits for nothing and overtakes what waits at the server: its Pong has `t0`, when it left."""
+        if self._link is not None and self._linked.is_set():
+            with contextlib.suppress(ConnectionClosed):
+                await self._link.send(dump(Ping(t0=now_us())), text=True)
 
     def _view(self) -> Link:
         """The link, for whoever chooses the way of sound."""
@@ -220,15 +235,14 @@ class RealtimeClient:
             await self._linked.wait()
             await self._configured.wait()
 
-        def resend() -> None:
-            self._replay.resend()
-            self._more.set()
-            self._moved.set()
-
         def address() -> Awaitable[Address]:
             return self._route.address(self._tell)
 
-        return Link(ready, address, lambda: self._replay.token, lambda: self.health.rtt_ms, resend)
+        return Link(ready, address, lambda: self._replay.token, lambda: self.health.rtt_ms, self._resend)
+
+    def _resend(self) -> None:
+        self._replay.resend()
+        self._more.set()
 
     async def __aiter__(self) -> AsyncIterator[Received]:
         """Events until the other side says goodbye properly.  Raises ClientError if it cannot be had any more.
@@ -331,10 +345,7 @@ class RealtimeClient:
                 await self._greeted(event)
             if isinstance(event, SessionUpdated):
                 self._configured.set()
-            told = self._replay.receive(event)
-            if isinstance(event, Ack):
-                self._moved.set()
-            yield Received(told, at_us)
+            yield Received(self._replay.receive(event), at_us)
 
     async def _greeted(self, event: SessionCreated | Resumed) -> None:
         """The server has said which session this link carries: now it may have audio."""
@@ -367,7 +378,8 @@ class RealtimeClient:
                 await self._more.wait()
                 continue
             try:
-                if (leg := self._sound.leg) is not None and isinstance(packet.voxd_offset, int):
+                leg = self._sound.leg if self._replay.sent > self._socket_until else None
+                if leg is not None and isinstance(packet.voxd_offset, int):
                     await leg.send(packet.audio, packet.voxd_offset)
                 else:
                     await link.send(dump(packet), text=True)

@@ -66,7 +66,7 @@ class Ear:
                 self._complain(f"The microphone {self.name!r} has stopped giving sound.")
             except SourceError as error:
                 self._complain(str(error))
-            self._dropped, self._source = self.dropped, None
+            self._dropped, self._source, self.name = self.dropped, None, ""
             async for packet in self._silence(opener):
                 yield packet
 

@@ -18,6 +18,7 @@ from shared.events import (
     ItemAdded,
     Metrics,
     OutputTextDelta,
+    Pong,
     ResponseCreated,
     ResponseDone,
     ServerEvent,
@@ -40,10 +41,12 @@ ONSET = 5 * RATE  # speech begins within this many samples of the padded start
 class Report:
     """One turn counted twice from the same ends of speech, voxd's own estimate of them.
 
-    `voxd`: between its own stamps; `here`: from capture to receipt."""
+    `voxd`: between its own stamps; `here`: from capture to receipt.  `uplink_ms`: from the capture of the last sample
+    of a packet to that packet in the session, where pings have told how the two clocks differ."""
 
     voxd: TurnMetrics
     here: TurnMetrics
+    uplink_ms: float | None = None
 
 
 @dataclass(slots=True)
@@ -80,6 +83,7 @@ class Meter:
         self._vad = ServerVad()
         self._server_reports = False
         self._delay_ms = 0  # by which text trails audio, as the session asked
+        self._best: tuple[int, int] | None = None  # shortest round trip of a ping, and voxd's clock less this one then
 
     def finished(self) -> list[TurnMetrics]:
         """Of every turn that ended with words, in order."""
@@ -141,6 +145,8 @@ class Meter:
                 return self._over(turn, words=turn.stamps.deltas > 0)
             case Metrics():
                 return self._reported(event)
+            case Pong(t0=int(sent_us)):
+                self._answered(sent_us, event.t1_us, event.t2_us, at_us)
             case _:
                 pass
         return None
@@ -219,8 +225,19 @@ class Meter:
         turn.rtf = event.rtf if isinstance(event.rtf, float) else None
         first_us, last_us = (self._captured(event.audio.get(end)) for end in ("speech_start_ms", "speech_end_ms"))
         stamps = replace(turn.stamps, first_voiced_us=first_us, last_voiced_us=last_us)
-        turn.report = Report(TurnMetrics.of(event.derived_ms), stamps.metrics(user=True))
+        uplink_ms = self._uplink_ms(last_us, event.stamps.get("speech_end_us"))
+        turn.report = Report(TurnMetrics.of(event.derived_ms), stamps.metrics(user=True), uplink_ms)
         return Measured(turn.key, turn.metrics(), complete=True) if turn.words else None
+
+    def _answered(self, sent_us: int, t1_us: int, t2_us: int, at_us: int) -> None:
+        """The ping with the shortest way says most about the clocks (RFC 5905, section 10)."""
+        round_trip, ahead = at_us - sent_us - (t2_us - t1_us), ((t1_us - sent_us) + (t2_us - at_us)) // 2
+        self._best = min(self._best or (round_trip, ahead), (round_trip, ahead))
+
+    def _uplink_ms(self, captured_us: int | None, received_us: int | None) -> float | None:
+        if self._best is None or captured_us is None or received_us is None:
+            return None
+        return (received_us - self._best[1] - captured_us) / 1000
 
     def _captured(self, ms: int | None) -> int | None:
         """When the sound was captured that ends there."""

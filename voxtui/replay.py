@@ -43,7 +43,8 @@ class Replay:
         self._received = 0  # the server has everything below
         self._settled = 0  # what lies below is text, or never will be
         self._spoken: dict[str, tuple[int, int]] = {}  # utterances that are not yet text: start, end
-        self._holes: list[tuple[int, int]] = []  # what was lost; stretches may overlap
+        self._holes: list[tuple[int, int]] = []  # what was lost above `_settled`, apart and in order
+        self._sunk = 0  # samples that were lost below
         self.token: str | None = None
         self.seq = 0  # of the last event that was read
         self.lost = 0  # samples that no server will ever turn into text
@@ -67,11 +68,6 @@ class Replay:
     def lag(self) -> int:
         """Samples captured that the server has not said to have."""
         return self._ring.end - self._received
-
-    @property
-    def received(self) -> int:
-        """The server has said to have everything below."""
-        return self._received
 
     def resend(self) -> None:
         """What went out and is not known to have come goes out again; the server passes over what it has."""
@@ -134,10 +130,17 @@ class Replay:
 
     def _lose(self, start: int, end: int) -> int:
         """[start, end) is lost, if that is anything; returns how much of it was not lost before."""
-        before, position = self.lost, 0
-        self._holes = sorted((*self._holes, (start, end)))
-        self.lost = 0
-        for first, last in self._holes:
-            self.lost += max(0, last - max(first, position))
-            position = max(position, last)
+        if end <= start:
+            return 0
+        before = self.lost
+        holes: list[tuple[int, int]] = []
+        for first, last in sorted((*self._holes, (start, end))):
+            if holes and first <= holes[-1][1]:
+                holes[-1] = holes[-1][0], max(last, holes[-1][1])
+            else:
+                holes.append((first, last))
+        # Nothing below what is settled is lost once more: there it is enough to know how much it was.
+        self._sunk += sum(last - first for first, last in holes if last <= self._settled)
+        self._holes = [hole for hole in holes if hole[1] > self._settled]
+        self.lost = self._sunk + sum(last - first for first, last in self._holes)
         return self.lost - before

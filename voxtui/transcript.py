@@ -127,7 +127,7 @@ class State:
     renders: tuple[float, ...] = ()  # ms from a delta's receipt to its being painted, of the latest ones
     dropped: int = 0  # packets of sound that were lost before they were sent
     notes: int = 0  # how many notes there have been; their keys
-    before_ms: int = 0  # sound of the sessions before this one: a server counts from the beginning of each
+    before_ms: int = 0  # sound of the conversations before this one: each counts from its own beginning
 
     @property
     def converses(self) -> bool:
@@ -248,9 +248,6 @@ def _session(state: State, event: SessionCreated | SessionUpdated | Error | Noti
             responder = session.voxd.respond if isinstance(session, RealtimeSession) else None
             told = {safe_line(name): ms for name, ms in (session.voxd.targets or {}).items()}
             targets = tuple((dict(state.targets) | told).items())
-            if isinstance(event, SessionCreated):
-                heard_ms = max((entry.end_ms or entry.start_ms or 0 for entry in state.entries), default=0)
-                state = replace(state, before_ms=max(state.before_ms, heard_ms))
             return replace(
                 state, transcriber=_name(session.voxd.transcribe), responder=_name(responder), targets=targets
             )
@@ -269,6 +266,8 @@ def _link(state: State, event: LinkEvent) -> State:
         case Connecting(path=path, progress=progress):
             return replace(state, link=Link.CONNECTING, path=safe_line(path), reason="", progress=safe_line(progress))
         case Connected(path=path):
+            heard_ms = max((entry.end_ms or entry.start_ms or 0 for entry in state.entries), default=0)
+            state = replace(state, before_ms=max(state.before_ms, heard_ms))
             return replace(state, link=Link.OPEN, path=safe_line(path), reason="", progress="", tries=0)
         case Disconnected(reason=reason):
             state = replace(state, link=Link.LOST, reason=safe_line(reason), speech=Speech.QUIET, speaking_in="")

@@ -35,7 +35,7 @@ from voxtui.target import ENDPOINT, PORT, SSH_HOST, Address, Target
 PROBE_S = 5.0  # for an answer to the first request through a tunnel
 TRIES = 3  # with an ssh that was already there, with a new one, and with one that knows the port
 # Where a shell without a login does not look: `pip install --user`, the system's service, `make install`.
-PLACES = "$HOME/.local/bin:/opt/voxd/bin:/usr/local/bin"
+PLACES = "$HOME/.local/bin:/opt/voxd/current/bin:/usr/local/bin"
 PROGRAM = re.compile(r"[A-Za-z0-9_./~+][A-Za-z0-9_./~+-]*")
 # The command line goes before ssh_config, whose own forwardings may stay: with ExitOnForwardFailure one of them that is
 # in use already would end our ssh too, so only `tcp` has it (somebody else's port must not get the token).

@@ -20,6 +20,7 @@ from voxd.engine import engine_class
 from voxd.engine.contract import Engine, Unusable
 from voxd.engine.loop import Inbox, Loop
 from voxd.engine.vad import Vad
+from voxd.traces import Reticent
 
 log = logging.getLogger("voxd.engine")
 
@@ -109,7 +110,9 @@ def serve(link: Link) -> int:
 
 
 def main() -> int:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Reticent("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # it tells of every decode
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to handle; it stops this process in order
     return serve(Link(socket.socket(fileno=int(sys.argv[1]))))

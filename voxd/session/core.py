@@ -59,6 +59,11 @@ class Session:
         return self._listener.received
 
     @property
+    def kept(self) -> int:
+        """Bytes of audio that are held for it."""
+        return self._listener.kept
+
+    @property
     def position(self) -> int:
         """Samples received so far, at the rate of the session's format."""
         return self._listener.sent
@@ -219,6 +224,14 @@ class Session:
         self._answers.lost("engine_lost", "The engine was restarted during this response; ask again.")
         self._utterances.lost()
         self._out.engine = False
+
+    def going_away(self, drain_s: int, retry_s: int) -> None:
+        """The server stops; what is being said and answered may take `drain_s` to end."""
+        if self._terms.config.voxd.aware:
+            message = (
+                f"voxd is going away: what has begun may end within {drain_s} s; then connect again in {retry_s} s."
+            )
+            self._out.emit(events.Notice, code="going_away", message=message, retry_after_s=retry_s)
 
     def client_lost(self) -> None:
         """The client is gone and its slot is free; everything but its answers waits for it to come back."""

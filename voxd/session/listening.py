@@ -51,6 +51,11 @@ class Listener:
         return self._ring.end
 
     @property
+    def kept(self) -> int:
+        """Bytes of audio that may be needed again, or have not been heard."""
+        return 2 * (self._ring.end - self._ring.start)
+
+    @property
     def started(self) -> bool:
         """Has any audio come?  From then on the format is fixed."""
         return self._decoder is not None
@@ -133,8 +138,8 @@ class Listener:
         yield from self._passed(self.heard)
 
     def forget(self, before: int) -> None:
-        """No utterance that is not over begins before this sample."""
-        self._ring.trim(min(before, self.heard - LOOK_BACK, self.fed))
+        """No utterance that is not over begins before this sample; the frame that it lies in is kept, for `rewind`."""
+        self._ring.trim(min(before, self.heard - LOOK_BACK, self.fed) // FRAME * FRAME)
 
     def _passed(self, position: int) -> Iterator[Mark | int]:
         """Boundaries that lie before the end of the frame at `position`: no further whole frame can belong to them."""

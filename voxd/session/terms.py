@@ -36,8 +36,8 @@ class Profile:
     rules: Rules = field(default_factory=Rules)
     chunks: ChunkPolicy = field(default_factory=ChunkPolicy)
     delay_ms: int | None = None  # of live text, unless a session says otherwise; None: the engine has no such setting
-    track: bool = False  # audio comes as a track, at 16 kHz; the format of the session is nominal
     reads_text: bool = False  # the responder answers what the transcriber has written
+    track: bool = False  # audio comes as a track, at 16 kHz; the format of the session is nominal
 
     @property
     def model(self) -> str:

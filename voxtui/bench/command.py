@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,26 @@ from voxtui.bench.report import (
     record,
     run_text,
     title,
+    transports_text,
 )
 from voxtui.bench.tally import Result, total
 from voxtui.client import RealtimeClient, Wishes
 from voxtui.errors import Misconfigured
+from voxtui.sound import BY_UDP, Transport
 from voxtui.target import Route
 
 PATIENCE_S = 10.0  # a broken link is tried for so long, as a person would wait; then the session is an error
+PING_S = 1.0  # they tell how voxd's clock differs from this one
 REDRAW_S, LINE_S = 1.0, 20.0  # between two looks at how far it is: on a terminal, in a log
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One row of a bench of transports."""
+
+    name: str
+    route: Route
+    transport: Transport
 
 
 class Progress:
@@ -104,6 +116,14 @@ class Bench:
         whole = self._record("compare", a, b) | {"ratio": ratios(a, b), "passed": a.passed and b.passed}
         return Outcome(comparison_text(self._title, a, b), whole, a.passed and b.passed)
 
+    async def across(self, ways: Sequence[Way]) -> Outcome:
+        """All of it by each way, one after the other.  The goals are for every way."""
+        found = [await self._measure(self._plan, way.route, self._goals, way) for way in ways]
+        passed = all(each.passed for each in found)
+        whole = self._record("transports", *found) | {"transports": [way.name for way in ways], "passed": passed}
+        named = {way.name: each for way, each in zip(ways, found, strict=True)}
+        return Outcome(transports_text(self._title, named, self._plan.mode), whole, passed)
+
     async def find_capacity(self, route: Route, goal: Goal) -> Outcome:
         """The largest number of sessions, up to the plan's, with which `goal` is reached and nothing goes wrong.
 
@@ -138,25 +158,42 @@ class Bench:
             whole.add(part.result)
         return replace(parts[0], result=whole, verdicts=judge(self._goals, whole))
 
-    async def _measure(self, plan: Plan, route: Route, goals: Sequence[Goal] = ()) -> Finding:
+    async def _measure(self, plan: Plan, route: Route, goals: Sequence[Goal] = (), way: Way | None = None) -> Finding:
+        transport: Transport = way.transport if way is not None else "ws"
+        remarks: list[str] = []
         address = await route.address(self._progress.line)
         status = await voxd_status(address)
         drive = Drive(
             plan,
             self._clips,
-            lambda: session(route, plan, self._progress.line),
+            lambda: session(route, plan, self._progress.line, transport, remarks.append),
             processes=local_processes(address, status),
         )
         async with self._progress.of(plan, drive):
             result = await drive.run()
+        if others := [line for line in remarks if line != BY_UDP]:
+            raise Misconfigured(f"{route.label}: {others[0]}")
         return Finding(route.label, status, plan.sessions, result, judge(goals, result))
 
 
+async def _ping(client: RealtimeClient) -> None:
+    while True:
+        await client.ping()
+        await asyncio.sleep(PING_S)
+
+
 @asynccontextmanager
-async def session(route: Route, plan: Plan, tell: Callable[[str], None]) -> AsyncIterator[RealtimeClient]:
-    """A session that can do what the plan wants of it.  Raises the errors of `voxtui.errors`."""
-    wishes = Wishes(answers=plan.answers)
-    async with RealtimeClient.connect(route, wishes=wishes, tell=tell, patience_s=PATIENCE_S) as client:
+async def session(
+    route: Route,
+    plan: Plan,
+    tell: Callable[[str], None],
+    transport: Transport = "ws",
+    remark: Callable[[str], None] = lambda line: None,
+) -> AsyncIterator[RealtimeClient]:
+    """A session that can do what the plan wants of it.  `remark`: what is said of the way of its sound.  Raises the
+    errors of `voxtui.errors`."""
+    wishes = Wishes(answers=plan.answers, transport=transport)
+    async with RealtimeClient.connect(route, wishes=wishes, tell=tell, remark=remark, patience_s=PATIENCE_S) as client:
         if plan.answers and client.responder is None:
             raise Misconfigured(
                 f"{route.label} answers nobody: start it with --respond ENGINE, or use --mode transcribe."
@@ -165,7 +202,12 @@ async def session(route: Route, plan: Plan, tell: Callable[[str], None]) -> Asyn
             raise Misconfigured(
                 f"{route.label} writes nothing down: start it with --transcribe ENGINE, or use --mode converse."
             )
-        yield client
+        pinging = asyncio.create_task(_ping(client))
+        try:
+            yield client
+        finally:
+            pinging.cancel()
+            await asyncio.gather(pinging, return_exceptions=True)
 
 
 def _capacity(found: int, limit: int) -> str:

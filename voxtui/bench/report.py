@@ -13,7 +13,7 @@ from shared import __version__
 from shared.latency import Summary, percentile
 from voxtui.bench.goals import Goal, Verdict
 from voxtui.bench.plan import Plan
-from voxtui.bench.tally import LATE, Compared, Counts, Result
+from voxtui.bench.tally import LATE, UPLINK, Compared, Counts, Result
 from voxtui.safe_text import safe_line
 from voxtui.table import number, table
 
@@ -21,6 +21,7 @@ SCHEMA = 1  # of the record; a change that breaks readers raises it
 PACE_MS = 10.0  # the bench itself may be so late at p99; beyond it the figures are not the server's alone
 SLOW = "this machine could not keep the pace: figures include its own delay"
 HEADLINE = {"transcribe": "final_ms", "converse": "ttft_user_ms"}  # what is shown while a bench runs
+SHOWN = {"transcribe": ("first_text_ms", "final_ms"), "converse": ("ttft_user_ms", "total_ms")}  # beside the uplink
 TROUBLE = {
     "refused": ("refused session", "refused sessions"),
     "errors": ("error", "errors"),
@@ -118,6 +119,26 @@ def comparison_text(head: str, first: Finding, second: Finding) -> str:
     blocks.append(table(titles, rows) if rows else "nothing was measured")
     for name, found in (("A", first), ("B", second)):
         blocks.append("\n".join(f"{name}  {line}" for line in [*_lines(found), *_verdicts(found).splitlines()]))
+    return "\n\n".join(blocks)
+
+
+def transports_text(head: str, found: Mapping[str, Finding], mode: str) -> str:
+    """One row for each way: how long sound is on its way up, and how soon words are back."""
+    shown = (UPLINK, *SHOWN[mode])
+    rows = []
+    for name, each in found.items():
+        figures = each.result.figures()
+        cells = [
+            number(metric, getattr(figures[metric], at)) if metric in figures else "-"
+            for metric in shown
+            for at in ("p50", "p95")
+        ]
+        rows.append((name, str(each.result.counts.heard), *cells))
+    titles = ("transport", "turns", *(f"{metric} {at}" for metric in shown for at in ("p50", "p95")))
+    blocks = ["\n".join([*(f"{name}  {_where(each)}" for name, each in found.items()), head]), table(titles, rows)]
+    for name, each in found.items():
+        blocks.append("\n".join(f"{name}  {line}" for line in [*_lines(each), *_verdicts(each).splitlines()]))
+    blocks.append(f"{UPLINK}: a packet of 20 ms, from the capture of its last sample to the session in voxd")
     return "\n\n".join(blocks)
 
 

@@ -18,6 +18,7 @@ from voxtui.meter import Meter, Report
 from voxtui.told import Event, Measured, Relinked
 
 METRICS = tuple(found.name for found in fields(TurnMetrics))
+UPLINK = "uplink_ms"  # of a packet: its last sample captured -> in the session
 LATE = "late_ms"  # of the bench itself: a packet that went out after its time
 
 
@@ -78,7 +79,9 @@ class Result:
 
     def figures(self) -> dict[str, Summary]:
         """Metric -> figures, for those that applied, in the order of the glossary."""
-        return {**summarise(self.turns), **({LATE: Summary.of(self.late_ms)} if self.late_ms else {})}
+        uplink_ms = [each.uplink_ms for each in self.reports if each.uplink_ms is not None]
+        more = {UPLINK: uplink_ms, LATE: self.late_ms}
+        return summarise(self.turns) | {name: Summary.of(values) for name, values in more.items() if values}
 
     def compared(self) -> dict[str, Compared]:
         """Metric -> how voxd counts it and how it was here, for those that voxd reports."""
@@ -155,7 +158,7 @@ class Tally:
         counts = replace(self._counts, turns=due, heard=heard, missed=due - heard)
         measured = [self._whole(key, self._measured[key]) for key in turns]
         reports = [
-            Report(self._whole(key, report.voxd), self._whole(key, report.here))
+            Report(self._whole(key, report.voxd), self._whole(key, report.here), report.uplink_ms)
             for key, report in self._reports.items()
             if key in turns
         ]

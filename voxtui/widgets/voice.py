@@ -74,6 +74,8 @@ class VoiceBar(Widget):
             return "○ muted", "$text-error"
         if self.link is Link.BROKEN:
             return "◌ sound kept", "$text-warning"
+        if not self.floor.microphone:
+            return "○ no sound", MUTED
         if self.floor.talking:
             return "● talking", "$primary"
         if self.speech is Speech.SETTLING:

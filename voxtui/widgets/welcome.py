@@ -1,4 +1,4 @@
-"""What stands in the place of the conversation until there is one."""
+"""What stands in the place of the conversation until there is one; a few notes of the program stand below it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from textual.app import RenderResult
 from textual.content import Content
 from textual.widget import Widget
 
-from voxtui.transcript import Link, State
+from voxtui.transcript import Link, State, Voice
 from voxtui.widgets.blocks import MUTED
+
+NOTES = 2  # that have room below it, on the least terminal too
 
 
 class Welcome(Widget):
@@ -18,7 +20,9 @@ class Welcome(Widget):
         self._lines = ("", "")
 
     def show(self, state: State) -> None:
-        self.display = not state.entries
+        notes = len(state.entries)
+        self.display = notes <= NOTES and all(entry.voice is Voice.NOTE for entry in state.entries)
+        self.set_class(notes > 0, "-notes")
         lines = _lines(state)
         if lines != self._lines:
             self._lines = lines
@@ -34,7 +38,9 @@ def _lines(state: State) -> tuple[str, str]:
         what = "Connecting" if not state.progress else "voxd is getting ready"
         return what, state.progress or state.path
     if state.link is Link.LOST:
-        return "Not connected", "Press r to connect anew."
+        return "Not connected", "Press r to connect anew.\n`voxtui doctor` looks for the cause."
+    if not state.floor.microphone:
+        return "No sound yet", "No microphone is open.\n`voxtui doctor` says what to do."
     if not state.floor.hands_free:
         return "Press space and speak", "Press space again when you have finished."
     if state.converses:

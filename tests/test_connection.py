@@ -1,0 +1,86 @@
+"""The shell of a session on a desk: what all of them keep together is bounded."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+
+from shared import events
+from shared.session_config import TranscriptionSession
+from voxd import connection as module
+from voxd import messages as m
+from voxd.connection import Closed, Connection
+from voxd.dialect import Dialect
+from voxd.metrics import Targets, TurnReport
+from voxd.session import Profile
+
+SECOND = bytes(48_000)  # at the API's own 24 kHz
+
+
+class Host:
+    """An engine process that hears nothing."""
+
+    ready = m.Ready("echo", None, False)
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+
+    def attach(self, client: object) -> int:
+        return next(self._numbers)
+
+    def send(self, commands: list[m.Command]) -> None:
+        pass
+
+    def detach(self, stream: int) -> None:
+        pass
+
+
+class Nobody:
+    def received(self, samples: int) -> None:
+        pass
+
+    def written(self, event: events.ServerEvent, report: TurnReport | None) -> None:
+        pass
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Connection]]:
+    """Three, which may keep ten seconds together."""
+    assert module.AUDIO == 2 << 30
+    monkeypatch.setattr(module, "AUDIO", 10 * 32_000)
+    before = Connection._kept_by_all
+    parts = Host(), lambda ready: Profile("echo", None), lambda name: TranscriptionSession(id=name)
+    made = [
+        Connection(*parts, lambda: 0, Targets(), "", Dialect({}, 0), Nobody())  # type: ignore[arg-type]  # a desk's host
+        for _ in range(3)
+    ]
+    yield made
+    for each in made:
+        each.close("over")
+    assert Connection._kept_by_all == before, "what was held is given back"
+
+
+async def until_closed(connection: Connection) -> Closed:
+    while True:
+        try:
+            connection.written(await connection.next_event())
+        except Closed as closed:
+            return closed
+
+
+async def test_who_goes_over_what_all_may_keep_is_closed_and_the_others_are_not(connections: list[Connection]) -> None:
+    first, second, third = connections
+    for _ in range(4):
+        first.receive_audio(SECOND)
+        second.receive_audio(SECOND)
+    for _ in range(3):
+        third.receive_audio(SECOND)
+    closed = await until_closed(third)
+    assert closed.code == 1013
+    assert "as much audio as it may" in str(closed)
+    assert first._closing is None
+    third.close(str(closed))
+    second.receive_audio(SECOND)
+    assert second._closing is None, "there is room again"

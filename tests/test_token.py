@@ -1,0 +1,115 @@
+"""The token of TCP listeners: who may read it, where it never stands, how it is compared."""
+
+from __future__ import annotations
+
+import ast
+import os
+import stat
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.daemon import voxd_process
+from tests.test_architecture import dotted, sources, tree
+from voxd import token
+from voxd.token import TokenError
+
+
+def test_a_token_is_made_once_for_its_user_alone(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "token"
+    made = token.load_or_make(path)
+    assert len(made) >= 43, "32 random bytes"
+    assert token.load_or_make(path) == made == token.load(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert token.load_or_make(tmp_path / "other") != made
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o644, 0o660, 0o604, 0o601])
+def test_a_token_that_others_can_read_is_refused_with_what_to_do(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "token"
+    token.load_or_make(path)
+    path.chmod(mode)
+    with pytest.raises(TokenError, match=rf"mode {mode:04o} lets others read it; run: chmod 600 {path}"):
+        token.load(path)
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "token"
+    token.load_or_make(real)
+    link.symlink_to(real)
+    with pytest.raises(TokenError, match="cannot be read"):
+        token.load(link)
+    dangling = tmp_path / "dangling"
+    dangling.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(TokenError):
+        token.load_or_make(dangling)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_another_users_token_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    token.load_or_make(path)
+    os.chown(path, 65534, 65534)
+    with pytest.raises(TokenError, match="belongs to another user"):
+        token.load(path)
+
+
+def test_an_empty_token_opens_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.touch(0o600)
+    with pytest.raises(TokenError, match="is empty"):
+        token.load(path)
+
+
+def equalities(path: Path) -> list[str]:
+    """`==` and `!=` between anything that is named like a secret: they take as long as the strings agree."""
+    words = {"token", "secret", "key", "wanted", "resume_token"}
+    return [
+        f"{path.name}:{node.lineno}"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Compare) and any(isinstance(op, ast.Eq | ast.NotEq) for op in node.ops)
+        for side in (node.left, *node.comparators)
+        if dotted(side).split(".")[-1] in words
+    ]
+
+
+def test_no_secret_is_compared_byte_by_byte() -> None:
+    guarded = {"http.py", "secrets.py", "parking.py", "token.py", "app.py"}
+    files = [path for path in sources("voxd") if path.name in guarded]
+    assert len(files) >= len(guarded)
+    assert [line for path in files for line in equalities(path)] == []
+    used = {path.name for path in files if "compare_digest" in path.read_text()}
+    assert used == {"http.py", "secrets.py", "parking.py"}
+
+
+def facts_of(pid: int) -> bytes:
+    """What everybody on this machine may see of a process, and what its user may."""
+    folder = Path(f"/proc/{pid}")
+    return (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_it_stands_in_no_log_and_no_environment() -> None:
+    """Offered rightly, wrongly and in a query, over a socket that asks for it."""
+    with voxd_process("--transcribe", "echo", "--listen", "127.0.0.1:0", env={"VOXD_LOG_LEVEL": "debug"}) as daemon:
+        secret = (daemon.folder / ".local" / "state" / "voxd" / "token").read_text().strip()
+        listening = daemon.status()["listen"]
+        assert isinstance(listening, list)
+        async with httpx.AsyncClient(base_url=f"http://{listening[0]}") as http:
+            good = {"Authorization": f"Bearer {secret}"}
+            assert (await http.get("/status", headers=good)).status_code == 200
+            for wrong in (secret[:-1], secret + "x", secret.upper(), "é" * 43):
+                bad = {b"Authorization": b"Bearer " + wrong.encode()}
+                assert (await http.get("/status", headers=bad)).status_code in (401, 429)
+            assert (await http.get(f"/status?token={secret}")).status_code in (401, 429)
+            told = (await http.get("/status", headers=good)).text + (await http.get("/metrics", headers=good)).text
+        shown = b"".join(map(facts_of, (daemon.process.pid, int(str(daemon.status()["engine_pid"])))))
+        daemon.process.terminate()
+        assert daemon.ended(10)
+        written = shown.decode(errors="replace") + daemon.log.read_text()
+    assert "stopped" in written
+    assert secret not in told + written

@@ -1,0 +1,39 @@
+"""Where a bug was met, for the log: frames and kinds of exceptions, without their messages.  Beside the path.
+
+A message may quote what somebody said (`KeyError: 'my name is …'`); the frames never do.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+
+def trace(error: BaseException) -> str:
+    """Oldest cause first, as Python shows it."""
+    return "\n".join(reversed([_shown(each) for each in _chain(error)]))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _shown(error: BaseException) -> str:
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    return f"Traceback (most recent call last):\n{frames}{type(error).__module__}.{type(error).__qualname__}"
+
+
+class Reticent(logging.Formatter):
+    """Of exceptions it writes what `trace` says."""
+
+    def formatException(  # noqa: N802  (logging's)
+        self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None] | Any
+    ) -> str:
+        return trace(ei[1]) if ei[1] is not None else ""
