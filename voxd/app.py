@@ -122,13 +122,8 @@ class Gateway:
             http.nowhere(),
         ]
         app = Starlette(routes=routes, exception_handlers=http.ERROR_PAGES)
-        gate = http.Gate(
-            self.plan.token,
-            self._hosts(),
-            frozenset(self.settings.server.allow_origin),
-            self.secrets.holds,
-            open_paths=http.OPEN_PATHS | page.PATHS,
-        )
+        origins, free = frozenset(self.settings.server.allow_origin), http.OPEN_PATHS | page.PATHS
+        gate = http.Gate(self.plan.token, self._hosts(), origins, self.secrets.holds, open_paths=free)
         self._guarded = http.Guarded(app, gate)
         return self._guarded
 
