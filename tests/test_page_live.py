@@ -156,8 +156,10 @@ async def test_each_delta_is_painted_on_its_own(transport: str, tmp_path: Path) 
                 "[...document.querySelectorAll('.model:not(.open) .text')].find(e => e.childNodes.length === 200)", 30
             )
             paints = await page.evaluate("paints")
+            ttft = float((await page.text("#head-last")).removesuffix(" ms"))
     alone = len({frame for _, frame in paints})
     print(f"{transport}: {len(paints)} deltas in {alone} frames")  # noqa: T201
+    assert 450 < ttft < 1500, "500 ms of silence, and the way there and back"
     assert len(paints) >= 200
     assert all(len(text.split()) == 1 for text, _ in paints)
     assert alone >= 0.8 * len(paints), "this machine drops frames, or the page gathers deltas"
@@ -232,6 +234,32 @@ async def test_push_to_talk_hears_nothing_before_and_ends_at_once(tmp_path: Path
             await page.press(" ", down=False)
             await page.until("document.querySelector('.model .text')?.textContent.includes('one')")
             assert await page.evaluate("document.querySelectorAll('.user').length") == 1
+
+
+async def test_without_encryption_from_another_machine_it_says_what_to_do() -> None:
+    rules = "--host-resolver-rules=MAP gpu.example 127.0.0.1"
+    with voxd(*ECHO, VOXD_SERVER_ALLOW_HOST="[gpu.example]") as (_, port, token):
+        async with chromium(rules) as page:
+            await page.go(f"http://gpu.example:{port}/#token={token}")
+            await page.until(state("idle"))
+            assert f"ssh -T -L 8000:localhost:{port} gpu.example" in await page.text("#trouble")
+            await page.evaluate("document.querySelector('#typed').value = 'Hello'")
+            await page.click("#send")
+            await page.until("document.querySelector('.model .text')?.textContent.includes('three')", 30)
+
+
+async def test_a_conversation_ends_and_begins_again_at_once(tmp_path: Path) -> None:
+    with voxd(*ECHO) as (daemon, port, token):
+        async with chromium(heard=as_heard(clip("ps_goforward").samples(), tmp_path)) as page:
+            await opened(page, port, token)
+            for transport in ("WebRTC", "WebRTC"):
+                await listening(page, transport)
+                await page.click("#start")
+                await page.until(state("idle"))
+            await listening(page, "WebRTC")
+            await page.until("document.querySelector('.model .text')?.textContent.includes('three')", 30)
+            assert daemon.status()["calls"] == 1, "the others gave theirs back"
+            assert complaints(page) == []
 
 
 # ── the token ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -23,8 +23,8 @@ export function whyNoCall(place, status, track) {
 }
 
 /**
- * An open session.  `told(event, at)`, `closed(reason)` once.  Returns {kind, why, send, sendSound, close, dropped}; raises
- * Refused, Unreachable, Error.
+ * An open session.  `told(event, at)`; `closed(reason)` when it ends, unless by `close`.  Returns {kind, why, send, sendSound, close, dropped};
+ * raises Refused, Unreachable, Error.
  */
 export async function open({ session, query, status, track, told, closed, trying }) {
   let why = whyNoCall(location, status, track);
@@ -70,7 +70,8 @@ class Socket {
       socket.onopen = () => done(link);
       socket.onclose = async ({ code, reason }) => {
         clearTimeout(late);
-        if (link.opened) closed(link.over ? "" : farewell(code, reason));
+        if (link.over) return;
+        if (link.opened) closed(farewell(code, reason));
         else failed(await whyNot().then((why) => new Error(why), (error) => error));
       };
       socket.addEventListener("open", () => {
@@ -128,7 +129,7 @@ class Call {
       await link.offer(query, track);
       await opening(channel, peer);
     } catch (error) {
-      link.close();
+      link.hangUp();
       throw error.name === "TimeoutError" ? new Error(`voxd did not answer a call within ${CALL_MS / 1000} s`) : error;
     }
     channel.onclose = () => link.end(closed, "The call was ended by voxd.");
@@ -171,10 +172,14 @@ class Call {
     closed(reason);
   }
 
-  /** Told over HTTP too: where no UDP passes, voxd would keep the slot until it gives up. */
   close() {
     this.over = true;
     this.peer.close();
+  }
+
+  /** Over HTTP, of a call that never came about: no goodbye passes, and voxd would keep its slot until it gives up. */
+  hangUp() {
+    this.close();
     if (this.call) ask(this.call, { method: "DELETE", keepalive: true }).catch(() => {});
   }
 }

@@ -3,7 +3,7 @@
 import { SampleClock, TrackClock } from "./latency.js";
 import { open } from "./link.js";
 import { Meter } from "./meter.js";
-import { devices, Microphone, NoMicrophone } from "./microphone.js";
+import { devices, insecure, Microphone, NoMicrophone } from "./microphone.js";
 import { QUIET } from "./framer.js";
 import { Refused, status, token, Unreachable } from "./server.js";
 import { Transcript } from "./transcript.js";
@@ -101,11 +101,13 @@ async function greet() {
     page.status = await status();
   } catch (error) {
     if (!(error instanceof Refused || error instanceof Unreachable)) throw error;
+    if (page.state === "starting" || live()) return; // which finds out by itself
     told(error);
     if (error instanceof Unreachable) page.later = setTimeout(greet, LOADING_MS);
     return;
   }
-  trouble("");
+  if (page.state === "starting" || live()) return;
+  trouble(window.isSecureContext ? "" : insecure());
   figures.about(answers(), {});
   turns.name = page.status.engines.respond ?? "voxd";
   if (page.status.state === "ready") {
@@ -196,7 +198,7 @@ function ended(reason) {
 
 function stop() {
   page.link.close();
-  if (page.link) ended("");
+  ended("");
 }
 
 // ── sound ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -100,7 +100,8 @@ function reason(error) {
   }
 }
 
-function insecure() {
+/** Why a page that did not come from this machine, nor encrypted, gets no microphone. */
+export function insecure() {
   return (
     `Browsers give no microphone to pages of ${location.host} over plain http. Open it as localhost, through ` +
     `ssh -T -L 8000:localhost:${location.port || 80} ${location.hostname} 'exec cat', or start voxd with --tls-cert and --tls-key.`

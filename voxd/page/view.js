@@ -147,11 +147,12 @@ export class Figures {
       if (!(name in this.values)) continue;
       if (complete) this.count(name, ms);
       this.cells[name][0].textContent = written(ms);
-      if (name === this.head) this.headline(ms);
+      this.cells[name][0].classList.toggle("over", ms > (this.targets[name] ?? Infinity));
+      if (name === this.head) byId("head-last").textContent = `${written(ms)} ms`;
     }
     if (complete) {
       this.finished += 1;
-      byId("counts").textContent = `p50 and p95 of ${this.finished} finished ${this.finished === 1 ? "turn" : "utterances and answers"}`;
+      byId("counts").textContent = `of ${this.finished} ${this.finished === 1 ? "utterance" : "utterances and answers"}`;
     }
     this.draw();
   }
@@ -168,12 +169,6 @@ export class Figures {
     if (name === "render_ms" && values.length % 10 !== 1) return; // its percentiles move slowly
     this.cells[name][1].textContent = written(percentile(values, 50));
     this.cells[name][2].textContent = written(percentile(values, 95));
-  }
-
-  headline(ms) {
-    const target = this.targets[this.head];
-    byId("head-last").textContent = `${written(ms)} ms`;
-    byId("head-last").classList.toggle("over", target !== undefined && ms > target);
   }
 
   /** The latest turns, from 0 up to the slowest of them. */
