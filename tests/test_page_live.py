@@ -398,6 +398,24 @@ async def test_percentiles_and_packets_are_those_of_voxd() -> None:
     assert np.concatenate(packets).tolist() == expected.tolist()
 
 
+async def test_a_link_that_is_too_slow_loses_the_oldest_sound_and_counts_it() -> None:
+    """200 packets of 4 bytes while the browser still holds a second unsent; then the way is free."""
+    async with modules() as page:
+        found = await page.evaluate("""import('/page/link.js').then(({Socket}) => {
+          const sent = [], ends = [];
+          const wire = {readyState: WebSocket.OPEN, bufferedAmount: 32000, send: pcm => sent.push(new Int16Array(pcm)[0])};
+          const link = new Socket(wire);
+          for (let n = 0; n < 200; n += 1) {
+            if (n === 199) wire.bufferedAmount = 0;
+            link.sendSound(Int16Array.of(n, n).buffer, bytes => ends.push(bytes));
+          }
+          return {sent, ends, dropped: link.dropped};
+        })""")
+    assert found["dropped"] == 50
+    assert found["sent"] == list(range(50, 200))
+    assert found["ends"] == [4 * count for count in range(1, 151)], "positions are those of what was sent"
+
+
 HOSTILE = "a\u202eb\x1b[2Jc<img src=x onerror=alert(1)>"
 
 
