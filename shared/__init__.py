@@ -28,6 +28,7 @@ first_text_ms     transcription   first voiced sample -> first delta received
 lag_over_delay_ms transcription   delta's arrival - its audio position - configured delay
 final_ms          transcription   last voiced sample -> final transcript received
 itl_ms, total_ms  response        gap between deltas; commit -> last delta
+saved_ms          response        the head start of an answer begun before it was asked for (speculation)
 render_ms         both            delta received -> painted
 rtf               both            compute / audio, lower is better
 

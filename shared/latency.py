@@ -73,6 +73,7 @@ class TurnMetrics:
     lag_over_delay_ms: float | None = None
     final_ms: float | None = None
     total_ms: float | None = None
+    saved_ms: float | None = None
     rtf: float | None = None
     itl_ms: list[float] = field(default_factory=list)
 
@@ -115,6 +116,7 @@ class TurnStamps:
     engine_commit_us: int | None = None
     engine_first_us: int | None = None
     compute_us: int = 0
+    saved_us: int = 0  # by speculation
     audio_us: int = 0
 
     def text(self, now_us: int, audio_us: int | None = None, delay_ms: int = 0) -> None:
@@ -147,6 +149,7 @@ class TurnStamps:
             lag_over_delay_ms=percentile(self.lags_ms, 50) if self.lags_ms else None,
             final_ms=between_ms(self.last_voiced_us, self.final_us),
             total_ms=between_ms(self.commit_us, self.last_delta_us) if responded else None,
+            saved_ms=self.saved_us / 1000 if self.saved_us else None,
             rtf=self.compute_us / self.audio_us if self.audio_us and self.compute_us else None,
             itl_ms=self.gaps_ms,
         )

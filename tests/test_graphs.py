@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests.tiny_mini import folder as mini_folder
 from tests.tiny_voxtral import folder, speechlike
 from voxd.engine.batch import Row
 from voxd.engine.graphs import Captured, Eager, fill
+from voxd.engine.mini_device import build
+from voxd.engine.mini_model import Checkpoint as MiniCheckpoint
+from voxd.engine.mini_port import NONE_HIGHER, SPAN, Device, Options, audio, bits
+from voxd.engine.mini_port import SAID as SAID_MINI
 from voxd.engine.realtime_device import WIDTH
 from voxd.engine.realtime_model import SAID, Checkpoint, RealtimeModel, Room
 
@@ -31,6 +36,22 @@ def test_step_by_step_each_batch_is_computed_when_it_is_given() -> None:
     assert seen == [[10, 20, 30], [40]]
     assert [flight.ids() for flight in flights] == [[2, 4, 6], [8]]
     assert all(flight.took_us >= 0 for flight in flights)
+
+
+def test_a_table_is_taken_as_it_is_and_a_row_may_have_no_bytes() -> None:
+    """A prompt is some hundred rows, of which one id comes."""
+    seen: list[list[list[int]]] = []
+
+    def step(table: torch.Tensor) -> torch.Tensor:
+        seen.append(table.tolist())
+        return table[-1:, 0].long()
+
+    runner = Eager(step, 2, 4)
+    given = np.array([[1, 2], [3, 4], [5, 6]], np.int32)
+    flights = [runner.submit(given), runner.submit([Row((7, 8), b""), Row((9, 10), b"")])]
+    given[:] = 0
+    assert seen == [[[1, 2], [3, 4], [5, 6]], [[7, 8], [9, 10]]]
+    assert [flight.ids() for flight in flights] == [[5], [9]]
 
 
 def said(runner: Eager | Captured, model: RealtimeModel) -> list[list[int]]:
@@ -64,3 +85,39 @@ def test_captured_graphs_say_what_single_steps_say() -> None:
     model = RealtimeModel(checkpoint.model, checkpoint.extractor, checkpoint.script, Room(120, 44), 5, Triton())
     plain = said(Eager(model.step, WIDTH, 4, "cuda"), model)
     assert said(Captured(model.step, WIDTH, (1, 2, 4), lambda text: None), model) == plain
+
+
+def spoken(device: Device) -> list[int]:
+    """Two windows, then five prompts with parts of them, then batches of all sizes, two steps in flight."""
+    slots, places = [device.slots.take() for _ in range(5)], [device.places.take() for _ in range(2)]
+    pages = [[device.pages.take() for _ in range(8)] for _ in slots]
+    found, lengths, flights = [], [], []
+    for place in places:
+        pcm = (speechlike(30.1, place) * 32768).astype("<i2")[:SPAN].tobytes()
+        found += device.encoder.submit([Row((place, bits(NONE_HIGHER)), pcm)]).ids()
+    for i, slot in enumerate(slots):
+        sources = [1, 3, *(audio(places[i % 2], k) for k in range(75 * (i + 1))), *[1100 + i] * i, 4]
+        lengths.append(len(sources))
+        last = len(sources) - 1
+        rows = [(slot, p, each, pages[i][p // 64], int(p == last), 0, 0, 0) for p, each in enumerate(sources)]
+        found += device.prefill.submit([Row(row, b"") for row in rows]).ids()
+    for step in range(20):
+        rows = []
+        for i in range(1 + step % 5):
+            rows.append((slots[i], lengths[i], SAID_MINI, pages[i][lengths[i] // 64], 1, 0, 0, 0))
+            lengths[i] += 1
+        flights.append(device.decode.submit([Row(row, b"") for row in rows]))
+        if len(flights) == 2:
+            found += flights.pop(0).ids()
+    return found + flights[0].ids()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_captured_conversations_say_what_single_steps_say() -> None:
+    def once(eager: bool) -> list[int]:
+        checkpoint = MiniCheckpoint.load(str(mini_folder(0)), "cuda", torch.float32, lambda text: None)
+        options = Options(max_conversations=8, max_context=1024)
+        return spoken(build(checkpoint, options, lambda text: None, eager=eager, memory=1 << 30))
+
+    assert once(eager=False) == once(eager=True)

@@ -28,6 +28,7 @@ COMMANDS: list[m.Command] = [
     m.Sent(1, 3, 11),
     m.Evict(1),
     m.Leave(1),
+    m.Prepare(1, 2, (m.Turn("user", "", 1, "hello"),)),
     m.Audio(1, 2, b"\0\1"),
     m.Close(1),
     m.Stop(),

@@ -99,8 +99,8 @@ def test_the_released_model_takes_what_the_design_says() -> None:
     room = room_for(120, 32, 10)
     config = VoxtralRealtimeConfig(audio_config={}, text_config={})
     encoder, decoder = shapes_of(config, room)
-    assert encoder[:4] == (32, 32, 64, 4)
-    assert decoder[:4] == (32, 8, 128, 1)
+    assert encoder[:3] == (32, 32, 64)
+    assert decoder[:3] == (32, 8, 128)
     assert encoder.capacity >= 750 - 1 + 4 * (room.slack + 1)
     assert decoder.capacity >= 32 + 130 * 12.5 + room.slack
     size = slot_bytes(config, room, torch.bfloat16)
@@ -168,7 +168,7 @@ def test_weights_that_are_not_safetensors_are_not_read(tmp_path: Path) -> None:
 
 
 def test_without_memory_for_one_stream_it_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("voxd.engine.realtime_device._memory", lambda device: 1000)
+    monkeypatch.setattr("voxd.engine.realtime_device.free_memory", lambda device: 1000)
     checkpoint = Checkpoint.load(str(folder(0)), "cpu", torch.float32, quiet)
     with pytest.raises(Unusable, match="max_history_s"):
         build(checkpoint, Options(), quiet, eager=True)
@@ -182,7 +182,7 @@ def test_the_user_is_told_which_path_is_in_use() -> None:
 @pytest.mark.parametrize(("value", "eager"), [(None, False), ("", False), ("0", False), ("1", True)])
 def test_voxd_eager_switches_the_graphs_off(monkeypatch: pytest.MonkeyPatch, value: str | None, eager: bool) -> None:
     asked: list[bool] = []
-    monkeypatch.setattr("voxd.engine.realtime_device.load", lambda options, progress, *, eager: asked.append(eager))
+    monkeypatch.setattr("voxd.engine.realtime_device.load", lambda *given, eager, streams: asked.append(eager))
     monkeypatch.delenv("VOXD_EAGER", raising=False)
     if value is not None:
         monkeypatch.setenv("VOXD_EAGER", value)

@@ -284,6 +284,7 @@ def test_what_is_said_tells_how_far_it_reaches() -> None:
         ({"device": "tpu"}, "device must be auto, cuda or cpu"),
         ({"max_streams": True}, "max_streams must be at least 1"),
         ({"max_history_s": 5}, "max_history_s must be from 10 to 3600"),
+        ({"n_mels": 64}, "n_mels cannot be set: it is the model's own"),
         ({"model": ""}, "model must be a repository or a folder"),
     ],
 )

@@ -61,6 +61,9 @@ def test_every_setting_has_its_time() -> None:
         "server.tls_key",
         "server.token",
         "server.token_file",
+        "webrtc.address",
+        "webrtc.enabled",
+        "webrtc.udp_ports",
     ]
 
 

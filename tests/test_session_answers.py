@@ -71,7 +71,7 @@ def test_what_was_said_before_is_context() -> None:
     desk.turn()
 
     context = desk.last(m.Respond).context
-    assert [(turn.role, turn.text) for turn in context] == [
+    assert [(turn.role, turn.words) for turn in context] == [
         ("user", "What is it?"),
         ("assistant", "It is me"),
         ("user", ""),
@@ -152,7 +152,7 @@ def test_speech_over_an_answer_interrupts_it_and_keeps_what_was_said() -> None:
 
     assert desk.names() == ["input_audio_buffer.speech_started", *ANSWER_CLOSES]
     desk.speak(20, SILENCE)
-    assert m.Turn("assistant", "Once upon") in desk.last(m.Respond).context
+    assert m.Turn("assistant", "Once upon", 2) in desk.last(m.Respond).context
 
 
 def test_without_interruption_one_automatic_answer_waits() -> None:

@@ -19,7 +19,7 @@ def desk(**update: object) -> Desk:
 
 
 def context(made: Desk) -> list[tuple[str, str]]:
-    return [(turn.role, turn.text) for turn in made.last(m.Respond).context]
+    return [(turn.role, turn.words) for turn in made.last(m.Respond).context]
 
 
 def test_the_question_goes_out_with_its_final_text() -> None:
@@ -31,7 +31,7 @@ def test_the_question_goes_out_with_its_final_text() -> None:
     assert made.all(m.Respond) == []
     made.settle(ref, "What is it?")
 
-    assert made.last(m.Respond).context == (m.Turn("user", "What is it?", ref),)
+    assert made.last(m.Respond).context == (m.Turn("user", "", ref, "What is it?"),)
 
 
 def test_earlier_turns_are_there_as_text() -> None:
@@ -153,4 +153,4 @@ def test_what_is_committed_without_an_engine_is_answered_by_the_next_one() -> No
     made.hear()
     ref = made.last(m.Commit).ref
     made.settle(ref, "Hello?")
-    assert made.last(m.Respond).context == (m.Turn("user", "Hello?", ref),)
+    assert made.last(m.Respond).context == (m.Turn("user", "", ref, "Hello?"),)

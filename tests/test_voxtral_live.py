@@ -13,6 +13,8 @@ import soundfile
 from shared.audio import RATE, Float32, float_to_pcm16, pcm16_to_float
 from tests.daemon import environment, voxd_process
 from tests.speech import clip
+from tests.tiny_mini import folder as mini_folder
+from tests.tiny_mini import reference as mini_reference
 from tests.tiny_voxtral import folder, reference
 from voxd.engine.vad import Vad
 from voxd.turns import Act, Mark, Rules, Turns
@@ -31,6 +33,32 @@ def utterance(samples: Float32) -> Mark:
                 marks += turns.receive_frame(heard.start + 512 * index, probability)
     (ended,) = [mark for mark in marks if mark.act is Act.ENDED]
     return ended
+
+
+def test_a_clip_is_answered_as_generate_does_and_written_down_too(tmp_path: Path) -> None:
+    """Both roles by Voxtral Mini, turns found by the turn rules."""
+    samples = np.concatenate([np.zeros(RATE // 2), clip("librivox_austen_0870").samples(), np.zeros(2 * RATE)])
+    samples = pcm16_to_float(float_to_pcm16(samples.astype(np.float32)))
+    sound, config = tmp_path / "clip.wav", tmp_path / "config.yaml"
+    soundfile.write(sound, samples, RATE, subtype="PCM_16")
+    options = {"voxtral-mini": {"model": str(mini_folder(0, ends=True)), "device": "cpu", "max_conversations": 2}}
+    config.write_text(json.dumps({"engine_options": options, "vad": {"silence_duration_ms": 700}}))
+    engines = ("--transcribe", "voxtral-mini", "--respond", "voxtral-mini")
+    with voxd_process("--config", str(config), *engines) as daemon:
+        assert "Voxtral Mini on the CPU" in str(daemon.status()["notes"])
+        command = [sys.executable, "-m", "voxtui", "connect", f"unix:{daemon.socket}", "--file", str(sound), "--plain"]
+        done = subprocess.run(
+            command, env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    found, mark = mini_reference(0, ends=True), utterance(samples)
+    heard = samples[mark.start : mark.end]
+    prompts = {"voxd:": [1, 3, 25, *[24] * 375, 4], "you:": found.transcription(heard)}
+    for who, prompt in prompts.items():
+        ids = found.ids(prompt, [heard], 200, eos=2)
+        assert len(set(ids)) > 5, "this clip proves nothing"
+        pieces = [line.removeprefix(who) for line in done.stdout.splitlines() if line.startswith(who)]
+        assert "".join("".join(pieces).split()) == "".join(safe_text(found.text(ids)).split())
 
 
 def test_a_clip_comes_out_as_the_text_that_generate_gives(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,11 +26,16 @@ import torch
 RATE, FRAME = 16_000, 1280
 VOCABULARY, SPECIAL = 1512, 1000
 BOS, EOS, PAD, WORD = 1, 2, 32, 33
-CONTROL = {
+CONTROL = {  # of all Voxtral models
     0: "<unk>", 1: "<s>", 2: "</s>", 3: "[INST]", 4: "[/INST]", 5: "[AVAILABLE_TOOLS]", 6: "[/AVAILABLE_TOOLS]",
     7: "[TOOL_RESULTS]", 8: "[/TOOL_RESULTS]", 9: "[TOOL_CALLS]", 11: "<pad>", 14: "[PREFIX]", 15: "[MIDDLE]",
     16: "[SUFFIX]", 17: "[SYSTEM_PROMPT]", 18: "[/SYSTEM_PROMPT]", 19: "[TOOL_CONTENT]", 24: "[AUDIO]",
-    25: "[BEGIN_AUDIO]", 32: "[STREAMING_PAD]", 33: "[STREAMING_WORD]", 34: "[REPEAT_AUDIO_TEXT]",
+    25: "[BEGIN_AUDIO]",
+}  # fmt: skip
+STREAMING = {32: "[STREAMING_PAD]", 33: "[STREAMING_WORD]", 34: "[REPEAT_AUDIO_TEXT]"}
+STREAMED = {
+    "chunk_length_s": None, "transcription_format": "streaming", "transcription_delay_ms": 480,
+    "streaming_look_ahead_ms": 2.5, "streaming_look_back_ms": 52.5, "streaming_n_left_pad_tokens": 32,
 }  # fmt: skip
 Samples = npt.NDArray[np.float32]
 
@@ -57,38 +63,35 @@ def folder(seed: int, encoder_window: int = 200, decoder_window: int = 64) -> Pa
     torch.set_num_threads(1)
     path = Path(mkdtemp(prefix="tiny-voxtral-"))
     atexit.register(rmtree, path, ignore_errors=True)
-    _write_tokenizer(path / "tekken.json")
+    write_tokenizer(path / "tekken.json", STREAMING, STREAMED)
     processor = VoxtralRealtimeProcessor(
         feature_extractor=VoxtralRealtimeFeatureExtractor(feature_size=128),
         tokenizer=MistralCommonBackend(path / "tekken.json"),
     )
     model = _model(encoder_window, decoder_window)
-    _randomise(model, seed)
+    randomise(model, seed)
     _calibrate(model, processor, seed)
     model.save_pretrained(path)
     processor.save_pretrained(path)
     return path
 
 
-def _write_tokenizer(path: Path) -> None:
-    """The first ranks of the vocabulary that mistral-common ships, and the special tokens of the released model."""
+def write_tokenizer(path: Path, names: Mapping[int, str], audio: Mapping[str, object]) -> None:
+    """The first ranks of the vocabulary that mistral-common ships, and the special tokens of the released model:
+    CONTROL and `names`."""
     import mistral_common
 
     data = json.loads((Path(mistral_common.__file__).parent / "data" / "tekken_240911.json").read_text("utf-8"))
-    count = VOCABULARY - SPECIAL
+    count, control = VOCABULARY - SPECIAL, {**CONTROL, **names}
     sizes = {"num_vocab_tokens": count, "default_vocab_size": VOCABULARY, "default_num_special_tokens": SPECIAL}
     spectrum = {"num_mel_bins": 128, "hop_length": 160, "window_size": 400}
-    names = [CONTROL.get(i, f"<SPECIAL_{i}>") for i in range(SPECIAL)]
+    special = [control.get(i, f"<SPECIAL_{i}>") for i in range(SPECIAL)]
     tokenizer = {
         "config": {"pattern": data["config"]["pattern"], "version": "v7", **sizes},
         "vocab": data["vocab"][:count],
-        "special_tokens": [{"rank": i, "token_str": name, "is_control": True} for i, name in enumerate(names)],
-        "audio": {
-            "sampling_rate": RATE, "frame_rate": 12.5, "audio_encoding_config": spectrum, "chunk_length_s": None,
-            "transcription_format": "streaming", "transcription_delay_ms": 480, "streaming_look_ahead_ms": 2.5,
-            "streaming_look_back_ms": 52.5, "streaming_n_left_pad_tokens": 32,
-        },
-    }  # fmt: skip
+        "special_tokens": [{"rank": i, "token_str": name, "is_control": True} for i, name in enumerate(special)],
+        "audio": {"sampling_rate": RATE, "frame_rate": 12.5, "audio_encoding_config": spectrum, **audio},
+    }
     path.write_text(json.dumps(tokenizer), encoding="utf-8")
 
 
@@ -114,10 +117,13 @@ def _model(encoder_window: int, decoder_window: int) -> Any:
 
 
 @torch.no_grad()
-def _randomise(model: Any, seed: int) -> None:
-    gains = {"q_proj": 4.0, "k_proj": 4.0, "o_proj": 3.0, "down_proj": 2.0}  # history must matter
+def randomise(model: Any, seed: int) -> None:
+    """Sharp attention that is heard: history must matter.  A table of positions stays what it is."""
+    gains = {"q_proj": 4.0, "k_proj": 4.0, "o_proj": 3.0, "out_proj": 2.0, "down_proj": 2.0}
     generator = torch.Generator().manual_seed(seed)
     for name, weight in sorted(model.named_parameters()):
+        if "embed_positions" in name:
+            continue
         noise = torch.randn(weight.shape, generator=generator)
         if weight.ndim == 1:
             weight.copy_(0.1 * noise + (1 if name.endswith("weight") else 0))
@@ -135,14 +141,14 @@ def _calibrate(model: Any, processor: Any, seed: int) -> None:
     mel = processor(speechlike(8.0, 1000 + seed), return_tensors="pt", sampling_rate=RATE)["input_features"]
     frames = mel.shape[-1] // 8
     audio = inner.audio_tower(input_features=mel).last_hidden_state[0].reshape(frames, -1)[32:]
-    _drop_mean(inner.multi_modal_projector.linear_1.weight, audio)
+    drop_mean(inner.multi_modal_projector.linear_1.weight, audio)
     inner.multi_modal_projector.linear_2.weight.mul_(3.0)
     vocabulary[:SPECIAL] = 0
     vocabulary[SPECIAL:] *= 0.5
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(SPECIAL, VOCABULARY, (1, frames), generator=generator)
     hidden = inner(input_ids=ids, input_features=mel, num_delay_tokens=6).last_hidden_state[0, 39:]
-    _drop_mean(vocabulary[SPECIAL:], hidden)
+    drop_mean(vocabulary[SPECIAL:], hidden)
     best, mean = (hidden @ vocabulary.T).amax(1), hidden.mean(0)
     vocabulary[PAD] = mean / mean.dot(mean) * best.quantile(0.55)
     word = torch.randn(vocabulary.shape[1], generator=generator)
@@ -161,7 +167,7 @@ def _calibrate(model: Any, processor: Any, seed: int) -> None:
             break
 
 
-def _drop_mean(weight: torch.Tensor, x: torch.Tensor) -> None:
+def drop_mean(weight: torch.Tensor, x: torch.Tensor) -> None:
     """The rows of `weight` become orthogonal to the mean of x."""
     mean = x.mean(0)
     weight.sub_(torch.outer(weight @ mean, mean) / mean.dot(mean))

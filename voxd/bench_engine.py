@@ -184,6 +184,8 @@ class Measured(VoxtralRealtime):
 
 def percentiles(values: Iterable[float]) -> dict[str, float]:
     ordered = sorted(values)
+    if not ordered:
+        return {}
     at = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
     return {name: round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 2) for name, share in at.items()}
 
@@ -250,13 +252,19 @@ def open_loop(device: Device, options: Options, count: int, seconds: float, *, t
     return {"streams": count, "seconds": seconds, "together": together, **_latencies(crowd)}
 
 
-def _latencies(crowd: Crowd) -> dict[str, object]:
-    """A frame is there with the packet that brings the last sample it needs."""
-    times = [
-        (at, 1000 * (read - crowd.began - crowd.phases[number] - 0.08 * ((at - 1) // FRAME)))
+def frame_times(crowd: Crowd) -> list[tuple[int, float, float]]:
+    """Of every frame: the last sample it needs, when its id was read, and how many ms after it was there.
+
+    It is there with the packet that brings that sample."""
+    return [
+        (at, read, 1000 * (read - crowd.began - crowd.phases[number] - 0.08 * ((at - 1) // FRAME)))
         for number, at, read, _ in crowd.engine.read
         if at > 0
     ]
+
+
+def _latencies(crowd: Crowd) -> dict[str, object]:
+    times = [(at, ms) for at, _, ms in frame_times(crowd)]
     last = max(at for at, _ in times)
     ends = [ms for at, ms in times if at > last - 5 * RATE]
     starts = [ms for at, ms in times if 2 * RATE < at < 7 * RATE]

@@ -278,6 +278,9 @@ class Connection:
         for note in notes:
             self._meter.receive_note(note, now_us)
         self._host.send(commands)
+        for command in commands:
+            if isinstance(command, m.Speculate):
+                self._observer.speculated()
         for event in outgoing:
             self._send(event)
         _show(self.readable, not self._session.stalled)

@@ -39,6 +39,7 @@ WORDS: dict[str, tuple[str, tuple[float, ...]]] = {
     "lag_over_delay_ms": ("Text behind its audio, beyond the configured delay", _FINAL),
     "final_ms": ("Last voiced sample to final transcript", _FINAL),
     "total_ms": ("Commit to last delta of a response", (*_FINAL, 20_000, 30_000, 60_000)),
+    "saved_ms": ("Head start of an answer that was begun before it was asked for", _FIRST),
     "itl_ms": ("Gap between deltas of a response", _GAP),
     "rtf": ("Compute over audio of a turn", (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0)),
 }
@@ -79,6 +80,7 @@ class Exposition:
         )
         self._turns = Counter("voxd_turns", "Turns that ended, and how", ["scope", "ending"], registry=registry)
         self._breaches = Counter("voxd_breaches", "Responses over their target", ["metric"], registry=registry)
+        self._speculations = Counter("voxd_speculations", "Answers begun before they were asked for", registry=registry)
         self._tokens = Counter(
             "voxd_tokens", "Tokens of turns, read, read from a cache, and said", ["kind"], registry=registry
         )
@@ -105,6 +107,9 @@ class Exposition:
     def received(self, samples: int) -> None:
         """More audio, in samples at 16 kHz."""
         self._audio.inc(samples / RATE)
+
+    def speculated(self) -> None:
+        self._speculations.inc()
 
     def written(self, event: events.ServerEvent, report: TurnReport | None) -> None:
         """An event has gone to a client; `report` if a turn was over with it."""
@@ -147,6 +152,9 @@ class Files:
 
     def received(self, samples: int) -> None:
         self._exposition.received(samples)
+
+    def speculated(self) -> None:
+        """Files are not answered."""
 
     def written(self, event: events.ServerEvent, report: TurnReport | None) -> None:
         self._exposition.count(event)

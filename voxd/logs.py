@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 UNITS = ("--unit=voxd.service", "--user-unit=voxd.service")  # the machine's, and one's own
 NUMBERS = (
     "ttft_engine_ms", "ttft_server_ms", "total_ms", "first_text_ms", "final_ms", "endpoint_ms", "lag_over_delay_ms",
-    "rtf", "audio_ms", "duration_ms", "engine_age_ms", "deltas", "turn", "turns", "slo_breach", "priority",
+    "saved_ms", "rtf", "audio_ms", "duration_ms", "engine_age_ms", "deltas", "turn", "turns", "slo_breach", "priority",
 )  # fmt: skip
 WORDS = ("event", "engine", "err_code", "kind", "session_id", "turn_id")
 SHOWN = (

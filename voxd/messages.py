@@ -9,6 +9,7 @@ The life of a stream:
     Open .......................................... Refused, or nothing
     Feed Feed Feed ................................ Heard: speech probability, in audio order
       Onset(ref) .................................. Said: confirmed text, append-only, while the person speaks
+      Prepare(ref) .............................. what will be asked is coming: nothing is published
         Flush(ref, end) | Rollback(ref) ........... tentative end, and "no, more speech": nothing is published by either
         Speculate(ref') | Crop(ref') .............. the same for an answer
       Commit(ref, end) ............................ Said ..., then Settled(ref) exactly once, or Failed(ref)
@@ -113,11 +114,20 @@ class Audio(StreamMessage, frozen=True):
 
 
 class Turn(msgspec.Struct, frozen=True, array_like=True):
-    """One entry of a conversation as a responder sees it: text, or the audio of utterance `ref`, or both."""
+    """One entry of a conversation as a responder sees it: text, or the audio of utterance `ref`, or both.
+
+    Of the assistant, `ref` is the response that said it: all of `text`, or as much as the client was sent.
+    `transcript`: what was written down of the audio, for who has not heard it, or not any more."""
 
     role: Literal["system", "user", "assistant"]
     text: str = ""
     ref: int | None = None
+    transcript: str = ""
+
+    @property
+    def words(self) -> str:
+        """What it says, for who reads."""
+        return self.text or self.transcript
 
 
 class Respond(StreamMessage, frozen=True):
@@ -128,6 +138,14 @@ class Respond(StreamMessage, frozen=True):
     ref: int
     context: tuple[Turn, ...]
     max_tokens: int | None = None
+    aside: bool = False  # beside the conversation: what is computed for it is not its next state
+
+
+class Prepare(StreamMessage, frozen=True):
+    """Somebody speaks: utterance `utterance`, if it is answered, will follow this conversation.  Publish nothing."""
+
+    utterance: int
+    context: tuple[Turn, ...]
 
 
 class Speculate(StreamMessage, frozen=True):
@@ -165,7 +183,8 @@ class Evict(StreamMessage, frozen=True):
 
 class Leave(StreamMessage, frozen=True):
     """The client is gone and may come back: engines free its slot as for Close, the VAD keeps listening where it is.
-    A later Open of the same stream begins anew with the engines; audio that the VAD has heard is fed again to them."""
+    A later Open of the same stream begins anew with the engines, but that a responder may remember the turns before;
+    audio that the VAD has heard is fed again to them."""
 
 
 class Close(StreamMessage, frozen=True):
@@ -185,6 +204,7 @@ Command = (
     | Rollback
     | Commit
     | Audio
+    | Prepare
     | Respond
     | Speculate
     | Crop
@@ -234,6 +254,7 @@ class Settled(StreamMessage, frozen=True):
     cached_tokens: int = 0
     output_tokens: int = 0
     compute_us: int = 0  # time that a device or a worker was busy with it, speculation included
+    saved_us: int = 0  # before it was asked for, this much of the time to its first text had passed already
     at_us: int = 0
     commit_us: int = 0
 

@@ -75,6 +75,9 @@ class Observer(Protocol):
     def received(self, samples: int) -> None:
         """So much more audio, in samples at 16 kHz."""
 
+    def speculated(self) -> None:
+        """An answer was begun before it was asked for."""
+
     def written(self, event: events.ServerEvent, report: TurnReport | None) -> None:
         """An event has gone to a client; a turn may be over with it."""
 
@@ -126,7 +129,7 @@ class TurnMeter:
             if output.text and stamps.engine_first_us is None and turn.response_id:
                 stamps.engine_first_us = output.at_us
         else:
-            stamps.compute_us = output.compute_us
+            stamps.compute_us, stamps.saved_us = output.compute_us, output.saved_us
             turn.tokens_in, turn.tokens_cached = output.input_tokens, output.cached_tokens
             turn.tokens_out = output.output_tokens
 

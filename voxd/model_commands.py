@@ -105,15 +105,15 @@ def verify(model: str | None, audio: tuple[Path, ...], seed: int, device: str) -
     model = model or released
     from soundfile import LibsndfileError
 
+    from voxd import verify as realtime
+    from voxd import verify_mini as mini
+    from voxd.engine.checkpoints import config_of, where
     from voxd.engine.contract import Unusable
-    from voxd.engine.realtime_device import where
-    from voxd.engine.realtime_model import Checkpoint
-    from voxd.verify import Clip
-    from voxd.verify import verify as compare
 
     try:
-        clips = [Clip.read(path) for path in audio] or [Clip.synthetic(seed), Clip.synthetic(seed + 1, 7.5)]
-        found = compare(Checkpoint.load(model, *where(device), _say), clips, _say)
+        clips = [realtime.Clip.read(path) for path in audio] or realtime.Clip.two(seed)
+        engine: Any = realtime if config_of(model, "voxtral") is None else mini
+        found = engine.verify(engine.Checkpoint.load(model, *where(device), _say), clips, _say)
     except (Unusable, LibsndfileError) as reason:
         _die(str(reason))
     for agreement in found:
@@ -124,29 +124,35 @@ def verify(model: str | None, audio: tuple[Path, ...], seed: int, device: str) -
 @click.command("bench-engine")
 @click.argument("model", required=False)
 @click.option("--random-weights", is_flag=True, help="The released model's sizes without its weights.")
+@click.option(
+    "--engine",
+    type=click.Choice(["voxtral-realtime", "voxtral-mini"]),
+    default="voxtral-realtime",
+    show_default=True,
+    help="Whose, with --random-weights; else MODEL says it.",
+)
 @click.option("--compare", type=click.Choice(["transformers"]), help="Measure that, too.")
 @click.option("--quick", is_flag=True, help="Few sizes, a few seconds.")
 @click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures here.")
 @device_option
 def bench_engine(
-    model: str | None, random_weights: bool, compare: str | None, quick: bool, path: Path | None, device: str
+    model: str | None,
+    random_weights: bool,
+    engine: str,
+    compare: str | None,
+    quick: bool,
+    path: Path | None,
+    device: str,
 ) -> None:
     """Measure the engine on this machine, each figure beside the least that the machine allows."""
     released = _needs_extra()
-    model = model or released
-    from voxd.bench_engine import bench, random_checkpoint
+    from voxd.engine.checkpoints import config_of
     from voxd.engine.contract import Unusable
-    from voxd.engine.realtime_device import where
-    from voxd.engine.realtime_model import Checkpoint
-    from voxd.engine.realtime_port import Options
 
+    mini = engine == "voxtral-mini" if random_weights else config_of(model or released, "voxtral") is not None
+    measure = _bench_mini if mini else _bench_realtime
     try:
-        at, began = where(device), time.monotonic()
-        checkpoint = random_checkpoint(*at) if random_weights else Checkpoint.load(model, *at, _say)
-        load_s = round(time.monotonic() - began, 1)
-        found: dict[str, Any] = {"load_s": load_s} | bench(
-            checkpoint, Options(), _say, compare=compare is not None, quick=quick
-        )
+        found = measure(None if random_weights else model or released, device, compare=compare is not None, quick=quick)
     except Unusable as reason:
         _die(str(reason))
     text = json.dumps(found, indent=1)
@@ -155,6 +161,40 @@ def bench_engine(
     else:
         path.write_text(text + "\n")
         click.echo(f"written: {path}")
+
+
+def _bench_realtime(model: str | None, device: str, *, compare: bool, quick: bool) -> dict[str, Any]:
+    """`model` None: random weights.  Raises Unusable."""
+    from voxd.bench_engine import bench, random_checkpoint
+    from voxd.engine.checkpoints import where
+    from voxd.engine.realtime_model import Checkpoint
+    from voxd.engine.realtime_port import Options
+
+    at, began = where(device), time.monotonic()
+    checkpoint = random_checkpoint(*at) if model is None else Checkpoint.load(model, *at, _say)
+    load_s = round(time.monotonic() - began, 1)
+    return {"load_s": load_s} | bench(checkpoint, Options(), _say, compare=compare, quick=quick)
+
+
+def _bench_mini(model: str | None, device: str, *, compare: bool, quick: bool) -> dict[str, Any]:
+    """As above; with Voxtral Realtime beside it, if that is here."""
+    from voxd import bench_engine, bench_mini
+    from voxd.engine import mini_model, realtime_model
+    from voxd.engine.checkpoints import config_of, where
+    from voxd.engine.mini_port import Options
+    from voxd.engine.realtime_port import MODEL
+
+    at, began, live = where(device), time.monotonic(), None
+    if model is None:
+        checkpoint, live = bench_mini.random_checkpoint(*at), bench_engine.random_checkpoint(*at)
+    else:
+        checkpoint = mini_model.Checkpoint.load(model, *at, _say)
+        if config_of(MODEL, "voxtral_realtime") is not None:
+            live = realtime_model.Checkpoint.load(MODEL, *at, _say)
+        else:
+            _say(f"without {MODEL} beside it: that is not here")
+    load_s = round(time.monotonic() - began, 1)
+    return {"load_s": load_s} | bench_mini.bench(checkpoint, live, Options(), _say, compare=compare, quick=quick)
 
 
 COMMANDS = (engines, pull, verify, bench_engine)

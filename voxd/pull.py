@@ -129,8 +129,8 @@ def _check_names(where: str, names: Iterable[str]) -> None:
 
 def _check_kind(folder: Path) -> None:
     kind = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
-    if kind != "voxtral_realtime":
-        raise CannotPull(f"this is no Voxtral Realtime model but {kind!r}; voxd has no engine for it")
+    if kind not in ("voxtral", "voxtral_realtime"):
+        raise CannotPull(f"this is no Voxtral model but {kind!r}; voxd has no engine for it")
 
 
 def _check_whole(folder: Path) -> None:

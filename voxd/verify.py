@@ -45,6 +45,11 @@ class Clip:
         return cls(path.name, pcm16_to_float(float_to_pcm16(mono)))
 
     @classmethod
+    def two(cls, seed: int) -> list[Clip]:
+        """Where nobody gives any."""
+        return [cls.synthetic(seed), cls.synthetic(seed + 1, 7.5)]
+
+    @classmethod
     def synthetic(cls, seed: int, seconds: float = 12.0) -> Clip:
         """A gliding hum in bursts like syllables; no words, but a model that agrees on it agrees."""
         rng, at = np.random.default_rng(seed), np.arange(int(seconds * RATE)) / RATE

@@ -13,12 +13,13 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from voxd import messages as m
 from voxd.engine import engine_class
 from voxd.engine.contract import Engine, Unusable
 from voxd.engine.loop import Inbox, Loop
+from voxd.engine.memory import plan
 from voxd.engine.vad import Vad
 from voxd.traces import Reticent
 
@@ -54,7 +55,6 @@ def build(configure: m.Configure, inbox: Inbox, link: Link) -> tuple[dict[m.Role
     """Imports, makes and loads the engines; one object if both roles name the same.  Raises `Unusable`."""
     wanted: dict[m.Role, str | None] = {"transcribe": configure.transcribe, "respond": configure.respond}
     made: dict[str, Engine] = {}
-    notes: list[str] = []
     for role, name in wanted.items():
         if name is None:
             continue
@@ -65,7 +65,9 @@ def build(configure: m.Configure, inbox: Inbox, link: Link) -> tuple[dict[m.Role
             )
         if name not in made:
             made[name] = cls(_options(configure, name), inbox.wake)
-            notes += made[name].load(lambda text: link.publish([m.Progress(text)]))
+    notes = [*_share(made)]
+    for engine in made.values():
+        notes += engine.load(lambda text: link.publish([m.Progress(text)]))
     engines = {role: made[name] for role, name in wanted.items() if name is not None}
     responder = engines.get("respond")
     speculates = responder is not None and responder.capabilities.speculates
@@ -75,6 +77,25 @@ def build(configure: m.Configure, inbox: Inbox, link: Link) -> tuple[dict[m.Role
         raise Unusable(f"engine '{configure.respond}' answers what a transcriber writes: set engines.transcribe")
     delay_ms = transcriber.delay_ms if transcriber is not None else None
     return engines, m.Ready(configure.transcribe, configure.respond, speculates, tuple(notes), delay_ms, reads_text)
+
+
+def _share(engines: Mapping[str, Engine]) -> tuple[str, ...]:
+    """Each gets its part of the device's memory, before the first takes any.  Returns lines for the user; raises
+    `Unusable`."""
+    demands = {name: demand for name, engine in engines.items() if (demand := engine.demand()) is not None}
+    if not demands:
+        return ()
+    shares = plan(_free_memory(), demands)
+    for name, units in shares.units.items():
+        engines[name].grant(units)
+    return shares.lines
+
+
+def _free_memory() -> int:
+    """Of the device, bytes."""
+    import torch  # only engines that demand some have it
+
+    return int(torch.cuda.mem_get_info()[0])
 
 
 def _options(configure: m.Configure, name: str) -> dict[str, object]:

@@ -8,6 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
+Table = npt.NDArray[np.int32]  # rows that are filled already
+
 
 class Row(NamedTuple):
     """One sequence in a batch: a few numbers, then bytes."""
@@ -32,7 +37,7 @@ class Runner(Protocol):
 
     largest: int
 
-    def submit(self, rows: Sequence[Row]) -> Flight: ...
+    def submit(self, rows: Sequence[Row] | Table) -> Flight: ...
 
 
 class Places(Protocol):

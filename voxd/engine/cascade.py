@@ -100,7 +100,7 @@ class Cascade(Engine):
 
     def _respond(self, command: Respond) -> None:
         key = (command.stream, command.ref)
-        if not command.context or not command.context[-1].text.strip():  # noise, or nothing: there is no question
+        if not command.context or not command.context[-1].words.strip():  # noise, or nothing: there is no question
             self._out.append(Settled(*key, "completed", ""))
             return
         self._answers[key] = _Answer()
@@ -140,10 +140,10 @@ def messages(context: Iterable[Turn]) -> list[dict[str, str]]:
     word of an answer, two turns of the person follow each other, which many chat templates refuse."""
     found: list[dict[str, str]] = []
     for turn in context:
-        if not turn.text.strip():
+        if not turn.words.strip():
             continue
         if found and found[-1]["role"] == turn.role:
-            found[-1]["content"] += f"\n{turn.text}"
+            found[-1]["content"] += f"\n{turn.words}"
         else:
-            found.append({"role": turn.role, "content": turn.text})
+            found.append({"role": turn.role, "content": turn.words})
     return found

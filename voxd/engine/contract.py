@@ -3,6 +3,8 @@
 An engine is a core in the sense of the house: commands in, outputs out, nothing else.
 
     engine = MyEngine(options, wake)      cheap: no model, no device
+    engine.demand()                       what it wants of the memory of a device that engines share
+    engine.grant(units)                   and what it gets of it
     engine.load(progress)                 slow: weights, warm-up; says what it does
     loop:  engine.receive(command)        in order; never blocks; never raises but `Refuse`
            outputs = engine.step(now_us)  never longer than 20 ms unless it is the device's own step
@@ -13,9 +15,9 @@ It does not know sessions, sockets, turn rules or the wire.  Work over 20 ms goe
 
 What arrives, per role (all of `voxd.messages`):
 
-    both         Open, Feed, Heard (the VAD's word on audio already fed), Onset, Commit, Cancel, Close, Evict
+    both         Open, Feed, Heard (the VAD's word on audio already fed), Onset, Commit, Cancel, Close, Evict, Leave
     transcribe   Flush, Rollback
-    respond      Audio, Speculate, Crop, Respond, Sent
+    respond      Audio, Prepare, Speculate, Crop, Respond, Sent
 
 Promises that the loop keeps: messages of one stream come in the order of its audio; no stream is used before Open or
 after Close; a ref is never reused.  An Onset is told after the frames that revealed it were heard,
@@ -51,9 +53,11 @@ from voxd.messages import (
     Feed,
     Flush,
     Heard,
+    Leave,
     Onset,
     Open,
     Output,
+    Prepare,
     Respond,
     Role,
     Rollback,
@@ -72,14 +76,21 @@ EngineCommand = (
     | Flush
     | Rollback
     | Commit
+    | Prepare
     | Respond
     | Speculate
     | Crop
     | Cancel
     | Sent
     | Evict
+    | Leave
     | Close
 )
+
+
+_THE_MODELS_OWN = "it is the model's own, and the weights were made with it"
+# Options that people know from elsewhere and that no engine can offer, and why.
+FIXED = dict.fromkeys(("n_mels", "hop_length", "n_fft", "sample_rate"), _THE_MODELS_OWN)
 
 
 class Refuse(Exception):
@@ -105,7 +116,21 @@ class Capabilities:
     languages: tuple[str, ...] = ()  # ISO 639-1; () = any
     live: bool = False  # text while the person still speaks
     speculates: bool = False  # Speculate does something
+    remembers: bool = False  # it wants Leave, and goes on after the next Open; others are told Close
     reads_text: bool = False  # a responder that wants the text of what was spoken: Respond comes when that is final
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What an engine wants of the memory of a device that it shares with another engine.  Bytes."""
+
+    fixed: int  # whatever it is granted: weights, above all
+    unit: int  # of what it is granted in whole numbers, such as streams
+    per: str  # what a unit is for: "stream of 120 s"
+    least: int = 1  # units without which it is of no use
+    most: int | None = None  # units that it can use; None: any number
+    weight: int = 1  # its units beside those of the other engine, where both could use more
+    lower: str = ""  # the option that makes `least` units smaller
 
 
 class Engine(ABC):
@@ -116,6 +141,14 @@ class Engine(ABC):
     def __init__(self, options: Mapping[str, object], wake: Callable[[], None]) -> None:
         """`options`: the mapping `engine_options.<name>` of the settings file; raise `Unusable` for what is wrong in
         it."""
+
+    def demand(self) -> Demand | None:
+        """Cheap: no weights are read.  None: it takes no memory of the device, or cannot tell because of what `load` is
+        going to raise."""
+        return None
+
+    def grant(self, units: int) -> None:
+        """So many of the units of `demand` are its own; told before `load`, if at all."""
 
     @abstractmethod
     def load(self, progress: Callable[[str], None]) -> tuple[str, ...]:

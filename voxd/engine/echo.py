@@ -28,6 +28,7 @@ from voxd.messages import (
     Onset,
     Open,
     Output,
+    Prepare,
     Respond,
     Rollback,
     Said,
@@ -129,7 +130,7 @@ class Echo(Engine):
             case Feed():
                 self._known[stream] = command.known
                 self._go_on(stream)
-            case Audio() | Flush() | Rollback() | Sent() | Evict():
+            case Audio() | Prepare() | Flush() | Rollback() | Sent() | Evict():
                 pass  # what it says depends on positions alone: there is nothing to prepare, undo, truncate or free
 
     def step(self, now_us: int) -> Iterable[Output]:

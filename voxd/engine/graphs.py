@@ -16,18 +16,24 @@ import torch
 
 from voxd.engine.batch import Row
 
-Step = Callable[[torch.Tensor], torch.Tensor]  # int32 [B, width] -> int64 [B]
+Step = Callable[[torch.Tensor], torch.Tensor]  # int32 [B, width] -> int64, one per row or fewer
+Table = np.ndarray[tuple[int, int], np.dtype[np.int32]]
 cuda: Any = torch.cuda  # half typed
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
-def fill(table: np.ndarray[tuple[int, int], np.dtype[np.int32]], rows: Sequence[Row]) -> None:
-    """Rows -> int32 [B, width], the body after the head."""
+def fill(table: Table, rows: Sequence[Row] | Table) -> None:
+    """Rows -> int32 [B, width], the body after the head; or such a table as it is."""
+    if isinstance(rows, np.ndarray):
+        table[: len(rows)] = rows
+        return
     heads = np.array([row.head for row in rows], np.int32)
-    bodies = np.frombuffer(b"".join([row.body for row in rows]), np.int32)
     width = heads.shape[1]
     table[: len(rows), :width] = heads
-    table[: len(rows), width:] = bodies.reshape(len(rows), -1)
+    if width < table.shape[1]:
+        body = rows[0].body if len(rows) == 1 else b"".join([row.body for row in rows])
+        bodies = np.frombuffer(body, np.int32)
+        table[: len(rows), width:] = bodies.reshape(len(rows), -1)
 
 
 class Done(NamedTuple):
@@ -49,7 +55,7 @@ class Eager:
         self._table = np.zeros((largest, width), np.int32)
 
     @torch.inference_mode()
-    def submit(self, rows: Sequence[Row]) -> Done:
+    def submit(self, rows: Sequence[Row] | Table) -> Done:
         began = time.monotonic_ns()
         fill(self._table, rows)
         said = self._step(torch.from_numpy(self._table[: len(rows)]).to(self._device)).tolist()
@@ -95,17 +101,17 @@ class Captured:
             self._graphs[bucket] = _capture(step, self._input[:bucket], pool)
 
     @torch.inference_mode()
-    def submit(self, rows: Sequence[Row]) -> Replayed:
+    def submit(self, rows: Sequence[Row] | Table) -> Replayed:
         table = self._tables[0]
         self._tables.reverse()
         bucket = min(size for size in self._graphs if size >= len(rows))
         values = table.numpy()
         fill(values, rows)
         values[len(rows) : bucket] = 0
-        flight = Replayed(len(rows))
+        graph, said = self._graphs[bucket]
+        flight = Replayed(min(len(rows), len(said)))
         flight.began.record()
         self._input[:bucket].copy_(table[:bucket], non_blocking=True)
-        graph, said = self._graphs[bucket]
         graph.replay()
         flight.bring(said)
         return flight

@@ -1,12 +1,15 @@
-"""Keys and values of many sequences on one device: rings of rows, one ring per slot.  Part of step 8.
+"""Keys and values of many sequences on one device: a ring of rows per slot, or pages that all share.  Part of step 8.
 
-It knows rows and slots; not what a sequence is, nor attention.
+It knows rows, slots and pages; not what a sequence is, nor attention.
 
-Position p of the sequence in slot s is row `s * capacity + p % capacity` of each layer.  A ring holds the window of
-attention and `slack` more, so nothing is ever moved, and a sequence is rolled back by counting back: rows past its
-length are garbage that is overwritten.  Rolling back further than the slack would miss rows, and is a bug.
+In rings, position p of the sequence in slot s is row `s * capacity + p % capacity` of each layer.  A ring holds the
+window of attention and `slack` more, so nothing is ever moved, and a sequence is rolled back by counting back: rows
+past its length are garbage that is overwritten.  Rolling back further than the slack would miss rows, and is a bug.
 
-Slot 0 belongs to nobody: the padded rows of a batch write there.
+In pages, it is row `p % page` of the page that a table names: `Pages.table[s, p // page]`.  A sequence has as many as
+it needs, in any order, and is rolled back by counting back too.
+
+Slot 0 and page 0 belong to nobody: the padded rows of a batch write there.
 """
 
 from __future__ import annotations
@@ -60,21 +63,54 @@ class Rings:
         self.v[:, start : start + rows] = template.v
 
 
+class Pages:
+    """The rows of one transformer stack, shared: `k` and `v` are [layers, pages * page, heads, dim]."""
+
+    def __init__(
+        self,
+        layers: int,
+        heads: int,
+        dim: int,
+        *,
+        page: int,
+        pages: int,
+        slots: int,
+        context: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """`context`: positions of the longest sequence."""
+        shape = (layers, pages * page, heads, dim)
+        self.page = page
+        self.k = torch.zeros(shape, device=device, dtype=dtype)  # zeros: masked garbage must not be NaN
+        self.v = torch.zeros(shape, device=device, dtype=dtype)
+        self.table = torch.zeros(slots, -(-context // page), device=device, dtype=torch.int32)
+
+    def put(self, slot: torch.Tensor, position: torch.Tensor, page: torch.Tensor) -> torch.Tensor:
+        """These positions lie in these pages, int64 [N] each; returns their rows, int64 [N]."""
+        self.table.index_put_((slot, position // self.page), page.int())
+        return page * self.page + position % self.page
+
+
 class Slots:
-    """Which slots are free.  Raises IndexError when none is: whoever takes asks `free` first."""
+    """Which slots or pages are free.  Raises IndexError when none is: whoever takes asks `free` first."""
 
     def __init__(self, count: int) -> None:
-        self.count = count - 1  # slot 0 is nobody's
+        self.count = count - 1  # the first is nobody's
         self._free = list(range(count - 1, 0, -1))
+        self._taken: set[int] = set()
 
     @property
     def free(self) -> int:
         return len(self._free)
 
     def take(self) -> int:
-        return self._free.pop()
+        slot = self._free.pop()
+        self._taken.add(slot)
+        return slot
 
     def give(self, slot: int) -> None:
-        if not 0 < slot <= self.count or slot in self._free:
+        if slot not in self._taken:
             raise ValueError(f"slot {slot} was not taken")
+        self._taken.remove(slot)
         self._free.append(slot)

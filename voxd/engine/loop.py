@@ -36,6 +36,7 @@ from voxd.messages import (
     Onset,
     Open,
     Output,
+    Prepare,
     Refused,
     Report,
     Respond,
@@ -64,6 +65,7 @@ AUDIENCE: dict[type[EngineCommand], tuple[Role, ...]] = {
     Flush: ("transcribe",),
     Rollback: ("transcribe",),
     Audio: ("respond",),
+    Prepare: ("respond",),
     Respond: ("respond",),
     Speculate: ("respond",),
     Crop: ("respond",),
@@ -125,6 +127,7 @@ class Loop:
         self._distinct = list(dict.fromkeys(engines.values()))
         self._vad, self._inbox, self._publish, self._clock = vad, inbox, publish, clock
         self._roles: dict[int, tuple[Role, ...]] = {}
+        self._left: dict[int, list[Engine]] = {}  # who remembers a stream whose client is gone
         self._taken_us: dict[tuple[int, int], int] = {}  # when Commit or Respond was taken up
         self._beat_us = 0
         self._vad_us = self._step_us = 0  # spent so far
@@ -143,8 +146,7 @@ class Loop:
             if isinstance(command, Stop):
                 return False
             if isinstance(command, Leave):
-                self._tell(Close(command.stream))
-                self._roles[command.stream] = ()
+                self._leave(command)
             elif not isinstance(command, Configure):
                 self._receive(command)
         now_us = self._clock()
@@ -193,7 +195,16 @@ class Loop:
                 self._taken_us = {key: us for key, us in self._taken_us.items() if key[0] != command.stream}
         self._tell(command)
         if isinstance(command, Close):
+            self._tell(command, self._left.pop(command.stream, []))
             self._roles.pop(command.stream, None)
+
+    def _leave(self, command: Leave) -> None:
+        """Its slots are free at once."""
+        audience = self._audience(Close(command.stream))
+        self._left[command.stream] = [engine for engine in audience if engine.capabilities.remembers]
+        self._tell(Close(command.stream), [engine for engine in audience if not engine.capabilities.remembers])
+        self._tell(command, self._left[command.stream])
+        self._roles[command.stream] = ()
 
     def _open(self, command: Open) -> None:
         """Admission.  A stream is opened by all its engines or by none; the VAD listens to it in any case.
@@ -203,6 +214,7 @@ class Loop:
         stream, before, roles = command.stream, self._audience(command), self._roles.get(command.stream)
         self._roles[stream] = tuple(role for role in command.roles if role in self._engines)
         audience = self._audience(command)
+        before += self._left.pop(stream, [])
         self._tell(Close(stream), [engine for engine in before if engine not in audience])
         try:
             for engine in audience:

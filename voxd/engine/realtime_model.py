@@ -12,16 +12,14 @@ It knows slots, positions and tokens; not streams, utterances or text.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from voxd.engine.contract import Unusable
+from voxd.engine import checkpoints
 from voxd.engine.front import PER_FRAME, Front
 from voxd.engine.kernels import Ops, Scale, Shape, Where
 from voxd.engine.kv import Rings, Slots, Template
@@ -44,8 +42,8 @@ class Script:
     pieces: tuple[bytes, ...]
 
     @classmethod
-    def read(cls, tokenizer: Any) -> Script:
-        """`tokenizer`: mistral-common's."""
+    def read(cls, tokenizer: Any, vocabulary: int) -> Script:
+        """`tokenizer`: mistral-common's; `vocabulary`: the model's."""
         instruct = tokenizer.instruct_tokenizer
         tekken, audio = instruct.tokenizer, instruct.audio_encoder.audio_config
         delay = audio.get_num_delay_tokens()
@@ -55,7 +53,7 @@ class Script:
             left=audio.n_left_pad_tokens,
             tail=audio.n_right_pad_tokens() - delay - 1,  # the last frame of padding says nothing that is read
             delay=delay,
-            pieces=tuple(tekken.id_to_byte_piece(each) for each in range(tekken.n_words)),
+            pieces=checkpoints.pieces(tekken, vocabulary),
         )
 
 
@@ -97,8 +95,8 @@ class RealtimeModel:
     @torch.inference_mode()
     def join(self, slot: int, delay: int) -> None:
         """A sequence begins in this slot."""
-        self._encoder.rings.copy_in(slot, self._heard)
-        self._decoder.rings.copy_in(slot, self._begun[delay])
+        self._encoder.rows.copy_in(slot, self._heard)
+        self._decoder.rows.copy_in(slot, self._begun[delay])
 
     # ── one frame of each ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -133,8 +131,8 @@ class RealtimeModel:
                 heard = still[PER_FRAME * p : PER_FRAME * (p + 1)].repeat(len(delays), 1)
                 token = torch.full_like(slot, self.script.pad if p else self.script.bos)
                 self._forward(heard, slot, torch.full_like(slot, p), token, delay)
-            begun |= {each: self._decoder.rings.copy_out(i, self.opening) for i, each in enumerate(delays, 1)}
-        return self._encoder.rings.copy_out(1, PER_FRAME * self.opening), begun
+            begun |= {each: self._decoder.rows.copy_out(i, self.opening) for i, each in enumerate(delays, 1)}
+        return self._encoder.rows.copy_out(1, PER_FRAME * self.opening), begun
 
 
 def shapes_of(config: Any, room: Room) -> tuple[Shape, Shape]:
@@ -144,7 +142,7 @@ def shapes_of(config: Any, room: Room) -> tuple[Shape, Shape]:
         window = part.sliding_window or new * room.history
         capacity = min(window - 1 + new * (room.slack + 1), new * room.history)
         heads = part.num_attention_heads, part.num_key_value_heads
-        shapes.append(Shape(*heads, part.head_dim, new, capacity, window))
+        shapes.append(Shape(*heads, part.head_dim, capacity, window))
     return shapes[0], shapes[1]
 
 
@@ -158,7 +156,21 @@ def slot_bytes(config: Any, room: Room, dtype: torch.dtype) -> int:
     )
 
 
-def _stack(module: Any, shape: Shape, slots: int, ops: Ops, norms: tuple[str, str]) -> Stack:
+def fixed_bytes(config: Any, opening: int, dtype: torch.dtype) -> int:
+    """Device memory of the weights, and of what every stream begins with."""
+    from transformers import VoxtralRealtimeForConditionalGeneration
+
+    with torch.device("meta"):
+        model = VoxtralRealtimeForConditionalGeneration(config)
+    parts, rows = (config.audio_config, config.text_config), (PER_FRAME, DELAYS)
+    begun = [
+        many * opening * Rings.row_bytes(part.num_hidden_layers, part.num_key_value_heads, part.head_dim, dtype)
+        for part, many in zip(parts, rows, strict=True)
+    ]
+    return int(sum(each.numel() for each in model.parameters()) * dtype.itemsize + sum(begun))
+
+
+def _stack(module: Any, shape: Shape, slots: int, ops: Ops, norms: tuple[str, str]) -> Stack[Rings]:
     weight = module.norm.weight
     rings = Rings(
         len(module.layers), shape.kv_heads, shape.dim,
@@ -191,36 +203,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, source: str, device: str, dtype: torch.dtype, progress: Callable[[str], None]) -> Checkpoint:
-        """From a folder, or from the cache of the hub where `voxd pull` puts it; nothing is downloaded here.
-        Raises Unusable."""
-        from safetensors import SafetensorError
-        from transformers import AutoConfig, AutoProcessor, VoxtralRealtimeForConditionalGeneration
-        from transformers.utils import logging as chatter
-
-        chatter.disable_progress_bar()
-        logging.getLogger("mistral_common").setLevel(logging.WARNING)
-        where: dict[str, Any] = {"local_files_only": True}
-        try:
-            config = AutoConfig.from_pretrained(source, **where)
-            if config.model_type != "voxtral_realtime":
-                raise Unusable(f"{source} is not a Voxtral Realtime model but {config.model_type!r}")
-            progress(f"reading {Path(source).name}")
-            processor = AutoProcessor.from_pretrained(source, **where)
-            model = VoxtralRealtimeForConditionalGeneration.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, **where
-            )
-        except (OSError, ValueError, SafetensorError) as error:
-            raise Unusable(_why_not(source, error)) from error
-        model = model.eval().requires_grad_(False).to(device)
-        script = Script.read(processor.tokenizer.tokenizer)
-        rest = max(0, config.text_config.vocab_size - len(script.pieces))  # rows that no token is of
-        script = replace(script, pieces=script.pieces + (b"",) * rest)
+        """From a folder or a repository that `voxd pull` has fetched.  Raises Unusable."""
+        model, processor = checkpoints.read(source, "voxtral_realtime", "Voxtral Realtime", device, dtype, progress)
+        script = Script.read(processor.tokenizer.tokenizer, model.config.text_config.vocab_size)
         return cls(model, processor.feature_extractor, script)
-
-
-def _why_not(source: str, error: Exception) -> str:
-    if isinstance(error, OSError) and not Path(source).is_dir():
-        return f"there is no model {source!r} on this machine; get it with: voxd pull {source}"
-    return (
-        f"the model {source!r} cannot be read ({str(error).splitlines()[0]}); is it whole?  voxd pull fetches it anew"
-    )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from voxd.engine.batch import Places, Runner
-from voxd.engine.contract import Unusable
+from voxd.engine.contract import FIXED, Unusable
 from voxd.engine.realtime_runs import Form
 
 MODEL = "mistralai/Voxtral-Mini-4B-Realtime-2602"
@@ -28,6 +28,8 @@ class Options:
         """Raises Unusable; its text names the key."""
         options = cls()
         for key, value in given.items():
+            if key in FIXED:
+                raise Unusable(f"engine_options.voxtral-realtime.{key} cannot be set: {FIXED[key]}")
             check = _CHECKS.get(key)
             if check is None:
                 raise Unusable(f"engine_options.voxtral-realtime.{key} is not known; allowed: {', '.join(_CHECKS)}")

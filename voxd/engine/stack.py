@@ -1,20 +1,20 @@
 """One transformer stack over packed tokens of many sequences.  Part of step 8.
 
 The weights are those of a transformers model, taken as they are; the forward is ours: transformers keeps one length for
-a whole batch, here each sequence has its own.  It knows layers and rings; not audio, text or streams.
+a whole batch, here each sequence has its own.  It knows layers, rings and pages; not audio, text or streams.
 
-A step gives every sequence T new tokens (4 in the audio encoder, 1 in the decoder), so x is [B * T, width].
+A step gives every sequence T new tokens (some hundred of a single one where a prompt is read), so x is [B * T, width].
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from voxd.engine.kernels import Ops, Place, Scale, Shape, Where
-from voxd.engine.kv import Rings
+from voxd.engine.kv import Pages, Rings
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,10 @@ class Layer:
         return layer
 
 
-class Stack:
+Memory = TypeVar("Memory", Rings, Pages)
+
+
+class Stack(Generic[Memory]):
     """Pre-norm layers with rotary positions, grouped queries, a window, and a gated MLP."""
 
     def __init__(
@@ -67,24 +70,31 @@ class Stack:
         eps: float,
         inv_freq: torch.Tensor,
         shape: Shape,
-        rings: Rings,
+        rows: Memory,
         ops: Ops,
     ) -> None:
         self.layers, self.norm, self.eps, self.inv_freq = layers, norm, eps, inv_freq.float()
-        self.shape, self.rings, self._ops = shape, rings, ops
+        self.shape, self._ops = shape, ops
+        self.rows: Memory = rows
 
-    def __call__(self, x: torch.Tensor, where: Where, scales: list[Scale] | None = None) -> torch.Tensor:
-        """x [B * T, width] -> the same shape, normed; the rings have T more positions per sequence afterwards.
+    def __call__(
+        self, x: torch.Tensor, where: Where, scales: list[Scale] | None = None, only: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """x [B * T, width] -> the same shape, normed; each sequence has T more positions afterwards.
 
-        `scales`: per layer, what the MLP's normed input is multiplied with."""
+        `scales`: per layer, what the MLP's normed input is multiplied with.  `only`: which tokens are wanted, int64
+        [n]; then the result is [n, width], and the others leave once their keys and values are stored."""
         ops, shape = self._ops, self.shape
-        place = Place.of(where, shape, self.inv_freq, x.dtype)
+        place = Place.of(where, len(x) // len(where.slot), shape, self.inv_freq, x.dtype)
         delta: torch.Tensor | None = None
         for i, layer in enumerate(self.layers):
-            k, v = self.rings.k[i], self.rings.v[i]
+            k, v = self.rows.k[i], self.rows.v[i]
             x, y = ops.add_norm(x, delta, layer.norm_in, self.eps)
             q = ops.rope_store(ops.linear(y, layer.qkv, layer.qkv_bias), place, k, v, shape)
-            delta = ops.linear(ops.attend(q, k, v, where, shape), layer.o, layer.o_bias)
+            seen = ops.attend(q, k, v, where, shape)
+            if only is not None and layer is self.layers[-1]:
+                x, seen = x[only], seen[only]
+            delta = ops.linear(seen, layer.o, layer.o_bias)
             x, y = ops.add_norm(x, delta, layer.norm_mlp, self.eps, scales[i] if scales else None)
             delta = ops.linear(ops.gated(y, layer.gate_up), layer.down, layer.down_bias)
         return ops.add_norm(x, delta, self.norm, self.eps)[1]

@@ -18,7 +18,7 @@ from typing import ClassVar
 from shared.audio import RATE, Ring, to_samples
 from voxd.engine.admission import Load
 from voxd.engine.batch import Flight, Row
-from voxd.engine.contract import Capabilities, Engine, EngineCommand, Refuse
+from voxd.engine.contract import Capabilities, Demand, Engine, EngineCommand, Refuse
 from voxd.engine.realtime_port import DELAY_MS, Device, Options
 from voxd.engine.realtime_presence import NEEDS, weights_absent
 from voxd.engine.realtime_runs import FRAME, Form, Run
@@ -26,12 +26,6 @@ from voxd.engine.realtime_streams import CAPACITY, Stream
 from voxd.messages import Cancel, Close, Commit, Feed, Flush, Heard, Onset, Open, Output, Rollback
 
 LoadDevice = Callable[[Options, Callable[[str], None]], Device]
-
-
-def _load_device(options: Options, progress: Callable[[str], None]) -> Device:
-    from voxd.engine.realtime_device import load
-
-    return load(options, progress, eager=os.environ.get("VOXD_EAGER", "") not in ("", "0"))
 
 
 class VoxtralRealtime(Engine):
@@ -43,11 +37,10 @@ class VoxtralRealtime(Engine):
         live=True,
     )
 
-    def __init__(
-        self, options: Mapping[str, object], wake: Callable[[], None], load: LoadDevice = _load_device
-    ) -> None:
+    def __init__(self, options: Mapping[str, object], wake: Callable[[], None], load: LoadDevice | None = None) -> None:
         super().__init__(options, wake)
-        self._options, self._load_device = Options.parse(options), load
+        self._options, self._load_device = Options.parse(options), load or self._load_checkpoint
+        self._granted: int | None = None
         self._device: Device | None = None
         self._streams: dict[int, Stream] = {}
         self._writes: set[int] = set()  # streams whose text is this engine's to write down
@@ -60,9 +53,23 @@ class VoxtralRealtime(Engine):
     def absent(cls, options: Mapping[str, object]) -> str | None:
         return weights_absent(Options.parse(options).model, os.environ)
 
+    def demand(self) -> Demand | None:
+        from voxd.engine.realtime_device import demand
+
+        return demand(self._options)
+
+    def grant(self, units: int) -> None:
+        self._granted = units
+
     def load(self, progress: Callable[[str], None]) -> tuple[str, ...]:
         self._device = self._load_device(self._options, progress)
         return self._device.notes
+
+    def _load_checkpoint(self, options: Options, progress: Callable[[str], None]) -> Device:
+        from voxd.engine.realtime_device import load
+
+        eager = os.environ.get("VOXD_EAGER", "") not in ("", "0")
+        return load(options, progress, eager=eager, streams=self._granted)
 
     @property
     def delay_ms(self) -> int | None:

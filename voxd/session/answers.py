@@ -29,6 +29,7 @@ class _Question:
     instructions: str
     entries: tuple[Entry, ...]
     tokens: int | None
+    aside: bool
 
 
 class Answers:
@@ -153,7 +154,7 @@ class Answers:
         else:
             self._active = answer
         self._out.note(ResponseNote(ref, answer.id, item_id))
-        question = _Question(ref, instructions, entries, tokens)
+        question = _Question(ref, instructions, entries, tokens, aside)
         if hold or self._unread(question):
             self._held.append(question)
         else:
@@ -165,7 +166,7 @@ class Answers:
 
     def _ask(self, question: _Question) -> None:
         context = self._conversation.context(question.instructions, question.entries)
-        self._out.command(m.Respond(self._out.stream, question.ref, context, question.tokens))
+        self._out.command(m.Respond(self._out.stream, question.ref, context, question.tokens, question.aside))
 
     def release(self) -> None:
         """There is an engine, and all audio that the client committed has been heard and committed in it."""
@@ -197,6 +198,13 @@ class Answers:
         if self._active and self._terms.interrupts:
             self._stop(self._active, "turn_detected")
 
+    def prepare(self, utterance: int) -> None:
+        """Somebody speaks: a responder may make the conversation ready for what it will probably be asked."""
+        profile = self._terms.profile
+        if not self._active and self._terms.conversation and profile.respond is not None and not profile.reads_text:
+            context = self._conversation.context(self._terms.instructions, self._conversation.entries())
+            self._out.command(m.Prepare(self._out.stream, utterance, context))
+
     def speculate(self, utterance: int, end: int) -> None:
         """The turn may have ended: begin what `answer_turn` will ask for, as it would be asked for now."""
         if self._active or not (self._terms.profile.speculates and self._terms.answers_by_itself):
@@ -217,7 +225,7 @@ class Answers:
     def _accepted(self, context: tuple[m.Turn, ...], tokens: int | None) -> int | None:
         """The ref of the speculation if it began exactly this; anything else is cropped."""
         begun = self._speculation
-        if begun and (begun.context, begun.max_tokens) == (context, tokens):
+        if begun and begun.max_tokens == tokens and _alike(begun.context, context):
             self._speculation = None
             return begun.ref
         self.crop()
@@ -281,3 +289,8 @@ class Answers:
         waiting, self._next = self._next, None
         if waiting:
             self.answer_turn(waiting)
+
+
+def _alike(one: tuple[m.Turn, ...], other: tuple[m.Turn, ...]) -> bool:
+    """The same conversation, but for what has been written down of it since."""
+    return [(t.role, t.text, t.ref) for t in one] == [(t.role, t.text, t.ref) for t in other]

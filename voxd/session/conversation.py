@@ -19,8 +19,8 @@ MAX_ITEMS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One item as the session keeps it.  `ref`: the utterance whose audio it is; `transcript`: None until known;
-    `awaited`: it will be known, or fail."""
+    """One item as the session keeps it.  `ref`: the utterance whose audio it is, or the response that said it;
+    `transcript`: None until known; `awaited`: it will be known, or fail."""
 
     id: str
     role: str
@@ -33,13 +33,14 @@ class Entry:
     def item(self) -> Item:
         """As the wire shows it; audio is never included."""
         said = "output_text" if self.role == "assistant" else "input_text"
-        audio = (Content("input_audio", transcript=self.transcript),) if self.ref is not None else ()
+        spoken = self.ref is not None and self.role == "user"
+        audio = (Content("input_audio", transcript=self.transcript),) if spoken else ()
         text = (Content(said, text=self.text),) if self.text or not audio else ()  # type: ignore[arg-type]  # one of two
         return Item(self.id, self.role, (*audio, *text), self.status)  # type: ignore[arg-type]  # role is checked at the edge
 
     def turn(self) -> Turn:
         """As a responder sees it."""
-        return Turn(self.role, self.text or self.transcript or "", self.ref)  # type: ignore[arg-type]
+        return Turn(self.role, self.text, self.ref, self.transcript or "")  # type: ignore[arg-type]
 
 
 class Conversation:

@@ -158,7 +158,7 @@ class Answer:
         bare = events.Item(self.item_id, "assistant", (), "in_progress")
         self._emit(events.OutputItemAdded, response_id=self.id, output_index=0, item=bare)
         if self._add_item:
-            self._previous = self._add_item(Entry(self.item_id, "assistant", "in_progress"))
+            self._previous = self._add_item(Entry(self.item_id, "assistant", "in_progress", ref=self.ref))
             self._emit(events.ItemAdded, item=bare, previous_item_id=self._previous)
         self._emit(events.ContentPartAdded, **self._place(), part=TextPart(""))
 

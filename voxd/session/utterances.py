@@ -165,6 +165,7 @@ class Utterances:
                 self._start(mark)
             case Act.BARGE_IN:
                 self._answers.interrupt()
+                self._answers.prepare(self._spoken().ref)
             case Act.PAUSED:
                 self._pause(mark)
             case Act.RESUMED:
@@ -191,6 +192,7 @@ class Utterances:
         self._out.command(m.Onset(self._out.stream, utterance.ref, mark.start, utterance.said))
         if not self._terms.manual and utterance is self._current:
             self._tell_start(utterance)
+        self._answers.prepare(utterance.ref)
 
     def _tell_start(self, utterance: Utterance) -> None:
         utterance.told = True

@@ -21,6 +21,7 @@ WORDS = {
     "lag_over_delay_ms": "lag over delay",
     "final_ms": "final",
     "total_ms": "total",
+    "saved_ms": "head start",
     "itl_ms": "token gap",
     "render_ms": "render",
     "rtf": "rtf",

@@ -21,6 +21,7 @@ MEANINGS = {
     "ttft_engine_ms": "the engine has your turn → its first word",
     "ttft_user_ms": "you stop speaking → the first word of the answer",
     "total_ms": "the turn is over → the answer's last word",
+    "saved_ms": "the answer was begun so long before your turn was known to be over",
     "itl_ms": "from one piece of an answer to the next",
     "first_text_ms": "you begin to speak → the first word is here",
     "lag_over_delay_ms": "how far text trails sound, beyond its set delay",

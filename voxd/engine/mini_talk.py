@@ -1,0 +1,258 @@
+"""One stream of Voxtral Mini: what was spoken and answered in it, and the prompts that come of it.  Pure.  Step 8.
+
+It knows utterances, clips, answers given and contexts; not when anything is computed, nor where it lies.
+
+An utterance that is still being spoken is cut into the windows that are over already.  Each utterance has one clip,
+whoever asks for it: what was encoded for a speculation or a transcription serves the answer.  Answers are remembered as
+the ids that they were said in; of an interrupted one the context has as many as the client was sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.audio import RATE, Ring
+from voxd.engine.contract import LOOK_BACK
+from voxd.engine.mini_clip import Clip, Window, write_samples
+from voxd.engine.mini_port import PER_WINDOW, Script
+from voxd.engine.mini_prompt import Clip as Heard
+from voxd.engine.mini_prompt import Ids, Line, Part, conversation, transcription
+from voxd.engine.mini_sequence import Sequence
+from voxd.engine.voice import FRAME as VAD_FRAME
+from voxd.engine.voice import VOICED, Voice
+from voxd.messages import Feed, Turn
+from voxd.messages import Heard as Probabilities
+
+CAPACITY = 330 * RATE  # an utterance is at most 5 min: the gateway's bound
+HALTED = 400 * RATE // 1000  # the turn rules tell of a pause long before this
+
+
+@dataclass(slots=True, eq=False)
+class Utterance:
+    """Audio from sample `start` of the stream on, or all of `pcm`, which was not spoken into it."""
+
+    ref: int
+    start: int
+    clip: Clip
+    pcm: bytes | None = None
+    committed: bool = False
+    voiced: bool = False  # somebody spoke; else there is nothing to answer
+    attempts: int = 0  # answers begun before it was known to be over
+    opened: int | None = None  # windows that were over when its prompt was last prepared
+    before: tuple[Turn, ...] | None = None  # the conversation that it will go on with, as the gateway knows it
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An answer: its ids, how many characters there were after each, and all of its text."""
+
+    ids: tuple[int, ...]
+    marks: tuple[int, ...]
+    text: str
+
+    def sent(self, text: str, encode: Callable[[str], list[int]]) -> tuple[int, ...]:
+        """The ids of its beginning `text`; what ends in the middle of one is written down anew."""
+        kept = sum(mark <= len(text) for mark in self.marks)
+        rest = text[self.marks[kept - 1] if kept else 0 :]
+        return self.ids[:kept] + tuple(encode(rest) if rest else ())
+
+
+class Talk:
+    """`drop` is called with each window that is not needed any more.
+
+    Bound: windows of the utterances that a conversation of 1000 items can name; `max_context` cuts what is read."""
+
+    def __init__(self, number: int, script: Script, start: int, drop: Callable[[Window], None]) -> None:
+        self.number = number
+        self.language: str | None = None
+        self.main = Sequence()
+        self.ring = Ring(CAPACITY, start)
+        self.utterances: dict[int, Utterance] = {}
+        self.given: dict[int, Given] = {}
+        self._script, self._drop = script, drop
+        self._numbers = count()
+        self._windows: dict[int, Window] = {}
+        self._voice = Voice(start)
+        self._voiced = start  # where the last voiced frame ended
+        self._known: int | None = None
+        self._first: Turn | None = None  # the oldest turn that is still read
+
+    # ── audio ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def feed(self, feed: Feed) -> None:
+        self.ring.append(feed.pcm)
+        self._known = feed.known
+        self._extend()
+        needed = [self.ring.end - LOOK_BACK, *(u.start for u in self.utterances.values() if self._needs_audio(u))]
+        self.ring.trim(min(needed))
+
+    def hear(self, heard: Probabilities) -> None:
+        self._voice.append(heard.start, heard.probabilities)
+        for index, probability in enumerate(heard.probabilities, 1):
+            if probability >= VOICED:
+                self._voiced = heard.start + index * VAD_FRAME
+        self._voice.trim(self.ring.start)
+        self._extend()
+
+    def onset(self, ref: int, start: int) -> Utterance:
+        utterance = Utterance(ref, max(start, self.ring.start), Clip(lambda: next(self._numbers), self._forget))
+        self.utterances[ref] = utterance
+        self._extend()
+        return utterance
+
+    def attach(self, ref: int, pcm: bytes) -> None:
+        """Audio that was sent along with an item."""
+        utterance = self.onset(ref, self.ring.end)
+        utterance.pcm, utterance.voiced, utterance.committed = pcm, True, True
+        self._end(utterance, len(pcm) // 2)
+
+    def end(self, ref: int, end: int) -> Utterance | None:
+        """It ended, or seems to have, at sample `end`."""
+        utterance = self.utterances.get(ref)
+        if utterance is not None and utterance.pcm is None:
+            end = max(end, utterance.start)
+            utterance.voiced = self._voice.first_voiced(utterance.start, end) is not None
+            self._end(utterance, end - utterance.start)
+        return utterance
+
+    def forget(self, ref: int) -> None:
+        """As if it had not been said."""
+        if (utterance := self.utterances.pop(ref, None)) is not None:
+            for window in utterance.clip.windows:
+                self._forget(window)
+
+    def leave(self) -> None:
+        """The client is gone; turns that are over are remembered, for it may come back."""
+        for ref, utterance in list(self.utterances.items()):
+            if not utterance.committed or any(window.found is None for window in utterance.clip.windows):
+                self.forget(ref)
+
+    def come_back(self, start: int) -> None:
+        """It goes on with the audio from sample `start` on."""
+        self.ring, self._voice, self._voiced, self._known = Ring(CAPACITY, start), Voice(start), start, None
+
+    def close(self) -> None:
+        for ref in list(self.utterances):
+            self.forget(ref)
+
+    def write_samples(self, utterance: Utterance, window: Window, around: npt.NDArray[np.int16]) -> None:
+        """What the encoder is given, into [SPAN]."""
+
+        def read(begin: int, end: int) -> bytes:
+            if utterance.pcm is not None:
+                return utterance.pcm[2 * begin : 2 * end]
+            return self.ring.read(utterance.start + begin, utterance.start + end)[1]
+
+        write_samples(window, read, around)
+
+    def window(self, number: int) -> Window:
+        return self._windows[number]
+
+    def _extend(self) -> None:
+        """Windows that are over, of utterances that certainly go on behind them."""
+        for utterance in self.utterances.values():
+            if utterance.clip.length is None and not utterance.committed:
+                voiced, known = self._voiced, self._known
+                utterance.voiced = utterance.voiced or voiced > utterance.start
+                certain = voiced if known is None else max(min(voiced, known), known - HALTED)
+                utterance.clip.extend(min(certain, self.ring.end) - utterance.start)
+                self._register(utterance)
+
+    def _end(self, utterance: Utterance, length: int) -> None:
+        utterance.clip.end(length)
+        self._register(utterance)
+
+    def _register(self, utterance: Utterance) -> None:
+        self._windows.update((window.number, window) for window in utterance.clip.windows)
+
+    def settled(self, utterance: Utterance) -> bool:
+        """Are its windows as its whole clip wants them, but for what is on its way?"""
+        found = utterance.clip.settle()
+        self._register(utterance)
+        return found
+
+    def _forget(self, window: Window) -> None:
+        self._windows.pop(window.number, None)
+        self._drop(window)
+
+    @staticmethod
+    def _needs_audio(utterance: Utterance) -> bool:
+        return not utterance.committed or any(window.found is None for window in utterance.clip.windows)
+
+    # ── prompts ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def question(self, context: tuple[Turn, ...]) -> bool:
+        """Is there anything to answer?  Not if the last turn is audio in which nobody spoke."""
+        if not context or context[-1].role != "user" or context[-1].text or context[-1].ref is None:
+            return True
+        utterance = self.utterances.get(context[-1].ref)
+        return utterance.voiced if utterance is not None else bool(context[-1].transcript)
+
+    def prompt(self, context: tuple[Turn, ...], limit: int, *, aside: bool) -> list[int] | None:
+        """The symbols of a conversation, at most `limit`: beyond that the oldest turns are left out, half of them at
+        once, so that what is left stays the beginning of the next prompts.  None: the last turn alone is longer."""
+        head = [turn for turn in context if turn.role == "system"]
+        turns = [turn for turn in context if turn.role != "system"]
+        turns = turns[self._begins(turns) :]
+        symbols = self._lay_out(head + turns)
+        if len(symbols) <= limit:
+            return symbols
+        while len(turns) > 1 and len(symbols) > limit // 2:
+            turns = turns[1:]
+            symbols = self._lay_out(head + turns)
+        if not aside and turns:
+            self._first = turns[0]
+            refs = [turn.ref for turn in turns if turn.ref is not None]
+            for ref in [ref for ref in self.utterances if ref < min(refs, default=0)]:
+                self.forget(ref)
+        return symbols if len(symbols) <= limit else None
+
+    def opening(self, utterance: Utterance, limit: int) -> list[int] | None:
+        """The beginning of the prompt that it will be answered with, as far as that is known while it is spoken."""
+        if utterance.before is None:
+            return None
+        head = [turn for turn in utterance.before if turn.role == "system"]
+        turns = [turn for turn in utterance.before if turn.role != "system"]
+        turns = turns[self._begins(turns) :]
+        over = tuple(w.number for w in utterance.clip.windows if not w.reach[1] and w.found is not None)
+        lines = [*self._lines(head + turns), Line("user", (Heard(over),))]
+        symbols = conversation(self._script, lines, open_ended=True)
+        return symbols if len(symbols) <= limit - 2 * PER_WINDOW else None
+
+    def transcript(self, utterance: Utterance) -> list[int]:
+        return transcription(self._script, Heard(tuple(w.number for w in utterance.clip.windows)), self.language)
+
+    def _begins(self, turns: list[Turn]) -> int:
+        """Where what is read begins: at the turn where it did the last time, if it is still there."""
+        first = self._first
+        same = (i for i, turn in enumerate(turns) if first and (turn.role, turn.ref) == (first.role, first.ref))
+        return next(same, 0) if first is not None and first.ref is not None else 0
+
+    def _lay_out(self, turns: list[Turn]) -> list[int]:
+        return conversation(self._script, self._lines(turns))
+
+    def _lines(self, turns: list[Turn]) -> Iterator[Line]:
+        for turn in turns:
+            parts = tuple(self._parts(turn))
+            if parts:
+                yield Line(turn.role, parts)
+
+    def _parts(self, turn: Turn) -> Iterator[Part]:
+        utterance = None if turn.ref is None else self.utterances.get(turn.ref)
+        given = None if turn.ref is None else self.given.get(turn.ref)
+        if turn.role == "assistant" and given is not None and given.text.startswith(turn.text):
+            if ids := given.sent(turn.text, self._script.encode):
+                yield Ids(ids)
+            return
+        if turn.role == "user" and utterance is not None and utterance.clip.windows:
+            if utterance.voiced:
+                yield Heard(tuple(window.number for window in utterance.clip.windows))
+        elif turn.transcript:
+            yield turn.transcript  # its audio is not here (any more)
+        if turn.text:
+            yield turn.text
