@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
 from shared.audio import RATE
 from tests.chat_server import STREAM, Asked, ChatServer, delta, words
 from tests.chromium import Page, as_heard, chromium
@@ -23,8 +24,8 @@ from tests.speech import clip
 ANSWERS = (
     "That is how A Tale of Two Cities begins, in 1859.",
     "And so the book goes on, in pairs.",
-    "Spring and winter, hope and despair: the narrator has everything before him and nothing before him, every "
-    "comparison in the superlative, as he himself complains.",
+    "Heaven and the other way: then Dickens concedes that it was a time much like any other, and that only its "
+    "noisiest authorities insisted on the superlative.",
 )
 SIZES = {"wide": (1280, 800), "phone": (390, 844)}
 
@@ -42,7 +43,7 @@ async def answer(asked: Asked) -> None:
 async def pictures(folder: Path) -> None:
     """Every state, in both sizes, light and dark: FOLDER/<state>-<size>-<scheme>.png."""
     gap = np.zeros(7 * RATE, np.float32)
-    sound = np.concatenate([part for number in (1, 2, 5) for part in (clip(f"two_cities_{number}").samples(), gap)])
+    sound = np.concatenate([part for number in (1, 2, 7) for part in (clip(f"two_cities_{number}").samples(), gap)])
     with tempfile.TemporaryDirectory() as name, ChatServer(answer).running() as chat:
         config = Path(name) / "config.yaml"
         config.write_text(json.dumps({"engine_options": {"cascade": {"url": chat.url}}}), encoding="utf-8")
@@ -59,7 +60,7 @@ async def pictures(folder: Path) -> None:
                 await _of(page, "idle", folder, "document.body.dataset.state === 'idle'")
                 await page.click("#start")
                 await _of(page, "speaking", folder, "document.querySelector('.user .guess')?.textContent", 30)
-                streaming = "document.querySelectorAll('.model')[2]?.textContent.includes('everything')"
+                streaming = "document.querySelector('.model.open')?.textContent.includes('concedes')"
                 await _of(page, "answering", folder, streaming, 60)
                 daemon.process.kill()
                 await _of(page, "error", folder, "!document.querySelector('#trouble').hidden")

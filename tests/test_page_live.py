@@ -214,9 +214,13 @@ async def test_the_microphone_is_not_needed_to_type(tmp_path: Path) -> None:
             await page.until("document.querySelector('.model .text')?.textContent.includes('three')", 30)
             assert await page.text(".user .text") == "<b>Hello</b>", "text, never markup"
             assert "microphone" in await page.text("#link-why")
+            await page.evaluate("document.querySelector('#typed').value = 'And now?'")
+            await page.click("#send")
+            await page.until("document.querySelectorAll('.model .text')[1]?.textContent.includes('three')", 30)
             await page.press("Escape", down=True)
-            await page.until("document.querySelector('.model .remark')")
+            await page.until("document.querySelectorAll('.model .remark').length === 2")
             assert await page.text(".model .remark") == "stopped"
+            assert await page.evaluate("document.querySelectorAll('.note').length") == 0
 
 
 async def test_push_to_talk_hears_nothing_before_and_ends_at_once(tmp_path: Path) -> None:
@@ -403,7 +407,8 @@ async def test_a_link_that_is_too_slow_loses_the_oldest_sound_and_counts_it() ->
     async with modules() as page:
         found = await page.evaluate("""import('/page/link.js').then(({Socket}) => {
           const sent = [], ends = [];
-          const wire = {readyState: WebSocket.OPEN, bufferedAmount: 32000, send: pcm => sent.push(new Int16Array(pcm)[0])};
+          const wire = {readyState: WebSocket.OPEN, bufferedAmount: 32000,
+            send: pcm => sent.push(new Int16Array(pcm)[0])};
           const link = new Socket(wire);
           for (let n = 0; n < 200; n += 1) {
             if (n === 199) wire.bufferedAmount = 0;

@@ -74,7 +74,7 @@ function speech(state) {
   const lag = page.slow ? " · voxd has not answered for 3 s: the network is slow" : "";
   const lost = page.dropped ? ` · ${(page.dropped / 50).toFixed(1)} s of sound dropped, the link is too slow` : "";
   const silent = page.muted && !pushes() ? "muted" : state;
-  linkLine(`${silent} · ${page.link.kind}`, (page.link.why ? `${page.link.why}` : "") + lag + lost);
+  linkLine(`${silent} · ${page.link.kind}`, page.link.why + lag + lost);
 }
 
 function unlock(why) {
@@ -205,7 +205,7 @@ function stop() {
 
 function hear({ pcm, level: loud }, at) {
   level(loud);
-  if (!live() || !page.link) return;
+  if (!live() || !page.microphone) return;
   page.link.sendSound(pcm, (bytes) => page.clock.record((bytes * 1000) / 2 / page.microphone.rate, at));
   if (page.link.dropped !== page.dropped) {
     page.dropped = page.link.dropped;
@@ -332,8 +332,9 @@ byId("device").addEventListener("change", async () => {
 byId("type").addEventListener("submit", (event) => {
   event.preventDefault();
   const text = byId("typed").value.trim();
+  if (!text || !(live() || page.state === "idle")) return; // it stays in the field
   byId("typed").value = "";
-  if (text) say(text);
+  say(text);
 });
 byId("stop").addEventListener("click", () => page.link?.send({ type: "response.cancel" }));
 

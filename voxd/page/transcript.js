@@ -135,8 +135,8 @@ export class Transcript {
   answered(ops, response) {
     const good = response.status === "completed";
     this.open(ops, response.id, "model", false);
-    if (good && !this.entries.get(response.id).text) {
-      this.drop(ops, response.id);
+    if ((good || response.status === "cancelled") && !this.entries.get(response.id).text) {
+      this.drop(ops, response.id); // nothing was said
       return;
     }
     const details = response.status_details ?? {};
