@@ -274,12 +274,7 @@ def test_status_for_people_and_for_programs(daemon: Daemon) -> None:
     ("yaml", "arguments", "status", "told"),
     [
         ("vad:\n  treshold: 0.4\n", (), 78, "config.yaml:2:3"),
-        (
-            "",
-            ("--transcribe", "nonsense"),
-            78,
-            "there are: cascade, echo, voxtral-mini, voxtral-realtime, whisper, none",
-        ),
+        ("", ("--transcribe", "nonsense"), 78, "there are: cascade, echo, voxtral-mini, voxtral-realtime, whisper, none"),
         ("engine_options: {echo: {tokens: no}}\n", ("--transcribe", "echo"), 78, "engine_options.echo.tokens"),
         ("", ("--transcribe", "whisper", "--respond", "whisper"), 78, "cannot fill the role `respond`"),
         ("", ("--listen", "nowhere:99999"), 2, "99999"),

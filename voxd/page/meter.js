@@ -1,7 +1,7 @@
 // How fast it was, as the person felt it: events with the times they came at become the metrics of each turn.
 //
-// Pure, and voxtui/meter.py once more: the same definitions under the same names (tests/test_page.py feeds both the same
-// events).  Where speech ended is voxd's decision less the silence that the decision waited for.
+// Pure, and voxtui/meter.py once more: the same definitions under the same names (tests/test_page_modules.py feeds both
+// the same events).  Where speech ended is voxd's decision less the silence that the decision waited for.
 
 import { between, percentile } from "./latency.js";
 

@@ -143,6 +143,7 @@ export class Figures {
 
   /** A turn is over, or has begun to be answered; only what is complete counts in the percentiles. */
   turn({ metrics, complete }) {
+    if (metrics.ttft_user_ms !== undefined && !complete) this.cells.ttft_server_ms[0].textContent = "…"; // not told yet
     for (const [name, ms] of Object.entries(metrics)) {
       if (!(name in this.values)) continue;
       if (complete) this.count(name, ms);
