@@ -5,10 +5,6 @@
 
 import { between, percentile } from "./latency.js";
 
-export const NAMES = [
-  "ttft_user_ms", "ttft_server_ms", "ttft_engine_ms", "endpoint_ms", "first_text_ms", "lag_over_delay_ms", "final_ms",
-  "total_ms",
-];
 const TURNS = 1000; // whose stamps are kept; the oldest go
 const VAD = { prefix_padding_ms: 300, silence_duration_ms: 500 };
 
