@@ -143,7 +143,10 @@ export class Figures {
 
   /** A turn is over, or has begun to be answered; only what is complete counts in the percentiles. */
   turn({ metrics, complete }) {
-    if (metrics.ttft_user_ms !== undefined && !complete) this.cells.ttft_server_ms[0].textContent = "…"; // not told yet
+    if (metrics.ttft_user_ms !== undefined && !complete) {
+      const cell = this.cells.ttft_server_ms[0];
+      [cell.textContent, cell.className] = ["…", ""]; // of this turn it is told at its end
+    }
     for (const [name, ms] of Object.entries(metrics)) {
       if (!(name in this.values)) continue;
       if (complete) this.count(name, ms);
