@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.daemon import voxd_process
+from tests.daemon import Daemon, voxd_process
 from tests.peers import Relay
 from tests.ws_echo import SECRET, echo_process
 
@@ -47,10 +47,22 @@ const socket = () => new Promise(done => {
 });
 const read = headers => fetch(`http://${target}/status`, {headers}).then(
   async answer => `${answer.status} ${await answer.text()}`, () => "refused");
+// As a page may send to anybody, asking nobody: what comes back is hidden from it, what it sets off is not.
+const post = (path, form) => fetch(`http://${target}${path}`, {method: "POST", mode: "no-cors", body: form}).then(
+  () => "sent", () => "refused");
+const call = async () => {
+  const peer = new RTCPeerConnection(), form = new FormData();
+  peer.createDataChannel("oai-events");
+  peer.addTransceiver("audio");
+  await peer.setLocalDescription();
+  form.append("sdp", peer.localDescription.sdp);
+  return post("/v1/realtime/calls", form);
+};
 const tell = (what, body) => fetch(`${home}/${what}`, {method: "POST", mode: "no-cors", body});
 (async () => {
   await tell("loaded", "");
   const got = {socket: await socket(), page: await read({})};
+  got.posted = `${await call()}, ${await post("/v1/realtime/client_secrets", "{}")}`;
   if (token) got.signed = await read({Authorization: "Bearer " + token});
   await tell("report", JSON.stringify(got));
 })();
@@ -148,6 +160,16 @@ def nothing(got: dict[str, str]) -> bool:
     return got["socket"] == "refused" and not any(answer.startswith("200") for answer in got.values())
 
 
+@contextmanager
+def voxd_for_all() -> Iterator[tuple[Daemon, str]]:
+    """It takes calls and any key: whom it keeps out, it keeps out by name and origin alone."""
+    engines = ("--transcribe", "echo", "--listen", f"{LOCAL}:0", "--no-token")
+    with voxd_process(*engines, env={"VOXD_WEBRTC_ENABLED": "true"}) as daemon:
+        listening = daemon.status()["listen"]
+        assert isinstance(listening, list)
+        yield daemon, listening[0]
+
+
 async def test_a_page_of_another_site_gets_nothing_even_with_the_token(site: Site) -> None:
     with voxd() as (address, token):
         assert nothing(await across(site, EVIL, address))
@@ -169,7 +191,17 @@ async def test_a_page_of_this_machine_needs_the_token(site: Site) -> None:
         assert (await across(site, LOCAL, address, token))["socket"] == "open"
 
 
+async def test_a_post_that_asks_nobody_sets_nothing_off_elsewhere(site: Site) -> None:
+    """The same page on this machine does begin a call with it: the request is a good one."""
+    with voxd_for_all() as (daemon, address):
+        assert nothing(await across(site, EVIL, address))
+        assert nothing(await rebound(site, address))
+        assert daemon.status()["calls"] == 0
+        assert (await across(site, LOCAL, address))["posted"] == "sent, sent"
+        assert daemon.status()["calls"] == 1
+
+
 async def test_a_server_without_a_gate_is_taken_by_the_same_pages(site: Site) -> None:
     with echo_process() as address:
         for got in (await across(site, EVIL, address), await rebound(site, address)):
-            assert got == {"socket": "open", "page": f"200 {SECRET}"}
+            assert (got["socket"], got["page"]) == ("open", f"200 {SECRET}")

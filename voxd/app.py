@@ -35,7 +35,7 @@ from shared import __version__
 from shared.config import ConfigError
 from shared.session_config import AnySession, Json
 from shared.settings import Settings, Tcp
-from voxd import exposition, http, journal, rest, websocket
+from voxd import exposition, http, journal, page, rest, websocket
 from voxd import messages as m
 from voxd.connection import Connection, id_factory
 from voxd.dialect import Dialect
@@ -112,6 +112,7 @@ class Gateway:
             lambda: self.settings.server.max_sessions,
         )
         routes = [
+            *page.routes(),
             *pages,
             client_secrets(self.secrets, self._fresh, lambda: self.model),
             Route("/metrics", self._metrics),
@@ -121,9 +122,8 @@ class Gateway:
             http.nowhere(),
         ]
         app = Starlette(routes=routes, exception_handlers=http.ERROR_PAGES)
-        gate = http.Gate(
-            self.plan.token, self._hosts(), frozenset(self.settings.server.allow_origin), self.secrets.holds
-        )
+        origins, free = frozenset(self.settings.server.allow_origin), http.OPEN_PATHS | page.PATHS
+        gate = http.Gate(self.plan.token, self._hosts(), origins, self.secrets.holds, open_paths=free)
         self._guarded = http.Guarded(app, gate)
         return self._guarded
 
@@ -165,6 +165,7 @@ class Gateway:
             "notes": [*self.plan.notes, *(ready.notes if ready else ()), *self._waiting],
             "sessions": len(self.connections),
             "calls": len(self.calls),
+            "webrtc": self.calls.trouble is None,  # calls are taken
             "max_sessions": self.settings.server.max_sessions,
             "lag_ms": self.host.lag_ms,
             "uptime_s": round(time.monotonic() - self._begun, 1),

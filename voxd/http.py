@@ -101,6 +101,7 @@ class Gate:
     origins: frozenset[str]
     is_secret: Callable[[str], bool] = _no_secret
     failures: Failures = field(default_factory=Failures)
+    open_paths: frozenset[str] = OPEN_PATHS  # that want no key
 
     def refuse(self, scope: Scope) -> Refusal | None:
         """None for what may pass."""
@@ -116,7 +117,7 @@ class Gate:
         if origin is not None and not self._same_site(origin, host, name):
             message = f"Pages of '{origin}' may not use this server; see server.allow_origin."
             return Refusal(403, "origin_not_allowed", message)
-        if scope["path"] in OPEN_PATHS or is_preflight(scope) or self.token is None:
+        if scope["path"] in self.open_paths or is_preflight(scope) or self.token is None:
             return None
         return self._refuse_key(offered_key(scope), scope)
 

@@ -1,0 +1,109 @@
+"""The page at `/`: the files and their headers here; in a real browser it is `tests/test_page_live.py`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from voxd import page
+from voxd.http import ERROR_PAGES, OPEN_PATHS, Gate, Guarded, nowhere
+
+TOKEN = b"s3cret-token"
+GATE = Gate(TOKEN, frozenset(), frozenset(), open_paths=OPEN_PATHS | page.PATHS)
+FILES = {path: file.read_text(encoding="utf-8") for path, file in page.files().items()}
+LINES = 450  # as of every module
+
+
+def client(host: str = "localhost:8000") -> httpx.AsyncClient:
+    app = Guarded(Starlette(routes=[*page.routes(), nowhere()], exception_handlers=ERROR_PAGES), GATE)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"http://{host}")
+
+
+async def test_the_page_needs_no_token_and_everything_on_it_is_there() -> None:
+    async with client() as http:
+        assert (await http.get("/")).headers["content-type"] == "text/html; charset=utf-8"
+        assert "/page/main.js" in page.PATHS
+        for path in page.PATHS:
+            assert (await http.get(path)).status_code == 200
+        assert (await http.get("/status")).status_code == 401, "what the page asks for does need it"
+
+
+@pytest.mark.parametrize("path", sorted(page.PATHS))
+async def test_browsers_are_held_to_it(path: str) -> None:
+    async with client() as http:
+        headers = (await http.get(path)).headers
+
+    policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+    assert policy.pop("default-src") == policy.pop("frame-ancestors") == policy.pop("base-uri") == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+
+
+async def test_a_browser_that_has_it_is_told_so() -> None:
+    async with client() as http:
+        first = await http.get("/page/main.js")
+        again = await http.get("/page/main.js", headers={"If-None-Match": f'"x", W/{first.headers["etag"]}'})
+        other = await http.get("/page/main.js", headers={"If-None-Match": '"x"'})
+    assert (first.headers["cache-control"], again.status_code, again.content) == ("no-cache", 304, b"")
+    assert again.headers["etag"] == first.headers["etag"]
+    assert again.headers["content-security-policy"]
+    assert (other.status_code, other.text) == (200, first.text)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/page/", "/page/__init__.py", "/page/../status", "/page/..%2f__init__.py", "/page/%2e%2e/http.py", "/page/x.js"],
+)
+async def test_no_path_leads_out_of_it(path: str) -> None:
+    """What is not a file of the page is not even a place without a key."""
+    asked = httpx.Request("GET", httpx.URL("http://localhost:8000").copy_with(raw_path=path.encode()))
+    async with client() as http:
+        answer = await http.send(asked)
+    assert answer.status_code in (401, 404)
+    assert "Beside step 3" not in answer.text
+
+
+async def test_a_name_that_is_not_ours_gets_no_page() -> None:
+    async with client("evil.example:8000") as http:
+        assert (await http.get("/")).status_code == 421
+    async with client() as http:
+        assert (await http.get("/", headers={"Origin": "http://evil.example"})).status_code == 403
+        assert (await http.post("/")).status_code == 405
+
+
+# ── what a browser would not tell ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nothing_of_a_server_can_become_markup() -> None:
+    for name in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "srcdoc"):
+        assert [path for path, text in FILES.items() if name in text] == []
+
+
+def test_nothing_is_inline_or_from_elsewhere() -> None:
+    html = FILES["/"]
+    assert "style=" not in html
+    assert "<style" not in html
+    assert " onclick" not in html
+    assert html.count("<script") == html.count('<script type="module" src="/page/')
+    names = {"http://www.w3.org/2000/svg"}  # a namespace, not an address
+    assert {found for text in FILES.values() for found in re.findall(r"https?://[a-z.0-9/]+", text)} <= names
+
+
+def test_modules_stay_small_and_say_what_they_are() -> None:
+    scripts = {path: text for path, text in FILES.items() if path.endswith(".js")}
+    assert [path for path, text in scripts.items() if len(text.splitlines()) > LINES] == []
+    assert [path for path, text in scripts.items() if not text.startswith("// ")] == []
+
+
+def test_all_files_are_packaged() -> None:
+    """`pyproject.toml` names the kinds that are, one by one."""
+    listed = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
+    line = next(line for line in listed.splitlines() if line.startswith('"voxd.page"'))
+    assert all(f'"*{kind}"' in line for kind in page.KINDS)

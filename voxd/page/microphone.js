@@ -1,0 +1,109 @@
+// The microphone: asked for, listened to, muted, exchanged.  It knows the browser's sound; not who gets it.
+
+// The engines hear 16 kHz, and the browser resamples.  A browser that cannot (Firefox, of a microphone at another rate)
+// throws; 48 kHz is what nearly all microphones have, and voxd resamples then.
+const RATES = [16000, 48000];
+const WISHES = { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true };
+
+/** What the person may do about it is in the message. */
+export class NoMicrophone extends Error {}
+
+export class Microphone {
+  /** `hear({pcm, level}, at)`: a packet, and when its last sample was here, in ms of performance.now(). */
+  static async open(deviceId, hear, gone) {
+    if (!window.isSecureContext || !navigator.mediaDevices) throw new NoMicrophone(insecure());
+    const stream = await asked(deviceId);
+    const mine = new Microphone(stream);
+    try {
+      await mine.listen(hear);
+    } catch (error) {
+      mine.close();
+      throw new NoMicrophone(`The browser cannot listen to this microphone: ${error.message}`);
+    }
+    stream.getAudioTracks()[0].addEventListener("ended", gone);
+    return mine;
+  }
+
+  constructor(stream) {
+    this.stream = stream;
+    this.rate = RATES[0];
+  }
+
+  get track() {
+    return this.stream.getAudioTracks()[0];
+  }
+
+  get deviceId() {
+    return this.track.getSettings().deviceId ?? "";
+  }
+
+  async listen(hear) {
+    let source = null;
+    for (const rate of RATES) {
+      this.context = new AudioContext({ sampleRate: rate, latencyHint: "interactive" });
+      this.rate = rate;
+      try {
+        source = this.context.createMediaStreamSource(this.stream);
+        break;
+      } catch (error) {
+        await this.context.close();
+        if (rate === RATES.at(-1)) throw error;
+      }
+    }
+    await this.context.audioWorklet.addModule("/page/capture.js");
+    const node = new AudioWorkletNode(this.context, "capture", { numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit" });
+    node.port.onmessage = ({ data }) => hear(data, performance.now());
+    source.connect(node);
+    await this.context.resume();
+  }
+
+  /** Silence is heard instead: its time goes on, and a turn that is open comes to its end. */
+  set muted(muted) {
+    this.track.enabled = !muted;
+  }
+
+  close() {
+    for (const track of this.stream.getTracks()) track.stop();
+    if (this.context && this.context.state !== "closed") this.context.close();
+  }
+}
+
+/** [{id, name}]; names are told once the microphone may be used. */
+export async function devices() {
+  if (!navigator.mediaDevices) return [];
+  const found = await navigator.mediaDevices.enumerateDevices();
+  return found
+    .filter((each) => each.kind === "audioinput" && each.deviceId)
+    .map((each, number) => ({ id: each.deviceId, name: each.label || `Microphone ${number + 1}` }));
+}
+
+async function asked(deviceId) {
+  const exact = deviceId ? { deviceId: { exact: deviceId } } : {};
+  try {
+    return await navigator.mediaDevices.getUserMedia({ audio: { ...WISHES, ...exact } });
+  } catch (error) {
+    if (deviceId && error.name === "OverconstrainedError") return asked(""); // it was unplugged
+    throw new NoMicrophone(reason(error));
+  }
+}
+
+function reason(error) {
+  switch (error.name) {
+    case "NotAllowedError":
+      return "The browser does not let this page use the microphone: allow it beside the address, then start again.";
+    case "NotFoundError":
+      return "There is no microphone here. You can type instead.";
+    case "NotReadableError":
+      return "The microphone cannot be opened; perhaps another program holds it.";
+    default:
+      return `The microphone cannot be opened: ${error.message}`;
+  }
+}
+
+/** Why a page that did not come from this machine, nor encrypted, gets no microphone. */
+export function insecure() {
+  return (
+    `Browsers give no microphone to pages of ${location.host} over plain http. Open it as localhost, through ` +
+    `ssh -T -L 8000:localhost:${location.port || 80} ${location.hostname} 'exec cat', or start voxd with --tls-cert and --tls-key.`
+  );
+}

@@ -1,0 +1,81 @@
+// voxd over HTTP: how it does, and a key for one session.  And the token: where it comes from and how long it is kept.
+//
+// The token comes in the fragment of the address, which browsers send to nobody, is taken out of it at once and lives as
+// long as the tab.  What opens a session is not the token but a client secret that the token makes, good for a minute.
+
+const STORE = "voxd-token";
+const SECRET_S = 60;
+
+/** voxd has said no; `message` is its own sentence. */
+export class Refused extends Error {
+  constructor(status, body) {
+    super(body?.error?.message ?? `voxd answered with status ${status}.`);
+    [this.status, this.code] = [status, body?.error?.code ?? ""];
+  }
+
+  get aboutKey() {
+    return this.status === 401 || this.status === 429;
+  }
+}
+
+export class Unreachable extends Error {}
+
+export const token = {
+  get() {
+    return sessionStorage.getItem(STORE) ?? "";
+  },
+  /** The token itself, or an address with it in the fragment. */
+  set(text) {
+    const value = text.includes("#") ? fragment(text.slice(text.indexOf("#"))) : text.trim();
+    if (value) sessionStorage.setItem(STORE, value);
+    else sessionStorage.removeItem(STORE);
+  },
+  /** From the address bar, if it is there. */
+  take() {
+    const value = fragment(location.hash);
+    if (!value) return false;
+    this.set(value);
+    history.replaceState(null, "", location.pathname + location.search);
+    return true;
+  },
+};
+
+function fragment(hash) {
+  return (new URLSearchParams(hash.slice(1)).get("token") ?? "").trim();
+}
+
+/** Raises Refused, Unreachable. */
+export async function ask(path, options = {}) {
+  const headers = { ...options.headers };
+  const key = options.key ?? token.get();
+  if (key) headers.Authorization = `Bearer ${key}`;
+  let answer;
+  try {
+    answer = await fetch(path, { ...options, headers, cache: "no-store", referrerPolicy: "no-referrer" });
+  } catch (error) {
+    if (error.name === "AbortError" || error.name === "TimeoutError") throw error;
+    throw new Unreachable("voxd does not answer: it is not running, or the tunnel to it is closed.");
+  }
+  if (!answer.ok) throw new Refused(answer.status, await answer.json().catch(() => null));
+  return answer;
+}
+
+/** What `voxd status --json` says. */
+export async function status() {
+  return (await ask("/status")).json();
+}
+
+/** A key `ek_…` that opens sessions of this configuration. */
+export async function secret(session) {
+  const body = JSON.stringify({ expires_after: { anchor: "created_at", seconds: SECRET_S }, session });
+  const headers = { "Content-Type": "application/json" };
+  return (await (await ask("/v1/realtime/client_secrets", { method: "POST", headers, body })).json()).value;
+}
+
+/** Why a session that was asked for did not come about, as far as can be told afterwards. */
+export async function whyNot() {
+  const now = await status();
+  if (now.state !== "ready") return `voxd is not ready: ${now.progress || now.state}.`;
+  if (now.sessions >= now.max_sessions) return `All ${now.max_sessions} sessions of this voxd are taken; try again later.`;
+  return "The connection was refused before it was open.";
+}
