@@ -150,8 +150,8 @@ def _check(reference: Reference) -> None:
 
 def features(processor: Any, clips: Sequence[Samples]) -> torch.Tensor:
     """What transformers' processor makes of clips: float32 [windows of 30 s, 128, 3000]."""
-    given = dict(processor.audio_kwargs)
-    found: torch.Tensor = processor._retrieve_input_features(list(clips), given.pop("max_source_positions"), **given)
+    given = {"sampling_rate": RATE, "padding": True, "truncation": False, "pad_to_multiple_of": 30 * RATE}
+    found: torch.Tensor = processor._retrieve_input_features(list(clips), 3000, return_tensors="pt", **given)
     return found
 
 
