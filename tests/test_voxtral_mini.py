@@ -14,7 +14,7 @@ from voxd.engine.contract import Engine
 from voxd.engine.mini_device import load
 from voxd.engine.mini_port import Device, Options
 from voxd.engine.voxtral_mini import VoxtralMini
-from voxd.messages import Cancel, Turn
+from voxd.messages import Cancel, Evict, Turn
 
 MOST = 12
 WITH_TOKENS = {"max_conversations": 4}
@@ -140,6 +140,21 @@ def test_cancelled_in_the_middle_and_then_the_next_turn() -> None:
         ask(talk, 1, dialogue, 4, 3 * RATE, 5 * RATE)
         talk.rest()
         assert talk.said[1, 5] == as_text(dialogue.expected())
+
+
+def test_put_out_of_memory_and_back() -> None:
+    """Its ids and embeddings were kept: nothing is encoded again, and the answer is the same."""
+    dialogue = Dialogue(clip(9.0, 5))
+    with gateway(device(), WITH_TOKENS) as talk:
+        talk.open(1, dialogue.samples)
+        for turn in range(2):
+            ask(talk, 1, dialogue, 10 * turn, 4 * turn * RATE, (4 * turn + 3) * RATE)
+            talk.rest()
+            want = dialogue.expected()
+            assert talk.said[1, 10 * turn + 1] == as_text(want)
+            assert talk.settled[1, 10 * turn + 1].cached_tokens == 0
+            dialogue.say(10 * turn + 1, want)
+            talk.tell(Evict(1))
 
 
 def test_a_clip_of_70_seconds_with_a_loud_end() -> None:

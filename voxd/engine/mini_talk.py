@@ -29,6 +29,7 @@ from voxd.messages import Feed, Turn
 from voxd.messages import Heard as Probabilities
 
 CAPACITY = 330 * RATE  # an utterance is at most 5 min: the gateway's bound
+MOST = 1000  # as many items has a conversation
 HALTED = 400 * RATE // 1000  # the turn rules tell of a pause long before this
 
 
@@ -65,7 +66,7 @@ class Given:
 class Talk:
     """`drop` is called with each window that is not needed any more.
 
-    Bound: windows of the utterances that a conversation of 1000 items can name; `max_context` cuts what is read."""
+    Bound: MOST utterances and answers, more than a conversation can name; the oldest are forgotten."""
 
     def __init__(self, number: int, script: Script, start: int, drop: Callable[[Window], None]) -> None:
         self.number = number
@@ -73,6 +74,7 @@ class Talk:
         self.main = Sequence()
         self.ring = Ring(CAPACITY, start)
         self.utterances: dict[int, Utterance] = {}
+        self.live: dict[int, Utterance] = {}  # those of them that need the ring
         self.given: dict[int, Given] = {}
         self._script, self._drop = script, drop
         self._numbers = count()
@@ -88,8 +90,8 @@ class Talk:
         self.ring.append(feed.pcm)
         self._known = feed.known
         self._extend()
-        needed = [self.ring.end - LOOK_BACK, *(u.start for u in self.utterances.values() if self._needs_audio(u))]
-        self.ring.trim(min(needed))
+        self.live = {ref: each for ref, each in self.live.items() if self._needs_audio(each)}
+        self.ring.trim(min([self.ring.end - LOOK_BACK, *(each.start for each in self.live.values())]))
 
     def hear(self, heard: Probabilities) -> None:
         self._voice.append(heard.start, heard.probabilities)
@@ -99,17 +101,28 @@ class Talk:
         self._voice.trim(self.ring.start)
         self._extend()
 
-    def onset(self, ref: int, start: int) -> Utterance:
-        utterance = Utterance(ref, max(start, self.ring.start), Clip(lambda: next(self._numbers), self._forget))
-        self.utterances[ref] = utterance
+    def onset(self, ref: int, start: int) -> None:
+        self.live[ref] = self._new(ref, max(start, self.ring.start))
         self._extend()
-        return utterance
 
     def attach(self, ref: int, pcm: bytes) -> None:
         """Audio that was sent along with an item."""
-        utterance = self.onset(ref, self.ring.end)
+        utterance = self._new(ref, 0)
         utterance.pcm, utterance.voiced, utterance.committed = pcm, True, True
         self._end(utterance, len(pcm) // 2)
+
+    def _new(self, ref: int, start: int) -> Utterance:
+        utterance = Utterance(ref, start, Clip(lambda: next(self._numbers), self._forget))
+        self.utterances[ref] = utterance
+        while len(self.utterances) > MOST:
+            self.forget(next(iter(self.utterances)))
+        return utterance
+
+    def remember(self, ref: int, given: Given) -> None:
+        """An answer that is over."""
+        self.given[ref] = given
+        while len(self.given) > MOST:
+            del self.given[next(iter(self.given))]
 
     def end(self, ref: int, end: int) -> Utterance | None:
         """It ended, or seems to have, at sample `end`."""
@@ -122,6 +135,7 @@ class Talk:
 
     def forget(self, ref: int) -> None:
         """As if it had not been said."""
+        self.live.pop(ref, None)
         if (utterance := self.utterances.pop(ref, None)) is not None:
             for window in utterance.clip.windows:
                 self._forget(window)
@@ -155,8 +169,8 @@ class Talk:
 
     def _extend(self) -> None:
         """Windows that are over, of utterances that certainly go on behind them."""
-        for utterance in self.utterances.values():
-            if utterance.clip.length is None and not utterance.committed:
+        for utterance in self.live.values():
+            if utterance.clip.length is None:
                 voiced, known = self._voiced, self._known
                 utterance.voiced = utterance.voiced or voiced > utterance.start
                 certain = voiced if known is None else max(min(voiced, known), known - HALTED)

@@ -242,7 +242,7 @@ class VoxtralMini(Engine):
 
     def _reopen(self, talk: Talk) -> None:
         """While somebody speaks: as much of the next prompt as is known."""
-        for utterance in talk.utterances.values():
+        for utterance in talk.live.values():
             if utterance.before is None or utterance.clip.length is not None:
                 continue
             over = len(utterance.clip.windows)
@@ -433,7 +433,7 @@ class VoxtralMini(Engine):
             )
         )
         if not work.transcribes:
-            work.talk.given[work.ref] = work.given
+            work.talk.remember(work.ref, work.given)
         self._drop(work)
 
     @property
