@@ -6,6 +6,8 @@ endian on the wire, float32 in [-1, 1) inside the engine; positions are sample i
 
 from __future__ import annotations
 
+import math
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -63,6 +65,67 @@ def _alaw_table() -> Int16:
 _G711: dict[Encoding, Int16] = {"audio/pcmu": _mulaw_table(), "audio/pcma": _alaw_table()}
 
 
+_WIDE = 181  # taps of the low-pass at 48 kHz for sound up to 8 kHz: what passes ends at 6.8, at 8 it is 80 dB down
+
+
+@cache
+def _low_pass(rate: int) -> Float32:
+    """[phases, taps of each]: a linear-phase low-pass at the least common multiple of `rate` and RATE, cut into the
+    parts that an output can fall on.  Kaiser window; Oppenheim and Schafer, Discrete-Time Signal Processing, 7.5."""
+    phases, clock, edge = RATE // math.gcd(rate, RATE), math.lcm(rate, RATE), min(rate, RATE) / 2
+    taps = int(_WIDE * clock / 48_000 * 8_000 / edge) | 1
+    at = np.arange(taps) - taps // 2
+    pitch = 2 * 0.919 * edge / clock
+    whole = np.sinc(pitch * at) * np.kaiser(taps, 7.857)
+    whole *= phases / whole.sum()
+    each = -(-taps // phases)
+    parts = [whole[taps - 1 - phase :: -phases] for phase in range(phases)]
+    return np.stack([np.pad(part, (0, each - part.size)) for part in parts]).astype(np.float32)
+
+
+class Resampler:
+    """A stream at `rate` Hz -> 16 kHz: float32 [n] -> float32 [m], statefully.
+
+    Sample k of what comes out is the sound at k / 16000 s of what went in.  Half the filter is held back for it:
+    1.9 ms, of 8 kHz 3.8.  (soxr, which serves for files, works in blocks: up to 36 ms between microphone and answer.)
+    """
+
+    def __init__(self, rate: int) -> None:
+        self._parts = _low_pass(rate)
+        self._up, self._down = RATE // math.gcd(rate, RATE), rate // math.gcd(rate, RATE)
+        self._half = int(_WIDE * math.lcm(rate, RATE) / 48_000 * 8_000 / (min(rate, RATE) / 2)) // 2
+        self._start()
+
+    def _start(self) -> None:
+        each = self._parts.shape[1]
+        self._held: Float32 = np.zeros(each, np.float32)
+        self._base = -each  # which sample of the input the first held one is
+        self._made = 0
+
+    def push(self, samples: Float32) -> Float32:
+        """What can be told by now."""
+        self._held = np.concatenate((self._held, samples))
+        each, out = self._parts.shape[1], []
+        ready = ((self._base + self._held.size - each) * self._up + self._half) // self._down + 1
+        while self._made < ready:
+            at = np.arange(self._made, min(ready, self._made + RATE)) * self._down - self._half
+            first = -(-at // self._up)
+            windows = np.lib.stride_tricks.sliding_window_view(self._held, each)[first - self._base]
+            out.append(np.einsum("ij,ij->i", windows, self._parts[first * self._up - at]))
+            self._made += at.size
+        keep = -(-(self._made * self._down - self._half) // self._up) - self._base
+        self._held, self._base = self._held[keep:], self._base + keep
+        return np.concatenate(out) if out else np.zeros(0, np.float32)
+
+    def finish(self) -> Float32:
+        """There is no more: the rest, with silence behind it.  The next sample begins anew."""
+        total = -(-(self._base + self._held.size) * self._up // self._down)
+        missing = max(0, total - self._made)
+        rest = self.push(np.zeros(self._parts.shape[1] + self._half // self._up + 1, np.float32))[:missing]
+        self._start()
+        return rest
+
+
 class Decoder:
     """Wire bytes of one session -> s16le at 16 kHz, statefully: an odd byte waits for its other half, the resampler
     keeps its filter.  `rate` in Hz; G.711 is always 8 kHz."""
@@ -71,7 +134,7 @@ class Decoder:
         self._table = _G711.get(encoding)
         self.rate = 8000 if self._table is not None else rate
         self._odd = b""
-        self._resampler = soxr.ResampleStream(self.rate, RATE, 1, dtype="float32") if self.rate != RATE else None
+        self._resampler = Resampler(self.rate) if self.rate != RATE else None
 
     def decode(self, data: bytes) -> bytes:
         """Returns the 16 kHz PCM16 that is complete; the resampler may hold a few ms back until more audio comes."""
@@ -95,12 +158,8 @@ class Decoder:
     def _resample(self, samples: Int16, *, last: bool) -> bytes:
         if self._resampler is None:
             return samples.astype("<i2").tobytes()
-        # Through float32: soxr's own 16-bit output is dithered, so the same audio would not give the same bytes.
-        chunk = samples.astype(np.float32) / np.float32(32768)
-        out = self._resampler.resample_chunk(chunk, last=last)
-        if last:
-            self._resampler.clear()
-        return float_to_pcm16(out)
+        out = self._resampler.push(samples.astype(np.float32) / np.float32(32768))
+        return float_to_pcm16(np.concatenate((out, self._resampler.finish())) if last else out)
 
 
 def resample(samples: Float32, rate: int) -> Float32:

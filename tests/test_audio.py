@@ -36,7 +36,7 @@ def test_an_odd_byte_waits_for_its_other_half(data: bytes, cuts: list[int]) -> N
     assert out == data[: len(data) & ~1]
 
 
-@pytest.mark.parametrize("rate", [8000, 24_000, 48_000])
+@pytest.mark.parametrize("rate", [8000, 24_000, 44_100, 48_000])
 def test_resampling_in_packets_equals_resampling_at_once(rate: int) -> None:
     pcm = audio.float_to_pcm16(tone(1.0, rate))
     decoder = Decoder("audio/pcm", rate)
@@ -44,11 +44,24 @@ def test_resampling_in_packets_equals_resampling_at_once(rate: int) -> None:
     out = b"".join(decoder.decode(pcm[i : i + step]) for i in range(0, len(pcm), step)) + decoder.drain()
     whole = Decoder("audio/pcm", rate)
 
-    once = np.frombuffer(whole.decode(pcm) + whole.drain(), "<i2").astype(int)
-    assert np.abs(np.frombuffer(out, "<i2") - once).max() <= 1, "the filter's state goes on from packet to packet"
-    assert len(out) // 2 == pytest.approx(16_000, abs=16)
+    assert out == whole.decode(pcm) + whole.drain(), "the filter's state goes on from packet to packet"
+    assert len(out) // 2 == 16_000
     got = audio.pcm16_to_float(out)[1000:15_000]
-    assert np.abs(got - tone(1.0, 16_000)[1000:15_000]).max() < 0.02
+    assert np.abs(got - tone(1.0, 16_000)[1000:15_000]).max() < 1e-4, "and no sample is early or late"
+
+
+@pytest.mark.parametrize(("rate", "most_ms"), [(8000, 3.9), (24_000, 1.9), (44_100, 1.9), (48_000, 1.9)])
+def test_resampling_holds_back_half_of_its_filter_and_no_more(rate: int, most_ms: float) -> None:
+    resampler, heard = audio.Resampler(rate), 0
+    for packet in range(1, 40):
+        heard += resampler.push(np.zeros(rate // 50, np.float32)).size
+        assert 0 < packet * 20 - heard / 16 <= most_ms
+
+
+def test_what_16_khz_cannot_hold_is_gone() -> None:
+    for hertz in (8200, 9000, 11_500):
+        heard = audio.Resampler(24_000).push(np.sin(2 * np.pi * hertz * np.arange(24_000) / 24_000).astype(np.float32))
+        assert np.abs(heard[200:]).max() < 1e-4
 
 
 def test_g711_expands_to_the_levels_of_the_recommendation() -> None:

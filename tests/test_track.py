@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared.audio import Float32, Int16, pcm16_to_float
-from voxd.track import CLOCK, Decimator, Track
+from shared.audio import Float32, Int16, Resampler, pcm16_to_float
+from voxd.track import CLOCK, Track
 
 FRAME = 960  # 20 ms at 48 kHz
 HELD = 30  # samples at 16 kHz that the low-pass waits for
@@ -17,8 +17,8 @@ def tone(hertz: float, seconds: float = 1.0) -> Float32:
 
 
 def decimated(samples: Float32, step: int) -> Float32:
-    decimator = Decimator()
-    return np.concatenate([decimator.push(samples[at : at + step]) for at in range(0, samples.size, step)])
+    resampler = Resampler(CLOCK)
+    return np.concatenate([resampler.push(samples[at : at + step]) for at in range(0, samples.size, step)])
 
 
 @pytest.mark.parametrize("step", [1, 7, 120, 480, 960, 2880])

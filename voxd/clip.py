@@ -10,8 +10,9 @@ import io
 
 import numpy as np
 import soundfile
+import soxr
 
-from shared.audio import Decoder, float_to_pcm16
+from shared.audio import RATE, float_to_pcm16
 
 FORMATS = {"WAV": "wav", "WAVEX": "wav", "RF64": "wav", "FLAC": "flac", "MP3": "mp3", "OGG": "ogg"}
 RATES = range(4_000, 384_001)  # Hz
@@ -35,7 +36,7 @@ class Clip:
             raise Unreadable(f"it is a file of the kind {kind}")
         if rate not in RATES:
             raise Unreadable(f"its sampling rate is {rate} Hz")
-        self._decoder = Decoder("audio/pcm", rate)
+        self._resampler = soxr.ResampleStream(rate, RATE, 1, dtype="float32")  # any rate, and nobody waits for blocks
         self._frames = max(1, PIECE // self._file.channels)
         self._ended = False
 
@@ -48,9 +49,6 @@ class Clip:
                 raise Unreadable(f"it is damaged ({error.error_string})") from error
             self._ended = len(frames) < self._frames
             mono = np.nan_to_num(frames.mean(axis=1, dtype=np.float32))  # a float file may hold anything
-            pcm = self._decoder.decode(float_to_pcm16(mono))
-            if self._ended:
-                pcm += self._decoder.drain()
-            if pcm:
+            if pcm := float_to_pcm16(self._resampler.resample_chunk(mono, last=self._ended)):
                 return pcm
         return b""

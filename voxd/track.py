@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from shared.audio import Float32, Int16, float_to_pcm16
+from shared.audio import Int16, Resampler, float_to_pcm16
 
 CLOCK = 48_000  # Hz: the RTP clock of Opus, and the rate that it is decoded at
 FACTOR = 3  # to 16 kHz
@@ -19,42 +19,13 @@ SLACK = CLOCK  # a gap may be longer than the time since the last frame, for tha
 DRIFT = 1.05  # a sender's clock may run so much faster
 BURST = 30 * CLOCK  # that a link may hold back and then deliver at once; what is more than that is a flood
 AT_ONCE = 2 * CLOCK  # of it, at the beginning
-TAPS = 181  # of the low-pass: 6.8 kHz passes, 8 kHz is 80 dB down
-
-
-def _low_pass() -> Float32:
-    """Kaiser window, Oppenheim and Schafer 7.5: cut off between what passes and half of 16 kHz."""
-    at = np.arange(TAPS) - TAPS // 2
-    ideal = np.sinc(2 * 7_350 / CLOCK * at) * 2 * 7_350 / CLOCK
-    shaped = ideal * np.kaiser(TAPS, 7.857)
-    return np.asarray(shaped / shaped.sum(), np.float32)
-
-
-class Decimator:
-    """48 kHz -> 16 kHz, statefully: float32 [n] -> float32 [m], every third sample of a linear-phase low-pass.
-
-    Sample k of what comes out is the sound at sample 3k of what went in; 1.9 ms are held back for it.  (soxr holds back
-    up to 36 ms at these rates, for it works in blocks: too much between a microphone and an answer.)
-    """
-
-    _filter = _low_pass()
-
-    def __init__(self) -> None:
-        self._held: Float32 = np.zeros(TAPS // 2, np.float32)
-
-    def push(self, samples: Float32) -> Float32:
-        held = np.concatenate((self._held, samples))
-        count = max(0, (held.size - TAPS) // FACTOR + 1)
-        windows = np.lib.stride_tricks.sliding_window_view(held, TAPS)[::FACTOR] if count else np.zeros((0, TAPS))
-        self._held = held[count * FACTOR :]
-        return np.asarray(windows @ self._filter, np.float32)
 
 
 class Track:
     """`receive` the frames of one track in the order of their numbers; what it returns is to be heard at once."""
 
     def __init__(self) -> None:
-        self._decimator = Decimator()
+        self._resampler = Resampler(CLOCK)
         self._next: int | None = None  # timestamp of the frame that is expected
         self._at_us = 0  # when the last one came
         self._credit = AT_ONCE  # ticks that the sender may be ahead
@@ -78,4 +49,4 @@ class Track:
         self._next = timestamp + len(frame)
         self.lost += gap
         mono = frame.astype(np.float32).mean(axis=1) / np.float32(32768)
-        return float_to_pcm16(self._decimator.push(np.concatenate((np.zeros(gap, np.float32), mono))))
+        return float_to_pcm16(self._resampler.push(np.concatenate((np.zeros(gap, np.float32), mono))))
