@@ -88,11 +88,6 @@ EngineCommand = (
 )
 
 
-_THE_MODELS_OWN = "it is the model's own, and the weights were made with it"
-# Options that people know from elsewhere and that no engine can offer, and why.
-FIXED = dict.fromkeys(("n_mels", "hop_length", "n_fft", "sample_rate"), _THE_MODELS_OWN)
-
-
 class Refuse(Exception):
     """Raised by `receive(Open)`: no slot, or options that cannot be had; nothing has changed then.  Read by people."""
 

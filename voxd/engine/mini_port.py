@@ -11,11 +11,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from shared.audio import RATE
 from voxd.engine.batch import Places, Runner
-from voxd.engine.contract import FIXED, Unusable
+from voxd.engine.options import Checks, check
 
 MODEL = "mistralai/Voxtral-Mini-3B-2507"
 WINDOW = 30 * RATE  # samples that the encoder hears at once
@@ -70,18 +69,8 @@ class Options:
     @classmethod
     def parse(cls, given: Mapping[str, object]) -> Options:
         """Raises Unusable; its text names the key."""
-        options = cls()
-        for key, value in given.items():
-            if key in FIXED:
-                raise Unusable(f"engine_options.voxtral-mini.{key} cannot be set: {FIXED[key]}")
-            check = _CHECKS.get(key)
-            if check is None:
-                raise Unusable(f"engine_options.voxtral-mini.{key} is not known; allowed: {', '.join(_CHECKS)}")
-            wanted, right = check
-            if isinstance(value, bool) or not right(value):
-                raise Unusable(f"engine_options.voxtral-mini.{key} must be {wanted}, not {value!r}")
-        found: dict[str, Any] = {name: given.get(name, getattr(options, name)) for name in _CHECKS}
-        return cls(**found)
+        check("voxtral-mini", given, _CHECKS)
+        return cls(**given)  # type: ignore[arg-type]  # they are what the checks say
 
     @property
     def sampling(self) -> Sampling:
@@ -92,7 +81,7 @@ def _whole(low: int, high: int) -> Callable[[object], bool]:
     return lambda value: isinstance(value, int) and low <= value <= high
 
 
-_CHECKS: dict[str, tuple[str, Callable[[object], bool]]] = {
+_CHECKS: Checks = {
     "model": ("a repository or a folder", lambda value: isinstance(value, str) and value != ""),
     "device": ("auto, cuda or cpu", lambda value: value in ("auto", "cuda", "cpu")),
     "max_context": ("from 1024 to 131072", _whole(1024, 131072)),

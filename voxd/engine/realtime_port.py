@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from voxd.engine.batch import Places, Runner
-from voxd.engine.contract import FIXED, Unusable
+from voxd.engine.options import Checks, check
 from voxd.engine.realtime_runs import Form
 
 MODEL = "mistralai/Voxtral-Mini-4B-Realtime-2602"
@@ -26,20 +26,11 @@ class Options:
     @classmethod
     def parse(cls, given: Mapping[str, object]) -> Options:
         """Raises Unusable; its text names the key."""
-        options = cls()
-        for key, value in given.items():
-            if key in FIXED:
-                raise Unusable(f"engine_options.voxtral-realtime.{key} cannot be set: {FIXED[key]}")
-            check = _CHECKS.get(key)
-            if check is None:
-                raise Unusable(f"engine_options.voxtral-realtime.{key} is not known; allowed: {', '.join(_CHECKS)}")
-            wanted, right = check
-            if isinstance(value, bool) or not right(value):
-                raise Unusable(f"engine_options.voxtral-realtime.{key} must be {wanted}, not {value!r}")
-        return cls(**{**{name: getattr(options, name) for name in _CHECKS}, **given})
+        check("voxtral-realtime", given, _CHECKS)
+        return cls(**given)  # type: ignore[arg-type]  # they are what the checks say
 
 
-_CHECKS: dict[str, tuple[str, Callable[[object], bool]]] = {
+_CHECKS: Checks = {
     "model": ("a repository or a folder", lambda value: isinstance(value, str) and value != ""),
     "device": ("auto, cuda or cpu", lambda value: value in ("auto", "cuda", "cpu")),
     "delay_ms": ("a multiple of 80 from 80 to 2400", lambda value: isinstance(value, int) and value in DELAY_MS),
