@@ -163,6 +163,20 @@ def test_a_port_of_somebody_else(home: Path) -> None:
     assert found["listener"] == [f"✓ 127.0.0.1:{port} is free"]
 
 
+def test_ports_of_calls(home: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("", 0))
+        port = taken.getsockname()[1]
+        settings = f"{ECHO}webrtc: {{enabled: true, udp_ports: '{port}-{port}'}}"
+        code, found = examine(home, settings)
+        assert code == 1
+        assert found["calls"][0] == f"✗ 0 of 1 UDP ports are free, {port}-{port}"
+    code, found = examine(home, settings)
+    assert code == 0
+    assert found["calls"] == [f"✓ 1 of 1 UDP ports are free, {port}-{port}"]
+    assert "calls" not in examine(home, ECHO)[1]
+
+
 def test_a_port_of_the_voxd_that_runs(home: Path) -> None:
     with voxd_process("--transcribe", "none", "--respond", "echo", "--listen", "127.0.0.1:0") as daemon:
         listen = daemon.status()["listen"]

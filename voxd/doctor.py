@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -216,6 +217,8 @@ def _sockets(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding
     yield _token(settings, environ, over_tcp=over_tcp)
     if settings.server.tls_cert and settings.server.tls_key:
         yield _tls(settings.server.tls_cert, settings.server.tls_key)
+    if settings.webrtc.enabled:
+        yield _calls(settings)
 
 
 def _running(settings: Settings, environ: Mapping[str, str]) -> dict[str, object]:
@@ -264,6 +267,27 @@ def _listener(address: Tcp | Path, taken: list[object]) -> Finding:
         how = f"End the program that has it (ss -ltnp 'sport = :{address.port}' shows it), or take another port."
         return _finding("listener", "bad", str(reason), how)
     return _finding("listener", "ok", f"{text} is free")
+
+
+def _calls(settings: Settings) -> Finding:
+    """Calls by WebRTC take a UDP port each."""
+    if find_spec("aiortc") is None:
+        return _finding("calls", "bad", "webrtc.enabled, and aiortc is not here", "pip install 'voxd[webrtc]'")
+    low, high = settings.webrtc.ports
+    free = sum(_is_free(port) for port in range(low, high + 1))
+    text = f"{free} of {high - low + 1} UDP ports are free, {settings.webrtc.udp_ports}"
+    if not free:
+        return _finding("calls", "bad", text, "Each call takes one: name others in webrtc.udp_ports.")
+    return _finding("calls", "ok", text)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
 
 
 def _token(settings: Settings, environ: Mapping[str, str], *, over_tcp: bool) -> Finding:
