@@ -79,9 +79,10 @@ def _empty(path: str, data: str) -> None:
     needed = {os.getcwd(), sys.prefix, sys.base_prefix, os.environ["SANDBOX_STATE"]}
     kept = {each: os.open(each, os.O_PATH) for each in needed if each.startswith(f"{path}/")}
     _mount("tmpfs", path, "tmpfs", NO_SETUID | NO_DEVICES, data)
-    for name, number in kept.items():
-        os.makedirs(name)
-        _bind(f"/proc/self/fd/{number}", name)
+    for name, number in sorted(kept.items()):  # what lies in another is there with it
+        if not any(name.startswith(f"{other}/") for other in kept):
+            os.makedirs(name)
+            _bind(f"/proc/self/fd/{number}", name)
         os.close(number)
 
 
