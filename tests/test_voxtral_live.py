@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 from shared.audio import RATE, Float32, float_to_pcm16, pcm16_to_float
@@ -35,6 +36,7 @@ def utterance(samples: Float32) -> Mark:
     return ended
 
 
+@pytest.mark.slow
 def test_a_clip_is_answered_as_generate_does_and_written_down_too(tmp_path: Path) -> None:
     """Both roles by Voxtral Mini, turns found by the turn rules."""
     samples = np.concatenate([np.zeros(RATE // 2), clip("librivox_austen_0870").samples(), np.zeros(2 * RATE)])
