@@ -361,3 +361,28 @@ def test_more_conversations_than_fit_are_refused() -> None:
         talk.open(1, noise(1, 1))
         with pytest.raises(Refuse, match="all 1 places are taken"):
             talk.tell(Open(2, ("respond",)))
+
+
+def test_what_an_answer_still_reads_is_not_forgotten_beside_it() -> None:
+    """The conversation leaves its oldest turns out while something asked beside it is half way through them."""
+    paper, clip = Paper(pages=80, chunk=50), noise(20, 23)
+    turns: tuple[Turn, ...] = ()
+    with gateway(paper.device, {"max_context": 1024}) as talk:
+        talk.open(1, clip)
+        for turn in range(3):
+            begin, ref = 4 * turn * RATE, 10 * turn + 1
+            talk.feed(1, begin + 3 * RATE)
+            talk.onset(1, ref, begin)
+            talk.commit(1, ref, begin + 2 * RATE)
+            turns += (Turn("user", ref=ref),)
+            if turn == 2:
+                talk.respond(1, 50, turns[:1], 5, aside=True)
+                for _ in range(3):
+                    talk.step()
+            talk.respond(1, ref + 1, turns, 5)
+            for _ in range(0 if turn == 2 else 1000):
+                talk.step()
+            turns += (Turn("assistant", talk.said.get((1, ref + 1), ""), ref + 1),)
+        talk.rest()
+        assert talk.said[1, 50] == as_text(follows([1, *spoken(clip, 0, 2 * RATE)], 5))
+        assert talk.settled[1, 22].input_tokens < 800, "the oldest turn was left out"

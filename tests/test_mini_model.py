@@ -16,7 +16,8 @@ from voxd.engine import kv
 from voxd.engine.batch import Row
 from voxd.engine.contract import Unusable
 from voxd.engine.kernels import Torch
-from voxd.engine.mini_device import build, fewer, load, room_for
+from voxd.engine.mini_device import build, fewer, room_for
+from voxd.engine.mini_memory import load
 from voxd.engine.mini_model import Checkpoint, MiniModel, Room, fixed_bytes, page_bytes
 from voxd.engine.mini_port import (
     BEFORE,

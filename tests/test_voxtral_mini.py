@@ -11,7 +11,7 @@ from tests.tiny_mini import EOS, folder, reference
 from tests.tiny_voxtral import RATE, Samples, speechlike
 from voxd.engine.conformance import Conformance
 from voxd.engine.contract import Engine
-from voxd.engine.mini_device import load
+from voxd.engine.mini_memory import load
 from voxd.engine.mini_port import Device, Options
 from voxd.engine.voxtral_mini import VoxtralMini
 from voxd.messages import Cancel, Evict, Turn

@@ -1,4 +1,4 @@
-"""Loads Voxtral Mini: on which device, with how much room, on which path.  Part of step 8.
+"""Builds Voxtral Mini: on which device, with how much room, on which path.  Part of step 8.
 
 It knows checkpoints, memory and options; not conversations.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from voxd.engine.batch import Runner
-from voxd.engine.checkpoints import free_memory, ops_of, where
+from voxd.engine.checkpoints import free_memory, ops_of
 from voxd.engine.contract import Unusable
 from voxd.engine.graphs import BUCKETS, Captured, Eager, Step
 from voxd.engine.mini_model import Checkpoint, MiniModel, Room, page_bytes, place_bytes
@@ -24,11 +24,6 @@ USUAL = 2048  # positions of a conversation, where their number is not given
 MOST = 1024  # conversations, however much memory there is
 LEAST = 1024  # positions: less is no conversation
 CPU_MEMORY, CPU_MOST = 2 << 30, 16  # bytes for pages, conversations: more would not be computed in time
-
-
-def load(options: Options, progress: Callable[[str], None], *, eager: bool) -> Device:
-    """Raises Unusable."""
-    return build(Checkpoint.load(options.model, *where(options.device), progress), options, progress, eager=eager)
 
 
 @torch.inference_mode()

@@ -14,9 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from voxd.engine.batch import Flight
+from voxd.engine.batch import Flight, Table
 from voxd.engine.mini_clip import Window
 from voxd.engine.mini_port import (
     ENCODER_HEAD,
@@ -45,7 +44,6 @@ from voxd.engine.mini_work import Work
 BUSY = 0.7  # share of the last second; above it nothing is begun that nobody waits for
 SECOND_US = 1_000_000
 ANSWER = 256  # ids for which there must be room before an answer is begun
-Table = npt.NDArray[np.int32]
 
 
 class Schedule:
@@ -101,7 +99,7 @@ class Schedule:
         for work in self._works:
             work.since_us = now_us if work.since_us is None else work.since_us
         ready = [work for work in self._works if work.decodes]  # not who is prefilled now: its first id is read sooner
-        heavy = self._heavy(now_us)
+        heavy = self._heavy()
         decoded = self._decode(ready)
         for read in before:
             read(now_us)
@@ -109,7 +107,7 @@ class Schedule:
 
     # ── one window, or one piece of a prompt ────────────────────────────────────────────────────────────────────────
 
-    def _heavy(self, now_us: int) -> bool:
+    def _heavy(self) -> bool:
         for work in sorted(self._works, key=lambda each: each.kind):  # stable: the oldest of equals first
             if work.prefilled and (work.asked or work.most == 0):
                 continue

@@ -210,9 +210,7 @@ class Talk:
     def prompt(self, context: tuple[Turn, ...], limit: int, *, aside: bool) -> list[int] | None:
         """The symbols of a conversation, at most `limit`: beyond that the oldest turns are left out, half of them at
         once, so that what is left stays the beginning of the next prompts.  None: the last turn alone is longer."""
-        head = [turn for turn in context if turn.role == "system"]
-        turns = [turn for turn in context if turn.role != "system"]
-        turns = turns[self._begins(turns) :]
+        head, turns = self._read(context)
         symbols = self._lay_out(head + turns)
         if len(symbols) <= limit:
             return symbols
@@ -230,9 +228,7 @@ class Talk:
         """The beginning of the prompt that it will be answered with, as far as that is known while it is spoken."""
         if utterance.before is None:
             return None
-        head = [turn for turn in utterance.before if turn.role == "system"]
-        turns = [turn for turn in utterance.before if turn.role != "system"]
-        turns = turns[self._begins(turns) :]
+        head, turns = self._read(utterance.before)
         over = tuple(w.number for w in utterance.clip.windows if not w.reach[1] and w.found is not None)
         lines = [*self._lines(head + turns), Line("user", (Heard(over),))]
         symbols = conversation(self._script, lines, open_ended=True)
@@ -241,11 +237,15 @@ class Talk:
     def transcript(self, utterance: Utterance) -> list[int]:
         return transcription(self._script, Heard(tuple(w.number for w in utterance.clip.windows)), self.language)
 
-    def _begins(self, turns: list[Turn]) -> int:
-        """Where what is read begins: at the turn where it did the last time, if it is still there."""
+    def _read(self, context: tuple[Turn, ...]) -> tuple[list[Turn], list[Turn]]:
+        """Instructions, and the turns that are read: from where it was the last time, if that turn is still there."""
+        head = [turn for turn in context if turn.role == "system"]
+        turns = [turn for turn in context if turn.role != "system"]
         first = self._first
-        same = (i for i, turn in enumerate(turns) if first and (turn.role, turn.ref) == (first.role, first.ref))
-        return next(same, 0) if first is not None and first.ref is not None else 0
+        if first is None or first.ref is None:
+            return head, turns
+        same = (i for i, turn in enumerate(turns) if (turn.role, turn.ref) == (first.role, first.ref))
+        return head, turns[next(same, 0) :]
 
     def _lay_out(self, turns: list[Turn]) -> list[int]:
         return conversation(self._script, self._lines(turns))

@@ -57,10 +57,6 @@ class Work:
     writer: Writer | None = None
 
     @property
-    def key(self) -> tuple[int, int | None]:
-        return self.talk.number, self.ref
-
-    @property
     def hears(self) -> list[Utterance]:
         """The utterances that its prompt has the audio of."""
         refs = [turn.ref for turn in self.context if turn.role == "user" and turn.ref is not None]
@@ -85,11 +81,9 @@ class Work:
         index = self.asked - 1
         return self.ids[index] if index < len(self.ids) else UNKNOWN
 
-    def ask(self, symbols: Symbols[int]) -> int:
-        """These symbols are on their way to the next positions; returns the first position."""
-        first = len(self.sequence.held)
+    def ask(self, symbols: Symbols[int]) -> None:
+        """These symbols are on their way to the next positions."""
         self.sequence.held += symbols
-        return first
 
     # ── ids ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
