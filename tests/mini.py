@@ -13,29 +13,22 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from shared.audio import float_to_pcm16
+from tests.feeding import Feeding
 from tests.tiny_voxtral import Samples
 from voxd.engine.batch import Row
-from voxd.engine.contract import EngineCommand
 from voxd.engine.mini_clip import Clip, write_samples
 from voxd.engine.mini_port import OF_PAGE, PAGE, PER_WINDOW, POSITION, SAID, SLOT, SOURCE, SPAN, WANTED, Device, Script
-from voxd.engine.vad import FRAME
 from voxd.engine.voxtral_mini import VoxtralMini
 from voxd.messages import (
     Close,
-    Commit,
     Crop,
     Failed,
-    Feed,
-    Flush,
-    Heard,
     Onset,
     Open,
     Output,
     Prepare,
     Respond,
     Role,
-    Rollback,
     Said,
     Settled,
     Speculate,
@@ -199,52 +192,24 @@ def as_text(ids: Sequence[int]) -> str:
 
 
 @dataclass
-class Gateway:
+class Gateway(Feeding):
     """Feeds clips to an engine and writes down what it says."""
 
-    engine: VoxtralMini
-    clips: dict[int, bytes] = field(default_factory=dict)
-    fed: dict[int, int] = field(default_factory=dict)
-    heard: dict[int, int] = field(default_factory=dict)
     begun: dict[int, set[int]] = field(default_factory=dict)
     said: dict[tuple[int, int], str] = field(default_factory=dict)
     settled: dict[tuple[int, int], Settled] = field(default_factory=dict)
     failed: dict[tuple[int, int | None], Failed] = field(default_factory=dict)
-    steps: int = 0
 
     def open(self, stream: int, clip: Samples, *roles: Role, language: str | None = None) -> None:
-        self.clips[stream], self.fed[stream], self.heard[stream] = float_to_pcm16(clip), 0, 0
+        self.give(stream, clip)
         self.begun[stream] = set()
         self.tell(Open(stream, roles or ("respond",), language))
-
-    def tell(self, command: EngineCommand) -> None:
-        """A command, and one step."""
-        self.engine.receive(command)
-        self.step()
-
-    def feed(self, stream: int, until: int, voice: float = 1.0, known: int | None = None) -> None:
-        """Audio up to sample `until`, and the VAD's word on its whole frames: `voice`."""
-        pcm = self.clips[stream][2 * self.fed[stream] : 2 * until]
-        self.tell(Feed(stream, self.fed[stream], pcm, known))
-        self.fed[stream] += len(pcm) // 2
-        frames = (self.fed[stream] - self.heard[stream]) // FRAME
-        self.tell(Heard(stream, self.heard[stream], (voice,) * frames))
-        self.heard[stream] += frames * FRAME
 
     def onset(self, stream: int, ref: int, start: int = 0, before: tuple[Turn, ...] | None = None) -> None:
         self.begun[stream].add(ref)
         self.tell(Onset(stream, ref, start))
         if before is not None:
             self.tell(Prepare(stream, ref, before))
-
-    def flush(self, stream: int, ref: int, end: int) -> None:
-        self.tell(Flush(stream, ref, end))
-
-    def rollback(self, stream: int, ref: int) -> None:
-        self.tell(Rollback(stream, ref))
-
-    def commit(self, stream: int, ref: int, end: int) -> None:
-        self.tell(Commit(stream, ref, end))
 
     def speculate(self, stream: int, ref: int, utterance: int, end: int, context: tuple[Turn, ...], most: int) -> None:
         self.tell(Speculate(stream, ref, utterance, end, context, most))
@@ -255,20 +220,7 @@ class Gateway:
     def respond(self, stream: int, ref: int, context: tuple[Turn, ...], most: int, *, aside: bool = False) -> None:
         self.tell(Respond(stream, ref, context, most, aside))
 
-    def step(self) -> None:
-        self.steps += 1
-        for output in self.engine.step(1_000_000 + 10_000 * self.steps):
-            self._note(output)
-
-    def rest(self) -> None:
-        """Until there is nothing to do."""
-        for _ in range(5000):
-            if self.engine.deadline_us is None:
-                return
-            self.step()
-        raise AssertionError("it does not come to rest")
-
-    def _note(self, output: Output) -> None:
+    def note(self, output: Output) -> None:
         match output:
             case Said(stream=stream, ref=ref):
                 assert (stream, ref) not in self.settled

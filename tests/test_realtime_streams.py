@@ -267,7 +267,7 @@ def test_what_is_said_tells_how_far_it_reaches() -> None:
     talk.open(1, noise(4.0))
     talk.onset(1, 1)
     outputs: list[Said] = []
-    talk._note = outputs.append  # type: ignore[method-assign, assignment]
+    talk.note = outputs.append  # type: ignore[method-assign, assignment]
     talk.feed(1, 3 * RATE // VAD_FRAME * VAD_FRAME)
     talk.rest()
     positions = [said.samples for said in outputs if said.text]
