@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -220,6 +221,25 @@ def test_the_level_of_the_log_changes_and_is_told() -> None:
     with running() as (_, reload):
         assert "log.level info -> error (now)" in reload("log: {level: error}\n")
         assert "log.level error -> info (now)" in reload("")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("engine_options: {echo: {tokns: 3}}\nengines: {transcribe: echo}\n", "engine_options.echo.tokns is not known"),
+        ("engines: {transcribe: echo, respond: whisper}\n", "'whisper' cannot fill the role `respond`"),
+        ("engines: {transcribe: none, respond: cascade}\n", "cascade"),
+        (ENGINES, "valid"),
+    ],
+)
+def test_a_check_asks_the_engines_too(tmp_path: Path, text: str, told: str) -> None:
+    """What would end the next start must not pass as valid, for `systemctl reload` asks nothing else."""
+    config = tmp_path / "config.yaml"
+    config.write_text(text)
+    done = CliRunner().invoke(main, ["start", "--config", str(config), "--check"])
+
+    assert done.exit_code == (0 if told == "valid" else 78)
+    assert told in done.output
 
 
 def test_an_engine_that_is_not_there_is_noticed_before_the_restart() -> None:

@@ -283,6 +283,8 @@ def test_status_for_people_and_for_programs(daemon: Daemon) -> None:
         ("engine_options: {echo: {tokens: no}}\n", ("--transcribe", "echo"), 78, "engine_options.echo.tokens"),
         ("", ("--transcribe", "whisper", "--respond", "whisper"), 78, "cannot fill the role `respond`"),
         ("", ("--listen", "nowhere:99999"), 2, "99999"),
+        ("", ("--transcribe", "echo", "--listen", f"unix:{__file__}"), 1, "is there and no socket"),
+        ("", ("--transcribe", "echo", "--listen", "unix:/proc/nowhere/s"), 1, "cannot listen on /proc/nowhere/s"),
     ],
 )
 def test_what_cannot_be_started(tmp_path: Path, yaml: str, arguments: tuple[str, ...], status: int, told: str) -> None:
@@ -306,6 +308,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 
     assert found.returncode == 1
     assert listening[0] in found.stderr
+    assert f"ss -ltnp 'sport = :{listening[0].rpartition(':')[2]}' shows by whom" in found.stderr
     assert "Traceback" not in found.stderr
 
 

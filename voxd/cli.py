@@ -91,6 +91,7 @@ def start(config_path: Path | None, socket_path: str | None, check: bool, **opti
     systemd, given = sd.Supervisor.take(os.environ), sd.inherited(os.environ)
     plan = _plan(settings, _control(settings, socket_path), given, token=settings.server.token and not check)
     if check:
+        _try_engines(plan)
         click.echo(f"{source or 'no settings file: defaults'}: valid")
         return
     _serve(plan, source, systemd, lambda: _read_again(config_path, socket_path, options))
@@ -248,6 +249,17 @@ def _check_engine(name: str | None) -> None:
     if name is not None and name not in names():
         known = ", ".join((*names(), "none"))
         _die(f"no engine is called '{name}'; there are: {known} (see `voxd engines`)", CONFIGURATION)
+
+
+def _try_engines(plan: Plan) -> None:
+    """Makes them as the engine process would, and loads nothing."""
+    from voxd.engine import make
+    from voxd.engine.contract import Unusable
+
+    try:
+        make({"transcribe": plan.transcribe, "respond": plan.respond}, plan.settings.engine_options, lambda: None)
+    except Unusable as reason:
+        _die(str(reason), CONFIGURATION)
 
 
 # ── status, stop ────────────────────────────────────────────────────────────────────────────────────────────────────
