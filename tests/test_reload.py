@@ -68,6 +68,25 @@ def test_every_setting_has_its_time() -> None:
     ]
 
 
+def test_the_page_for_operators_has_every_setting_where_it_belongs() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "OPERATE.md").read_text()
+    rows = dict(re.findall(r"^\| (now|for sessions from then on|after a restart) \| (.*) \|$", page, re.MULTILINE))
+    found: dict[str, set[str]] = {}
+    for when, row in rows.items():
+        section = ""
+        for name in re.findall(r"`([a-z_.*]+)`", row):
+            section, _, key = name.rpartition(".") if "." in name else (section, "", name)
+            found.setdefault(when, set()).add(f"{section}.{key}")
+
+    def told(names: set[str], setting: str) -> bool:
+        section, _, key = setting.partition(".")
+        return bool(names & {setting, f"{section}.*", f"{section}.{key.partition('_')[0]}_*"})
+
+    for setting in paths(Settings()):
+        kind = "now" if setting in NOW else "for sessions from then on" if setting in SESSIONS else "after a restart"
+        assert [when for when, names in found.items() if told(names, setting)] == [kind], setting
+
+
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
