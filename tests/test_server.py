@@ -23,6 +23,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from shared import events
 from shared.audio import RATE
 from tests.daemon import Daemon, voxd_process
+from tests.fakes import short_folder
 from tests.speech import clip
 
 pytestmark = pytest.mark.timeout(60)
@@ -261,6 +262,19 @@ def test_a_second_start_says_so_and_is_no_failure(daemon: Daemon) -> None:
     found = command("start", "--socket", str(daemon.socket), "--transcribe", "echo")
 
     assert (found.returncode, "already running" in found.stdout) == (0, True)
+
+
+def test_a_start_by_hand_beside_the_service_says_so(daemon: Daemon, tmp_path: Path) -> None:
+    """Two would load the model twice.  The socket of the service lies at another place than the one of a shell."""
+    service = tmp_path / "state" / "voxd" / "run" / "voxd.sock"
+    service.parent.mkdir(parents=True)
+    service.symlink_to(daemon.socket)
+    with short_folder() as folder:
+        environ = {"XDG_RUNTIME_DIR": str(folder), "XDG_STATE_HOME": str(tmp_path / "state")}
+        found = command("start", "--transcribe", "echo", environ=environ)
+
+    assert (found.returncode, found.stderr) == (0, "")
+    assert f"already running at {service}; another beside it takes --socket PATH" in found.stdout
 
 
 def test_status_for_people_and_for_programs(daemon: Daemon) -> None:

@@ -87,12 +87,21 @@ def start(config_path: Path | None, socket_path: str | None, check: bool, **opti
     settings, source = _settings(config_path)
     settings = _overridden(settings, **options)
     from voxd import sd
+    from voxd.control import elsewhere
 
     systemd, given = sd.Supervisor.take(os.environ), sd.inherited(os.environ)
     plan = _plan(settings, _control(settings, socket_path), given, token=settings.server.token and not check)
     if check:
         _try_engines(plan)
         click.echo(f"{source or 'no settings file: defaults'}: valid")
+        return
+    if (
+        not given
+        and socket_path is None
+        and settings.server.socket == "auto"
+        and (there := elsewhere(plan.control, os.environ))
+    ):
+        click.echo(f"voxd: voxd is already running at {there}; another beside it takes --socket PATH")
         return
     _serve(plan, source, systemd, lambda: _read_again(config_path, socket_path, options))
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from shared.config import client_socket
 
 ANSWER_S = 5.0  # a daemon that takes longer is not running
 SECRETS_PATH = "/v1/realtime/client_secrets"
@@ -44,6 +47,15 @@ class _UnixConnection(http.client.HTTPConnection):
 def status(path: Path, timeout_s: float = ANSWER_S) -> dict[str, object]:
     """What `/status` says.  Raises NotRunning; PermissionError if this user may not ask."""
     return _ask(path, timeout_s, "GET", "/status")
+
+
+def elsewhere(own: Path, environ: Mapping[str, str]) -> Path | None:
+    """Where a voxd answers that clients find although it is not at `own`: the service of the machine, above all."""
+    found = client_socket(environ)
+    try:
+        return found if found != own and status(found) else None
+    except (NotRunning, PermissionError):
+        return None
 
 
 def client_secret(path: Path, seconds: int, timeout_s: float = ANSWER_S) -> ClientSecret:
