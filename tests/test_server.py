@@ -264,6 +264,23 @@ def test_a_second_start_says_so_and_is_no_failure(daemon: Daemon) -> None:
     assert (found.returncode, "already running" in found.stdout) == (0, True)
 
 
+def test_settings_that_are_wrong_by_now_hide_no_daemon(daemon: Daemon, tmp_path: Path) -> None:
+    """It runs with older ones: to ask it, to reach it through a tunnel and to stop it need none."""
+    config = tmp_path / "voxd" / "config.yaml"
+    config.parent.mkdir()
+    config.write_text("vad: {treshold: 1}\n")
+    with short_folder() as folder:
+        (folder / "voxd").mkdir()
+        (folder / "voxd" / "voxd.sock").symlink_to(daemon.socket)
+        environ = {"XDG_RUNTIME_DIR": str(folder), "XDG_CONFIG_HOME": str(tmp_path)}
+        status = command("status", "--json", environ=environ)
+        named = command("status", "--config", str(config), environ=environ)
+
+    assert (status.returncode, json.loads(status.stdout)["pid"]) == (0, daemon.process.pid)
+    assert f"voxd: {config}:1:7: vad.treshold: unknown key" in status.stderr
+    assert named.returncode == 78
+
+
 def test_a_start_by_hand_beside_the_service_says_so(daemon: Daemon, tmp_path: Path) -> None:
     """Two would load the model twice.  The socket of the service lies at another place than the one of a shell."""
     service = tmp_path / "state" / "voxd" / "run" / "voxd.sock"

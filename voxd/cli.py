@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
@@ -274,14 +273,28 @@ def _try_engines(plan: Plan) -> None:
 # ── status, stop ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _client_settings(path: Path | None) -> Settings:
+    """Where the usual file is wrong by now, the daemon has older ones: it is said, and the usual places are tried."""
+    from shared.settings import Settings
+
+    try:
+        return _settings(path)[0]
+    except _Failure as failure:
+        if path is not None:
+            raise
+        failure.show()
+        return Settings()
+
+
 def _client_socket(config_path: Path | None, given: str | None) -> Path:
+    return _control(None, given) if given else _socket_of(_client_settings(config_path), None)
+
+
+def _socket_of(settings: Settings, given: str | None) -> Path:
     from shared.config import SYSTEM_SOCKET, client_socket
 
-    if given:
-        return _control(None, given)  # also where the settings are not right: the daemon has older ones
-    settings, _ = _settings(config_path)
-    if settings.server.socket != "auto":
-        return _control(settings, None)
+    if given or settings.server.socket != "auto":
+        return _control(settings, given)
     found = client_socket(os.environ)
     return SYSTEM_SOCKET if not os.path.exists(found) and _is_barred(SYSTEM_SOCKET) else found
 
@@ -339,9 +352,10 @@ def status(config_path: Path | None, socket_path: str | None, as_json: bool) -> 
 def stop(config_path: Path | None, socket_path: str | None) -> None:
     """Stop the running voxd; turns in flight may end first."""
     from shared.config import SYSTEM_SOCKET
+    from voxd.control import ended
 
-    settings, _ = _settings(config_path)
-    path = _client_socket(config_path, socket_path)
+    settings = _client_settings(config_path)
+    path = _socket_of(settings, socket_path)
     found = _ask(path)
     if found.get("activated"):
         command = "sudo systemctl" if path == SYSTEM_SOCKET else "systemctl --user"
@@ -353,27 +367,9 @@ def stop(config_path: Path | None, socket_path: str | None) -> None:
         os.kill(pid, signal.SIGTERM)
     except PermissionError:
         _die(f"voxd (pid {pid}) runs as another user; under systemd: sudo systemctl stop voxd", FAILED)
-    if not _wait(lambda: not _alive(pid), settings.server.drain_s + 10):
+    if not ended(pid, settings.server.drain_s + 10):
         _die(f"voxd (pid {pid}) has not stopped yet", FAILED)
     click.echo("stopped")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    stat = Path(f"/proc/{pid}/stat")
-    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
-
-
-def _wait(done: Callable[[], bool], seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 # ── token ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,13 +1,15 @@
 """Talks to a running voxd through its control socket, for `voxd status`, `voxd stop` and `voxd tunnel`.
 
-It knows HTTP requests over a UNIX socket; not what the state of a daemon means.
+It knows HTTP requests over a UNIX socket and process ids; not what the state of a daemon means.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -83,3 +85,23 @@ def _ask(path: Path, timeout_s: float, method: str, page: str, body: str | None 
     if not isinstance(answer, dict):
         raise NotRunning(f"what answers at {path} is no voxd")
     return answer
+
+
+def ended(pid: int, seconds: float) -> bool:
+    """Waits until that process has ended, for so long at most."""
+    until = time.monotonic() + seconds
+    while _alive(pid):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _alive(pid: int) -> bool:
+    """One that has ended and that nobody has waited for is not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
