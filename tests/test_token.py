@@ -11,10 +11,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from shared import config
 from tests.daemon import voxd_process
 from tests.test_architecture import dotted, sources, tree
 from voxd import token
+from voxd.cli import main
 from voxd.token import TokenError
 
 
@@ -95,6 +98,20 @@ def test_a_full_disk_leaves_no_empty_token(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(TokenError, match="cannot be written: No space left"):
             token.load_or_make(path)
     assert len(token.load_or_make(path)) >= 43
+
+
+def test_a_token_of_ones_own_is_not_taken_for_the_services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose file only root reads: a client that was given this one would be refused."""
+    monkeypatch.setattr(config, "SYSTEM_CREDENTIAL", tmp_path / "credentials" / "api-token")
+    monkeypatch.setattr(config, "SYSTEM_CONFIG", tmp_path / "config.yaml")
+    environ = {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    alone = CliRunner().invoke(main, ["token"], env=environ)
+    (tmp_path / "credentials").mkdir()
+    beside = CliRunner().invoke(main, ["token"], env=environ)
+
+    assert (alone.exit_code, alone.stderr) == (0, "")
+    assert beside.stdout == alone.stdout
+    assert "sudo voxd token" in beside.stderr
 
 
 def equalities(path: Path) -> list[str]:

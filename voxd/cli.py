@@ -380,10 +380,14 @@ def stop(config_path: Path | None, socket_path: str | None) -> None:
 @click.option("--url", is_flag=True, help="As a URL for the browser.")
 def token(config_path: Path | None, url: bool) -> None:
     """Print the bearer token of the TCP listeners (made if there is none)."""
+    from shared import config
     from shared.settings import DEFAULT_PORT, Tcp
 
     settings, _ = _settings(config_path)
     secret = _token(settings)
+    own = settings.server.token_file == "auto" and not os.access(config.SYSTEM_CREDENTIAL, os.R_OK)
+    if own and config.SYSTEM_CREDENTIAL.parent.exists():
+        click.echo("voxd: this is of a voxd of your own; the token of the machine's service: sudo voxd token", err=True)
     if not url:
         click.echo(secret)
         return
