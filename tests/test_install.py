@@ -168,6 +168,14 @@ def test_a_service_of_a_user(tmp_path: Path) -> None:
     assert "systemctl --user enable --now voxd.socket voxd.service" in done.output
 
 
+def test_where_there_is_no_systemd_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = voxd("install", "--user", "--yes", home=tmp_path)
+
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[-1].startswith("there is no systemctl here")
+
+
 @pytest.mark.parametrize(
     ("program", "reason"),
     [("/home/ann/venv/bin/voxd", "hidden"), ("/root/v/bin/voxd", "hidden"), ("/opt/my voxd/voxd", "letters, digits")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,9 @@ def install(kind: str | None, webrtc: bool, yes: bool, root: Path | None) -> Non
         click.echo(f"other machines may send to voxd, by an earlier --webrtc; to end that, remove {drop_in}")
     if which == "system" and "current" not in program.parts:
         click.echo(f"the unit names {program}; a link `current` beside the environment makes going back one command")
+    if root is None and shutil.which("systemctl") is None:
+        click.echo("there is no systemctl here: only systemd reads these files; `voxd start` runs in the foreground")
+        return
     _say_next(NEXT[which])
 
 
