@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -21,9 +21,10 @@ from voxd.control import status
 from voxtui import leg as legs
 from voxtui import sound
 from voxtui.client import RealtimeClient, Wishes
+from voxtui.judge import MANY, MIXED, REST, TRIAL, WINDOW
 from voxtui.leg import Leg, NoLeg
 from voxtui.runner import Run
-from voxtui.sound import BY_UDP, SSH, Link, Sound, Stalls, Transport
+from voxtui.sound import BY_SOCKET, BY_UDP, ENDED, SSH, Link, Sound, Transport
 from voxtui.sources import FileSource
 from voxtui.target import Address, Direct, unix_target
 from voxtui.told import Event
@@ -133,7 +134,7 @@ async def test_a_leg_that_breaks_costs_no_sound(daemon: Daemon, monkeypatch: pyt
                     break
         stopped = next(event for event in seen if isinstance(event, SpeechStopped))
     assert 2000 <= stopped.audio_end_ms < 3000
-    assert "WebRTC has ended: sound goes by WebSocket." in told.lines
+    assert ENDED in told.lines
     assert client.health.lost_ms == 0
 
 
@@ -269,7 +270,7 @@ async def _nowhere() -> Address:
     raise AssertionError("nobody asks for a way")
 
 
-LINK = Link(_never, _nowhere, lambda: None, lambda: 20, lambda: None)
+LINK = Link(_never, _nowhere, lambda: None, lambda: None)
 
 
 @pytest.mark.parametrize("wanted", ["webrtc", "auto"])
@@ -285,32 +286,161 @@ async def test_the_websocket_is_taken_without_a_word() -> None:
     assert told.lines == []
 
 
-async def test_auto_waits_for_a_network_that_loses_packets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sound, "LOOK_S", 0)
-    told, trips = Told(), iter([20] * 100 + [20, 250] * 15)
-    ready = asyncio.Event()
+@dataclass
+class Fake(Leg):
+    """A leg whose losses are told by the test."""
 
-    async def is_ready() -> None:
-        ready.set()
-        await asyncio.Event().wait()
+    counts: tuple[int, float] = (0, 0)
+    looked: asyncio.Event = field(default_factory=asyncio.Event)
 
-    link = Link(is_ready, _nowhere, lambda: None, lambda: next(trips), lambda: None)
-    running = asyncio.create_task(Sound("auto", udp=True, tell=told).run(link))
-    await asyncio.wait_for(ready.wait(), 5)
-    running.cancel()
-    assert told.lines[0] == sound.BY_SOCKET
-    assert "loses packets" in told.lines[1]
+    async def counted(self) -> tuple[int, int]:
+        self.looked.set()
+        sent, lost = self.counts
+        return sent, int(lost)
+
+    async def look(self) -> None:
+        """The next one at the figures."""
+        self.looked.clear()
+        await self.looked.wait()
 
 
-def test_round_trips_tell_of_losses_only_in_the_long_run() -> None:
-    def judged(trips: Sequence[int | None]) -> list[bool]:
-        stalls = Stalls()
-        return [stalls.look(trip) for trip in trips]
+@asynccontextmanager
+async def choosing(
+    monkeypatch: pytest.MonkeyPatch, wanted: Transport, leg: Fake
+) -> AsyncIterator[tuple[Sound, Told, list[None]]]:
+    """Whoever chooses, with a network that the test plays; what was sent again is counted."""
+    monkeypatch.setattr(sound, "LOOK_S", 0.001)
+    monkeypatch.setattr(sound, "AGAIN_S", 0.001)
 
-    assert not any(judged([20] * 14 + [None] * 10)), "too few"
-    assert not any(judged([20, 25, 30] * 20)), "it varies"
-    assert not any(judged([300] * 60)), "far away, but steady"
-    assert judged([20] * 13 + [250, 250])[-1], "what was lost was repeated"
+    async def ready() -> None:
+        pass
+
+    async def address() -> Address:
+        return Address("ws://localhost")
+
+    async def opened(address: Address, token: str) -> Leg:
+        return leg
+
+    monkeypatch.setattr(Leg, "open", opened)
+    told, again = Told(), list[None]()
+    chosen = Sound(wanted, udp=True, tell=told)
+    running = asyncio.create_task(chosen.run(Link(ready, address, lambda: "token", lambda: again.append(None))))
+    try:
+        async with asyncio.timeout(20):
+            yield chosen, told, again
+    finally:
+        running.cancel()
+
+
+async def until(told: Told, part: str) -> str:
+    """The line that has it."""
+    while True:
+        if found := [line for line in told.lines if part in line]:
+            return found[0]
+        told.something.clear()
+        await told.something.wait()
+
+
+def stalling(chosen: Sound, acknowledgements: int = WINDOW) -> None:
+    for number in range(acknowledgements):
+        chosen.judge.heard(80 if number % 10 == 0 else 0)
+
+
+async def test_auto_takes_udp_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    leg = Fake()
+    async with choosing(monkeypatch, "auto", leg) as (chosen, told, again):
+        stalling(chosen)
+        assert await until(told, "trying") == (
+            "Sound by WebSocket comes late at times (p95 is 80 ms behind the median), as where packets are lost: "
+            "trying WebRTC."
+        )
+        for number in range((MIXED + TRIAL) // 5):
+            await leg.look()
+            leg.counts = (50 * number, number / 2)
+            for _ in range(5):
+                chosen.judge.heard(5)
+        kept = await until(told, "sooner")
+        assert kept == "Sound goes by WebRTC (UDP), text by WebSocket: 75 ms sooner at p95, 1.0% of it lost."
+        assert chosen.leg is leg
+        leg.counts = (600, 305)
+        back = await until(told, "again:")
+        assert back == (
+            "Sound goes by WebSocket again: WebRTC loses 60.8% of it.  WebRTC is not tried again for 5 minutes."
+        )
+        assert chosen.leg is None
+        assert leg.over.is_set()
+        assert again == [None], "what did not arrive goes by WebSocket"
+        assert told.lines[0] == BY_SOCKET
+        assert len(told.lines) == 4
+        stalling(chosen, MIXED + REST - 1)
+        assert chosen.judge.stalls() is None, "it rests"
+        told.lines.clear()
+        stalling(chosen)
+        await until(told, "trying")
+
+
+async def test_auto_stays_where_nothing_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening a leg would be the first thing to happen."""
+    async with choosing(monkeypatch, "auto", Fake()) as (chosen, told, _):
+        looked = asyncio.Event()
+        whole, looks = chosen.judge.stalls, iter(range(5))
+
+        def stalls() -> float | None:
+            if next(looks, None) is None:
+                looked.set()
+            return whole()
+
+        monkeypatch.setattr(chosen.judge, "stalls", stalls)
+        for _ in range(2 * WINDOW):
+            chosen.judge.heard(20)
+        await looked.wait()
+        assert told.lines == [BY_SOCKET]
+
+
+async def test_forced_webrtc_stays_and_tells_of_losses_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    leg = Fake(counts=(1000, 1000 * (MANY + 0.01)))
+    async with choosing(monkeypatch, "webrtc", leg) as (chosen, told, _):
+        for _ in range(5):
+            await leg.look()
+        assert chosen.leg is leg
+        complaint = "WebRTC loses 6.0% of the sound; a WebSocket (--transport ws) loses none."
+        assert told.lines == [BY_UDP, complaint]
+
+
+async def test_what_is_acknowledged_is_judged(daemon: Daemon) -> None:
+    """The lag of each acknowledgement, whose zero does not matter, by a network that is not there."""
+    async with connected(daemon, Told(), "auto") as (client, _), asyncio.timeout(20):
+        lags = client._sound.judge._lags
+        async for packet in FileSource("clip", SPEECH).packets():
+            await client.send_audio(packet.pcm, packet.captured_us)
+            if len(lags) == 3:
+                break
+    assert max(lags) - min(lags) < 1000
+
+
+async def test_losses_are_what_voxd_reports(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One packet in ten is not sent, as a network would lose it."""
+    from aiortc import RTCDtlsTransport
+
+    whole, numbers = RTCDtlsTransport._send_rtp, iter(range(100_000))
+
+    async def lossy(transport: RTCDtlsTransport, data: bytes) -> None:
+        if 64 <= data[1] & 0x7F < 96 or next(numbers) % 10:  # RTCP (RFC 5761, section 4), or nine of ten
+            await whole(transport, data)
+
+    told = Told()
+    async with connected(daemon, told) as (client, _):
+        await asyncio.wait_for(told.by_udp.wait(), 10)
+        monkeypatch.setattr(RTCDtlsTransport, "_send_rtp", lossy)
+        leg = client._sound.leg
+        assert leg is not None
+        async with asyncio.timeout(20):
+            async for packet in FileSource("clip", SPEECH).packets():
+                await client.send_audio(packet.pcm, packet.captured_us)
+                sent, lost = await leg.counted()
+                if lost >= 8:
+                    break
+    assert sent / 20 < lost <= sent / 10 + 1
 
 
 def test_silence_stands_for_nothing_here() -> None:

@@ -24,6 +24,7 @@ from websockets.exceptions import ConnectionClosed
 
 from shared.audio import RATE, to_ms
 from shared.events import (
+    Ack,
     ClientEvent,
     Ping,
     Resumed,
@@ -134,6 +135,7 @@ class RealtimeClient:
         self._configured = asyncio.Event()  # the server has said so
         self._socket_until = 0  # samples before it go by WebSocket, also where there is a leg
         self._sound = Sound(self.wishes.transport, udp=route.udp, tell=remark)
+        self._offered = SampleClock()  # when each sample could go out
         self._lost = 0  # samples that were lost by the last change of links
 
     @classmethod
@@ -195,6 +197,7 @@ class RealtimeClient:
         It is kept until its text is final, whether or not there is a link.  Waits only for a sound that is not live."""
         self._replay.append(pcm)
         self.clock.record(self.position, now_us() if captured_us is None else captured_us)
+        self._offered.record(self.position, now_us())
         self._more.set()
         while not self._live and self._replay.unsent > HURRIED:
             self._moved.clear()
@@ -238,7 +241,7 @@ class RealtimeClient:
         def address() -> Awaitable[Address]:
             return self._route.address(self._tell)
 
-        return Link(ready, address, lambda: self._replay.token, lambda: self.health.rtt_ms, self._resend)
+        return Link(ready, address, lambda: self._replay.token, self._resend)
 
     def _resend(self) -> None:
         self._replay.resend()
@@ -345,7 +348,18 @@ class RealtimeClient:
                 await self._greeted(event)
             if isinstance(event, SessionUpdated):
                 self._configured.set()
-            yield Received(self._replay.receive(event), at_us)
+            known, event = self._replay.received, self._replay.receive(event)
+            if isinstance(event, Ack) and self._replay.received > known:
+                self._arrived(event)
+            yield Received(event, at_us)
+
+    def _arrived(self, ack: Ack) -> None:
+        """How late the newest sample came to voxd, give or take what the two clocks differ by.
+
+        Not counted from its capture: what push-to-talk holds back is late by itself."""
+        offered_us = self._offered.time_of(self._replay.received)
+        if self._live and isinstance(ack.received_us, int) and offered_us is not None:
+            self._sound.judge.heard((ack.received_us - offered_us) / 1000)
 
     async def _greeted(self, event: SessionCreated | Resumed) -> None:
         """The server has said which session this link carries: now it may have audio."""
@@ -361,6 +375,7 @@ class RealtimeClient:
                 await self._link.send(dump(SessionUpdate(configuration(self.session, self.wishes))), text=True)
         except ConnectionClosed:
             return  # the next read says why
+        self._sound.judge.forget()
         self._linked.set()
         self._more.set()
 
