@@ -34,7 +34,7 @@ from voxtui import runner
 from voxtui.client import RealtimeClient
 from voxtui.demo import Lines
 from voxtui.errors import ClientError
-from voxtui.plain import run_plain
+from voxtui.plain import run_plain, standard_printer
 from voxtui.runner import Run
 from voxtui.sources import CLIP, FileSource, read_clip
 from voxtui.table import metrics_table
@@ -158,7 +158,7 @@ async def test_typing() -> None:
 
 async def test_plain_text_on_one_pipe_and_the_rest_on_the_other(capsys: pytest.CaptureFixture[str]) -> None:
     async with FakeVoxd(TWO).serve() as target, RealtimeClient.connect(Direct(target), live=False) as client:
-        await run_plain(client, FileSource("x", clip(*SPOKEN), clock=FakeClock()))
+        await run_plain(client, FileSource("x", clip(*SPOKEN), clock=FakeClock()), standard_printer())
     out, err = capsys.readouterr()
     assert out == "He was not an ill-disposed young man,\nHad he married\n"
     assert err.startswith("connected: unix:")

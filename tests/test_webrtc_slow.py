@@ -156,6 +156,7 @@ async def told_on(net: netns.Network, lines: int, losing: float) -> list[str]:
             if enough.is_set() or packet.end >= hum.size:
                 break
         reading.cancel()
+    print(*told, sep="\n")  # noqa: T201
     return told
 
 

@@ -272,11 +272,13 @@ class RealtimeClient:
 
     async def _open(self) -> None:
         """The first link.  A daemon that still loads is waited for."""
+        told = ""
         for wait_s in waits():
             try:
                 link = await self._dial(None)
             except NotReady as error:
-                self._tell(error.progress or str(error))
+                if (progress := error.progress or str(error)) != told:
+                    self._tell(told := progress)
                 await asyncio.sleep(wait_s)
             else:
                 break

@@ -78,7 +78,7 @@ class Printer:
             if self._line == entry.key:
                 self._end_line()
             if entry.remark:
-                self._tell(entry.remark)
+                self._tell(f"{'transcript' if entry.voice is Voice.USER else 'answer'}: {entry.remark}")
             del self._waiting[entry.key]
             self._written.pop(entry.key, None)
 
@@ -172,9 +172,13 @@ def _stderr(line: str) -> None:
     click.echo(line, err=True)
 
 
-async def run_plain(client: RealtimeClient, source: Source) -> None:
+def standard_printer() -> Printer:
+    """To this process's standard output and error."""
+    return Printer(_stdout, _stderr, terminal=sys.stdout.isatty())
+
+
+async def run_plain(client: RealtimeClient, source: Source, printer: Printer) -> None:
     """One session on two pipes; then, where anything was measured, the table."""
-    printer = Printer(_stdout, _stderr, terminal=sys.stdout.isatty())
     run = Run(client, source, printer.receive)
     try:
         await run.run()
