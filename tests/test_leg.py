@@ -272,6 +272,27 @@ async def test_what_is_acknowledged_is_judged(daemon: Daemon) -> None:
     assert max(lags) - min(lags) < 1000
 
 
+async def test_what_waited_for_a_link_is_not_judged(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = list[int]()
+    async with connected(daemon, Told(), "auto") as (client, _), asyncio.timeout(20):
+        whole = client._sound.judge.heard
+
+        def heard(lag_ms: float) -> None:
+            judged.append(client._replay.received)
+            whole(lag_ms)
+
+        monkeypatch.setattr(client._sound.judge, "heard", heard)
+        assert client._link is not None
+        client._link.transport.abort()
+        await client.send_audio(bytes(2 * 3 * RATE))
+        held = client.position
+        async for packet in FileSource("clip", SPEECH).packets():
+            await client.send_audio(packet.pcm, packet.captured_us)
+            if len(judged) == 2:
+                break
+    assert min(judged) > held
+
+
 async def test_losses_are_what_voxd_reports(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     """One packet in ten is not sent, as a network would lose it."""
     from aiortc import RTCDtlsTransport

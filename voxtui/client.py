@@ -136,6 +136,7 @@ class RealtimeClient:
         self._socket_until = 0  # samples before it go by WebSocket, also where there is a leg
         self._sound = Sound(self.wishes.transport, udp=route.udp, tell=remark)
         self._offered = SampleClock()  # when each sample could go out
+        self._level_us: int | None = None  # since then nothing waits that was held back while there was no link
         self._lost = 0  # samples that were lost by the last change of links
 
     @classmethod
@@ -358,9 +359,12 @@ class RealtimeClient:
     def _arrived(self, ack: Ack) -> None:
         """How late the newest sample came to voxd, give or take what the two clocks differ by.
 
-        Not counted from its capture: what push-to-talk holds back is late by itself."""
-        offered_us = self._offered.time_of(self._replay.received)
-        if self._live and isinstance(ack.received_us, int) and offered_us is not None:
+        Not counted from its capture: what push-to-talk holds back is late by itself, and so is what
+        waited for this link."""
+        offered_us, level_us = self._offered.time_of(self._replay.received), self._level_us
+        if not self._live or offered_us is None or level_us is None or offered_us < level_us:
+            return
+        if isinstance(ack.received_us, int):
             self._sound.judge.heard((ack.received_us - offered_us) / 1000)
 
     async def _greeted(self, event: SessionCreated | Resumed) -> None:
@@ -377,6 +381,7 @@ class RealtimeClient:
                 await self._link.send(dump(SessionUpdate(configuration(self.session, self.wishes))), text=True)
         except ConnectionClosed:
             return  # the next read says why
+        self._level_us = None
         self._sound.judge.forget()
         self._linked.set()
         self._more.set()
@@ -391,6 +396,7 @@ class RealtimeClient:
             await self._linked.wait()
             packet, link = self._replay.packet(), self._link
             if packet is None or link is None:
+                self._level_us = self._level_us or now_us()
                 self._more.clear()
                 await self._more.wait()
                 continue
