@@ -19,3 +19,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)
+
+
+def pytest_sessionfinish() -> None:
+    """A task that nobody waited for is told while nothing is imported: the import of hypothesis for its summary
+    fails if a traceback is written in it ("AST constructor recursion depth mismatch", Python 3.11)."""
+    gc.collect()
