@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -292,6 +293,7 @@ def _screen(address: Target, token: str | None, wishes: Wishes, file: Path | Non
         keep=keep,
         targets=asdict(settings.targets),
     )
+    gc.freeze()  # what is loaded by now stays: each search for garbage among it would stop the screen for 30 ms
     app.run()
     if app.kept is not None:
         click.echo(f"The conversation is kept in {app.kept}", err=True)
