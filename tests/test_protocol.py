@@ -25,8 +25,6 @@ from voxd.server import HttpProtocol, Server, WebSocketProtocol
 # uvicorn 0.54.0: the methods that voxd.server overrides or counts on, by a digest of their source.
 # Another digest: read the method again beside voxd/server.py, run the slow tests, then write it down here.
 READ: dict[Callable[..., object], str] = {
-    uvicorn.Server.main_loop: "afccb353a119333f",
-    uvicorn.Server.on_tick: "60ea49b06ccf68c1",
     uvicorn.Server.startup: "2aa1d70a244bfcf2",
     uvicorn.Server.shutdown: "9b33c50562992b1e",
     H11Protocol.connection_made: "6efb565ff3d36b91",
@@ -77,7 +75,7 @@ async def serving(tls: tuple[str, str] | None = None) -> AsyncIterator[tuple[Ser
     try:
         yield running, f"127.0.0.1:{listener.getsockname()[1]}"
     finally:
-        running.end()
+        running.should_exit = True
         await task
 
 
@@ -208,7 +206,7 @@ async def test_a_proxy_header_renames_nobody() -> None:
     async with tcp(f"127.0.0.1:{listener.getsockname()[1]}") as peer:
         await peer.send(b"GET / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 8.8.8.8\r\nConnection: close\r\n\r\n")
         assert await peer.is_cut(3)
-    running.end()
+    running.should_exit = True
     await task
     assert clients == ["127.0.0.1"]
 
@@ -258,5 +256,5 @@ async def test_a_tls_handshake_has_the_same_deadline() -> None:
     task = asyncio.create_task(running.serve(sockets=[listener]))
     async with tcp(f"127.0.0.1:{listener.getsockname()[1]}") as peer:
         assert await peer.is_cut(3)
-    running.end()
+    running.should_exit = True
     await task

@@ -39,7 +39,6 @@ LINGER_S = 2.0  # a peer that broke the rules may still read why
 READ = 32 << 10  # bytes parsed in one go: as tiny frames they are 5000 objects and 50 ms
 ACCEPTED_S = 0.01  # until `Waiting` knows what asyncio has accepted; a server closed sooner drops it
 FINISH_S = 0.3  # for requests on their way when the daemon ends
-DATE_S = 1.0  # between two dates of the answers' header
 BACKLOG = 128  # connections that the kernel keeps until they are accepted
 
 
@@ -261,7 +260,6 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, tls: tuple[str, str] | None = None) -> None:
         super().__init__(Config(app, tls))
-        self._ending = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -280,27 +278,6 @@ class Server(uvicorn.Server):
                 )
             )
 
-    async def main_loop(self) -> None:
-        """uvicorn would look ten times a second whether it should end."""
-        while not self.should_exit:
-            await self.on_tick(0)  # the date of its answers
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), DATE_S)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """uvicorn would wait 0.1 s even where nobody is connected."""
-        if self.server_state.connections or self.server_state.tasks:
-            await super().shutdown(sockets)
-            return
-        for server in self.servers:
-            server.close()
-            await server.wait_closed()
-
-    def end(self) -> None:
-        """Now: connections are closed, and what is on its way has `timeout_graceful_shutdown`."""
-        self.should_exit = True
-        self._ending.set()
-
     async def finish(self) -> None:
         """No more connections, but those that are in already get their answer: systemd keeps the others waiting for the
         next process, and uvicorn would hang up on whoever came a moment too early."""
@@ -311,4 +288,4 @@ class Server(uvicorn.Server):
         await asyncio.sleep(ACCEPTED_S)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(cast(Config, self.config).waiting.nobody.wait(), FINISH_S)
-        self.end()
+        self.should_exit = True
