@@ -30,12 +30,22 @@ class Clip:
 
     windows: tuple[int, ...]
 
+    @property
+    def size(self) -> int:
+        """Symbols."""
+        return 1 + PER_WINDOW * len(self.windows)
+
 
 @dataclass(frozen=True, slots=True)
 class Ids:
     """Text that is kept as the ids that it was generated as: written down again it might become others."""
 
     ids: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Symbols."""
+        return len(self.ids)
 
 
 Part = str | Clip | Ids
