@@ -363,6 +363,17 @@ def test_more_conversations_than_fit_are_refused() -> None:
             talk.tell(Open(2, ("respond",)))
 
 
+def test_the_place_of_a_client_that_is_gone_is_free_at_once() -> None:
+    with gateway(Paper().device, {"max_conversations": 1}) as talk:
+        talk.open(1, noise(1, 1))
+        talk.tell(Leave(1))
+        talk.open(2, noise(1, 2))
+        with pytest.raises(Refuse, match="all 1 places are taken"):
+            talk.tell(Open(1, ("respond",)))
+        talk.tell(Leave(2))
+        talk.tell(Open(1, ("respond",)))
+
+
 def test_what_an_answer_still_reads_is_not_forgotten_beside_it() -> None:
     """The conversation leaves its oldest turns out while something asked beside it is half way through them."""
     paper, clip = Paper(pages=80, chunk=50), noise(20, 23)

@@ -161,15 +161,15 @@ class VoxtralMini(Engine):
     def _open(self, command: Open) -> None:
         if "transcribe" in command.roles and self._loaded.script.transcribe is None:
             raise Refuse("this model was not made for transcription: choose another engine for it", 0)
-        talk = self._talks.get(command.stream)
+        talk, gone = self._talks.get(command.stream), command.stream in self._gone
+        if (talk is None or gone) and len(self._talks) - len(self._gone) >= self._most:
+            raise Refuse(f"all {self._most} places are taken: more do not fit into the device's memory")
         if talk is None:
-            if len(self._talks) >= self._most:
-                raise Refuse(f"all {self._most} places are taken: more do not fit into the device's memory")
             talk = Talk(command.stream, self._loaded.script, command.start, self._schedule.forget)
             self._talks[command.stream] = talk
-        elif command.stream in self._gone:
+        elif gone:
             talk.come_back(command.start)
-        self._gone.discard(command.stream)
+            self._gone.discard(command.stream)
         unwanted = "transcribe" not in command.roles
         for work in self._of(talk):
             if work.transcribes and (unwanted or (work.kind is Kind.AHEAD and command.language != talk.language)):
