@@ -52,7 +52,6 @@ from voxd.messages import (
 )
 
 LoadDevice = Callable[[Options, Callable[[str], None]], Device]
-TYPICAL = 2048  # tokens of a conversation: five spoken turns
 ATTEMPTS = 3  # answers begun ahead per utterance
 OPTION = "engine_options.voxtral-mini.max_context"
 TOO_LONG = f"This turn, with the instructions, is too long for a context of {{}} tokens: shorten it, or raise {OPTION}."
@@ -91,8 +90,7 @@ class VoxtralMini(Engine):
         self._memory = Memory(device.slots, device.pages)
         self._schedule = Schedule(device, self._memory, self._options.sampling, self._begin)
         self._context = min(device.context, self._options.max_context)
-        fits = device.pages.count * PAGE // min(TYPICAL, self._context)
-        self._most = self._options.max_conversations or max(1, min(fits, device.slots.count // 2))
+        self._most = self._options.max_conversations or device.slots.count // 2  # a slot more each: `mini_device`
         room = f"room for {self._most} conversations, {device.pages.count * PAGE} tokens in all, {self._context} in one"
         return (*device.notes, room)
 
