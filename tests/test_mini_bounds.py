@@ -13,7 +13,7 @@ from tests.tiny_voxtral import RATE
 from voxd.engine import mini_talk
 from voxd.engine.mini_talk import Talk
 from voxd.engine.voxtral_mini import VoxtralMini
-from voxd.messages import Open, Turn
+from voxd.messages import Audio, Open, Turn
 
 
 @pytest.mark.parametrize("pauses", [1, 5])
@@ -116,14 +116,36 @@ def test_of_a_history_that_is_far_too_long_only_its_end_is_read() -> None:
         assert sum(read) < 3 * 1024
 
 
-def test_a_turn_that_is_too_long_says_what_to_do() -> None:
+def test_a_turn_that_is_too_long_says_what_to_do_and_costs_nothing_else() -> None:
+    before: tuple[Turn, ...] = (Turn("user", "y" * 200),)
     with gateway(Paper().device, {"max_context": 1024}) as talk:
         talk.open(1, noise(1, 1))
-        talk.respond(1, 1, (Turn("user", "x" * 800),), 500)
+        talk.respond(1, 1, before, 5)
+        talk.rest()
+        before += (Turn("assistant", talk.said[1, 1], 1),)
+        talk.respond(1, 2, (*before, Turn("user", "x" * 800)), 500)
         talk.rest()
         (failed,) = talk.failed.values()
+        talk.respond(1, 3, (*before, Turn("user", "short")), 5)
+        talk.rest()
+        assert talk.settled[1, 3].cached_tokens > 200
+        assert talk.warned == []
     assert failed.code == "context_length_exceeded"
     assert "too long for a context of 1024 tokens: shorten it, or raise engine_options.voxtral-mini" in failed.message
+
+
+@pytest.mark.parametrize("clips", [2, 3])
+def test_an_item_is_asked_whole_or_not_at_all(clips: int) -> None:
+    with gateway(Paper().device, {"max_context": 1024}) as talk:
+        talk.open(1, noise(1, 1))
+        for ref in range(1, clips + 1):
+            talk.tell(Audio(1, ref, bytes(2 * RATE)))
+        item = tuple(Turn("user", ref=ref, continues=ref > 1) for ref in range(1, clips + 1))
+        talk.respond(1, 9, (Turn("user", "y" * 400), *item), 5)
+        talk.rest()
+        assert ((1, 9) in talk.settled) is (clips == 2)
+        if clips == 2:
+            assert talk.settled[1, 9].input_tokens == 3 + clips * 376
 
 
 def test_what_was_sent_along_is_kept_as_embeddings_and_only_so_much_of_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -309,8 +309,8 @@ def test_several_clips_in_an_item_stay_clips_in_their_order() -> None:
     assert (len(first.pcm), len(second.pcm)) == (3200, 6400)
     assert desk.last(m.Respond).context == (
         m.Turn("user", "Compare this"),
-        m.Turn("user", "with this", first.ref),
-        m.Turn("user", "Well?", second.ref),
+        m.Turn("user", "with this", first.ref, continues=True),
+        m.Turn("user", "Well?", second.ref, continues=True),
     )
     shown = desk.last(events.ItemAdded).item.content
     assert [part.type.removeprefix("input_") for part in shown] == ["text", "audio", "text", "audio", "text"]

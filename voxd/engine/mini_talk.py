@@ -229,24 +229,27 @@ class Talk:
 
     def prompt(self, context: tuple[Turn, ...], limit: int, *, aside: bool) -> list[int] | None:
         """The symbols of a conversation, at most `limit`: beyond that the oldest turns are left out, half of them at
-        once, so that what is left stays the beginning of the next prompts.  None: the last turn alone is longer."""
+        once, so that what is left stays the beginning of the next prompts.  None: the last item alone is longer."""
         head, turns = self._read(context)
         newest = self._newest(head, turns, limit)
         if len(newest) < len(turns):
             newest = self._newest(head, turns, limit // 2)
-            if not aside:
-                self._leave_out_before(newest)
         symbols = self._lay_out(head + newest)
-        return symbols if len(symbols) <= limit else None
+        if len(symbols) > limit:
+            return None
+        if len(newest) < len(turns) and not aside:
+            self._leave_out_before(newest)
+        return symbols
 
     def _newest(self, head: list[Turn], turns: list[Turn], limit: int) -> list[Turn]:
-        """As many of the last turns as fit beside the head, and the very last in any case.  Those before them are not
+        """As many of the last items as fit beside the head, and the very last in any case.  Those before them are not
         even read: there may be a thousand."""
+        starts = [index for index, turn in enumerate(turns) if not turn.continues]
         room = limit - sum(map(self._most_symbols, head))
         for first in reversed(range(len(turns))):
             room -= self._most_symbols(turns[first])
             if room < 0:
-                return turns[min(first + 1, len(turns) - 1) :]
+                return turns[next((index for index in starts if index > first), starts[-1]) :]
         return turns
 
     def _most_symbols(self, turn: Turn) -> int:

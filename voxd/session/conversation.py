@@ -47,7 +47,7 @@ class Entry:
     def turns(self) -> tuple[Turn, ...]:
         """As a responder sees it: a turn for each piece."""
         first = Turn(self.role, self.text, self.ref, self.transcript or "")  # type: ignore[arg-type]
-        return first, *(Turn(self.role, text, ref) for text, ref in self.more)  # type: ignore[arg-type]
+        return first, *(Turn(self.role, text, ref, continues=True) for text, ref in self.more)  # type: ignore[arg-type]
 
 
 class Conversation:
