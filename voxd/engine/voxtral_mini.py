@@ -21,6 +21,7 @@ from typing import ClassVar
 from shared.audio import RATE
 from voxd.engine.contract import Capabilities, Demand, Engine, EngineCommand, Refuse
 from voxd.engine.mini_port import PAGE, Device, Options
+from voxd.engine.mini_prompt import why_not
 from voxd.engine.mini_schedule import Schedule
 from voxd.engine.mini_sequence import Memory
 from voxd.engine.mini_talk import Talk, Utterance
@@ -157,8 +158,8 @@ class VoxtralMini(Engine):
         return None
 
     def _open(self, command: Open) -> None:
-        if "transcribe" in command.roles and self._loaded.script.transcribe is None:
-            raise Refuse("this model was not made for transcription: choose another engine for it", 0)
+        if "transcribe" in command.roles and (reason := why_not(self._loaded.script, command.language)):
+            raise Refuse(reason, 0)
         talk, gone = self._talks.get(command.stream), command.stream in self._gone
         if (talk is None or gone) and len(self._talks) - len(self._gone) >= self._most:
             raise Refuse(f"all {self._most} places are taken: more do not fit into the device's memory")
