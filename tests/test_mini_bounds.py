@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from tests.mini import Paper, as_text, encode, follows, gateway
 from tests.test_mini_engine import MOST, noise, spoken
 from tests.tiny_voxtral import RATE
 from voxd.engine import mini_talk
+from voxd.engine.mini_clip import Clip, Window
+from voxd.engine.mini_port import NONE_HIGHER
 from voxd.engine.mini_talk import Talk
 from voxd.engine.voxtral_mini import VoxtralMini
 from voxd.messages import Audio, Open, Turn
@@ -174,3 +177,26 @@ def test_what_the_device_did_is_remembered_for_a_second() -> None:
         assert isinstance(engine, VoxtralMini)
         assert talk.steps > 500
         assert len(engine._schedule._spent) <= 201, "two in each step of 10 ms"
+
+
+def test_a_pause_that_was_louder_than_what_followed_leaves_no_trace() -> None:
+    """Cut off in the middle of a sound, a clip can be louder there than it ever is."""
+    numbers, dropped = count(), list[Window]()
+    clip = Clip(lambda: next(numbers), dropped.append)
+
+    def encode_all(*found: tuple[float, float]) -> list[float]:
+        asked = []
+        while (window := clip.unasked) is not None or not clip.settle():
+            if window is not None:
+                window.asked, window.found = True, found[window.index]
+                asked.append(window.higher)
+        return asked
+
+    clip.end(35 * RATE)
+    assert encode_all((1.0, -9.0), (3.0, 0.0)) == [NONE_HIGHER, 1.0, 3.0]
+    clip.go_on()
+    clip.end(40 * RATE)
+    assert encode_all((1.0, -9.0), (1.5, 0.0)) == [1.0, 1.5], "the first window again, for what it is beside now"
+    clip.go_on()
+    clip.end(41 * RATE)
+    assert encode_all((1.0, -9.0), (1.5, 0.0)) == [1.0]
