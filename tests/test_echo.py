@@ -24,7 +24,6 @@ from voxd.messages import (
     Respond,
     Rollback,
     Said,
-    Sent,
     Settled,
     Speculate,
 )
@@ -132,7 +131,7 @@ def test_a_cancelled_answer_settles_with_what_was_said() -> None:
     script = Script()
     script.tell(Respond(1, 7, ()))
     script.after(2 * TOKEN_US)
-    assert script.tell(Sent(1, 7, 3), Cancel(1, 7)) == [Settled(1, 7, "cancelled", "one two", output_tokens=2)]
+    assert script.tell(Cancel(1, 7)) == [Settled(1, 7, "cancelled", "one two", output_tokens=2)]
     assert (script.after(TOKEN_US), script.engine.deadline_us) == ([], None)
 
 

@@ -37,7 +37,6 @@ from voxd.messages import (
     Role,
     Rollback,
     Said,
-    Sent,
     Settled,
     Speculate,
     Stop,
@@ -138,7 +137,6 @@ ABOUT_STREAM_1: list[EngineCommand] = [
     Speculate(1, 3, 2, 1, ()),
     Crop(1, 3),
     Respond(1, 4, ()),
-    Sent(1, 4, 1),
     Cancel(1, 4),
     Evict(1),
     Close(1),
@@ -155,7 +153,7 @@ def test_commands_go_to_the_roles_that_they_are_for() -> None:
     assert transcriber.told[1:] == heard_by("transcribe")
     assert responder.told[1:] == heard_by("respond")
     assert {Flush, Rollback} & set(responder.kinds()) == set()
-    assert {Speculate, Crop, Respond, Sent} & set(transcriber.kinds()) == set()
+    assert {Speculate, Crop, Respond} & set(transcriber.kinds()) == set()
 
 
 def test_an_engine_with_both_roles_is_told_stepped_and_stopped_once() -> None:

@@ -25,7 +25,6 @@ COMMANDS: list[m.Command] = [
     m.Speculate(1, 3, 2, 9000, (m.Turn("assistant", "Yes."),), None),
     m.Crop(1, 3),
     m.Cancel(1, 3),
-    m.Sent(1, 3, 11),
     m.Evict(1),
     m.Leave(1),
     m.Prepare(1, 2, (m.Turn("user", "", 1, "hello"),)),

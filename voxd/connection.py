@@ -108,7 +108,6 @@ class Connection:
         self._closing: Closed | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._new_id = new_id
-        self._sent_chars: dict[str, int] = {}
         self.stream = host.attach(self)
         self._session = Session(self.stream, make_config(self.id), profile(host.ready), new_id)
         config = self._session.config
@@ -188,8 +187,6 @@ class Connection:
         now_us, event = self._clock(), waiting.event
         report = self._meter.written(event, now_us)
         self._observer.written(event, report)
-        if isinstance(event, events.OutputTextDelta):
-            self._acknowledge(event)
         if failure := _failure(event):
             self.log.failed(*failure)
         if report:
@@ -331,14 +328,6 @@ class Connection:
         if self._outbound_bytes > OUTBOUND and self._closing is None:
             self._outbound.clear()
             self.end(1008, "the client reads too slowly")
-
-    def _acknowledge(self, delta: events.OutputTextDelta) -> None:
-        """Tells the engine how much of an answer the client got: that much is context after a barge-in."""
-        ref = self._meter.ref_of(delta.response_id)
-        if ref is not None:
-            chars = self._sent_chars.get(delta.response_id, 0) + len(delta.delta)
-            self._sent_chars = {delta.response_id: chars}
-            self._host.send([m.Sent(self.stream, ref, chars)])
 
     def _set_timer(self, now_us: int) -> None:
         """`chunked_response` may hold text until a deadline."""

@@ -14,7 +14,7 @@ The life of a stream:
         Speculate(ref') | Crop(ref') .............. the same for an answer
       Commit(ref, end) ............................ Said ..., then Settled(ref) exactly once, or Failed(ref)
       Respond(ref') ............................... Said ..., then Settled(ref') exactly once, or Failed(ref')
-        Sent(ref', chars), Cancel(ref)
+        Cancel(ref)
     Evict, Leave, Close
 """
 
@@ -172,13 +172,6 @@ class Cancel(StreamMessage, frozen=True):
     ref: int
 
 
-class Sent(StreamMessage, frozen=True):
-    """The client's socket has taken the first `chars` characters of response `ref`: that much is context."""
-
-    ref: int
-    chars: int
-
-
 class Evict(StreamMessage, frozen=True):
     """Give the device memory of an idle stream back; keep what is needed to go on."""
 
@@ -211,7 +204,6 @@ Command = (
     | Speculate
     | Crop
     | Cancel
-    | Sent
     | Evict
     | Leave
     | Close

@@ -133,11 +133,6 @@ class TurnMeter:
             turn.tokens_in, turn.tokens_cached = output.input_tokens, output.cached_tokens
             turn.tokens_out = output.output_tokens
 
-    def ref_of(self, response_id: str) -> int | None:
-        """How the engine calls a response."""
-        turn = self._open.get(response_id)
-        return turn.ref if turn else None
-
     def written(self, event: events.ServerEvent, now_us: int) -> TurnReport | None:
         """An event has gone to the socket; a report if a turn is over with it."""
         match event:

@@ -17,7 +17,7 @@ What arrives, per role (all of `voxd.messages`):
 
     both         Open, Feed, Heard (the VAD's word on audio already fed), Onset, Commit, Cancel, Close, Evict, Leave
     transcribe   Flush, Rollback
-    respond      Audio, Prepare, Speculate, Crop, Respond, Sent
+    respond      Audio, Prepare, Speculate, Crop, Respond
 
 Promises that the loop keeps: messages of one stream come in the order of its audio; no stream is used before Open or
 after Close; a ref is never reused.  An Onset is told after the frames that revealed it were heard,
@@ -61,7 +61,6 @@ from voxd.messages import (
     Respond,
     Role,
     Rollback,
-    Sent,
     Speculate,
 )
 
@@ -81,7 +80,6 @@ EngineCommand = (
     | Speculate
     | Crop
     | Cancel
-    | Sent
     | Evict
     | Leave
     | Close

@@ -32,7 +32,6 @@ from voxd.messages import (
     Respond,
     Rollback,
     Said,
-    Sent,
     Settled,
     Speculate,
     Status,
@@ -130,7 +129,7 @@ class Echo(Engine):
             case Feed():
                 self._known[stream] = command.known
                 self._go_on(stream)
-            case Audio() | Prepare() | Flush() | Rollback() | Sent() | Evict():
+            case Audio() | Prepare() | Flush() | Rollback() | Evict():
                 pass  # what it says depends on positions alone: there is nothing to prepare, undo, truncate or free
 
     def step(self, now_us: int) -> Iterable[Output]:

@@ -43,7 +43,6 @@ from voxd.messages import (
     Role,
     Rollback,
     Said,
-    Sent,
     Settled,
     Speculate,
     Stop,
@@ -69,7 +68,6 @@ AUDIENCE: dict[type[EngineCommand], tuple[Role, ...]] = {
     Respond: ("respond",),
     Speculate: ("respond",),
     Crop: ("respond",),
-    Sent: ("respond",),
 }
 
 

@@ -21,7 +21,7 @@ from shared.audio import to_samples
 from voxd.engine.conformance.bench import DECIDED, PIECE, Bench, Broke, Stage, require
 from voxd.engine.conformance.sound import Sound
 from voxd.engine.contract import Engine
-from voxd.messages import Crop, Evict, Flush, Role, Rollback, Sent, Settled, Turn
+from voxd.messages import Crop, Evict, Flush, Role, Rollback, Settled, Turn
 
 __all__ = ["Broke", "Conformance"]
 
@@ -229,7 +229,6 @@ class Conformance:
             ref = talk.respond(max_tokens=None)
             owed = talk.owed[ref]
             stage.bench.until(lambda: bool(owed.said) or owed.ending is not None, "the first text of an answer")
-            stage.bench.tell(Sent(talk.stream, ref, len(owed.said) // 2))
             over = owed.ending is not None
             talk.cancel(ref, utterance=False)
             talk.settled(ref)
