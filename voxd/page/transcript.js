@@ -84,11 +84,15 @@ export class Transcript {
     return ops;
   }
 
-  /** Nothing more comes for what is open; an entry without a word never was. */
-  disconnected() {
+  /**
+   * Nothing more comes for what is open; an entry without a word never was.  `again`: another session will be given the
+   * same sound, and write it down once more.
+   */
+  disconnected(again = false) {
     const ops = [];
+    this.speakingIn = null;
     for (const [key, entry] of [...this.entries]) {
-      if (entry.text) this.close(ops, key, true, "connection lost");
+      if (entry.text && !(again && entry.voice === "user")) this.close(ops, key, true, "connection lost");
       else this.drop(ops, key);
     }
     return ops;
