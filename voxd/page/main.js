@@ -13,6 +13,7 @@ import { byId, Figures, show, Turns } from "./view.js";
 const PING_MS = 2000;
 const SLOW_MS = 3000; // without an answer to a ping: the person is told
 const GONE_MS = 6000; // and then the link is given up
+const ONSET_MS = 1000; // before voxd says so, at most, has somebody begun to speak
 const RATE = 16_000; // Hz, without a microphone
 const LATE = 50; // packets that wait for the link, a second of sound: the person is told
 const LOADING_MS = 2000; // between looks at a voxd that is not ready, or not there
@@ -32,7 +33,7 @@ const page = {
   muted: false,
   kept: null,
   pinged: [], // of pings without an answer
-  heardAt: 0, // when voxd last said anything
+  owedAt: 0, // what was captured before is text, as far as a call's page can know
   leaves: false, // voxd has said that it stops
   lostCall: "", // why the call broke that this link replaces
   unmet: "", // what was said when voxd could not be asked how it does
@@ -179,7 +180,7 @@ function wishes() {
 function begun(link) {
   page.link = link;
   if (!page.meter) renew();
-  [page.pinged, page.behind, page.slow, page.heardAt] = [[], "", false, performance.now()];
+  [page.pinged, page.behind, page.slow, page.owedAt] = [[], "", false, performance.now()];
   become("on");
   speech(page.transcript.speakingIn ? "speaking" : "listening");
   announce(`Connected by ${link.kind}`);
@@ -217,7 +218,7 @@ async function broken({ reason, final }) {
   const { kept } = page;
   kept.cut();
   page.lostCall = page.link.kind === "WebRTC" ? reason : "";
-  if (page.lostCall) kept.since(page.heardAt); // what came later may not have come through
+  if (page.lostCall) kept.since(page.owedAt);
   page.link = null;
   become("again");
   trouble(`${reason} Trying again. What you say meanwhile is kept, up to 30 s.`);
@@ -236,7 +237,7 @@ async function broken({ reason, final }) {
 
 /** The session of a link that replaces another, and goes on with nothing: it is given what is kept. */
 function anew() {
-  for (const op of page.transcript.disconnected(!page.lostCall)) turns.apply(op, performance.now(), () => {});
+  for (const op of page.transcript.disconnected(true)) turns.apply(op, performance.now(), () => {});
   const why = page.lostCall ? `${page.lostCall} It goes on by WebSocket` : "voxd no longer has this conversation";
   turns.apply({ op: "note", text: `${why}: this is a new one, which does not know what was said before.` });
 }
@@ -338,8 +339,8 @@ function ping() {
 
 function receive(event, at) {
   if (!live()) return;
-  page.heardAt = at;
   page.kept.receive(event);
+  if (!page.transcript.owes) page.owedAt = at - (event.type === "input_audio_buffer.speech_started" ? ONSET_MS : 0);
   if (event.type === "voxd.pong") {
     page.pinged = page.pinged.filter((t0) => t0 > event.t0);
     if (page.clock instanceof TrackClock) page.clock.ponged(event.t0, event.t1_us, event.t2_us, at);

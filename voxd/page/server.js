@@ -5,7 +5,7 @@
 
 const STORE = "voxd-token";
 const SECRET_S = 60;
-const ANSWER_MS = 5000; // a network that swallows everything never says so
+const ANSWER_MS = 3000; // a network that swallows everything never says so
 
 /** voxd has said no; `message` is its own sentence. */
 export class Refused extends Error {

@@ -27,6 +27,11 @@ export class Transcript {
     return [...this.entries.values()].some((entry) => entry.voice === "model");
   }
 
+  /** Somebody speaks, or has spoken and it is not yet written down. */
+  get owes() {
+    return this.speakingIn !== null || [...this.entries.values()].some((entry) => entry.voice === "user");
+  }
+
   receive(event) {
     const ops = [];
     switch (event.type) {
@@ -161,7 +166,6 @@ export class Transcript {
   }
 
   settled(ops) {
-    const waits = [...this.entries.values()].some((entry) => entry.voice === "user");
-    if (!waits && this.speakingIn === null) ops.push({ op: "speech", state: "listening" });
+    if (!this.owes) ops.push({ op: "speech", state: "listening" });
   }
 }
