@@ -27,10 +27,12 @@ export function whyNoCall(place, status, track) {
 
 /**
  * An open session.  `told(event, at)`; `closed({reason, final})` when it ends, unless by `close`; final: another link
- * would end the same way.  Returns {kind, why, send, pump, close, cut}; raises Refused, Unreachable, Error.
+ * would end the same way.  `noUdp`: why a call has failed before.  Returns {kind, why, blocked, send, pump, close, cut},
+ * blocked: a call has failed, and would again; raises Refused, Unreachable, Error.
  */
-export async function open({ session, query, status, track, told, closed, trying }) {
-  let why = whyNoCall(location, status, track);
+export async function open({ session, query, status, track, noUdp, told, closed, trying }) {
+  let why = noUdp || whyNoCall(location, status, track);
+  let blocked = false;
   const key = await secret(session);
   if (!why) {
     trying("WebRTC");
@@ -38,12 +40,11 @@ export async function open({ session, query, status, track, told, closed, trying
       return await Call.open({ key, query, track, told, closed });
     } catch (error) {
       why = error.message;
+      blocked = error instanceof NoUdp;
     }
   }
   trying("WebSocket");
-  const link = await Socket.open({ key, query, told, closed });
-  link.why = why;
-  return link;
+  return Object.assign(await Socket.open({ key, query, told, closed }), { why, blocked });
 }
 
 /**
@@ -69,6 +70,8 @@ export async function reopen({ session, query, resume, told, closed, trying, goi
     }
   }
 }
+
+class NoUdp extends Error {}
 
 function address(path, query, more) {
   return `${path}?${new URLSearchParams({ ...query, voxd_ext: more })}`;
@@ -174,7 +177,7 @@ class Call {
   }
 
   constructor(peer, channel, key) {
-    Object.assign(this, { peer, channel, key, kind: "WebRTC", why: "", call: "", over: false });
+    Object.assign(this, { peer, channel, key, kind: "WebRTC", why: "", blocked: false, call: "", over: false });
   }
 
   /** Posted before candidates are gathered: voxd answers whoever calls its one candidate. */
@@ -220,7 +223,7 @@ class Call {
 function opening(channel, peer) {
   return new Promise((done, failed) => {
     const timer = setTimeout(() => {
-      failed(new Error(`no UDP came through in ${CALL_MS / 1000} s: through ssh it cannot, elsewhere a firewall may stop it`));
+      failed(new NoUdp(`no UDP came through in ${CALL_MS / 1000} s: through ssh it cannot, elsewhere a firewall may stop it`));
     }, CALL_MS);
     channel.onopen = () => {
       clearTimeout(timer);
@@ -229,7 +232,7 @@ function opening(channel, peer) {
     peer.oniceconnectionstatechange = () => {
       if (peer.iceConnectionState !== "failed") return;
       clearTimeout(timer);
-      failed(new Error("no UDP came through"));
+      failed(new NoUdp("no UDP came through"));
     };
   });
 }

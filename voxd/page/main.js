@@ -8,7 +8,7 @@ import { devices, insecure, Microphone, NoMicrophone } from "./microphone.js";
 import { QUIET } from "./framer.js";
 import { Refused, status, token } from "./server.js";
 import { Transcript } from "./transcript.js";
-import { byId, Figures, show, Turns } from "./view.js";
+import { announce, byId, Figures, level, linkLine, show, trouble, Turns } from "./view.js";
 
 const PING_MS = 2000;
 const SLOW_MS = 3000; // without an answer to a ping: the person is told
@@ -35,6 +35,7 @@ const page = {
   pinged: [], // of pings without an answer
   owedAt: 0, // what was captured before is text, as far as a call's page can know
   leaves: false, // voxd has said that it stops
+  noUdp: "", // why a call has failed: no other is tried
   lostCall: "", // why the call broke that this link replaces
   unmet: "", // what was said when voxd could not be asked how it does
   behind: "", // about sound that waits
@@ -70,21 +71,6 @@ function become(state) {
   show("hold", runs && page.microphone && pushes());
   show("stop", page.transcript.answering);
   if (!live()) linkLine({ idle: "not connected", again: "coming back" }[state] ?? state, "");
-}
-
-function linkLine(state, why) {
-  byId("link-state").textContent = state;
-  byId("link-why").textContent = why;
-}
-
-/** For those who do not see the first line; of what is said, the words themselves are read out. */
-function announce(text) {
-  byId("said").textContent = text;
-}
-
-function trouble(text) {
-  byId("trouble").textContent = text;
-  show("trouble", Boolean(text));
 }
 
 function speech(state) {
@@ -156,7 +142,10 @@ async function start(listens) {
     page.kept ??= new Kept(RATE);
     page.status = await status();
     Object.assign(page, { transcript: new Transcript(), meter: null, session: null, leaves: false, lostCall: "" });
-    begun(await open({ ...wishes(), status: page.status, track: page.microphone?.track ?? null }));
+    const { status: how, noUdp } = page;
+    const link = await open({ ...wishes(), status: how, noUdp, track: page.microphone?.track ?? null });
+    if (link.blocked) page.noUdp = link.why;
+    begun(link);
   } catch (error) {
     hush();
     if (error instanceof NoMicrophone) {
@@ -281,11 +270,6 @@ function hear({ pcm, level: loud }, at) {
   if (behind === page.behind) return;
   page.behind = behind;
   speech(document.body.dataset.speech);
-}
-
-function level(loud) {
-  byId("level").firstElementChild.style.setProperty("--level", String((loud - QUIET) / -QUIET));
-  byId("level").setAttribute("aria-valuenow", String(Math.round(loud)));
 }
 
 function mute(muted) {
