@@ -213,13 +213,16 @@ async def test_the_microphone_is_not_needed_to_type(tmp_path: Path) -> None:
             assert await page.evaluate("document.querySelectorAll('.note').length") == 0
 
 
-async def test_push_to_talk_hears_nothing_before_and_ends_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_push_to_talk_hears_nothing_before_and_ends_at_once(transport: str, tmp_path: Path) -> None:
+    """Nor what was said while the page was looking for a way: the WebSocket is what is left after 3 s."""
     heard = as_heard(spoken("two_cities_1", "two_cities_2", "two_cities_5", "two_cities_7"), tmp_path, 0.0)
-    with voxd(*ECHO) as (_, port, token):
+    nowhere = {"VOXD_WEBRTC_ADDRESS": "192.0.2.201"} if transport == "WebSocket" else {}
+    with voxd(*ECHO, **nowhere) as (_, port, token):
         async with chromium(heard=heard) as page:
             await opened(page, port, token)
             await page.click("#push")
-            await listening(page, "WebRTC")
+            await listening(page, transport)
             begun = await page.evaluate("performance.now()")
             await page.until(f"performance.now() - {begun} > 3000")
             assert await page.evaluate("document.querySelectorAll('#turns li').length") == 0

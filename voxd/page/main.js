@@ -69,7 +69,7 @@ function become(state) {
   show("level", page.microphone !== null);
   show("mute", runs && page.microphone && !pushes());
   show("hold", runs && page.microphone && pushes());
-  show("stop", page.transcript.answering);
+  show("stop", live() && page.transcript.answering);
   if (!live()) linkLine({ idle: "not connected", again: "coming back" }[state] ?? state, "");
 }
 
@@ -186,6 +186,7 @@ async function listen(deviceId) {
     become(page.state);
   });
   page.kept = new Kept(page.microphone.rate);
+  mute(page.muted); // before the first packet is kept
   const found = await devices();
   const options = found.map(({ id, name }) => new Option(name, id, false, id === page.microphone.deviceId));
   byId("device").replaceChildren(...options);
@@ -210,7 +211,7 @@ async function broken({ reason, final }) {
   if (page.lostCall) kept.since(page.owedAt);
   page.link = null;
   become("again");
-  trouble(`${reason} Trying again. What you say meanwhile is kept, up to 30 s.`);
+  trouble(`${reason} Trying again.${page.microphone ? " What you say meanwhile is kept, up to 30 s." : ""}`);
   const going = () => page.state === "again" && page.kept === kept;
   const resume = () => (page.lostCall || !kept.token ? null : kept);
   const trying = (why) => going() && linkLine("coming back", why);

@@ -56,7 +56,7 @@ export async function ask(path, options = {}) {
     answer = await fetch(path, given);
   } catch (error) {
     if (options.signal?.aborted) throw error;
-    throw new Unreachable("voxd does not answer: it is not running, or the tunnel to it is closed.");
+    throw new Unreachable("voxd does not answer: start it, or open the tunnel to it again. This page keeps looking.");
   }
   if (!answer.ok) throw new Refused(answer.status, await answer.json().catch(() => null));
   return answer;
