@@ -133,7 +133,7 @@ async def test_who_has_had_enough_of_trying_ends_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("NotAllowedError", "allow it beside the address"), ("NotFoundError", "You can type instead")],
+    [("NotAllowedError", "allow it beside the address"), ("NotFoundError", "connect one")],
 )
 async def test_without_a_microphone_it_says_what_to_do(name: str, expected: str) -> None:
     refused = f"navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', '{name}'))"

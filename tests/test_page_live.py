@@ -291,5 +291,9 @@ async def test_what_went_wrong_is_a_sentence() -> None:
             await page.click("#send")
             await page.until("document.querySelector('.model .text')?.textContent.includes('three')", 30)
             daemon.process.kill()
+            await page.until(state("again"))
+            assert await page.text("#trouble") == "The connection to voxd broke. Trying again.", "nobody speaks here"
+            await page.until("document.querySelector('#link-why').textContent.includes('voxd does not answer')")
+            await page.click("#start")
             await page.until("document.querySelector('#trouble').textContent.includes('voxd does not answer')")
             await page.until("document.querySelector('.model .remark')")

@@ -190,6 +190,19 @@ async def test_text_of_a_server_acts_on_nothing() -> None:
     assert ops[1]["text"] == "a\ufffdb\ufffd[2Jc<img src=x onerror=alert(1)>"
 
 
+async def test_an_entry_that_has_gone_from_the_screen_is_no_place_for_text() -> None:
+    async with modules() as page:
+        found = await page.evaluate("""import('/page/view.js').then(({Turns}) => {
+          const list = document.createElement('ol'), turns = new Turns(list, 'voxd');
+          turns.apply({op: 'open', key: 'k', voice: 'user'});
+          for (let n = 0; n < 400; n += 1) turns.apply({op: 'note', text: String(n)});
+          turns.apply({op: 'append', key: 'k', text: 'late'}, 0, () => {});
+          turns.apply({op: 'close', key: 'k', broken: false, remark: ''});
+          return [list.childElementCount, list.textContent.includes('late')];
+        })""")
+    assert found == [300, False]
+
+
 OPS: Sequence[tuple[list[dict[str, object]], list[str]]] = (
     ([{"type": "error", "error": {"message": "No."}}], ["note"]),
     ([{"type": "unheard.of"}, {"type": "unreadable"}], []),

@@ -44,6 +44,7 @@ const page = {
 const turns = new Turns(byId("turns"), "voxd");
 const figures = new Figures();
 
+const WELCOME = { loading: "One moment", on: "Say something", again: "One moment" };
 const pushes = () => byId("push").checked;
 const answers = () => page.status?.engines.respond !== null;
 const live = () => page.state === "on";
@@ -60,7 +61,7 @@ function become(state) {
   show("welcome", state !== "locked" && !byId("turns").childElementCount);
   show("controls", state !== "locked");
   show("type", state !== "locked" && page.status !== null && answers());
-  byId("welcome-title").textContent = live() ? "Say something" : "Start listening, then speak";
+  byId("welcome-title").textContent = WELCOME[state] ?? "Start listening, then speak";
   const runs = live() || state === "again";
   byId("start").disabled = state === "loading";
   byId("start").setAttribute("aria-disabled", String(state === "starting")); // disabled, it would lose the focus
@@ -283,14 +284,15 @@ function mute(muted) {
 
 /** Push to talk: while the key is down no pause ends the turn; when it is up, silence follows and the shortest one does. */
 function hold(held) {
-  if (!pushes() || page.held === held || (held && !live())) return;
+  if (!pushes() || page.held === held || !page.microphone) return;
   page.held = held;
-  if (live()) silence();
+  silence();
   mute(page.muted);
   byId("hold").classList.toggle("held", held);
 }
 
 function silence() {
+  if (!live() || !page.session) return; // it is told when a session is there
   const ms = !pushes() ? page.silence : page.held ? LONGEST_MS : SHORTEST_MS;
   const vad = { ...page.session.audio.input.turn_detection, silence_duration_ms: ms };
   page.link.send({ type: "session.update", session: { audio: { input: { turn_detection: vad } } } });
@@ -298,7 +300,7 @@ function silence() {
 
 function modeChanged() {
   page.held = false;
-  if (live()) silence();
+  silence();
   mute(page.muted);
   become(page.state);
   speech("listening");
@@ -406,7 +408,7 @@ byId("stop").addEventListener("click", () => page.link?.send({ type: "response.c
 
 /** Space belongs to push-to-talk unless something else has the focus that takes it. */
 function talks(event) {
-  return event.code === "Space" && live() && pushes() && !event.target.closest("input:not(#push), select, summary");
+  return event.code === "Space" && page.microphone && pushes() && !event.target.closest("input:not(#push), select, summary");
 }
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && page.transcript.answering) page.link?.send({ type: "response.cancel" });

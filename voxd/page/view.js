@@ -79,6 +79,7 @@ export class Turns {
   /** Does what a Transcript says.  `painted(ms)` hears how long each piece of text took to the screen. */
   apply(op, at, painted) {
     const entry = this.entries.get(op.key);
+    if (op.key && op.op !== "open" && !entry) return; // it was the oldest, and has gone
     switch (op.op) {
       case "open":
         this.open(op);
