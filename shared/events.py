@@ -300,10 +300,12 @@ class Pong(ServerBase, tag="voxd.pong", frozen=True):
 
 class Ack(ServerBase, tag="voxd.ack", frozen=True):
     """Opt-in (`voxd_ext=resume`), every 200 ms of audio.  Positions at the session's rate: audio below
-    `received_samples` is here, audio below `settled_samples` will not be needed again."""
+    `received_samples` is here, and the newest of it came at `received_us` on the server's monotonic clock; audio below
+    `settled_samples` will not be needed again."""
 
     received_samples: int
     settled_samples: int
+    received_us: int | UnsetType = UNSET
 
 
 class Resumed(ServerBase, tag="voxd.resumed", frozen=True):

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import itertools
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -136,7 +137,8 @@ async def chromium(*flags: str, heard: Path | None = None) -> AsyncIterator[Page
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
         command = (CHROMIUM, *FLAGS, *sound, *flags, f"--user-data-dir={profile}", "about:blank")
         quiet = asyncio.subprocess.DEVNULL
-        browser = await asyncio.create_subprocess_exec(*command, stdout=quiet, stderr=asyncio.subprocess.PIPE)
+        env = {**os.environ, "TMPDIR": profile}  # where it forgets a socket
+        browser = await asyncio.create_subprocess_exec(*command, stdout=quiet, stderr=asyncio.subprocess.PIPE, env=env)
         assert browser.stderr is not None
         talking = asyncio.create_task(_address(browser.stderr))
         try:

@@ -33,6 +33,7 @@ from voxd.messages import (
     Settled,
     Speculate,
     Turn,
+    Warned,
 )
 
 EOS = 2
@@ -199,6 +200,7 @@ class Gateway(Feeding):
     said: dict[tuple[int, int], str] = field(default_factory=dict)
     settled: dict[tuple[int, int], Settled] = field(default_factory=dict)
     failed: dict[tuple[int, int | None], Failed] = field(default_factory=dict)
+    warned: list[Warned] = field(default_factory=list)
 
     def open(self, stream: int, clip: Samples, *roles: Role, language: str | None = None) -> None:
         self.give(stream, clip)
@@ -231,6 +233,8 @@ class Gateway(Feeding):
                 self.settled[stream, ref] = output
             case Failed(stream=stream, ref=ref):
                 self.failed[stream, ref] = output
+            case Warned():
+                self.warned.append(output)
             case _:
                 raise AssertionError(output)
 

@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import IO
 
 CLIENT, SERVER = "10.77.0.1", "10.77.0.2"
 NEAR = ("client0", "server0")  # the ends in the middle
@@ -47,6 +48,12 @@ class Network:
 
     client: str
     server: str
+    _orders: IO[bytes]
+
+    def lose(self, share: float) -> None:
+        """From now on, of the frames of each way."""
+        self._orders.write(f"{share}\n".encode())
+        self._orders.flush()
 
     def round_trips_ms(self, count: int = 50) -> list[float]:
         """As the bare network gives them: echoes by the far kernel."""
@@ -123,15 +130,16 @@ def network(one_way_ms: float, loss: float = 0, seed: int = 1) -> Iterator[Netwo
             with entered(namespace):
                 _send_whole(name)
         command = [*inside(middle), sys.executable, "-P", __file__, str(one_way_ms), str(loss), str(seed)]
-        bridge = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+        bridge = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         stack.callback(bridge.kill)
+        assert bridge.stdin is not None
         assert bridge.stdout is not None
         if bridge.stdout.readline() != b"ready\n":
             raise OSError("the bridge between the namespaces did not start")
         for name, namespace, address, _ in ends:
             _ip("-n", namespace, "address", "add", f"{address}/24", "dev", name)
             _ip("-n", namespace, "link", "set", name, "up")
-        yield Network(client, server)
+        yield Network(client, server, bridge.stdin)
 
 
 def _namespace(stack: ExitStack, name: str) -> str:
@@ -177,7 +185,8 @@ def frames_of(interface: str) -> socket.socket:
 
 
 def bridge(one_way_ms: float, loss: float, seed: int) -> None:
-    """Each frame goes to the other side, in order, when its time has come, or is lost.  For ever."""
+    """Each frame goes to the other side, in order, when its time has come, or is lost.  For ever; each line of standard
+    input is another `loss`."""
     with contextlib.suppress(PermissionError):  # a late bridge would be taken for a slow tunnel
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))
     first, second = map(frames_of, NEAR)
@@ -187,9 +196,11 @@ def bridge(one_way_ms: float, loss: float, seed: int) -> None:
     while True:
         # Of the waits that Python 3.11 has, select's is the one that is not rounded to milliseconds.
         wait_s = max(0, held[0][0] - time.monotonic_ns()) / 1e9 if held else None
-        ready, _, _ = select.select((first, second), (), (), wait_s)
+        ready, _, _ = select.select((first, second, sys.stdin), (), (), wait_s)
         due = time.monotonic_ns() + round(one_way_ms * 1e6)
-        for sock in ready:
+        if sys.stdin in ready:
+            loss = float(sys.stdin.readline())
+        for sock in (each for each in (first, second) if each in ready):
             frame = sock.recv(FRAME)
             if frame[12:14] == ARP or luck.random() >= loss:
                 held.append((due, other[sock], frame))

@@ -164,7 +164,7 @@ async def until(pilot: Pilot[None], true: Callable[[], bool]) -> None:
     """Lets the app work until something is so."""
     async with asyncio.timeout(10):
         while not true():
-            await pilot.pause()
+            await pilot.pause(0.002)  # without a number it also waits until the process is idle, 20 ms at least
 
 
 # ── what happened ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import tempfile
 import threading
@@ -119,8 +120,9 @@ async def visited(site: Site, url: str) -> dict[str, str]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         quiet = asyncio.subprocess.DEVNULL
         browser = await asyncio.create_subprocess_exec(
-            CHROMIUM, *FLAGS, f"--user-data-dir={profile}", url, stdout=quiet, stderr=quiet
-        )
+            CHROMIUM, *FLAGS, f"--user-data-dir={profile}", url, stdout=quiet, stderr=quiet,
+            env={**os.environ, "TMPDIR": profile},  # where it forgets a socket
+        )  # fmt: skip
         try:
             return await asyncio.to_thread(site.reports.get, timeout=60)
         finally:

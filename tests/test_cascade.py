@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.cascading import QUESTION, Talk, talks
-from tests.chat_server import STREAM, Asked, ChatServer, delta, endless, mute, refuses, says
+from tests.chat_server import STREAM, Asked, ChatServer, delta, endless, event, mute, raw, refuses, says
 from voxd.engine import chat
 from voxd.engine.cascade import Cascade, messages
 from voxd.engine.conformance import Conformance
@@ -114,6 +114,15 @@ def test_characters_survive_any_cut(talk: Talk) -> None:
 
     _, talker = talk(script)
     assert talker.answer() == Settled(1, 1, "completed", "Grüße 漢字 🎙\u2028é", output_tokens=3)
+
+
+def test_what_a_model_thinks_is_not_said(talk: Talk) -> None:
+    """As Mistral's API gives it; and chunks of others that have no delta."""
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
+    chunks: list[object] = [{"content": [thought]}, {"content": [{"type": "text", "text": "Yes"}]}, None]
+    events = b"".join(event(choices=[{"index": 0, "delta": each, "finish_reason": None}]) for each in chunks)
+    _, talker = talk(raw(STREAM + events + delta(".", "stop")))
+    assert talker.answer() == Settled(1, 1, "completed", "Yes.", output_tokens=2)
 
 
 def test_a_server_that_does_not_know_stream_options_is_asked_without(talk: Talk) -> None:

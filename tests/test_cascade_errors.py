@@ -70,7 +70,9 @@ def test_a_refusal_is_one_sentence_that_says_what_to_do(talk: Talk, script: Scri
 
 BREAKS: list[tuple[bytes, str, str]] = [
     (b"", "chat_broken", "broke off"),
-    (b"data: {nonsense\n\n", "chat_broken", "broke off"),
+    (b"data: {nonsense\n\n", "chat_broken", "no piece of an answer"),
+    (b"data: [1]\n\n", "chat_broken", "OpenAI-compatible"),
+    (b"data: " + bytes(2 << 20), "chat_broken", "no piece of an answer"),
     (event(error={"message": "out of memory", "code": 500}), "chat_failed", "out of memory"),
     (b'error: {"error": {"message": "out of memory"}}\n\n', "chat_failed", "out of memory"),
     (event(error=TOO_LONG["error"]), "context_length_exceeded", "too long for the model"),

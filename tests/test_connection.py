@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from shared import events
-from shared.session_config import TranscriptionSession
+from shared.session_config import Extensions, TranscriptionSession
 from voxd import connection as module
 from voxd import messages as m
 from voxd.connection import Closed, Connection
@@ -84,3 +84,28 @@ async def test_who_goes_over_what_all_may_keep_is_closed_and_the_others_are_not(
     third.close(str(closed))
     second.receive_audio(SECOND)
     assert second._closing is None, "there is room again"
+
+
+async def test_an_acknowledgement_says_when_the_newest_sound_came() -> None:
+    """Not when it was said: what has become settled since then is no news of the way."""
+    times = iter(range(1000, 2000))
+    resumable = TranscriptionSession(id="x", voxd=Extensions(resume=True, resume_token="t"))
+    connection = Connection(
+        Host(),  # type: ignore[arg-type]
+        lambda ready: Profile("echo", None),
+        lambda name: resumable,
+        lambda: next(times),
+        Targets(),
+        "",
+        Dialect({}, 0),
+        Nobody(),
+    )
+    connection.receive_audio(SECOND)
+    came_us = connection._received_us
+    connection.receive_output(m.Heard(connection.stream, 0, (0.0,) * 30))
+    connection.close("over")
+    acks = [each.event for each in connection._outbound if isinstance(each.event, events.Ack)]
+    told = [each.data for each in connection._outbound if isinstance(each.event, events.Ack)]
+    assert len(acks) == 2
+    assert next(times) > came_us + 1, "time has passed between the two"
+    assert all(b'"received_us":%d' % came_us in data for data in told)

@@ -235,7 +235,8 @@ async def examine(target: Target, token: str | None = None, **more: Any) -> tupl
 
 async def test_from_a_socket_to_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(way, "SENTENCE", slice(round(7.5 * RATE), round(9.2 * RATE)))  # its answer takes as long
-    with voxd_process("--transcribe", "echo", "--respond", "echo") as daemon:
+    quick = {"VOXD_ENGINE_OPTIONS": "{echo: {tokens: 5, token_ms: 1}}"}
+    with voxd_process("--transcribe", "echo", "--respond", "echo", env=quick) as daemon:
         _, found = await examine(unix_target(daemon.socket))
     assert list(found)[-6:] == ["socket", "token", "engine", "versions", "WebSocket", "speech"]
     assert [found[name][0] for name in list(found)[-6:]] == ["✓"] * 6

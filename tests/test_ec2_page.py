@@ -11,6 +11,7 @@ import click
 import pytest
 
 from shared import __version__
+from tests.sdbox import ECHO, SETTINGS, booted
 from voxd.cli import main as voxd
 from voxtui.cli import main as voxtui
 
@@ -49,6 +50,36 @@ def test_a_command_is_understood(call: list[str]) -> None:
 
 def test_it_installs_this_version() -> None:
     assert f"/opt/voxd/{__version__} " in PAGE
+
+
+def installing() -> list[str]:
+    """The commands of the chapter on installing."""
+    block = re.search(r"^## Install, in six commands\n\n```sh\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
+    assert block is not None
+    return block[1].splitlines()
+
+
+def test_they_are_six() -> None:
+    assert len(installing()) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.root
+def test_whoever_follows_the_page_has_a_place_for_the_weights_and_may_use_the_socket(tmp_path: Path) -> None:
+    """From the third command on, as root, with the environment that the first two would have made.  Nothing is fetched:
+    what `voxd pull` does first is tried."""
+    with booted(tmp_path) as box:
+        box.put(SETTINGS, ECHO)
+        box.run("useradd", "ubuntu")
+        for line in installing()[2:]:
+            told = line.replace("sudo ln -s 0.1.0 /opt/voxd/current && ", "").replace(
+                "voxd pull", "mkdir -p /var/cache/voxd/hf/hub"
+            )
+            told = told.replace("sudo -u voxd", "runuser -u voxd --").replace("sudo ", "")
+            box.run("bash", "-c", f"USER=ubuntu; {told}")
+        asked = box.run("runuser", "-u", "ubuntu", "--", "voxd", "status")
+
+    assert "ready" in asked
 
 
 def test_its_files_are_there() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -96,6 +97,58 @@ def test_a_changed_file_is_shown_and_kept(tmp_path: Path) -> None:
     assert "voxd.service.old" in done.output
 
 
+def test_what_was_put_aside_is_never_written_over(tmp_path: Path) -> None:
+    """An upgrade and the way back put a unit aside each; what somebody had edited before is still there."""
+    install(tmp_path)
+    unit = tmp_path / UNIT
+    for seconds in (99, 77, 99):
+        unit.write_text(unit.read_text().replace("WatchdogSec=20", f"WatchdogSec={seconds}"))
+        install(tmp_path)
+    kept = sorted(unit.parent.glob("voxd.service.old*"))
+    done = voxd("uninstall", "--system", "--root", str(tmp_path), "--yes")
+
+    assert [path.name for path in kept] == ["voxd.service.old", "voxd.service.old2"]
+    assert ["WatchdogSec=99" in path.read_text() for path in kept] == [True, False]
+    assert ["WatchdogSec=77" in path.read_text() for path in kept] == [False, True]
+    assert all(f"left, as an earlier one or a changed one: {path}" in done.output for path in kept)
+
+
+def test_a_full_disk_costs_nobody_the_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path)
+    unit = tmp_path / UNIT
+    unit.write_text("mine")
+    before = files(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("voxd.install.os.fchmod", full)
+    done = install(tmp_path)
+
+    assert done.exit_code == 1
+    assert "voxd.service cannot be written: No space left on device" in done.output
+    assert (unit.read_text(), files(tmp_path)) == ("mine", before)
+
+
+def test_who_may_not_write_is_told_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def barred(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("voxd.install.os.open", barred)
+
+    assert "cannot be written: Permission denied; try it as root, with sudo" in install(tmp_path).output
+
+
+def test_an_open_sandbox_is_told(tmp_path: Path) -> None:
+    """A drop-in of an earlier --webrtc stays over an upgrade."""
+    assert "remove" not in install(tmp_path, "--webrtc").output
+
+    told = install(tmp_path).output
+
+    assert "other machines may send to voxd, by an earlier --webrtc; to end that, remove /etc/systemd/system/" in told
+    assert (tmp_path / DROP_IN).exists()
+
+
 def test_a_masked_unit_is_left_alone(tmp_path: Path) -> None:
     unit = tmp_path / UNIT
     unit.parent.mkdir(parents=True)
@@ -113,6 +166,14 @@ def test_a_service_of_a_user(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert files(tmp_path) == {f"home/ann/.config/systemd/user/voxd.{kind}" for kind in ("service", "socket")}
     assert "systemctl --user enable --now voxd.socket voxd.service" in done.output
+
+
+def test_where_there_is_no_systemd_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = voxd("install", "--user", "--yes", home=tmp_path)
+
+    assert done.exit_code == 0, done.output
+    assert done.output.splitlines()[-1].startswith("there is no systemctl here")
 
 
 @pytest.mark.parametrize(
@@ -149,6 +210,7 @@ def test_uninstall_leaves_the_token_and_what_was_changed(tmp_path: Path) -> None
 
     assert done.exit_code == 0, done.output
     assert files(tmp_path) == {TOKEN, f"{SOCKET}.old"}
+    assert not (tmp_path / DROP_IN).parent.exists()
     assert (tmp_path / f"{SOCKET}.old").read_text() == "mine"
     assert "nothing to remove" in voxd("uninstall", "--system", "--root", str(tmp_path), "--yes").output
 

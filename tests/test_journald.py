@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from voxd import journald
 from voxd.journald import JournalHandler, encode
 
 pytestmark = pytest.mark.timeout(90)
+ROOT = Path(__file__).parents[1]
 CANARY = "periwinkle-flugelhorn"
 
 
@@ -33,6 +35,19 @@ def logger(handler: logging.Handler) -> logging.Logger:
 
 
 # ── the protocol ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_page_for_operators_names_every_event() -> None:
+    source = "\n".join(path.read_text() for path in (ROOT / "voxd").rglob("*.py"))
+    events = set(re.findall(r'(?:fields\(|"EVENT": )\s*"([a-z]+\.[a-z]+)"', source)) | {
+        "response.done",
+        "transcription.done",
+    }
+    (row,) = [
+        line for line in (ROOT / "docs" / "OPERATE.md").read_text().splitlines() if line.startswith("| `EVENT` |")
+    ]
+
+    assert set(re.findall(r"`([a-z]+\.[a-z]+)`", row)) == events
 
 
 def test_a_value_cannot_become_a_field() -> None:

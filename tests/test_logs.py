@@ -39,6 +39,7 @@ START = {"__REALTIME_TIMESTAMP": "1700000000000000", "MESSAGE": "stopped\x1b[2J"
         ("slo_breach=1", True),
         ("final_ms<1000000", False),  # what does not apply is no small number
         ("turn=3.0", True),
+        ("TTFT_ENGINE_MS>200 and ENGINE=echo", True),  # as the journal has them
     ],
 )
 def test_a_filter(text: str, meets: bool) -> None:
@@ -63,6 +64,15 @@ def test_a_filter(text: str, meets: bool) -> None:
 def test_what_is_no_filter(text: str, reason: str) -> None:
     with pytest.raises(BadFilter, match=reason):
         parse(text)
+
+
+def test_a_figure_that_no_voxd_wrote_ends_nothing() -> None:
+    odd = TURN | {"TTFT_ENGINE_MS": "fast", "TOTAL_MS": ""}
+
+    assert not wanted(odd, None, parse("ttft_engine_ms>0"))
+    assert "engine" not in shown(odd)
+    assert shown(odd).endswith("server    234 ms  ✗ over target")
+    assert shown(START | {"PRIORITY": "high"}).endswith("  stopped [2J")
 
 
 def test_a_session_is_known_by_the_end_of_its_id() -> None:
@@ -116,7 +126,7 @@ def test_both_kinds_of_service_are_asked_for(tmp_path: Path) -> None:
     assert done.exit_code == 0
     assert [line[-16:] for line in done.output.splitlines()] == [shown(TURN)[-16:], shown(START)[-16:]]
     asked = (tmp_path / "asked").read_text().split()
-    assert {"--unit=voxd.service", "--user-unit=voxd.service", "--output=json", "--follow"} <= set(asked)
+    assert {"--unit=voxd.service", "--user-unit=voxd.service", "--output=json", "--all", "--follow"} <= set(asked)
 
 
 def test_for_programs_it_is_journalctls_own(tmp_path: Path) -> None:
@@ -130,6 +140,13 @@ def test_a_journal_that_may_not_be_read(tmp_path: Path) -> None:
 
     assert done.exit_code == 1
     assert "systemd-journal" in done.output
+
+
+def test_nothing_found_is_said(tmp_path: Path) -> None:
+    done = logs(tmp_path, printing(tmp_path, TURN), "--session", "1f9a0c23")
+
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "no such record in the journal" in done.stderr
 
 
 def test_a_bad_filter_is_wrong_use(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from voxd.messages import (
     Feed,
     Flush,
     Heard,
+    Leave,
     Onset,
     Open,
     Output,
@@ -250,6 +251,16 @@ def test_a_refused_stream_may_be_opened_later() -> None:
     rig.turn(Open(1, ("transcribe",)))
     engine.at = lambda command: None
     assert rig.turn(Open(1, ("transcribe",)), Feed(1, 0, AUDIO)) == [Heard(1, 0, (0.75,))]
+
+
+def test_who_comes_back_and_finds_no_place_is_sent_away() -> None:
+    """There is nothing of the stream that could go on without engines."""
+    transcriber, responder, rig = both()
+    rig.turn(Leave(1))
+    responder.at = refuse
+    assert rig.turn(Open(1, ("transcribe", "respond"))) == [Refused(1, "all places are taken", 7)]
+    assert transcriber.kinds() == [Open, Close, Open, Close]
+    assert rig.turn(Onset(1, 2, 0)) == []
 
 
 def test_a_second_open_is_told_as_it_is_and_keeps_what_was_heard() -> None:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import tiny_mini, tiny_voxtral
+from voxd import engine
 from voxd import messages as m
 from voxd.bench_engine import DECODER, ENCODER
 from voxd.engine import __main__ as process
@@ -151,7 +152,7 @@ class Unread(process.Link):
 
 
 def ready(monkeypatch: pytest.MonkeyPatch, free: int, **engines: type[Engine]) -> tuple[str, ...]:
-    monkeypatch.setattr(process, "engine_class", engines.__getitem__)
+    monkeypatch.setattr(engine, "engine_class", engines.__getitem__)
     monkeypatch.setattr(process, "_free_memory", lambda: free)
     names = list(engines)
     configure = m.Configure(names[0], names[-1], {})
@@ -172,7 +173,7 @@ def test_who_demands_nothing_is_not_planned(monkeypatch: pytest.MonkeyPatch) -> 
     """And the device is not asked."""
     assert ready(monkeypatch, 14 * GB + WORK_SPACE, one=Hungry, modest=Modest)[1:] == ("5 units", "None units")
     monkeypatch.undo()
-    monkeypatch.setattr(process, "engine_class", lambda name: Modest)
+    monkeypatch.setattr(engine, "engine_class", lambda name: Modest)
     notes = process.build(m.Configure("modest", None, {}), Inbox(), Unread())[1].notes
     assert notes == ("None units",)
 

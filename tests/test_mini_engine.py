@@ -280,6 +280,16 @@ def test_an_utterance_is_written_down_when_it_is_over(language: str | None) -> N
         assert paper.windows == 2
 
 
+@pytest.mark.parametrize("language", ["english", "en-US", "EN", "e\n", "[INST] " * 1000])
+def test_what_is_no_language_is_refused_and_the_stream_goes_on(language: str) -> None:
+    with gateway(Paper().device) as talk:
+        talk.open(1, noise(1, 1), "transcribe", "respond")
+        with pytest.raises(Refuse, match=r"is no language: give two letters of ISO 639-1") as refused:
+            talk.tell(Open(1, ("transcribe", "respond"), language))
+        assert len(str(refused.value)) < 100
+        talk.tell(Open(1, ("respond",), language))
+
+
 def test_both_roles_hear_a_clip_once() -> None:
     paper, clip = Paper(), noise(8, 9)
     context = (Turn("user", ref=10),)
@@ -348,6 +358,7 @@ def test_a_client_that_comes_back_is_remembered() -> None:
         ({"temperature": 3}, "temperature must be from 0 to 2, not 3"),
         ({"top_p": 0}, "top_p must be over 0 and at most 1"),
         ({"max_tokens": True}, "max_tokens must be from 1 to 32768, not True"),
+        ({"n_mels": 64}, "n_mels cannot be set: it is the model's own, and the weights were made with it"),
         ({"hop_length": 80}, "hop_length cannot be set: it is the model's own, and the weights were made with it"),
     ],
 )
@@ -361,6 +372,17 @@ def test_more_conversations_than_fit_are_refused() -> None:
         talk.open(1, noise(1, 1))
         with pytest.raises(Refuse, match="all 1 places are taken"):
             talk.tell(Open(2, ("respond",)))
+
+
+def test_the_place_of_a_client_that_is_gone_is_free_at_once() -> None:
+    with gateway(Paper().device, {"max_conversations": 1}) as talk:
+        talk.open(1, noise(1, 1))
+        talk.tell(Leave(1))
+        talk.open(2, noise(1, 2))
+        with pytest.raises(Refuse, match="all 1 places are taken"):
+            talk.tell(Open(1, ("respond",)))
+        talk.tell(Leave(2))
+        talk.tell(Open(1, ("respond",)))
 
 
 def test_what_an_answer_still_reads_is_not_forgotten_beside_it() -> None:

@@ -389,6 +389,9 @@ def test_room_is_bounded_by_what_can_be_reached() -> None:
     assert room_for(found, Options(max_conversations=3, max_context=2048), torch.bfloat16, 120 << 30).pages == 3 * 32
     small = room_for(found, Options(), torch.bfloat16, 300 << 20)
     assert small.slots == 1
+    short = room_for(found, Options(max_context=1024), torch.bfloat16, 40 << 30)
+    assert short.slots == short.pages * PAGE // 1024
+    assert short.pages > 0.99 * room_for(found, Options(), torch.bfloat16, 40 << 30).pages, "no memory is left over"
     assert small.context == small.pages * PAGE < 8192
     assert fewer(Room(100, 5000, 16, 4096), 16) == Room(16, 16 * 64, 16, 4096)
 

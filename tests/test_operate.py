@@ -12,11 +12,12 @@ import pytest
 from websockets.sync.client import unix_connect
 
 from shared import __version__
-from tests.sdbox import ECHO, SETTINGS, Box, add_version, installed, reset, state, until
+from tests.sdbox import ECHO, SETTINGS, Box, add_version, installed, records, reset, show, state, until
 from tests.speech import clip
 
 pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(180)]
 PAGE = (Path(__file__).parents[1] / "docs" / "OPERATE.md").read_text()
+LONG = "frame" * 1000
 FAILED_SOMETIMES = ECHO + "performance_targets: {total_latency_ms: 1}\nengine_options: {echo: {tokens: 3}}\n"
 
 
@@ -42,6 +43,8 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
             link.send(json.dumps({"type": "response.create", "response": {"instructions": "Count."}}))
             box.run("kill", "-KILL", str(state(box)["engine_pid"]))
         until(lambda: state(box)["state"] == "ready", "another engine process")
+        box.run("logger", "--journald", text=f"MESSAGE=a bug\nEXCEPTION={LONG}\nOBJECT_PID={show(box, 'MainPID')}\n")
+        until(lambda: bool(records(box, "MESSAGE=a bug")), "its record")
         yield box
 
 
@@ -61,4 +64,5 @@ def test_every_command_runs(box: Box) -> None:
     assert len(said) > 30
     assert [each for each in said if each[2] != ("124" if "--follow" in each[0] else "0")] == []
     assert versions == [__version__, __version__, "0.2.0", __version__]
+    assert any(LONG in text for _, text, _ in said), "a trace over 4 KiB"
     assert re.search(r"\d response.done\techo\n", "".join(text for _, text, _ in said))

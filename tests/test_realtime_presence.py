@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.daemon import voxd_process
+from voxd.cli import main
 from voxd.engine import realtime_presence
 from voxd.engine.realtime_presence import why_not
 
@@ -43,8 +45,14 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("gpu")
-def test_wrong_options_are_named() -> None:
-    assert "voxtral-realtime.speed is not known" in str(why_not({"speed": 1}, {}))
+def test_wrong_options_are_refused_and_no_reason_for_another_engine(tmp_path: Path) -> None:
+    """A word that is misspelt must not turn a service with a GPU into one that hears with whisper."""
+    config = tmp_path / "config.yaml"
+    config.write_text("engine_options: {voxtral-realtime: {speed: 1}}\n")
+    done = CliRunner().invoke(main, ["start", "--config", str(config), "--check"])
+
+    assert done.exit_code == 78
+    assert "voxtral-realtime.speed is not known" in done.output
 
 
 def test_looking_imports_nothing_heavy() -> None:

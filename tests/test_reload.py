@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -65,6 +66,25 @@ def test_every_setting_has_its_time() -> None:
         "webrtc.enabled",
         "webrtc.udp_ports",
     ]
+
+
+def test_the_page_for_operators_has_every_setting_where_it_belongs() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "OPERATE.md").read_text()
+    rows = dict(re.findall(r"^\| (now|for sessions from then on|after a restart) \| (.*) \|$", page, re.MULTILINE))
+    found: dict[str, set[str]] = {}
+    for when, row in rows.items():
+        section = ""
+        for name in re.findall(r"`([a-z_.*]+)`", row):
+            section, _, key = name.rpartition(".") if "." in name else (section, "", name)
+            found.setdefault(when, set()).add(f"{section}.{key}")
+
+    def told(names: set[str], setting: str) -> bool:
+        section, _, key = setting.partition(".")
+        return bool(names & {setting, f"{section}.*", f"{section}.{key.partition('_')[0]}_*"})
+
+    for setting in paths(Settings()):
+        kind = "now" if setting in NOW else "for sessions from then on" if setting in SESSIONS else "after a restart"
+        assert [when for when, names in found.items() if told(names, setting)] == [kind], setting
 
 
 @pytest.mark.parametrize(
@@ -220,6 +240,25 @@ def test_the_level_of_the_log_changes_and_is_told() -> None:
     with running() as (_, reload):
         assert "log.level info -> error (now)" in reload("log: {level: error}\n")
         assert "log.level error -> info (now)" in reload("")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("engine_options: {echo: {tokns: 3}}\nengines: {transcribe: echo}\n", "engine_options.echo.tokns is not known"),
+        ("engines: {transcribe: echo, respond: whisper}\n", "'whisper' cannot fill the role `respond`"),
+        ("engines: {transcribe: none, respond: cascade}\n", "cascade"),
+        (ENGINES, "valid"),
+    ],
+)
+def test_a_check_asks_the_engines_too(tmp_path: Path, text: str, told: str) -> None:
+    """What would end the next start must not pass as valid, for `systemctl reload` asks nothing else."""
+    config = tmp_path / "config.yaml"
+    config.write_text(text)
+    done = CliRunner().invoke(main, ["start", "--config", str(config), "--check"])
+
+    assert done.exit_code == (0 if told == "valid" else 78)
+    assert told in done.output
 
 
 def test_an_engine_that_is_not_there_is_noticed_before_the_restart() -> None:

@@ -23,6 +23,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from shared import events
 from shared.audio import RATE
 from tests.daemon import Daemon, voxd_process
+from tests.fakes import short_folder
 from tests.speech import clip
 
 pytestmark = pytest.mark.timeout(60)
@@ -263,6 +264,36 @@ def test_a_second_start_says_so_and_is_no_failure(daemon: Daemon) -> None:
     assert (found.returncode, "already running" in found.stdout) == (0, True)
 
 
+def test_settings_that_are_wrong_by_now_hide_no_daemon(daemon: Daemon, tmp_path: Path) -> None:
+    """It runs with older ones: to ask it, to reach it through a tunnel and to stop it need none."""
+    config = tmp_path / "voxd" / "config.yaml"
+    config.parent.mkdir()
+    config.write_text("vad: {treshold: 1}\n")
+    with short_folder() as folder:
+        (folder / "voxd").mkdir()
+        (folder / "voxd" / "voxd.sock").symlink_to(daemon.socket)
+        environ = {"XDG_RUNTIME_DIR": str(folder), "XDG_CONFIG_HOME": str(tmp_path)}
+        status = command("status", "--json", environ=environ)
+        named = command("status", "--config", str(config), environ=environ)
+
+    assert (status.returncode, json.loads(status.stdout)["pid"]) == (0, daemon.process.pid)
+    assert f"voxd: {config}:1:7: vad.treshold: unknown key" in status.stderr
+    assert named.returncode == 78
+
+
+def test_a_start_by_hand_beside_the_service_says_so(daemon: Daemon, tmp_path: Path) -> None:
+    """Two would load the model twice.  The socket of the service lies at another place than the one of a shell."""
+    service = tmp_path / "state" / "voxd" / "run" / "voxd.sock"
+    service.parent.mkdir(parents=True)
+    service.symlink_to(daemon.socket)
+    with short_folder() as folder:
+        environ = {"XDG_RUNTIME_DIR": str(folder), "XDG_STATE_HOME": str(tmp_path / "state")}
+        found = command("start", "--transcribe", "echo", environ=environ)
+
+    assert (found.returncode, found.stderr) == (0, "")
+    assert f"already running at {service}; another beside it takes --socket PATH" in found.stdout
+
+
 def test_status_for_people_and_for_programs(daemon: Daemon) -> None:
     told = command("status", "--socket", str(daemon.socket)).stdout
     assert "transcribe echo" in told
@@ -283,6 +314,8 @@ def test_status_for_people_and_for_programs(daemon: Daemon) -> None:
         ("engine_options: {echo: {tokens: no}}\n", ("--transcribe", "echo"), 78, "engine_options.echo.tokens"),
         ("", ("--transcribe", "whisper", "--respond", "whisper"), 78, "cannot fill the role `respond`"),
         ("", ("--listen", "nowhere:99999"), 2, "99999"),
+        ("", ("--transcribe", "echo", "--listen", f"unix:{__file__}"), 1, "is there and no socket"),
+        ("", ("--transcribe", "echo", "--listen", "unix:/proc/nowhere/s"), 1, "cannot listen on /proc/nowhere/s"),
     ],
 )
 def test_what_cannot_be_started(tmp_path: Path, yaml: str, arguments: tuple[str, ...], status: int, told: str) -> None:
@@ -306,6 +339,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 
     assert found.returncode == 1
     assert listening[0] in found.stderr
+    assert f"ss -ltnp 'sport = :{listening[0].rpartition(':')[2]}' shows by whom" in found.stderr
     assert "Traceback" not in found.stderr
 
 

@@ -236,6 +236,31 @@ def test_a_speculation_about_something_else_is_not_used() -> None:
     assert desk.last(m.Respond).context[0] == m.Turn("system", "Be brief.")
 
 
+def test_a_speculation_that_will_not_be_asked_for_is_cropped() -> None:
+    desk = Desk("realtime", EAGER)
+    desk.speak(20)
+    desk.speak(6, SILENCE)
+    detection = {"type": "server_vad", "create_response": False}
+    desk.send(events.SessionUpdate(session={"audio": {"input": {"turn_detection": detection}}}))
+    desk.speak(20, SILENCE)
+
+    assert desk.all(m.Respond) == []
+    assert [each.ref for each in desk.all(m.Crop)] == [desk.last(m.Speculate).ref]
+
+
+def test_an_item_that_goes_in_the_pause_is_not_in_the_answer() -> None:
+    desk = Desk("realtime", EAGER)
+    desk.send(text_item("gone"))
+    desk.speak(20)
+    desk.speak(6, SILENCE)
+    desk.send(events.ItemDelete(item_id="gone"))
+    desk.speak(20, SILENCE)
+
+    assert [turn.text for turn in desk.last(m.Speculate).context] == ["gone", ""]
+    assert desk.last(m.Crop).ref == desk.last(m.Speculate).ref
+    assert [turn.text for turn in desk.last(m.Respond).context] == [""]
+
+
 # ── items ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -271,6 +296,24 @@ def test_audio_sent_along_with_an_item_reaches_the_responder() -> None:
     shown = desk.last(events.ItemAdded).item.content
     assert [part.type for part in shown] == ["input_audio", "input_text"]
     assert shown[0].audio is UNSET, "audio is never sent back"
+
+
+def test_several_clips_in_an_item_stay_clips_in_their_order() -> None:
+    desk = Desk("realtime")
+    sound = [events.Content("input_audio", audio=base64.b64encode(bytes(count)).decode()) for count in (3200, 6400)]
+    text = [events.Content("input_text", text=text) for text in ("Compare", " this", "with this", "Well?")]
+    draft = events.ItemDraft("user", (*text[:2], sound[0], text[2], sound[1], text[3]))
+    desk.send(events.ItemCreate(item=draft), events.ResponseCreate())
+
+    first, second = desk.all(m.Audio)
+    assert (len(first.pcm), len(second.pcm)) == (3200, 6400)
+    assert desk.last(m.Respond).context == (
+        m.Turn("user", "Compare this"),
+        m.Turn("user", "with this", first.ref, continues=True),
+        m.Turn("user", "Well?", second.ref, continues=True),
+    )
+    shown = desk.last(events.ItemAdded).item.content
+    assert [part.type.removeprefix("input_") for part in shown] == ["text", "audio", "text", "audio", "text"]
 
 
 def test_a_response_beside_the_conversation_leaves_no_trace_in_it() -> None:
@@ -333,6 +376,10 @@ def test_items_can_be_fetched_and_deleted() -> None:
         (events.ItemCreate(item=text_item("x").item, previous_item_id="nobody"), "invalid_value"),
         (
             events.ItemCreate(item=events.ItemDraft("user", (events.Content("output_text", text="x"),))),
+            "invalid_value",
+        ),
+        (
+            events.ItemCreate(item=events.ItemDraft("user", (events.Content("input_audio", audio=""),))),
             "invalid_value",
         ),
     ],

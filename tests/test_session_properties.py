@@ -366,7 +366,8 @@ def test_what_once_broke_a_promise(script: list[Op]) -> None:
     player.finish(transcribed=True)
 
 
-@settings(deadline=None, max_examples=1000)
+# Thousands of them: tests/test_session_thousands.py.
+@settings(deadline=None, max_examples=250)
 @given(scripts(*COMMON, *ANSWERS), PROFILES)
 def test_a_conversation_keeps_its_promises(script: list[Op], profile: Profile) -> None:
     player = Player("realtime", profile)
@@ -374,7 +375,7 @@ def test_a_conversation_keeps_its_promises(script: list[Op], profile: Profile) -
     player.finish(transcribed=True)
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(deadline=None, max_examples=250)
 @given(scripts(*COMMON))
 def test_a_transcription_keeps_its_promises(script: list[Op]) -> None:
     player = Player("transcription", Profile("echo", None))

@@ -97,7 +97,7 @@ def test_reloading_is_told_and_then_ready_again() -> None:
 
 
 def test_an_engine_process_that_hangs_is_told_by_silence() -> None:
-    with supervised(2.0) as (systemd, daemon):
+    with supervised(1.0) as (systemd, daemon):
         systemd.until("WATCHDOG=1")
         engine = daemon.status()["engine_pid"]
         assert isinstance(engine, int)

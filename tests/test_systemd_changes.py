@@ -85,6 +85,32 @@ def test_a_reload_of_a_bad_file_fails_and_changes_nothing(box: Box) -> None:
     assert (show(box, "ActiveState"), show(box, "MainPID"), status(box.socket)["max_sessions"]) == ("active", pid, 64)
 
 
+# ── a user's own ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+OWN = """
+export XDG_RUNTIME_DIR=/run/user/$(id -u) HOME=/home/ann PATH=/opt/voxd/current/bin:$PATH
+mkdir -p ~/.config/voxd; echo 'engines: {transcribe: echo}' >~/.config/voxd/config.yaml; umask 077
+voxd install --user --yes && systemctl --user daemon-reload && systemctl --user enable --now voxd.socket voxd.service
+systemctl --user show -P StatusText voxd; stat -c %a "$XDG_RUNTIME_DIR/voxd/voxd.sock"; voxd status | grep -c ready
+systemctl --user reload voxd && echo reloaded; echo 'vad: 1' >>~/.config/voxd/config.yaml
+systemctl --user reload voxd 2>/dev/null || echo refused; journalctl --user --sync; voxd logs --where event=daemon.ready
+voxd uninstall --user --yes && systemctl --user stop voxd.socket voxd.service && systemctl --user daemon-reload
+find ~/.config/systemd ! -type d
+"""
+
+
+def test_a_service_of_a_user_lives_as_the_machines_does(box: Box) -> None:
+    box.run("rm", SETTINGS)  # the machine's would come first
+    box.run("useradd", "--create-home", "ann")
+    box.run("systemctl", "start", f"user@{box.run('id', '-u', 'ann')}.service")
+    lines = box.run("runuser", "-u", "ann", "--", "bash", "-c", OWN).splitlines()
+
+    begun = lines.index("ready")  # the unit's status; before it, what the installation told
+    assert lines[begun : begun + 5] == ["ready", "600", "1", "reloaded", "refused"]
+    assert lines[begun + 5].endswith("ready · transcribe echo · respond none")
+    assert lines[-1] == "  systemctl --user daemon-reload", "nothing is left"
+
+
 # ── versions ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

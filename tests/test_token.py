@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import stat
 import sys
@@ -10,10 +11,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from shared import config
 from tests.daemon import voxd_process
 from tests.test_architecture import dotted, sources, tree
 from voxd import token
+from voxd.cli import main
 from voxd.token import TokenError
 
 
@@ -40,7 +44,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     real, link = tmp_path / "real", tmp_path / "token"
     token.load_or_make(real)
     link.symlink_to(real)
-    with pytest.raises(TokenError, match="cannot be read"):
+    with pytest.raises(TokenError, match="is a link, which is not followed"):
         token.load(link)
     dangling = tmp_path / "dangling"
     dangling.symlink_to(tmp_path / "elsewhere")
@@ -63,6 +67,51 @@ def test_an_empty_token_opens_nothing(tmp_path: Path) -> None:
     path.touch(0o600)
     with pytest.raises(TokenError, match="is empty"):
         token.load(path)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe", "sch\u00f6n".encode(), b"two words", b"escape\x1b[2J"])
+def test_what_is_no_token_is_refused_in_one_sentence(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "token"
+    path.touch(0o600)
+    path.write_bytes(data)
+    for read in (token.load, token.load_credential):
+        with pytest.raises(TokenError, match="expected one word of ASCII"):
+            read(path)
+
+
+def test_a_folder_or_a_pipe_is_no_token(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(TokenError, match="expected a file"):
+            token.load_or_make(path)
+
+
+def test_a_full_disk_leaves_no_empty_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would keep every later start from making one."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "token"
+    with monkeypatch.context() as disk:
+        disk.setattr("voxd.token.os.fdopen", full)
+        with pytest.raises(TokenError, match="cannot be written: No space left"):
+            token.load_or_make(path)
+    assert len(token.load_or_make(path)) >= 43
+
+
+def test_a_token_of_ones_own_is_not_taken_for_the_services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose file only root reads: a client that was given this one would be refused."""
+    monkeypatch.setattr(config, "SYSTEM_CREDENTIAL", tmp_path / "credentials" / "api-token")
+    monkeypatch.setattr(config, "SYSTEM_CONFIG", tmp_path / "config.yaml")
+    environ = {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    alone = CliRunner().invoke(main, ["token"], env=environ)
+    (tmp_path / "credentials").mkdir()
+    beside = CliRunner().invoke(main, ["token"], env=environ)
+
+    assert (alone.exit_code, alone.stderr) == (0, "")
+    assert beside.stdout == alone.stdout
+    assert "sudo voxd token" in beside.stderr
 
 
 def equalities(path: Path) -> list[str]:

@@ -154,6 +154,14 @@ def test_the_link() -> None:
     assert [(entry.key, entry.progress) for entry in state.entries] == [("a", Progress.BROKEN)]
 
 
+def test_the_same_remark_is_made_once_until_there_are_words() -> None:
+    away, other = t.Remark("No voxd is running."), t.Remark("No microphone is known.")
+    state = after(away, other, away, other)
+    assert [entry.text for entry in state.entries] == [away.text, other.text]
+    state = after(*utterance("a", 0, 9, "x"), away, away, state=state)
+    assert [entry.text for entry in state.entries] == [away.text, other.text, "x", away.text]
+
+
 def test_notes_metrics_losses_and_a_clean_slate() -> None:
     body = ErrorBody("invalid_request_error", "no_responder", "Nobody\nanswers.", None, None)
     metrics = TurnMetrics(final_ms=640.0)

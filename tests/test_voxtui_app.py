@@ -43,7 +43,7 @@ from tests.scenes import (
 from voxtui.app import VoxtuiApp
 from voxtui.microphone import Device
 from voxtui.sources import Silence, Source, SourceError
-from voxtui.target import Target
+from voxtui.target import Target, unix_target
 from voxtui.told import Connected, Connecting, Disconnected, Event, Floor, Remark
 from voxtui.transcript import Link, State
 from voxtui.widgets.conversation import Conversation
@@ -142,6 +142,24 @@ async def test_a_lost_connection_and_a_new_one() -> None:
             await pilot.press("r")
             await until(pilot, lambda: state(app).link is Link.OPEN)
             await until(pilot, lambda: "r reconnect" not in offered(app))
+
+
+async def test_a_daemon_that_stays_away_is_told_of_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, seen = app_on(unix_target(tmp_path / "nobody.sock")), list[Event]()
+    whole = app._post
+
+    def post(event: Event) -> None:
+        seen.append(event)
+        whole(event)
+
+    monkeypatch.setattr(app, "_post", post)
+    async with app.run_test(size=SIZE) as pilot:
+        for number in range(1, 4):
+            await until(pilot, lambda number=number: sum(isinstance(each, Disconnected) for each in seen) == number)
+            await pilot.press("r")
+        (note,) = state(app).entries
+        assert note.text.startswith("No voxd is running at")
+        assert note.text.endswith("Press r to connect anew.")
 
 
 async def test_typing_to_a_responder() -> None:

@@ -55,6 +55,7 @@ def test_connect_is_the_default(nowhere: Path, args: list[str]) -> None:
         (["--token-file", "/nonexistent/token"], cli.USAGE, "cannot be read"),
         (["--file", "a.wav", "--device", "1"], cli.USAGE, "exclude"),
         (["--silence-ms", "5"], cli.USAGE, "160"),
+        (["--plain", "--push-to-talk"], cli.USAGE, "needs the screen"),
         (["--plain", "--file", "/nonexistent.wav"], cli.FAILED, "there is no such file"),
         (["transcribe"], cli.USAGE, "FILE"),
         (["transcribe", "--format", "srt", "a.wav", "b.wav"], cli.USAGE, "one FILE"),

@@ -34,12 +34,12 @@ from voxtui import runner
 from voxtui.client import RealtimeClient
 from voxtui.demo import Lines
 from voxtui.errors import ClientError
-from voxtui.plain import Printer, run_plain
+from voxtui.plain import run_plain, standard_printer
 from voxtui.runner import Run
 from voxtui.sources import CLIP, FileSource, read_clip
 from voxtui.table import metrics_table
 from voxtui.target import Direct
-from voxtui.told import Connected, Dropped, Event, Remark
+from voxtui.told import Connected, Event
 from voxtui.transcribe import Transcript, Turn, as_json, as_srt, as_text, transcribe_files
 
 
@@ -158,37 +158,12 @@ async def test_typing() -> None:
 
 async def test_plain_text_on_one_pipe_and_the_rest_on_the_other(capsys: pytest.CaptureFixture[str]) -> None:
     async with FakeVoxd(TWO).serve() as target, RealtimeClient.connect(Direct(target), live=False) as client:
-        await run_plain(client, FileSource("x", clip(*SPOKEN), clock=FakeClock()))
+        await run_plain(client, FileSource("x", clip(*SPOKEN), clock=FakeClock()), standard_printer())
     out, err = capsys.readouterr()
     assert out == "He was not an ill-disposed young man,\nHad he married\n"
     assert err.startswith("connected: unix:")
     assert "metric" in err
     assert "rtf" in err
-
-
-def printed(*events: Event) -> tuple[str, list[str]]:
-    out: list[str] = []
-    err: list[str] = []
-    printer = Printer(out.append, err.append)
-    for event in events:
-        printer.receive(event)
-    printer.close()
-    return "".join(out), err
-
-
-def test_plain_voices_take_turns() -> None:
-    """An utterance that begins while another is open gets a line of its own; provisional words are not shown."""
-    a, b = utterance("a", 0, 9, "one ", "two"), utterance("b", 0, 9, "three")
-    out, err = printed(*a[:2], Provisional("", "a", "tw"), *b[:2], *a[2:], *b[2:], Remark("note"), Dropped(5))
-    assert out == "one \nthree\ntwo\n"
-    assert err == ["note", "sound lost: 100 ms, since the connection is too slow"]
-
-
-def test_plain_obeys_no_sequence() -> None:
-    """One that came in two halves may leave litter, and the line is written anew; it never acts."""
-    out, _ = printed(*utterance("a", 0, 9, "x\x1b", "[2Jy", text="x\x1b[2Jy"))
-    assert "\x1b" not in out
-    assert out.endswith("xy\n")
 
 
 # ── demo ────────────────────────────────────────────────────────────────────────────────────────────────────────────

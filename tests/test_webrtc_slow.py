@@ -9,15 +9,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
+from shared.audio import RATE
 from shared.latency import percentile
 from tests import netns
 from tests.calls import PATH, called, http
 from tests.daemon import Daemon, voxd_process
-from tests.transport_bench import Cell, measured
+from tests.transport_bench import PORT, Cell, far, measured
 from tests.tunnel_bench import undisturbed
 from voxd.control import status
+from voxtui.client import RealtimeClient, Wishes
+from voxtui.sources import FileSource
+from voxtui.target import Direct, parse_target
 
 pytestmark = [
     pytest.mark.slow,
@@ -122,3 +127,56 @@ def test_a_lost_packet_costs_itself_and_nothing_after_it(cells: dict[tuple[str, 
         lossy, clean = cells[way, 0.03], cells[way, 0.0]
         assert len(lossy.heard_ms) >= BURSTS - 2
         assert percentile(lossy.heard_ms, 50) < percentile(clean.heard_ms, 50) + 10
+
+
+async def told_on(net: netns.Network, lines: int, losing: float) -> list[str]:
+    """What --transport auto says, up to so many lines; when UDP is kept, the network begins to lose that much."""
+    told: list[str] = []
+    enough = asyncio.Event()
+
+    def tell(line: str) -> None:
+        told.append(line)
+        if "sooner at p95" in line:
+            net.lose(losing)
+        if len(told) == lines:
+            enough.set()
+
+    hum = np.random.default_rng(1).standard_normal(120 * RATE).astype(np.float32) * 0.001
+    route = Direct(parse_target(f"ws://{netns.SERVER}:{PORT}"))
+    wishes = Wishes(answers=False, transport="auto")
+    async with RealtimeClient.connect(route, wishes=wishes, tell=tell) as client, asyncio.TaskGroup() as tasks:
+
+        async def read() -> None:
+            async for _ in client:
+                pass
+
+        reading = tasks.create_task(read())
+        async for packet in FileSource("hum", hum).packets():
+            await client.send_audio(packet.pcm, packet.captured_us)
+            if enough.is_set() or packet.end >= hum.size:
+                break
+        reading.cancel()
+    print(*told, sep="\n")  # noqa: T201
+    return told
+
+
+@pytest.mark.root
+@pytest.mark.skipif(REASON is not None, reason=str(REASON))
+def test_auto_takes_udp_where_it_helps_and_leaves_it_where_it_loses_much() -> None:
+    """150 ms there and back: what TCP repeats comes so much later."""
+    with undisturbed(), netns.network(75, 0.01) as net, far(net, stock=False), netns.entered(net.client):
+        watching, trying, kept, left = asyncio.run(told_on(net, 4, losing=0.15))
+    assert "is being watched" in watching
+    assert "trying WebRTC" in trying
+    assert "sooner at p95" in kept
+    assert left.startswith("Sound goes by WebSocket again: WebRTC loses ")
+
+
+@pytest.mark.root
+@pytest.mark.skipif(REASON is not None, reason=str(REASON))
+def test_auto_does_not_pay_for_speed_with_sound() -> None:
+    """Three in a hundred: UDP is sooner, and is not kept."""
+    with undisturbed(), netns.network(40, 0.03) as net, far(net, stock=False), netns.entered(net.client):
+        _, trying, left = asyncio.run(told_on(net, 3, losing=0.03))
+    assert "trying WebRTC" in trying
+    assert left.startswith("Sound goes by WebSocket again: WebRTC loses ")

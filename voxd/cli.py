@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NoReturn
@@ -87,11 +86,21 @@ def start(config_path: Path | None, socket_path: str | None, check: bool, **opti
     settings, source = _settings(config_path)
     settings = _overridden(settings, **options)
     from voxd import sd
+    from voxd.control import elsewhere
 
     systemd, given = sd.Supervisor.take(os.environ), sd.inherited(os.environ)
     plan = _plan(settings, _control(settings, socket_path), given, token=settings.server.token and not check)
     if check:
+        _try_engines(plan)
         click.echo(f"{source or 'no settings file: defaults'}: valid")
+        return
+    if (
+        not given
+        and socket_path is None
+        and settings.server.socket == "auto"
+        and (there := elsewhere(plan.control, os.environ))
+    ):
+        click.echo(f"voxd: voxd is already running at {there}; another beside it takes --socket PATH")
         return
     _serve(plan, source, systemd, lambda: _read_again(config_path, socket_path, options))
 
@@ -250,17 +259,42 @@ def _check_engine(name: str | None) -> None:
         _die(f"no engine is called '{name}'; there are: {known} (see `voxd engines`)", CONFIGURATION)
 
 
+def _try_engines(plan: Plan) -> None:
+    """Makes them as the engine process would, and loads nothing."""
+    from voxd.engine import make
+    from voxd.engine.contract import Unusable
+
+    try:
+        make({"transcribe": plan.transcribe, "respond": plan.respond}, plan.settings.engine_options, lambda: None)
+    except Unusable as reason:
+        _die(str(reason), CONFIGURATION)
+
+
 # ── status, stop ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _client_settings(path: Path | None) -> Settings:
+    """Where the usual file is wrong by now, the daemon has older ones: it is said, and the usual places are tried."""
+    from shared.settings import Settings
+
+    try:
+        return _settings(path)[0]
+    except _Failure as failure:
+        if path is not None:
+            raise
+        failure.show()
+        return Settings()
+
+
 def _client_socket(config_path: Path | None, given: str | None) -> Path:
+    return _control(None, given) if given else _socket_of(_client_settings(config_path), None)
+
+
+def _socket_of(settings: Settings, given: str | None) -> Path:
     from shared.config import SYSTEM_SOCKET, client_socket
 
-    if given:
-        return _control(None, given)  # also where the settings are not right: the daemon has older ones
-    settings, _ = _settings(config_path)
-    if settings.server.socket != "auto":
-        return _control(settings, None)
+    if given or settings.server.socket != "auto":
+        return _control(settings, given)
     found = client_socket(os.environ)
     return SYSTEM_SOCKET if not os.path.exists(found) and _is_barred(SYSTEM_SOCKET) else found
 
@@ -318,9 +352,10 @@ def status(config_path: Path | None, socket_path: str | None, as_json: bool) -> 
 def stop(config_path: Path | None, socket_path: str | None) -> None:
     """Stop the running voxd; turns in flight may end first."""
     from shared.config import SYSTEM_SOCKET
+    from voxd.control import ended
 
-    settings, _ = _settings(config_path)
-    path = _client_socket(config_path, socket_path)
+    settings = _client_settings(config_path)
+    path = _socket_of(settings, socket_path)
     found = _ask(path)
     if found.get("activated"):
         command = "sudo systemctl" if path == SYSTEM_SOCKET else "systemctl --user"
@@ -332,27 +367,9 @@ def stop(config_path: Path | None, socket_path: str | None) -> None:
         os.kill(pid, signal.SIGTERM)
     except PermissionError:
         _die(f"voxd (pid {pid}) runs as another user; under systemd: sudo systemctl stop voxd", FAILED)
-    if not _wait(lambda: not _alive(pid), settings.server.drain_s + 10):
+    if not ended(pid, settings.server.drain_s + 10):
         _die(f"voxd (pid {pid}) has not stopped yet", FAILED)
     click.echo("stopped")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    stat = Path(f"/proc/{pid}/stat")
-    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")
-
-
-def _wait(done: Callable[[], bool], seconds: float) -> bool:
-    until = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 # ── token ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -363,10 +380,14 @@ def _wait(done: Callable[[], bool], seconds: float) -> bool:
 @click.option("--url", is_flag=True, help="As a URL for the browser.")
 def token(config_path: Path | None, url: bool) -> None:
     """Print the bearer token of the TCP listeners (made if there is none)."""
+    from shared import config
     from shared.settings import DEFAULT_PORT, Tcp
 
     settings, _ = _settings(config_path)
     secret = _token(settings)
+    own = settings.server.token_file == "auto" and not os.access(config.SYSTEM_CREDENTIAL, os.R_OK)
+    if own and config.SYSTEM_CREDENTIAL.parent.exists():
+        click.echo("voxd: this is of a voxd of your own; the token of the machine's service: sudo voxd token", err=True)
     if not url:
         click.echo(secret)
         return

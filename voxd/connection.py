@@ -90,6 +90,7 @@ class Connection:
         self.id = new_id("sess")
         self._begun_us = clock()
         self._meter, self._observer, self._observed = TurnMeter(), observer, 0
+        self._received_us = self._begun_us  # when audio last came
         self._kept = 0  # its part of `_kept_by_all`
         self.log = SessionLog(self.id, targets)
         self.readable = asyncio.Event()
@@ -270,6 +271,8 @@ class Connection:
         """What the session has to send goes out, stamped with one time."""
         now_us = self._clock()
         received = self._session.received
+        if received > self._observed:
+            self._received_us = now_us
         self._meter.receive_audio(received, now_us)
         self._observer.received(received - self._observed)
         self._observed = received
@@ -306,7 +309,9 @@ class Connection:
         if self._closing:
             return
         told = event
-        if isinstance(event, events.TranscriptionDelta) and not self._session.config.voxd.metrics:
+        if isinstance(event, events.Ack):
+            told = msgspec.structs.replace(event, received_us=self._received_us)
+        elif isinstance(event, events.TranscriptionDelta) and not self._session.config.voxd.metrics:
             told = msgspec.structs.replace(event, voxd_audio_ms=UNSET)
         messages = self._dialect.send(told)
         for number, data in enumerate(messages, 1):

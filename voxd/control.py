@@ -1,15 +1,20 @@
 """Talks to a running voxd through its control socket, for `voxd status`, `voxd stop` and `voxd tunnel`.
 
-It knows HTTP requests over a UNIX socket; not what the state of a daemon means.
+It knows HTTP requests over a UNIX socket and process ids; not what the state of a daemon means.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from shared.config import client_socket
 
 ANSWER_S = 5.0  # a daemon that takes longer is not running
 SECRETS_PATH = "/v1/realtime/client_secrets"
@@ -46,6 +51,15 @@ def status(path: Path, timeout_s: float = ANSWER_S) -> dict[str, object]:
     return _ask(path, timeout_s, "GET", "/status")
 
 
+def elsewhere(own: Path, environ: Mapping[str, str]) -> Path | None:
+    """Where a voxd answers that clients find although it is not at `own`: the service of the machine, above all."""
+    found = client_socket(environ)
+    try:
+        return found if found != own and status(found) else None
+    except (NotRunning, PermissionError):
+        return None
+
+
 def client_secret(path: Path, seconds: int, timeout_s: float = ANSWER_S) -> ClientSecret:
     """A new one that lives so long.  Raises NotRunning, Refused; PermissionError if this user may not ask."""
     answer = _ask(path, timeout_s, "POST", SECRETS_PATH, json.dumps({"expires_after": {"seconds": seconds}}))
@@ -71,3 +85,23 @@ def _ask(path: Path, timeout_s: float, method: str, page: str, body: str | None 
     if not isinstance(answer, dict):
         raise NotRunning(f"what answers at {path} is no voxd")
     return answer
+
+
+def ended(pid: int, seconds: float) -> bool:
+    """Waits until that process has ended, for so long at most."""
+    until = time.monotonic() + seconds
+    while _alive(pid):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _alive(pid: int) -> bool:
+    """One that has ended and that nobody has waited for is not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")

@@ -17,18 +17,19 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from shared import __version__
 from shared.config import ConfigError, Loaded, client_socket, control_socket, credential_path, load, token_path
 from shared.report import Finding, Mark, Report
 from shared.settings import SOCKET_PATH_MAX, Settings, Tcp, listener
 from voxd import control
-from voxd.engine import engine_class
+from voxd.engine import engine_class, engine_for
 from voxd.engine.contract import Unusable
 from voxd.engine.realtime_port import MODEL
 from voxd.engine.realtime_presence import GPU, VOXTRAL, choose, hub_cache, weights_absent
 from voxd.install import Kind, units_folder
+from voxd.messages import Role
 from voxd.sockets import CannotStart, listeners
 from voxd.token import TokenError
 from voxd.token import load as load_token
@@ -78,18 +79,18 @@ def _settings(loaded: Loaded) -> Finding:
     return _finding("settings", "ok", place)
 
 
-def _chosen(settings: Settings, environ: Mapping[str, str]) -> tuple[dict[str, str], str | None]:
+def _chosen(settings: Settings, environ: Mapping[str, str]) -> tuple[dict[Role, str], str | None]:
     """Role -> engine, and why `auto` did not choose Voxtral Realtime."""
     transcribe, why = settings.engines.transcribe, None
     if transcribe == "auto":
         transcribe, why = choose(settings.engine_options, environ)
-    roles = {"transcribe": transcribe, "respond": settings.engines.respond}
+    roles: dict[Role, str] = {"transcribe": transcribe, "respond": settings.engines.respond}
     return {role: name for role, name in roles.items() if name != "none"}, why
 
 
 def _engines(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
     chosen, why = _chosen(settings, environ)
-    for role in ("transcribe", "respond"):
+    for role in get_args(Role):
         if role not in chosen:
             yield _finding(role, "skipped", f"none (engines.{role})")
             continue
@@ -103,18 +104,17 @@ def _engines(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding
         yield found
 
 
-def _engine(role: str, name: str, settings: Settings) -> Finding:
+def _engine(role: Role, name: str, settings: Settings) -> Finding:
     """Its packages, its options, its weights."""
     options: dict[str, Any] = settings.engine_options.get(name, {})
     try:
-        found = engine_class(name)
-        if role not in (roles := found.capabilities.roles):
-            raise Unusable(f"engine '{name}' cannot fill the role `{role}`; it fills {', '.join(roles)}")
+        found = engine_for(role, name)
         found(options, lambda: None)
+        lack = found.absent(options)
     except Unusable as reason:
         return _finding(role, "bad", str(reason), f"`voxd engines` lists what is here; engines.{role} chooses.")
-    if lack := found.absent(options):
-        return _finding(role, "bad", f"{name}: {lack}")
+    if lack:
+        return _finding(role, "warn" if found.capabilities.fetches else "bad", f"{name}: {lack}")
     return _finding(role, "ok", name)
 
 
@@ -264,8 +264,7 @@ def _listener(address: Tcp | Path, taken: list[object]) -> Finding:
         for each in listeners((address,), ()):
             each.sock.close()
     except CannotStart as reason:
-        how = f"End the program that has it (ss -ltnp 'sport = :{address.port}' shows it), or take another port."
-        return _finding("listener", "bad", str(reason), how)
+        return _finding("listener", "bad", str(reason), "End the program that has it, or take another port.")
     return _finding("listener", "ok", f"{text} is free")
 
 

@@ -132,14 +132,16 @@ class EngineHost:
         return self.state == "stopped"
 
     async def stop(self) -> None:
-        """In order: Stop, then a second, then by force."""
-        self.state, process = "stopped", self._process
+        """In order: Stop, then a second, then by force.  While it loads it reads nothing and has nothing to end."""
+        process, loaded = self._process, self.state == "ready"
+        self.state = "stopped"
         if process is None or self._writer is None:
             return
-        self._flush()
-        self._writer.write(m.encode(m.Stop()))
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), 1.0)
+        if loaded:
+            self._flush()
+            self._writer.write(m.encode(m.Stop()))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), 1.0)
         self._kill()
 
     async def _spawn(self) -> None:

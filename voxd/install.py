@@ -6,12 +6,15 @@ Under a `root` other than / the files are for the system that will have that roo
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import filecmp
 import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +25,7 @@ PROGRAM = "/opt/voxd/current/bin/voxd"  # in the templates
 HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # from a service with ProtectHome= and PrivateTmp=
 SYSTEM_UNITS = Path("/etc/systemd/system")
 SYSUSERS = Path("/etc/sysusers.d/voxd.conf")
+DROP_INS = "voxd.service.d"
 Kind = Literal["system", "user"]
 
 
@@ -48,6 +52,11 @@ def units_folder(kind: Kind, environ: Mapping[str, str]) -> Path:
     return (chosen if chosen.is_absolute() else home / ".config") / "systemd" / "user"
 
 
+def webrtc_drop_in(folder: Path) -> Path:
+    """Of units that lie there; where it is, other machines may send to the service."""
+    return folder / DROP_INS / "webrtc.conf"
+
+
 def pieces(kind: Kind, program: Path, environ: Mapping[str, str], *, webrtc: bool) -> tuple[Piece, ...]:
     """Everything that a service needs."""
     folder, source = units_folder(kind, environ), TEMPLATES / "user" if kind == "user" else TEMPLATES
@@ -60,8 +69,7 @@ def pieces(kind: Kind, program: Path, environ: Mapping[str, str], *, webrtc: boo
         found.append(Piece(SYSUSERS, (TEMPLATES / "voxd.sysusers").read_text()))
         found.append(Piece(SYSTEM_CREDENTIAL, secrets.token_urlsafe(32) + "\n", 0o600, secret=True))
         if webrtc:
-            drop_in = folder / "voxd.service.d" / "webrtc.conf"
-            found.append(Piece(drop_in, (TEMPLATES / "webrtc.conf").read_text()))
+            found.append(Piece(webrtc_drop_in(folder), (TEMPLATES / "webrtc.conf").read_text()))
     return tuple(found)
 
 
@@ -91,7 +99,7 @@ def unit_files(kind: Kind, environ: Mapping[str, str]) -> tuple[Path, ...]:
     found = [
         folder / ("multi-user.target.wants" if kind == "system" else "default.target.wants") / "voxd.service",
         folder / "sockets.target.wants" / "voxd.socket",
-        folder / "voxd.service.d" / "webrtc.conf",
+        webrtc_drop_in(folder),
         folder / "voxd.service",
         folder / "voxd.socket",
     ]
@@ -141,23 +149,32 @@ def diff(piece: Piece, root: Path) -> Iterator[str]:
 def write(piece: Piece, root: Path) -> Path | None:
     """All of it or nothing.  What was there before is kept beside it, and returned.  Raises CannotInstall."""
     place = below(root, piece.path)
+    new = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if piece.secret else 0o755)
-        old = _put_aside(place) if place.exists() else None
-        new = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, piece.mode), "w") as file:
             os.fchmod(file.fileno(), piece.mode)  # whatever the umask
             file.write(piece.text)
+        old = _put_aside(place) if place.exists() else None
         new.rename(place)
     except OSError as error:
-        raise CannotInstall(f"{place} cannot be written: {error.strerror}") from error
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise CannotInstall(f"{place} cannot be written: {_why(error)}") from error
     return old
 
 
 def _put_aside(place: Path) -> Path:
-    """systemd reads no file of such a name.  An older one is replaced: it was put aside before."""
-    old = place.with_name(place.name + ".old")
-    return place.replace(old)
+    """As NAME.old, NAME.old2 and so on, which systemd does not read.  Nothing else of such a name is written over, for
+    nobody knows which of them somebody has edited; one copy of the same is enough."""
+    found = (place.with_name(f"{place.name}.old{number if number > 1 else ''}") for number in count(1))
+    return place.replace(next(old for old in found if not os.path.lexists(old) or filecmp.cmp(old, place, False)))
+
+
+def put_aside(paths: Iterable[Path], root: Path) -> tuple[Path, ...]:
+    """What lies beside these, put aside at any time."""
+    places = (below(root, path) for path in paths)
+    return tuple(old for place in places for old in sorted(place.parent.glob(f"{place.name}.old*")))
 
 
 def remove(paths: Iterable[Path], known: Mapping[Path, str], root: Path) -> Iterator[tuple[Path, Path | None]]:
@@ -169,6 +186,17 @@ def remove(paths: Iterable[Path], known: Mapping[Path, str], root: Path) -> Iter
             old = _put_aside(place) if changed else None
             if old is None:
                 place.unlink()
+            if place.parent.name == DROP_INS:
+                _remove_if_empty(place.parent)
         except OSError as error:
-            raise CannotInstall(f"{place} cannot be removed: {error.strerror}") from error
+            raise CannotInstall(f"{place} cannot be removed: {_why(error)}") from error
         yield place, old
+
+
+def _why(error: OSError) -> str:
+    return f"{error.strerror}; try it as root, with sudo" if isinstance(error, PermissionError) else str(error.strerror)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if not any(folder.iterdir()):
+        folder.rmdir()

@@ -24,11 +24,13 @@ SHOWN = (
     ("ttft_engine_ms", "engine"), ("ttft_server_ms", "server"), ("total_ms", "total"), ("first_text_ms", "first text"),
     ("endpoint_ms", "endpoint"), ("final_ms", "final"), ("rtf", "rtf"),
 )  # fmt: skip
+URGENT = ("0", "1", "2", "3", "4")  # warnings and worse
 TURNS = ("response.done", "transcription.done")
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     ">=": operator.ge, "<=": operator.le, "!=": operator.ne, ">": operator.gt, "<": operator.lt, "=": operator.eq,
 }  # fmt: skip
-CONDITION = re.compile(r"\s*([a-z_]+)\s*(>=|<=|!=|>|<|=)\s*([A-Za-z0-9_.-]+)\s*")
+CONDITION = re.compile(r"\s*([A-Za-z_]+)\s*(>=|<=|!=|>|<|=)\s*([A-Za-z0-9_.-]+)\s*")
+FIGURE = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?")  # as journal records have it
 Row = Mapping[str, str]
 
 
@@ -45,15 +47,17 @@ class Condition:
     value: float | str
 
     def holds(self, row: Row) -> bool:
-        text = row.get(self.field.upper())
-        if text is None:
-            return False
         if isinstance(self.value, str):
-            return OPERATORS[self.symbol](text, self.value)
-        try:
-            return OPERATORS[self.symbol](float(text), self.value)
-        except ValueError:  # no voxd wrote that
-            return False
+            text = row.get(self.field.upper())
+            return text is not None and OPERATORS[self.symbol](text, self.value)
+        number = _number(row, self.field)
+        return number is not None and OPERATORS[self.symbol](number, self.value)
+
+
+def _number(row: Row, field: str) -> float | None:
+    """None: it is not there, or no voxd wrote it."""
+    text = row.get(field.upper(), "")
+    return float(text) if FIGURE.fullmatch(text) else None
 
 
 def parse(text: str) -> tuple[Condition, ...]:
@@ -65,7 +69,7 @@ def _condition(text: str) -> Condition:
     match = CONDITION.fullmatch(text)
     if match is None:
         _refuse(f"{text.strip()[:60]!a} is no comparison; for instance: ttft_engine_ms>200 and engine=whisper")
-    field, symbol, value = match.groups()
+    field, symbol, value = match[1].lower(), match[2], match[3]  # the journal has them in capitals
     if field in WORDS:
         if symbol not in ("=", "!="):
             _refuse(f"{field} is a word: it can be = or != only")
@@ -86,7 +90,15 @@ def _refuse(text: str) -> NoReturn:
 def command(*, follow: bool) -> list[str]:
     """journalctl, for all records of voxd or for those to come."""
     more = ["--follow"] if follow else []
-    return ["journalctl", *UNITS, "--output=json", "--no-pager", "--quiet", *more]
+    return [
+        "journalctl",
+        *UNITS,
+        "--output=json",
+        "--all",
+        "--no-pager",
+        "--quiet",
+        *more,
+    ]  # all: no null for over 4 KiB
 
 
 def row(line: bytes) -> Row | None:
@@ -111,7 +123,7 @@ def shown(found: Row) -> str:
     """A line for people: of a turn its figures in columns, of all else its message."""
     when = f"{_time(found):%m-%d %H:%M:%S}"
     if found.get("EVENT") not in TURNS:
-        mark = "" if int(found.get("PRIORITY", "6")) > 4 else "✗ "
+        mark = "✗ " if found.get("PRIORITY") in URGENT else ""
         return f"{when}  {mark}{_plain(found.get('MESSAGE', ''))}"
     parts = [f"{found.get('SESSION_ID', '')[-8:]:<8}", f"turn {found.get('TURN', '?'):<4}", *_figures(found)]
     return "  ".join([when, *parts, *(["✗ over target"] if found.get("SLO_BREACH") == "1" else [])])
@@ -119,8 +131,8 @@ def shown(found: Row) -> str:
 
 def _figures(found: Row) -> Iterator[str]:
     for field, word in SHOWN:
-        if (text := found.get(field.upper())) is not None:
-            yield f"{word} {float(text):>6.0f} ms" if field.endswith("_ms") else f"{word} {float(text):.2f}"
+        if (number := _number(found, field)) is not None:
+            yield f"{word} {number:>6.0f} ms" if field.endswith("_ms") else f"{word} {number:.2f}"
 
 
 def _time(found: Row) -> datetime:

@@ -117,12 +117,14 @@ class Turn(msgspec.Struct, frozen=True, array_like=True):
     """One entry of a conversation as a responder sees it: text, or the audio of utterance `ref`, or both.
 
     Of the assistant, `ref` is the response that said it: all of `text`, or as much as the client was sent.
-    `transcript`: what was written down of the audio, for who has not heard it, or not any more."""
+    `transcript`: what was written down of the audio, for who has not heard it, or not any more.
+    `continues`: of the same item as the turn before it, so neither is asked without the other."""
 
     role: Literal["system", "user", "assistant"]
     text: str = ""
     ref: int | None = None
     transcript: str = ""
+    continues: bool = False
 
     @property
     def words(self) -> str:

@@ -41,6 +41,8 @@ def size_text(size: int) -> str:
 def check_room(folder: Path, size: int) -> None:
     """Raises CannotPull."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise CannotPull(f"{there} may not be written by this user: set HF_HOME to a folder that is yours")
     free = shutil.disk_usage(there).free
     if size + ROOM > free:
         raise CannotPull(

@@ -5,6 +5,7 @@ It knows addresses and who may open them; not what is served.
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -79,10 +80,14 @@ def _bound(address: Tcp | Path) -> Listener:
 
 def _bind_unix(path: Path) -> socket.socket:
     """A listening socket that only this user can open."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     sock = socket.socket(socket.AF_UNIX)
     try:
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if path.exists():
+            if not stat.S_ISSOCK(path.stat().st_mode):
+                raise CannotStart(
+                    f"cannot listen on {path}: it is there and no socket; name another (server.socket, --listen)"
+                )
             _refuse_if_answered(path)
             path.unlink()
         before = os.umask(0o177)
@@ -116,6 +121,7 @@ def _bind_tcp(address: Tcp) -> socket.socket:
     except OSError as error:
         sock.close()
         where = f"{address.host}:{address.port}"
-        raise CannotStart(f"cannot listen on {where}: {error.strerror} (see server.listen, --listen)") from error
+        taken = f"; ss -ltnp 'sport = :{address.port}' shows by whom" if error.errno == errno.EADDRINUSE else ""
+        raise CannotStart(f"cannot listen on {where}: {error.strerror}{taken} (see server.listen, --listen)") from error
     sock.listen(BACKLOG)
     return sock

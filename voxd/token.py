@@ -5,6 +5,7 @@ It knows files; not who asks for the token or compares it.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -25,36 +26,51 @@ def load_or_make(path: Path) -> str:
     except OSError as error:
         raise TokenError(f"{path}: cannot be made: {error.strerror}") from error
     token = secrets.token_urlsafe(32)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(token + "\n")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(token + "\n")
+    except OSError as error:
+        path.unlink()  # empty, it would stand in the way of the next one
+        raise TokenError(f"{path}: cannot be written: {error.strerror}") from error
     return token
 
 
 def load_credential(path: Path) -> str:
     """Of a file whose directory systemd guards: it may belong to root and show the bits of an access list."""
     try:
-        token = path.read_text().strip()
+        data = path.read_bytes()
     except OSError as error:
         raise TokenError(f"{path}: cannot be read: {error.strerror}") from error
-    if not token:
-        raise TokenError(f"{path}: is empty; see LoadCredential= in voxd.service")
-    return token
+    return _token(data, path, "see LoadCredential= in voxd.service")
 
 
 def load(path: Path) -> str:
-    """Raises TokenError for a file that others can read, that is not ours, or that is empty."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    """Raises TokenError for a file that others can read, that is not ours, or that holds no token."""
+    try:  # O_NONBLOCK: opening a FIFO must not wait for its writer
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise TokenError(f"{path}: cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor) as file:
-        facts = os.fstat(file.fileno())
+        why = "is a link, which is not followed" if error.errno == errno.ELOOP else f"cannot be read: {error.strerror}"
+        raise TokenError(f"{path}: {why}") from error
+    try:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise TokenError(f"{path}: expected a file with the token in it, got something else")
         if facts.st_uid not in (0, os.geteuid()):
             raise TokenError(f"{path}: belongs to another user (uid {facts.st_uid})")
         if facts.st_mode & 0o077:
             mode = stat.S_IMODE(facts.st_mode)
             raise TokenError(f"{path}: mode {mode:04o} lets others read it; run: chmod 600 {path}")
-        token = file.read(4096).strip()
-    if not token:
-        raise TokenError(f"{path}: is empty; remove it and a new token is made")
-    return token
+        data = os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
+    return _token(data, path, "remove it and a new token is made")
+
+
+def _token(data: bytes, path: Path, remedy: str) -> str:
+    """The one word of a file, as a header can carry it.  Raises TokenError."""
+    words = data.split()
+    if not words:
+        raise TokenError(f"{path}: is empty; {remedy}")
+    if len(words) > 1 or not words[0].isascii() or not words[0].decode("ascii").isprintable():
+        raise TokenError(f"{path}: expected one word of ASCII characters; {remedy}")
+    return words[0].decode("ascii")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -85,7 +86,17 @@ def doctor(config_path: Path | None) -> None:
 @click.option("--webrtc", is_flag=True, help="Let media over UDP reach the service of the machine.")
 def install(kind: str | None, webrtc: bool, yes: bool, root: Path | None) -> None:
     """Make voxd a systemd service: shows what would be written, and asks."""
-    from voxd.install import CannotInstall, check_program, diff, pending, pieces, write
+    from voxd.install import (
+        CannotInstall,
+        below,
+        check_program,
+        diff,
+        pending,
+        pieces,
+        units_folder,
+        webrtc_drop_in,
+        write,
+    )
 
     which, place = _kind(kind), root or Path("/")
     if webrtc and which == "user":
@@ -106,8 +117,14 @@ def install(kind: str | None, webrtc: bool, yes: bool, root: Path | None) -> Non
         _die(str(reason))
     if not todo:
         click.echo("nothing to write: every file is as it should be")
+    drop_in = webrtc_drop_in(units_folder(which, os.environ))
+    if not webrtc and os.path.lexists(below(place, drop_in)):
+        click.echo(f"other machines may send to voxd, by an earlier --webrtc; to end that, remove {drop_in}")
     if which == "system" and "current" not in program.parts:
         click.echo(f"the unit names {program}; a link `current` beside the environment makes going back one command")
+    if root is None and shutil.which("systemctl") is None:
+        click.echo("there is no systemctl here: only systemd reads these files; `voxd start` runs in the foreground")
+        return
     _say_next(NEXT[which])
 
 
@@ -115,7 +132,7 @@ def install(kind: str | None, webrtc: bool, yes: bool, root: Path | None) -> Non
 @click.command()
 def uninstall(kind: str | None, yes: bool, root: Path | None) -> None:
     """Remove the service's files; token, settings and models stay."""
-    from voxd.install import CannotInstall, below, pieces, remove, unit_files
+    from voxd.install import CannotInstall, below, pieces, put_aside, remove, unit_files
 
     which, place = _kind(kind), root or Path("/")
     there = [path for path in unit_files(which, os.environ) if os.path.lexists(below(place, path))]
@@ -131,6 +148,8 @@ def uninstall(kind: str | None, yes: bool, root: Path | None) -> None:
             click.echo(f"removed: {path}" + (f" (it was changed; kept as {old.name})" if old else ""))
     except CannotInstall as reason:
         _die(str(reason))
+    for left in put_aside(there, place):
+        click.echo(f"left, as an earlier one or a changed one: {left}")
     _say_next(AFTER[which])
 
 
@@ -152,16 +171,21 @@ def logs(follow: bool, session: str | None, where: str | None, as_json: bool) ->
     except OSError:
         _die("there is no journalctl here; a voxd that was not started by systemd logs to its standard error")
     assert reader.stdout is not None
+    shown = 0
     with reader:  # closes its output
         try:
             for line in reader.stdout:
                 found = logs.row(line)
                 if found is not None and logs.wanted(found, session, conditions):
+                    shown += 1
                     click.echo(line.decode().rstrip() if as_json else logs.shown(found))
         except (KeyboardInterrupt, BrokenPipeError):
             reader.terminate()
     if reader.returncode > 0:
         _die("journalctl failed; to read the service's log, be root or in the group systemd-journal")
+    if not shown and not follow:
+        barred = "" if os.geteuid() == 0 else "; the service of the machine logs for root and the group systemd-journal"
+        click.echo(f"voxd: no such record in the journal{barred}", err=True)
 
 
 COMMANDS = (doctor, install, uninstall, logs)

@@ -7,7 +7,6 @@ handed the newest one a few times in each moment.  The app knows keys and layout
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
@@ -120,14 +119,6 @@ class VoxtuiApp(App[None]):
     def on_mount(self) -> None:
         self._main.query_one(Conversation).focus()
         self.action_reconnect()
-
-    def on_ready(self) -> None:
-        """What is there by now stays: to look through all of it for garbage would stop the screen for 50 ms."""
-        gc.collect()
-        gc.freeze()
-
-    def on_unmount(self) -> None:
-        gc.unfreeze()
 
     # ── the worker ──────────────────────────────────────────────────────────────────────────────────────────────────
 

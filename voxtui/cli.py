@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -99,6 +100,9 @@ def connect(target: str | None, plain: bool, file: Path | None, token_file: Path
     ~/Library/Application Support/voxtui/config.yaml."""
     if file is not None and given["device"] is not None:
         raise click.UsageError("--file and --device exclude each other.")
+    plain = plain or not sys.stdout.isatty()
+    if plain and given["hands_free"] is False:
+        raise click.UsageError("--push-to-talk needs the screen: plain text has no keys.")
     settings = _settings(given)
     address, token = _address(target or settings.target, token_file)
     from voxtui.client import Wishes
@@ -111,7 +115,7 @@ def connect(target: str | None, plain: bool, file: Path | None, token_file: Path
         hands_free=settings.hands_free or file is not None,
         transport=settings.transport,
     )
-    if plain or not sys.stdout.isatty():
+    if plain:
         _finish(_plain(address, token, replace(wishes, hands_free=True), file, settings.device))
     _screen(address, token, wishes, file, settings)
 
@@ -289,6 +293,7 @@ def _screen(address: Target, token: str | None, wishes: Wishes, file: Path | Non
         keep=keep,
         targets=asdict(settings.targets),
     )
+    gc.freeze()  # what is loaded by now stays: each search for garbage among it would stop the screen for 30 ms
     app.run()
     if app.kept is not None:
         click.echo(f"The conversation is kept in {app.kept}", err=True)
@@ -325,19 +330,25 @@ async def _plain(
 ) -> bool:
     from voxtui.client import PATIENCE_S, RealtimeClient
     from voxtui.ear import Ear
-    from voxtui.plain import run_plain
+    from voxtui.plain import run_plain, standard_printer
     from voxtui.route import opened
+    from voxtui.told import Remark
+
+    lines = standard_printer()
+
+    def tell(sentence: str) -> None:
+        lines.receive(Remark(sentence))
 
     source = _source(file, device)
     if source.samples is None:
         first = [source]  # it is there: what becomes of it later does not end the session
-        source = Ear(lambda: first.pop() if first else _source(file, device), _note)
+        source = Ear(lambda: first.pop() if first else _source(file, device), tell)
     patience_s = None if source.samples is None else PATIENCE_S
     async with (
         opened(address, token) as route,
-        RealtimeClient.connect(route, wishes=wishes, tell=_note, patience_s=patience_s) as client,
+        RealtimeClient.connect(route, wishes=wishes, tell=tell, patience_s=patience_s) as client,
     ):
-        await run_plain(client, source)
+        await run_plain(client, source, lines)
     return True
 
 

@@ -24,6 +24,7 @@ from websockets.exceptions import ConnectionClosed
 
 from shared.audio import RATE, to_ms
 from shared.events import (
+    Ack,
     ClientEvent,
     Ping,
     Resumed,
@@ -134,6 +135,8 @@ class RealtimeClient:
         self._configured = asyncio.Event()  # the server has said so
         self._socket_until = 0  # samples before it go by WebSocket, also where there is a leg
         self._sound = Sound(self.wishes.transport, udp=route.udp, tell=remark)
+        self._offered = SampleClock()  # when each sample could go out
+        self._level_us: int | None = None  # since then nothing waits that was held back while there was no link
         self._lost = 0  # samples that were lost by the last change of links
 
     @classmethod
@@ -195,6 +198,7 @@ class RealtimeClient:
         It is kept until its text is final, whether or not there is a link.  Waits only for a sound that is not live."""
         self._replay.append(pcm)
         self.clock.record(self.position, now_us() if captured_us is None else captured_us)
+        self._offered.record(self.position, now_us())
         self._more.set()
         while not self._live and self._replay.unsent > HURRIED:
             self._moved.clear()
@@ -238,7 +242,7 @@ class RealtimeClient:
         def address() -> Awaitable[Address]:
             return self._route.address(self._tell)
 
-        return Link(ready, address, lambda: self._replay.token, lambda: self.health.rtt_ms, self._resend)
+        return Link(ready, address, lambda: self._replay.token, self._resend)
 
     def _resend(self) -> None:
         self._replay.resend()
@@ -269,11 +273,13 @@ class RealtimeClient:
 
     async def _open(self) -> None:
         """The first link.  A daemon that still loads is waited for."""
+        told = ""
         for wait_s in waits():
             try:
                 link = await self._dial(None)
             except NotReady as error:
-                self._tell(error.progress or str(error))
+                if (progress := error.progress or str(error)) != told:
+                    self._tell(told := progress)
                 await asyncio.sleep(wait_s)
             else:
                 break
@@ -345,7 +351,21 @@ class RealtimeClient:
                 await self._greeted(event)
             if isinstance(event, SessionUpdated):
                 self._configured.set()
-            yield Received(self._replay.receive(event), at_us)
+            known, event = self._replay.received, self._replay.receive(event)
+            if isinstance(event, Ack) and self._replay.received > known:
+                self._arrived(event)
+            yield Received(event, at_us)
+
+    def _arrived(self, ack: Ack) -> None:
+        """How late the newest sample came to voxd, give or take what the two clocks differ by.
+
+        Not counted from its capture: what push-to-talk holds back is late by itself, and so is what
+        waited for this link."""
+        offered_us, level_us = self._offered.time_of(self._replay.received), self._level_us
+        if not self._live or offered_us is None or level_us is None or offered_us < level_us:
+            return
+        if isinstance(ack.received_us, int):
+            self._sound.judge.heard((ack.received_us - offered_us) / 1000)
 
     async def _greeted(self, event: SessionCreated | Resumed) -> None:
         """The server has said which session this link carries: now it may have audio."""
@@ -361,6 +381,8 @@ class RealtimeClient:
                 await self._link.send(dump(SessionUpdate(configuration(self.session, self.wishes))), text=True)
         except ConnectionClosed:
             return  # the next read says why
+        self._level_us = None
+        self._sound.judge.forget()
         self._linked.set()
         self._more.set()
 
@@ -374,6 +396,7 @@ class RealtimeClient:
             await self._linked.wait()
             packet, link = self._replay.packet(), self._link
             if packet is None or link is None:
+                self._level_us = self._level_us or now_us()
                 self._more.clear()
                 await self._more.wait()
                 continue

@@ -41,11 +41,12 @@ class NoLeg(Exception):
 
 @dataclass(slots=True)
 class Leg:
-    """`open` one, `send` packets until `over` is set, `close`."""
+    """`open` one, `send` packets until `over` is set, `close`; `counted` tells how many of them arrive."""
 
     over: asyncio.Event = field(default_factory=asyncio.Event)
     _pc: Any = None
-    _transport: Any = None
+    _sender: Any = None
+    _sent: int = 0  # packets
     _codec: Any = None
     _ssrc: int = 0
     _payload_type: int = 0
@@ -91,7 +92,7 @@ class Leg:
         answer = await self._ask(pc, address, token)
         await pc.setRemoteDescription(RTCSessionDescription(answer, "answer"))
         await connected.wait()
-        self._transport, self._ssrc = transceiver.sender.transport, transceiver.sender._ssrc
+        self._sender, self._ssrc = transceiver.sender, transceiver.sender._ssrc
         self._payload_type = int(transceiver._codecs[0].payloadType or 0)
         self._codec = _encoder()
 
@@ -124,9 +125,17 @@ class Leg:
             self._number = (self._number + 1) % (1 << 16)
             packet.ssrc, packet.payload = self._ssrc, bytes(encoded)
             try:
-                await self._transport._send_rtp(packet.serialize(HeaderExtensionsMap()))
+                await self._sender.transport._send_rtp(packet.serialize(HeaderExtensionsMap()))
+                self._sent += 1
             except ConnectionError:
                 self.over.set()
+
+    async def counted(self) -> tuple[int, int]:
+        """Packets that were sent, and how many of them voxd misses by the latest of its reports, which come about once
+        a second (RFC 3550, section 6.4.1: cumulative number of packets lost)."""
+        report = await self._sender.getStats()
+        lost = [each.packetsLost for each in report.values() if each.type == "remote-inbound-rtp"]
+        return self._sent, max(0, *lost, 0)
 
     async def close(self) -> None:
         self.over.set()

@@ -65,6 +65,11 @@ class Replay:
         return self._ring.end - self.sent
 
     @property
+    def received(self) -> int:
+        """The server has said to have what lies below."""
+        return self._received
+
+    @property
     def lag(self) -> int:
         """Samples captured that the server has not said to have."""
         return self._ring.end - self._received

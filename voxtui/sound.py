@@ -1,11 +1,12 @@
 """By which way sound goes, chosen and explained: a WebSocket, or UDP beside it.  Beside step 2 of a frame's path.
 
-It knows what speaks for which way (docs/TRANSPORTS.md has the figures) and when to try again; not how either works.
-Text stays on the WebSocket: TCP brings all of it, in order, and sooner than a data channel does once packets are lost.
+It knows when a way is opened, left and tried again, and says so; not how either works, nor which is better: that is
+`voxtui.judge`.  Text stays on the WebSocket: TCP brings all of it, in order, and sooner than a data channel does once
+packets are lost.
 
     ws       the WebSocket
     webrtc   UDP as soon as it can be had; the WebSocket until then, and whenever it breaks
-    auto     the WebSocket, until its round trips tell of a network that loses packets: then as `webrtc`
+    auto     the WebSocket; UDP where that brings sound sooner and loses little of it (docs/TRANSPORTS.md)
 
 Through ssh there is no UDP, and a WebSocket is the fastest that there is.
 """
@@ -13,24 +14,23 @@ Through ssh there is no UDP, and a WebSocket is the fastest that there is.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.latency import percentile
+from voxtui.judge import MANY, Judge
 from voxtui.leg import Leg, NoLeg
 from voxtui.target import Address
 
 Transport = Literal["ws", "webrtc", "auto"]
 TRIES = 3  # in a row that end without a leg; then the WebSocket stays
 AGAIN_S = 2.0  # between two tries
-LOOK_S = 2.0  # between two looks at round trips: as often as there is a new one
-LOOKS = 15  # that are judged together: 30 s
-STALL_MS = 60.0  # p95 above p50: TCP repeats what was lost, and all behind it waits
+LOOK_S = 1.0  # between two looks at the figures
 SSH = "ssh carries no UDP: sound goes by WebSocket, the fastest way through ssh."
 BY_SOCKET = "Sound goes by WebSocket: faster than WebRTC unless the network loses packets; that is being watched."
 BY_UDP = "Sound goes by WebRTC (UDP), text by WebSocket."
+ENDED = "WebRTC has ended: sound goes by WebSocket."
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,29 +40,15 @@ class Link:
     ready: Callable[[], Awaitable[None]]  # until there is a session that may have a leg
     address: Callable[[], Awaitable[Address]]
     token: Callable[[], str | None]
-    round_trip_ms: Callable[[], int | None]
     resend: Callable[[], None]  # what voxd has not got goes out by WebSocket
 
 
-class Stalls:
-    """Do round trips tell of lost packets?"""
-
-    def __init__(self) -> None:
-        self._seen: deque[float] = deque(maxlen=LOOKS)
-
-    def look(self, round_trip_ms: int | None) -> bool:
-        if round_trip_ms is not None:
-            self._seen.append(round_trip_ms)
-        if len(self._seen) < LOOKS:
-            return False
-        return percentile(self._seen, 95) - percentile(self._seen, 50) > STALL_MS
-
-
 class Sound:
-    """`leg`: where sound goes now; None: the WebSocket."""
+    """`leg`: where sound goes now; None: the WebSocket.  `judge` is to be told how late sound arrives."""
 
     def __init__(self, wanted: Transport, *, udp: bool, tell: Callable[[str], None]) -> None:
         self.leg: Leg | None = None
+        self.judge = Judge()
         self._wanted, self._udp, self._tell = wanted, udp, tell
 
     async def run(self, link: Link) -> None:
@@ -74,9 +60,10 @@ class Sound:
             return
         if self._wanted == "auto":
             self._tell(BY_SOCKET)
-            await self._stalled(link)
         tries = 0
         while tries < TRIES:
+            if self._wanted == "auto":
+                await self._stalled()
             await link.ready()
             why = await self._by_udp(link)
             tries = 0 if why is None else tries + 1
@@ -85,14 +72,14 @@ class Sound:
                 return
             await asyncio.sleep(AGAIN_S)
 
-    async def _stalled(self, link: Link) -> None:
-        """Pings take their time whether or not anybody looks: there is nothing to wait for but the clock."""
-        stalls = Stalls()
+    async def _stalled(self) -> None:
+        """Acknowledgements come whether or not anybody looks: there is nothing to wait for but the clock."""
         while True:
             await asyncio.sleep(LOOK_S)
-            if stalls.look(link.round_trip_ms()):
+            if (behind_ms := self.judge.stalls()) is not None:
                 break
-        self._tell("The network loses packets, and what TCP repeats comes late: trying WebRTC.")
+        late = f"Sound by WebSocket comes late at times (p95 is {behind_ms:.0f} ms behind the median)"
+        self._tell(f"{late}, as where packets are lost: trying WebRTC.")
 
     async def _by_udp(self, link: Link) -> NoLeg | None:
         """Until it is over; or why it never began."""
@@ -105,11 +92,33 @@ class Sound:
             return why
         try:
             self.leg = leg
-            self._tell(BY_UDP)
-            await leg.over.wait()
+            self.judge.began()
+            if self._wanted == "webrtc":
+                self._tell(BY_UDP)
+            over = await self._watched(leg)
         finally:
             self.leg = None
+            self.judge.ended()
             link.resend()
             await leg.close()
-        self._tell("WebRTC has ended: sound goes by WebSocket.")
+        self._tell(over)
         return None
+
+    async def _watched(self, leg: Leg) -> str:
+        """Until it is over, or to be left: says why."""
+        complained = False
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(leg.over.wait(), LOOK_S)
+                return ENDED
+            self.judge.counted(*await leg.counted())
+            if self._wanted == "auto":
+                if (verdict := self.judge.verdict()) is None:
+                    continue
+                if not verdict.keep:
+                    again = f"WebRTC is not tried again for {self.judge.rest_min} minutes."
+                    return f"Sound goes by WebSocket again: {verdict.why}  {again}"
+                self._tell(f"Sound goes by WebRTC (UDP), text by WebSocket: {verdict.why}")
+            elif not complained and (self.judge.loss or 0) > MANY:
+                complained = True
+                self._tell(f"WebRTC loses {self.judge.loss:.1%} of the sound; a WebSocket (--transport ws) loses none.")

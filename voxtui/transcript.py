@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import takewhile
 
 from shared.events import (
     Content,
@@ -301,7 +302,7 @@ def _local(state: State, event: Measured | Remark | Dropped | Painted | Floor | 
         case Measured(key=key, metrics=metrics, complete=complete):
             return _measured(state, key, metrics, complete=complete)
         case Remark(text=text):
-            return _note(state, safe_line(text))
+            return _remarked(state, safe_line(text))
         case Dropped(packets=packets):
             return replace(state, dropped=packets)
         case Painted(render_ms=ms):
@@ -364,6 +365,12 @@ def _settled(state: State) -> State:
 def _note(state: State, text: str) -> State:
     note = Entry(f"note-{state.notes}", Voice.NOTE, text, progress=Progress.DONE)
     return replace(state, entries=(*state.entries, note)[-ENTRIES:], notes=state.notes + 1)
+
+
+def _remarked(state: State, text: str) -> State:
+    """What the program has said since the last words is not said again: a daemon that is away stays away."""
+    since = takewhile(lambda entry: entry.voice is Voice.NOTE, reversed(state.entries))
+    return state if any(note.text == text for note in since) else _note(state, text)
 
 
 def changes(before: State, after: State) -> Iterator[tuple[Entry | None, Entry]]:

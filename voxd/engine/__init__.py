@@ -9,10 +9,12 @@ imported when it was configured.  A plug-in is a package with
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
 from voxd.engine.contract import Capabilities, Engine, Unusable
+from voxd.messages import Role
 
 GROUP = "voxd.engines"
 
@@ -60,6 +62,10 @@ def _lack(cls: type[Engine]) -> str | None:
     return f"needs {', '.join(missing)}; {remedy(cls.capabilities)}" if missing else None
 
 
+def _absent(cls: type[Engine]) -> str | None:
+    return None if cls.capabilities.fetches else cls.absent({})
+
+
 def engine_class(name: str) -> type[Engine]:
     """Imports one engine.  Raises `Unusable` if there is none, it does not import, or it needs what is not
     installed."""
@@ -71,6 +77,33 @@ def engine_class(name: str) -> type[Engine]:
     if lack := _lack(found):
         raise Unusable(f"engine '{name}' {lack}")
     return found
+
+
+def engine_for(role: Role, name: str) -> type[Engine]:
+    """As `engine_class`, and raises `Unusable` for an engine that does something else, too."""
+    found = engine_class(name)
+    if role not in (roles := found.capabilities.roles):
+        raise Unusable(f"engine '{name}' cannot fill the role `{role}`; it fills {', '.join(roles)}")
+    return found
+
+
+def make(
+    wanted: Mapping[Role, str | None], options: Mapping[str, object], wake: Callable[[], None]
+) -> dict[str, Engine]:
+    """Engines by name, not yet loaded; one object if both roles name the same.  Raises `Unusable`."""
+    made: dict[str, Engine] = {}
+    for role, name in wanted.items():
+        if name is None:
+            continue
+        cls, own = engine_for(role, name), options.get(name, {})
+        if not isinstance(own, dict):
+            raise Unusable(f"engine_options.{name} must be a mapping")
+        if name not in made:
+            made[name] = cls(own, wake)
+    responder = wanted.get("respond")
+    if responder and made[responder].capabilities.reads_text and wanted.get("transcribe") is None:
+        raise Unusable(f"engine '{responder}' answers what a transcriber writes: set engines.transcribe")
+    return made
 
 
 def remedy(capabilities: Capabilities) -> str:
@@ -88,7 +121,7 @@ def listing() -> list[Listing]:
         package = point.dist.name if point.dist else "?"
         try:
             cls = _load(point)
-            found.append(Listing(name, package, cls.capabilities, _lack(cls) or cls.absent({})))
+            found.append(Listing(name, package, cls.capabilities, _lack(cls) or _absent(cls)))
         except Unusable as reason:
             found.append(Listing(name, package, None, str(reason)))
     return found

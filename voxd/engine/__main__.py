@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 
 from voxd import messages as m
-from voxd.engine import engine_class
+from voxd.engine import make
 from voxd.engine.contract import Engine, Unusable
 from voxd.engine.loop import Inbox, Loop
 from voxd.engine.memory import plan
@@ -61,17 +61,7 @@ class Link:
 def build(configure: m.Configure, inbox: Inbox, link: Link) -> tuple[dict[m.Role, Engine], m.Ready]:
     """Imports, makes and loads the engines; one object if both roles name the same.  Raises `Unusable`."""
     wanted: dict[m.Role, str | None] = {"transcribe": configure.transcribe, "respond": configure.respond}
-    made: dict[str, Engine] = {}
-    for role, name in wanted.items():
-        if name is None:
-            continue
-        cls = engine_class(name)
-        if role not in cls.capabilities.roles:
-            raise Unusable(
-                f"engine '{name}' cannot fill the role `{role}`; it fills {', '.join(cls.capabilities.roles)}"
-            )
-        if name not in made:
-            made[name] = cls(_options(configure, name), inbox.wake)
+    made = make(wanted, configure.settings, inbox.wake)
     notes = [*_share(made)]
     for engine in made.values():
         notes += engine.load(lambda text: link.publish([m.Progress(text)]))
@@ -80,8 +70,6 @@ def build(configure: m.Configure, inbox: Inbox, link: Link) -> tuple[dict[m.Role
     speculates = responder is not None and responder.capabilities.speculates
     reads_text = responder is not None and responder.capabilities.reads_text
     transcriber = engines.get("transcribe")
-    if reads_text and transcriber is None:
-        raise Unusable(f"engine '{configure.respond}' answers what a transcriber writes: set engines.transcribe")
     delay_ms = transcriber.delay_ms if transcriber is not None else None
     return engines, m.Ready(configure.transcribe, configure.respond, speculates, tuple(notes), delay_ms, reads_text)
 
@@ -103,13 +91,6 @@ def _free_memory() -> int:
     import torch  # only engines that demand some have it
 
     return int(torch.cuda.mem_get_info()[0])
-
-
-def _options(configure: m.Configure, name: str) -> dict[str, object]:
-    options = configure.settings.get(name, {})
-    if not isinstance(options, dict):
-        raise Unusable(f"engine_options.{name} must be a mapping")
-    return options
 
 
 def serve(link: Link) -> int:

@@ -64,12 +64,22 @@ class Lost:
     message: str
 
 
+class _Piece(msgspec.Struct):
+    text: str = ""
+
+
 class _Text(msgspec.Struct):
-    content: str | None = None
+    content: str | list[_Piece] | None = None  # Mistral's models that think give pieces; what they thought has no text
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, list):
+            return "".join(piece.text for piece in self.content)
+        return self.content or ""
 
 
 class _Choice(msgspec.Struct):
-    delta: _Text = msgspec.field(default_factory=_Text)
+    delta: _Text | None = None
     finish_reason: str | None = None
 
 
@@ -216,9 +226,9 @@ class Chat:
                     chunk = _parsed(data)
                     begun, usage = True, chunk.usage or usage
                     for choice in chunk.choices[:1]:
-                        if choice.delta.content:
-                            size += len(choice.delta.content)
-                            await self._put(Delta(key, choice.delta.content))
+                        if choice.delta and choice.delta.text:
+                            size += len(choice.delta.text)
+                            await self._put(Delta(key, choice.delta.text))
                         ended, cut = ended or choice.finish_reason is not None, cut or choice.finish_reason == "length"
                     if size > ANSWER:
                         return Done(key, cut=True)
@@ -260,7 +270,7 @@ class Chat:
                         for data in events.feed(piece):
                             yield data
                 except ValueError:
-                    raise chat_words.broken() from None
+                    raise chat_words.garbled() from None
                 for data in events.finish():
                     yield data
                 return
@@ -297,7 +307,7 @@ def _parsed(data: str) -> _Chunk:
     try:
         chunk = msgspec.json.decode(data, type=_Chunk)
     except msgspec.DecodeError:
-        raise chat_words.broken() from None
+        raise chat_words.garbled() from None
     if chunk.error is not None:
         raise chat_words.broke_off(chunk.error)
     if any(choice.finish_reason == "content_filter" for choice in chunk.choices):

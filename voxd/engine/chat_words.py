@@ -68,6 +68,11 @@ def broken() -> ChatError:
     )
 
 
+def garbled() -> ChatError:
+    remedy = f"ask again; if it stays so, {WHERE}.url is not an OpenAI-compatible endpoint, or its server has a bug"
+    return ChatError("chat_broken", f"The chat server has sent something that is no piece of an answer: {remedy}.")
+
+
 def silent(options: Options) -> ChatError:
     remedy = f"ask again, or raise {WHERE}.timeout_s if it needs longer"
     return ChatError("chat_timeout", f"The chat server has sent no text for {options.timeout_s:g} s: {remedy}.")

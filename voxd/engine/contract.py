@@ -112,6 +112,7 @@ class Capabilities:
     live: bool = False  # text while the person still speaks
     speculates: bool = False  # Speculate does something
     remembers: bool = False  # it wants Leave, and goes on after the next Open; others are told Close
+    fetches: bool = False  # what `absent` finds, `load` brings from the internet
     reads_text: bool = False  # a responder that wants the text of what was spoken: Respond comes when that is final
 
 

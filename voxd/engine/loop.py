@@ -210,8 +210,9 @@ class Loop:
         """Admission.  A stream is opened by all its engines or by none; the VAD listens to it in any case.
 
         A second Open is told to those that stay; engines whose role was given up are closed.  If it is refused, the
-        stream goes on as it was."""
-        stream, before, roles = command.stream, self._audience(command), self._roles.get(command.stream)
+        stream goes on as it was; but a client that had left has nothing that could go on."""
+        stream, before = command.stream, self._audience(command)
+        roles = None if stream in self._left else self._roles.get(stream)
         self._roles[stream] = tuple(role for role in command.roles if role in self._engines)
         audience = self._audience(command)
         before += self._left.pop(stream, [])

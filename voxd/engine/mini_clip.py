@@ -32,10 +32,13 @@ class Window:
     place: int | None = None  # of its embeddings on the device
     kept: object = None  # or in the host's memory
 
-    @property
-    def clamp(self) -> float:
+    def would_change(self, highest: float) -> bool:
+        """Would it be encoded otherwise if the clip's highest value is this?  It may be lower than was thought: where a
+        clip ended for a while, its sudden end can be louder than all that follows in its place."""
         assert self.found is not None
-        return max(self.higher, self.found[0])
+        own, lowest = self.found
+        used = max(self.higher, own)
+        return used != highest and lowest < max(used, highest) - RANGE
 
 
 @dataclass(slots=True)
@@ -80,7 +83,7 @@ class Clip:
         if any(window.found is None for window in self.windows):
             return len(self.windows) == 1 and self.windows[0].asked  # alone, it depends on nothing else
         highest = self._highest
-        stale = [w for w in self.windows if w.found is not None and w.clamp < highest and w.found[1] < highest - RANGE]
+        stale = [window for window in self.windows if window.would_change(highest)]
         for window in stale:
             renewed = Window(self.number(), window.index, window.reach)
             renewed.higher = highest

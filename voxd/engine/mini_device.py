@@ -20,7 +20,7 @@ from voxd.engine.mini_port import CHUNK, ENCODER_HEAD, HEAD, PAGE, SPAN, Device,
 
 PREFILLS = (16, 64, 128, 256, 384, 400, 480, CHUNK)  # tokens; a turn of a window of sound has some 380
 PLACES = 16  # windows of sound on the device
-USUAL = 2048  # positions of a conversation, where their number is not given
+USUAL = 2048  # positions of a conversation, five spoken turns, where their number is not given
 MOST = 1024  # conversations, however much memory there is
 LEAST = 1024  # positions: less is no conversation
 CPU_MEMORY, CPU_MOST = 2 << 30, 16  # bytes for pages, conversations: more would not be computed in time
@@ -86,7 +86,7 @@ def room_for(config: Any, options: Options, dtype: torch.dtype, memory: int) -> 
             f"no conversation fits into the device's memory beside the model: {LEAST} tokens take "
             f"{size * LEAST // PAGE >> 20} MiB, and {max(0, memory) >> 20} MiB are free"
         )
-    slots = options.max_conversations or max(1, min(MOST, pages * PAGE // USUAL))
+    slots = options.max_conversations or max(1, min(MOST, pages * PAGE // min(USUAL, options.max_context)))
     longest: int = config.text_config.max_position_embeddings
     return fewer(Room(slots, pages, PLACES, min(options.max_context, longest, pages * PAGE)), slots)
 

@@ -14,6 +14,7 @@ beside audio, so instructions then are the first words of the first user turn.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -30,12 +31,22 @@ class Clip:
 
     windows: tuple[int, ...]
 
+    @property
+    def size(self) -> int:
+        """Symbols."""
+        return 1 + PER_WINDOW * len(self.windows)
+
 
 @dataclass(frozen=True, slots=True)
 class Ids:
     """Text that is kept as the ids that it was generated as: written down again it might become others."""
 
     ids: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Symbols."""
+        return len(self.ids)
 
 
 Part = str | Clip | Ids
@@ -76,6 +87,15 @@ def conversation(script: Script, lines: Iterable[Line], *, open_ended: bool = Fa
     if open_ended:
         symbols.pop()
     return symbols
+
+
+def why_not(script: Script, language: str | None) -> str | None:
+    """Why nothing can be written down in this language; None: it can."""
+    if script.transcribe is None:
+        return "this model was not made for transcription: choose another engine for it"
+    if language and not re.fullmatch("[a-z]{2}", language):  # mistral-common's requests take no other
+        return f"{language[:20]!r} is no language: give two letters of ISO 639-1, such as 'en', or none"
+    return None
 
 
 def transcription(script: Script, clip: Clip, language: str | None) -> list[int]:

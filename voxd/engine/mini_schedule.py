@@ -58,7 +58,7 @@ class Schedule:
         self._works: dict[Work, None] = {}
         self._flights: list[Callable[[int], None]] = []
         self._at: dict[int, Window] = {}  # by place, the one used longest ago first
-        self._spent: deque[tuple[int, int]] = deque()  # when, and how much of the device's time
+        self._spent: deque[tuple[int, int]] = deque()  # of the last second: when, and how much of the device's time
         self.heard: dict[Work, None] = {}  # works with something new to say; whoever takes it clears it
         self.starved: list[Work] = []  # there is no memory for these
         self.waiting = False
@@ -81,8 +81,7 @@ class Schedule:
 
     def busy(self, now_us: int) -> bool:
         """Has the device hardly been idle?"""
-        while self._spent and self._spent[0][0] < now_us - SECOND_US:
-            self._spent.popleft()
+        self._forget_spent(now_us)
         return sum(spent for _, spent in self._spent) > BUSY * SECOND_US
 
     def forget(self, window: Window) -> None:
@@ -248,5 +247,11 @@ class Schedule:
 
     def _note(self, now_us: int, flight: Flight) -> int:
         took = flight.took_us
+        self._forget_spent(now_us)
         self._spent.append((now_us, took))
         return took
+
+    def _forget_spent(self, now_us: int) -> None:
+        """What is more than a second ago."""
+        while self._spent and self._spent[0][0] < now_us - SECOND_US:
+            self._spent.popleft()

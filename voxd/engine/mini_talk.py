@@ -9,7 +9,7 @@ the ids that they were said in; of an interrupted one the context has as many as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import count
 
@@ -30,6 +30,8 @@ from voxd.messages import Heard as Probabilities
 
 CAPACITY = 330 * RATE  # an utterance is at most 5 min: the gateway's bound
 MOST = 1000  # as many items has a conversation
+WINDOWS = 400  # of sound, 2.3 MB each: the longest prompt has place for 349
+FRAMING = 4  # symbols: [INST] and [/INST], or </s>, and what joins two texts
 HALTED = 400 * RATE // 1000  # the turn rules tell of a pause long before this
 
 
@@ -63,10 +65,19 @@ class Given:
         return self.ids[:kept] + tuple(encode(rest) if rest else ())
 
 
+Mark = tuple[str, int | None, str]
+
+
+def _mark(turn: Turn) -> Mark:
+    """What it is known by in a later context: its ref, or if it was typed, its text."""
+    return turn.role, turn.ref, turn.text if turn.ref is None else ""
+
+
 class Talk:
     """`drop` is called with each window that is not needed any more.
 
-    Bound: MOST utterances and answers, more than a conversation can name; the oldest are forgotten."""
+    Bound: MOST utterances and answers, more than a conversation can name, and WINDOWS windows in them; the oldest are
+    forgotten."""
 
     def __init__(self, number: int, script: Script, start: int, drop: Callable[[Window], None]) -> None:
         self.number = number
@@ -82,7 +93,7 @@ class Talk:
         self._voice = Voice(start)
         self._voiced = start  # where the last voiced frame ended
         self._known: int | None = None
-        self._first: Turn | None = None  # the oldest turn that is still read
+        self.first: Mark | None = None  # the oldest turn that is still read, once older ones are left out
 
     # ── audio ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -114,9 +125,16 @@ class Talk:
     def _new(self, ref: int, start: int) -> Utterance:
         utterance = Utterance(ref, start, Clip(lambda: next(self._numbers), self._forget))
         self.utterances[ref] = utterance
-        while len(self.utterances) > MOST:
-            self.forget(next(iter(self.utterances)))
         return utterance
+
+    def make_room(self, read: Collection[int]) -> None:
+        """One more will come.  Those in `read` are needed now."""
+        windows = sum(len(each.clip.windows) for each in self.utterances.values())
+        for ref in [ref for ref in self.utterances if ref not in read and ref not in self.live]:
+            if len(self.utterances) < MOST and windows < WINDOWS:
+                return
+            windows -= len(self.utterances[ref].clip.windows)
+            self.forget(ref)
 
     def remember(self, ref: int, given: Given) -> None:
         """An answer that is over."""
@@ -188,6 +206,8 @@ class Talk:
         """Are its windows as its whole clip wants them, but for what is on its way?"""
         found = utterance.clip.settle()
         self._register(utterance)
+        if found and utterance.pcm and all(window.found for window in utterance.clip.windows):
+            utterance.pcm = b""  # nobody will read it again
         return found
 
     def _forget(self, window: Window) -> None:
@@ -209,20 +229,40 @@ class Talk:
 
     def prompt(self, context: tuple[Turn, ...], limit: int, *, aside: bool) -> list[int] | None:
         """The symbols of a conversation, at most `limit`: beyond that the oldest turns are left out, half of them at
-        once, so that what is left stays the beginning of the next prompts.  None: the last turn alone is longer."""
+        once, so that what is left stays the beginning of the next prompts.  None: the last item alone is longer."""
         head, turns = self._read(context)
-        symbols = self._lay_out(head + turns)
-        if len(symbols) <= limit:
-            return symbols
-        while len(turns) > 1 and len(symbols) > limit // 2:
-            turns = turns[1:]
-            symbols = self._lay_out(head + turns)
-        if not aside and turns:
-            self._first = turns[0]
-            refs = [turn.ref for turn in turns if turn.ref is not None]
-            for ref in [ref for ref in self.utterances if ref < min(refs, default=0)]:
-                self.forget(ref)
-        return symbols if len(symbols) <= limit else None
+        newest = self._newest(head, turns, limit)
+        if len(newest) < len(turns):
+            newest = self._newest(head, turns, limit // 2)
+        symbols = self._lay_out(head + newest)
+        if len(symbols) > limit:
+            return None
+        if len(newest) < len(turns) and not aside:
+            self._leave_out_before(newest)
+        return symbols
+
+    def _newest(self, head: list[Turn], turns: list[Turn], limit: int) -> list[Turn]:
+        """As many of the last items as fit beside the head, and the very last in any case.  Those before them are not
+        even read: there may be a thousand."""
+        starts = [index for index, turn in enumerate(turns) if not turn.continues]
+        room = limit - sum(map(self._most_symbols, head))
+        for first in reversed(range(len(turns))):
+            room -= self._most_symbols(turns[first])
+            if room < 0:
+                return turns[next((index for index in starts if index > first), starts[-1]) :]
+        return turns
+
+    def _most_symbols(self, turn: Turn) -> int:
+        """What it can take in a prompt, with what frames it and joins it to its neighbours."""
+        sizes = (len(self._script.encode(part)) if isinstance(part, str) else part.size for part in self._parts(turn))
+        return FRAMING + sum(sizes)
+
+    def _leave_out_before(self, turns: list[Turn]) -> None:
+        """Prompts begin with these turns from now on; what was heard before them is not needed any more."""
+        self.first = _mark(turns[0])
+        refs = [turn.ref for turn in turns if turn.ref is not None]
+        for ref in [ref for ref in self.utterances if ref < min(refs, default=0)]:
+            self.forget(ref)
 
     def opening(self, utterance: Utterance, limit: int) -> list[int] | None:
         """The beginning of the prompt that it will be answered with, as far as that is known while it is spoken."""
@@ -241,10 +281,9 @@ class Talk:
         """Instructions, and the turns that are read: from where it was the last time, if that turn is still there."""
         head = [turn for turn in context if turn.role == "system"]
         turns = [turn for turn in context if turn.role != "system"]
-        first = self._first
-        if first is None or first.ref is None:
+        if self.first is None:
             return head, turns
-        same = (i for i, turn in enumerate(turns) if (turn.role, turn.ref) == (first.role, first.ref))
+        same = (i for i, turn in enumerate(turns) if _mark(turn) == self.first)
         return head, turns[next(same, 0) :]
 
     def _lay_out(self, turns: list[Turn]) -> list[int]:

@@ -8,6 +8,7 @@ were asked for: the next position is computed from what the device has said, bef
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Symbols
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -15,7 +16,7 @@ from enum import IntEnum
 from voxd.engine.mini_sequence import UNKNOWN, Sequence
 from voxd.engine.mini_talk import Given, Talk, Utterance
 from voxd.engine.text import Writer
-from voxd.messages import Status, Turn
+from voxd.messages import Said, Settled, Status, Turn
 
 AHEAD = 16  # ids of an answer that nobody has asked for yet
 
@@ -115,6 +116,31 @@ class Work:
         if self.marks:
             assert self.writer is not None
             self.marks[-1] = len(self.writer.text)
+
+    # ── what is told of it ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def say(self) -> Iterator[Said]:
+        """The text since the last call, if there is any."""
+        if self.unsaid and self.prompt is not None and self.ref is not None:
+            given, cached, count = len(self.prompt), self.cached, self.unsaid_tokens
+            yield Said(self.talk.number, self.ref, self.unsaid, "", 0, count, given, cached)
+            self.unsaid, self.unsaid_tokens = "", 0
+
+    def settled(self, status: Status) -> Settled:
+        """It is over."""
+        assert self.writer is not None
+        assert self.ref is not None
+        return Settled(
+            self.talk.number,
+            self.ref,
+            status,
+            self.writer.text,
+            input_tokens=len(self.prompt or ()),
+            cached_tokens=self.cached,
+            output_tokens=len(self.ids),
+            compute_us=round(self.compute_us),
+            saved_us=self.saved_us,
+        )
 
     @property
     def saved_us(self) -> int:

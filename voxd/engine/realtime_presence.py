@@ -16,16 +16,16 @@ GPU = (Path("/dev/nvidia0"), Path("/dev/dxg"))  # the second: Linux on Windows
 
 
 def why_not(options: Mapping[str, object], environment: Mapping[str, str]) -> str | None:
-    """The first thing that is missing, in half a sentence; None: it may run."""
-    try:
-        model = Options.parse(options).model
-    except Unusable as reason:
-        return str(reason)
+    """The first thing that is missing, in half a sentence; None: nothing is.  Options that are wrong are no reason for
+    another engine: this one refuses them, with their place."""
     if not any(path.exists() for path in GPU):
         return "there is no NVIDIA GPU"
     if any(find_spec(name) is None for name in NEEDS):
         return "voxd[voxtral] is not installed"
-    return weights_absent(model, environment)
+    try:
+        return weights_absent(Options.parse(options).model, environment)
+    except Unusable:
+        return None
 
 
 def choose(options: Mapping[str, Mapping[str, object]], environment: Mapping[str, str]) -> tuple[str, str | None]:

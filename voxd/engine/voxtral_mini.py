@@ -21,6 +21,7 @@ from typing import ClassVar
 from shared.audio import RATE
 from voxd.engine.contract import Capabilities, Demand, Engine, EngineCommand, Refuse
 from voxd.engine.mini_port import PAGE, Device, Options
+from voxd.engine.mini_prompt import why_not
 from voxd.engine.mini_schedule import Schedule
 from voxd.engine.mini_sequence import Memory
 from voxd.engine.mini_talk import Talk, Utterance
@@ -45,14 +46,17 @@ from voxd.messages import (
     Prepare,
     Respond,
     Rollback,
-    Said,
     Settled,
     Speculate,
+    Status,
+    Warned,
 )
 
 LoadDevice = Callable[[Options, Callable[[str], None]], Device]
-TYPICAL = 2048  # tokens of a conversation: five spoken turns
 ATTEMPTS = 3  # answers begun ahead per utterance
+OPTION = "engine_options.voxtral-mini.max_context"
+TOO_LONG = f"This turn, with the instructions, is too long for a context of {{}} tokens: shorten it, or raise {OPTION}."
+SHORTENED = f"The conversation is longer than {{}} tokens: its older half is left out of what follows; see {OPTION}."
 WORDY = 16, 32  # ids per second of speech, and to begin with: nobody says more, a transcription that runs away is cut
 
 
@@ -87,8 +91,7 @@ class VoxtralMini(Engine):
         self._memory = Memory(device.slots, device.pages)
         self._schedule = Schedule(device, self._memory, self._options.sampling, self._begin)
         self._context = min(device.context, self._options.max_context)
-        fits = device.pages.count * PAGE // min(TYPICAL, self._context)
-        self._most = self._options.max_conversations or max(1, min(fits, device.slots.count // 2))
+        self._most = self._options.max_conversations or device.slots.count // 2  # a slot more each: `mini_device`
         room = f"room for {self._most} conversations, {device.pages.count * PAGE} tokens in all, {self._context} in one"
         return (*device.notes, room)
 
@@ -126,8 +129,10 @@ class VoxtralMini(Engine):
                 talk.hear(command)
                 self._reopen(talk)
             case Onset():
+                talk.make_room(self._read(talk))
                 talk.onset(command.ref, command.start)
             case Audio():
+                talk.make_room(self._read(talk))
                 talk.attach(command.ref, command.pcm)
                 self._store(talk, talk.utterances[command.ref])
             case Prepare():
@@ -153,17 +158,21 @@ class VoxtralMini(Engine):
         return None
 
     def _open(self, command: Open) -> None:
-        if "transcribe" in command.roles and self._loaded.script.transcribe is None:
-            raise Refuse("this model was not made for transcription: choose another engine for it", 0)
-        talk = self._talks.get(command.stream)
+        if "transcribe" in command.roles and (reason := why_not(self._loaded.script, command.language)):
+            raise Refuse(reason, 0)
+        talk, gone = self._talks.get(command.stream), command.stream in self._gone
+        if (talk is None or gone) and len(self._talks) - len(self._gone) >= self._most:
+            raise Refuse(f"all {self._most} places are taken: more do not fit into the device's memory")
         if talk is None:
-            if len(self._talks) >= self._most:
-                raise Refuse(f"all {self._most} places are taken: more do not fit into the device's memory")
             talk = Talk(command.stream, self._loaded.script, command.start, self._schedule.forget)
             self._talks[command.stream] = talk
-        elif command.stream in self._gone:
+        elif gone:
             talk.come_back(command.start)
-        self._gone.discard(command.stream)
+            self._gone.discard(command.stream)
+        unwanted = "transcribe" not in command.roles
+        for work in self._of(talk):
+            if work.transcribes and (unwanted or (work.kind is Kind.AHEAD and command.language != talk.language)):
+                self._drop(work)
         talk.language = command.language
         self._roles[command.stream] = command.roles
 
@@ -245,7 +254,7 @@ class VoxtralMini(Engine):
         for utterance in talk.live.values():
             if utterance.before is None or utterance.clip.length is not None:
                 continue
-            over = len(utterance.clip.windows)
+            over = sum(not window.reach[1] for window in utterance.clip.windows)
             work = next((work for work in self._of(talk) if work.utterance is utterance), None)
             if work is None and not talk.main.busy and (utterance.opened is None or utterance.opened < over):
                 utterance.opened = over
@@ -285,11 +294,14 @@ class VoxtralMini(Engine):
                 self._drop(work)
 
     def _crop(self, talk: Talk, ref: int) -> None:
+        """The utterance goes on, also where nothing was begun; what is written down ahead waits for its Rollback."""
         work = self._find(talk, ref)
         if work is not None:
             self._drop(work)
-            if work.utterance is not None and not work.utterance.committed:
-                work.utterance.clip.go_on()
+        flushed = [other.utterance for other in self._of(talk) if other.transcribes]
+        for utterance in talk.live.values():
+            if not utterance.committed and utterance not in flushed:
+                utterance.clip.go_on()
 
     def _cancel(self, talk: Talk, ref: int) -> None:
         work = self._find(talk, ref)
@@ -308,6 +320,10 @@ class VoxtralMini(Engine):
 
     def _of(self, talk: Talk) -> list[Work]:
         return [work for work in self._schedule.works if work.talk is talk]
+
+    def _read(self, talk: Talk) -> set[int]:
+        """The utterances that something begun reads."""
+        return {each.ref for work in self._of(talk) for each in work.hears}
 
     def _find(self, talk: Talk, ref: int) -> Work | None:
         return next((work for work in self._of(talk) if work.ref == ref), None)
@@ -351,13 +367,22 @@ class VoxtralMini(Engine):
                 prompt = talk.transcript(utterance)
                 work.most = WORDY[1] + WORDY[0] * (utterance.clip.length or 0) // RATE
             else:
-                prompt = talk.prompt(work.context, self._context - min(work.most, self._context // 4), aside=work.aside)
+                prompt = self._prompt(work)
         if prompt is None or len(prompt) >= self._context:
-            self._give_up(work, "context_length_exceeded", f"The turn is longer than {self._context} tokens.")
+            self._give_up(work, "context_length_exceeded", TOO_LONG.format(self._context))
             return False
         work.cached = self._memory.begin(work.sequence, prompt)
         work.prompt, work.most = prompt, min(work.most, self._context - len(prompt))
         return True
+
+    def _prompt(self, work: Work) -> list[int] | None:
+        """Room for the answer is left behind it: what may be said, but at most a quarter of all."""
+        talk, limit = work.talk, self._context - min(work.most, self._context // 4)
+        first = talk.first
+        prompt = talk.prompt(work.context, limit, aside=work.aside)
+        if talk.first != first:
+            self._out.append(Warned(talk.number, "context_shortened", SHORTENED.format(limit)))
+        return prompt
 
     def _starve(self, work: Work) -> None:
         """There is no memory for it: what nobody waits for makes room for what somebody does."""
@@ -409,30 +434,12 @@ class VoxtralMini(Engine):
         return self._now_us if self._schedule.active else None
 
     def _say(self, work: Work) -> None:
-        if work.unsaid and work.prompt is not None and work.ref is not None:
-            count = work.unsaid_tokens
-            said = Said(work.talk.number, work.ref, work.unsaid, "", 0, count, len(work.prompt), work.cached)
-            self._out.append(said)
-            work.unsaid, work.unsaid_tokens = "", 0
+        self._out += work.say()
 
-    def _settle(self, work: Work, status: str) -> None:
-        assert work.writer is not None
-        assert work.ref is not None
-        prompt = work.prompt or ()
-        self._out.append(
-            Settled(
-                work.talk.number,
-                work.ref,
-                status,  # type: ignore[arg-type]  # one of three
-                work.writer.text,
-                input_tokens=len(prompt),
-                cached_tokens=work.cached,
-                output_tokens=len(work.ids),
-                compute_us=round(work.compute_us),
-                saved_us=work.saved_us,
-            )
-        )
+    def _settle(self, work: Work, status: Status) -> None:
+        self._out.append(work.settled(status))
         if not work.transcribes:
+            assert work.ref is not None
             work.talk.remember(work.ref, work.given)
         self._drop(work)
 

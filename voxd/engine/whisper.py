@@ -22,7 +22,7 @@ from voxd.engine.agreement import Transcript
 from voxd.engine.contract import LOOK_BACK, Capabilities, Engine, EngineCommand, Refuse
 from voxd.engine.scheduler import Kind, Request
 from voxd.engine.voice import FRAME, Voice
-from voxd.engine.whisper_model import Hypothesis, Model, Options, Task, cores, load_model
+from voxd.engine.whisper_model import Hypothesis, Model, Options, Task, cores, load_model, weights_absent
 from voxd.engine.workers import Pool, Result, Workers
 from voxd.messages import (
     Cancel,
@@ -106,7 +106,12 @@ class Whisper(Engine):
         needs=("faster_whisper",),
         extra="whisper",
         live=True,
+        fetches=True,
     )
+
+    @classmethod
+    def absent(cls, options: Mapping[str, object]) -> str | None:
+        return weights_absent(Options.parse(options).model)
 
     def __init__(
         self,

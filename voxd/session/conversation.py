@@ -15,12 +15,13 @@ from shared.events import Content, Item, ItemDraft, ItemStatus, WireError
 from voxd.messages import Turn
 
 MAX_ITEMS = 1000
+Piece = tuple[str, int | None]  # a text, behind the audio of a ref if there is one
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One item as the session keeps it.  `ref`: the utterance whose audio it is, or the response that said it;
-    `transcript`: None until known; `awaited`: it will be known, or fail."""
+    `transcript`: None until known; `awaited`: it will be known, or fail; `more`: further pieces of a client's item."""
 
     id: str
     role: str
@@ -29,18 +30,24 @@ class Entry:
     ref: int | None = None
     transcript: str | None = None
     awaited: bool = False
+    more: tuple[Piece, ...] = ()
 
     def item(self) -> Item:
         """As the wire shows it; audio is never included."""
         said = "output_text" if self.role == "assistant" else "input_text"
-        spoken = self.ref is not None and self.role == "user"
-        audio = (Content("input_audio", transcript=self.transcript),) if spoken else ()
-        text = (Content(said, text=self.text),) if self.text or not audio else ()  # type: ignore[arg-type]  # one of two
-        return Item(self.id, self.role, (*audio, *text), self.status)  # type: ignore[arg-type]  # role is checked at the edge
+        content: list[Content] = []
+        for text, ref in ((self.text, self.ref), *self.more):
+            spoken = ref is not None and self.role == "user"
+            if spoken:
+                content.append(Content("input_audio", transcript=self.transcript))
+            if text or not spoken:
+                content.append(Content(said, text=text))  # type: ignore[arg-type]  # one of two
+        return Item(self.id, self.role, tuple(content), self.status)  # type: ignore[arg-type]  # role is checked at the edge
 
-    def turn(self) -> Turn:
-        """As a responder sees it."""
-        return Turn(self.role, self.text, self.ref, self.transcript or "")  # type: ignore[arg-type]
+    def turns(self) -> tuple[Turn, ...]:
+        """As a responder sees it: a turn for each piece."""
+        first = Turn(self.role, self.text, self.ref, self.transcript or "")  # type: ignore[arg-type]
+        return first, *(Turn(self.role, text, ref, continues=True) for text, ref in self.more)  # type: ignore[arg-type]
 
 
 class Conversation:
@@ -113,7 +120,7 @@ class Conversation:
     def context(self, instructions: str, entries: tuple[Entry, ...]) -> tuple[Turn, ...]:
         """What a responder answers: `entries` as they are by now."""
         head = (Turn("system", instructions),) if instructions else ()
-        return head + tuple(self._now(entry).turn() for entry in entries)
+        return head + tuple(turn for entry in entries for turn in self._now(entry).turns())
 
     def awaits(self, entries: tuple[Entry, ...]) -> bool:
         """Is the text of one of them still to come?"""
@@ -126,35 +133,46 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A client's item: its text, and its audio in the session's format (None: it has none)."""
+    """A client's item: its texts, and its audio in the session's format, in order."""
 
     id: str | None
     role: str
-    text: str
-    audio: bytes | None
+    parts: tuple[str | bytes, ...]
 
-    def entry(self, new_id: str, ref: int | None = None) -> Entry:
-        return Entry(self.id or new_id, self.role, "completed", self.text, ref)
+    def entry(self, new_id: str, give_audio: Callable[[bytes], int]) -> Entry:
+        """`give_audio` gives audio to the responder and names it."""
+        pieces: list[Piece] = []
+        for part in self.parts:
+            if isinstance(part, bytes):
+                pieces.append(("", give_audio(part)))
+            elif pieces:
+                pieces[-1] = (pieces[-1][0] + part, pieces[-1][1])
+            else:
+                pieces.append((part, None))
+        (text, ref), *more = pieces or [("", None)]
+        return Entry(self.id or new_id, self.role, "completed", text, ref, more=tuple(more))
 
 
 def draft_of(item: ItemDraft, param: str = "item") -> Draft:
     """Checks an item, called `param` in errors.  Raises WireError for content that its role cannot have."""
     wanted = "output_text" if item.role == "assistant" else "input_text"
-    texts: list[str] = []
-    audio: list[bytes] = []
+    parts: list[str | bytes] = []
     for index, part in enumerate(item.content):
         if part.type == "input_audio" and item.role == "user" and part.audio is not UNSET:
-            audio.append(_bytes(part.audio, f"{param}.content[{index}].audio"))
+            parts.append(_bytes(part.audio, f"{param}.content[{index}].audio"))
         elif part.type in (wanted, "text") and part.text is not UNSET:
-            texts.append(part.text)
+            parts.append(part.text)
         else:
             message = f"Content of a {item.role} item must be '{wanted}' with a `text` (got '{part.type}')."
             raise WireError("invalid_value", message, f"{param}.content[{index}].type")
-    return Draft(None if item.id is UNSET else item.id, item.role, "".join(texts), b"".join(audio) if audio else None)
+    return Draft(None if item.id is UNSET else item.id, item.role, tuple(parts))
 
 
 def _bytes(text: str, param: str) -> bytes:
     try:
-        return binascii.a2b_base64(text, strict_mode=True)
+        audio = binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError):
         raise WireError("invalid_value", "The audio is not valid base64.", param) from None
+    if not audio:
+        raise WireError("invalid_value", "There is no sound in this audio: leave the part out.", param)
+    return audio

@@ -158,7 +158,7 @@ class Session:
         if draft.id is not None and self._has(draft.id):
             message = f"An item with id '{draft.id}' exists already."
             raise WireError("item_create_duplicate_item_id", message, "item.id")
-        entry = draft.entry(self._conversation.new_id(self._out.new_id), self._answers.give_audio(draft.audio))
+        entry = draft.entry(self._conversation.new_id(self._out.new_id), self._answers.give_audio)
         wanted = None if event.previous_item_id is UNSET else event.previous_item_id
         previous = self._conversation.add(entry, wanted)
         self._out.emit(events.ItemAdded, item=entry.item(), previous_item_id=previous)

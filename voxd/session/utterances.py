@@ -240,6 +240,8 @@ class Utterances:
             self._owed[utterance.ref] = utterance
         if by_rules and self._terms.answers_by_itself:
             self._answers.answer_turn(utterance.item_id)
+        elif by_rules:
+            self._answers.crop()  # answers were switched off in the pause
 
     def _reach(self) -> None:
         """All audio of the oldest client commit has been heard; if there was speech in it, `_end` has come before."""
