@@ -57,8 +57,9 @@ async def test_a_link_that_breaks_in_mid_speech_costs_no_word(fault: Fault, tmp_
     heard = as_heard(spoken(*NAMES), tmp_path)
     with voxd(*WORDS) as (daemon, port, token):
         proxy = FaultProxy(("127.0.0.1", int(port)))
-        async with proxy.listening(("127.0.0.1", 0)) as (_, here), chromium(heard=heard) as page:
-            await opened(page, here, token)
+        async with proxy.listening(("127.0.0.1", 0)) as here, chromium(heard=heard) as page:
+            assert not isinstance(here, Path)
+            await opened(page, here[1], token)
             await listening(page, "WebSocket")
             await page.until(SAID, 60)
             await fault(proxy, page)

@@ -217,8 +217,7 @@ async def test_the_microphone_is_not_needed_to_type(tmp_path: Path) -> None:
 async def test_push_to_talk_hears_nothing_before_and_ends_at_once(transport: str, tmp_path: Path) -> None:
     """Nor what was said while the page was looking for a way: the WebSocket is what is left after 3 s."""
     heard = as_heard(spoken("two_cities_1", "two_cities_2", "two_cities_5", "two_cities_7"), tmp_path, 0.0)
-    nowhere = {"VOXD_WEBRTC_ADDRESS": "192.0.2.201"} if transport == "WebSocket" else {}
-    with voxd(*ECHO, **nowhere) as (_, port, token):
+    with voxd(*ECHO, VOXD_WEBRTC_ADDRESS="192.0.2.201" if transport == "WebSocket" else "auto") as (_, port, token):
         async with chromium(heard=heard) as page:
             await opened(page, port, token)
             await page.click("#push")
