@@ -63,7 +63,10 @@ async def pictures(folder: Path) -> None:
                 streaming = "document.querySelector('.model.open')?.textContent.includes('concedes')"
                 await _of(page, "answering", folder, streaming, 60)
                 daemon.process.kill()
-                await _of(page, "error", folder, "!document.querySelector('#trouble').hidden")
+                await _of(page, "again", folder, "document.body.dataset.state === 'again'")
+                await page.click("#start")
+                gone = "document.querySelector('#trouble').textContent.includes('voxd does not answer')"
+                await _of(page, "gone", folder, f"document.body.dataset.state === 'idle' && {gone}")
 
 
 async def _of(page: Page, state: str, folder: Path, condition: str, seconds: float = 20) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -29,6 +30,7 @@ from voxtui.target import Address, Direct, unix_target
 from voxtui.told import Event
 
 pytestmark = pytest.mark.timeout(60)
+CHROMIUM = (Path(__file__).parent / "data" / "chromium_offer.sdp").read_text()
 SPEECH = clip("librivox_austen_0880").samples()[: 2 * RATE]
 
 
@@ -212,6 +214,22 @@ async def test_a_leg_ends_with_its_websocket(daemon: Daemon) -> None:
         await asyncio.wait_for(leg.over.wait(), 10)
 
 
+async def test_a_leg_that_is_hung_up_ends_and_a_session_has_one_at_most(daemon: Daemon) -> None:
+    told = Told()
+    async with connected(daemon, told, "ws") as (client, _), http(daemon) as asked:
+        offer = {"content": CHROMIUM, "headers": {"Content-Type": "application/sdp"}}
+        path = f"{PATH}?voxd_session={client.session.voxd.resume_token}"
+        async with asyncio.timeout(10):
+            for _ in range(3):
+                answer = await asked.post(path, **offer)  # type: ignore[arg-type]
+                assert answer.status_code == 201
+            while await calls(daemon) != 1:
+                pass
+            assert (await asked.delete(answer.headers["Location"])).status_code == 200
+            while await calls(daemon) != 0:
+                pass
+
+
 async def test_where_webrtc_is_off_the_person_reads_it() -> None:
     told = Told()
     with voxd_process("--transcribe", "echo") as daemon:
@@ -249,7 +267,7 @@ async def test_a_leg_needs_no_slot_of_its_own() -> None:
             await asyncio.wait_for(told.by_udp.wait(), 10)
             async with http(daemon) as client:
                 answer: httpx.Response = await client.post(
-                    PATH, content="", headers={"Content-Type": "application/sdp"}
+                    PATH, content=CHROMIUM, headers={"Content-Type": "application/sdp"}
                 )
             assert answer.status_code == 503
 

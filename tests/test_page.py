@@ -96,6 +96,31 @@ def test_nothing_is_inline_or_from_elsewhere() -> None:
     assert {found for text in FILES.values() for found in re.findall(r"https?://[a-z.0-9/]+", text)} <= names
 
 
+def luminance(colour: str) -> float:
+    """WCAG 2.2, relative luminance."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_everybody_can_read_it_by_day_and_by_night() -> None:
+    """WCAG 2.2: 4.5 for text, 3 for the edges of what is to be filled in."""
+    blocks = re.findall(r":root \{(.*?)\}", FILES["/page/page.css"], re.DOTALL)
+    light, dark = (dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", block)) for block in blocks)
+    for colours in (light, dark):
+        for paper in ("paper", "raised"):
+            for ink in ("ink", "soft", "faint", "accent", "mine", "bad"):
+                assert contrast(colours[ink], colours[paper]) >= 4.5, (ink, paper)
+            assert contrast(colours["edge"], colours[paper]) >= 3
+        assert contrast(colours["accent-ink"], colours["accent"]) >= 4.5
+        assert contrast(colours["bad"], colours["bad-paper"]) >= 4.5
+
+
 def test_modules_stay_small_and_say_what_they_are() -> None:
     scripts = {path: text for path, text in FILES.items() if path.endswith(".js")}
     assert [path for path, text in scripts.items() if len(text.splitlines()) > LINES] == []

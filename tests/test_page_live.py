@@ -172,16 +172,27 @@ async def test_through_ssh_it_is_a_websocket_and_says_why(tmp_path: Path) -> Non
             await tunnel.wait()
 
 
-async def test_where_no_udp_passes_it_goes_on_by_websocket(tmp_path: Path) -> None:
-    """The only candidate is an address where nobody is; the call that came to nothing gives its slot back."""
-    heard = as_heard(clip("ps_goforward").samples(), tmp_path, 5.0)
-    with voxd(*ECHO, VOXD_WEBRTC_ADDRESS="192.0.2.201") as (daemon, port, token):
+async def test_where_no_udp_passes_it_goes_on_by_websocket_with_what_was_said_meanwhile(tmp_path: Path) -> None:
+    """The only candidate is an address where nobody is; the call that came to nothing gives its slot back, and is not
+    tried again."""
+    heard = as_heard(clip("ps_goforward").samples(), tmp_path, 0.5)
+    with voxd(*WORDS, VOXD_WEBRTC_ADDRESS="192.0.2.201") as (daemon, port, token):
         async with chromium(heard=heard) as page:
             await opened(page, port, token)
+            await page.evaluate("document.querySelector('#start').focus()")
             await listening(page, "WebSocket")
             assert "no UDP came through" in await page.text("#link-why")
-            await page.until("document.querySelector('.model .text')?.textContent.includes('three')", 30)
+            assert await page.evaluate("document.activeElement.id") == "start", "the keyboard is still where it was"
+            await page.until("document.querySelector('.user:not(.open) .text')", 30)
+            assert "forward ten" in (await page.text(".user .text")).replace("10", "ten").lower()
             assert (daemon.status()["calls"], daemon.status()["sessions"]) == (0, 1)
+            await page.click("#start")
+            await page.until(state("idle"))
+            asked = "performance.getEntriesByType('resource').filter(each => each.name.includes('/calls')).length"
+            before = await page.evaluate(asked)
+            await listening(page, "WebSocket")
+            assert await page.evaluate(asked) == before
+            assert "no UDP came through" in await page.text("#link-why")
 
 
 async def test_the_microphone_is_not_needed_to_type(tmp_path: Path) -> None:
@@ -202,13 +213,15 @@ async def test_the_microphone_is_not_needed_to_type(tmp_path: Path) -> None:
             assert await page.evaluate("document.querySelectorAll('.note').length") == 0
 
 
-async def test_push_to_talk_hears_nothing_before_and_ends_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_push_to_talk_hears_nothing_before_and_ends_at_once(transport: str, tmp_path: Path) -> None:
+    """Nor what was said while the page was looking for a way: the WebSocket is what is left after 3 s."""
     heard = as_heard(spoken("two_cities_1", "two_cities_2", "two_cities_5", "two_cities_7"), tmp_path, 0.0)
-    with voxd(*ECHO) as (_, port, token):
+    with voxd(*ECHO, VOXD_WEBRTC_ADDRESS="192.0.2.201" if transport == "WebSocket" else "auto") as (_, port, token):
         async with chromium(heard=heard) as page:
             await opened(page, port, token)
             await page.click("#push")
-            await listening(page, "WebRTC")
+            await listening(page, transport)
             begun = await page.evaluate("performance.now()")
             await page.until(f"performance.now() - {begun} > 3000")
             assert await page.evaluate("document.querySelectorAll('#turns li').length") == 0
@@ -277,5 +290,9 @@ async def test_what_went_wrong_is_a_sentence() -> None:
             await page.click("#send")
             await page.until("document.querySelector('.model .text')?.textContent.includes('three')", 30)
             daemon.process.kill()
+            await page.until(state("again"))
+            assert await page.text("#trouble") == "The connection to voxd broke. Trying again.", "nobody speaks here"
+            await page.until("document.querySelector('#link-why').textContent.includes('voxd does not answer')")
+            await page.click("#start")
             await page.until("document.querySelector('#trouble').textContent.includes('voxd does not answer')")
             await page.until("document.querySelector('.model .remark')")

@@ -137,23 +137,45 @@ async def test_percentiles_and_packets_are_those_of_voxd() -> None:
     assert np.concatenate(packets).tolist() == expected.tolist()
 
 
-async def test_a_link_that_is_too_slow_loses_the_oldest_sound_and_counts_it() -> None:
-    """200 packets of 4 bytes while the browser still holds a second unsent; then the way is free."""
+KEPT = """
+const packet = number => Int16Array.of(number, number).buffer;
+const kept = new Kept(100); // two samples in 20 ms
+const all = () => { const found = []; for (let one; (one = kept.take());) found.push(one.offset / 2); return found; };
+const created = () => kept.receive({type: 'session.created', session: {voxd: {resume_token: 't'}}});
+const ack = settled => kept.receive({type: 'voxd.ack', received_samples: 0, settled_samples: settled, voxd_seq: 7});
+const add = count => { for (let n = 0; n < count; n += 1) kept.add(packet(n), 20 * n); };
+"""
+
+
+async def kept(steps: str) -> object:
+    """What these statements return; positions are packets of the session."""
     async with modules() as page:
-        found = await page.evaluate("""import('/page/link.js').then(({Socket}) => {
-          const sent = [], ends = [];
-          const wire = {readyState: WebSocket.OPEN, bufferedAmount: 32000,
-            send: pcm => sent.push(new Int16Array(pcm)[0])};
-          const link = new Socket(wire);
-          for (let n = 0; n < 200; n += 1) {
-            if (n === 199) wire.bufferedAmount = 0;
-            link.sendSound(Int16Array.of(n, n).buffer, bytes => ends.push(bytes));
-          }
-          return {sent, ends, dropped: link.dropped};
-        })""")
-    assert found["dropped"] == 50
-    assert found["sent"] == list(range(50, 200))
-    assert found["ends"] == [4 * count for count in range(1, 151)], "positions are those of what was sent"
+        return await page.evaluate(f"import('/page/kept.js').then(({{Kept}}) => {{ {KEPT} {steps} }})")
+
+
+async def test_a_link_that_is_too_slow_loses_the_oldest_sound_and_counts_it() -> None:
+    found = await kept("""created(); add(1550); const lost = kept.lost; const sent = all();
+      add(1500); ack(6); return {lost, sent: [sent[0], sent.at(-1)], after: kept.lost, waiting: kept.waiting};""")
+    assert found == {"lost": 50, "sent": [50, 1549], "after": 50, "waiting": 1500}, "30 s are kept; positions stay true"
+
+
+async def test_a_session_that_goes_on_is_given_what_it_has_not() -> None:
+    found = await kept("""add(3); const early = all(); created(); const first = all(); add(4); all(); ack(4);
+      kept.cut(); add(2); const cut = all();
+      kept.receive({type: 'voxd.resumed', received_samples: 11});
+      return {early, first, cut, again: all(), token: kept.token, seq: kept.seq};""")
+    assert found == {"early": [], "first": [0, 1, 2], "cut": [], "again": [5, 6, 7, 8], "token": "t", "seq": 7}
+
+
+async def test_a_session_that_knows_nothing_is_given_what_is_not_yet_text() -> None:
+    found = await kept("""created(); add(10); all(); ack(8); kept.cut(); add(1); created();
+      return {again: all(), times: [...kept.times()].slice(0, 2)};""")
+    assert found == {"again": [0, 1, 2, 3, 4, 5, 6], "times": [[20, 80], [40, 100]]}
+
+
+async def test_behind_a_call_only_what_it_may_have_lost_is_sent() -> None:
+    found = await kept("add(10); kept.since(140); created(); return [all(), kept.lost];")
+    assert found == [[0, 1], 0]
 
 
 HOSTILE = "a\u202eb\x1b[2Jc<img src=x onerror=alert(1)>"
@@ -166,6 +188,19 @@ async def test_text_of_a_server_acts_on_nothing() -> None:
           new Transcript().receive({json.dumps(event)}))""")
     assert [op["op"] for op in ops] == ["open", "append"]
     assert ops[1]["text"] == "a\ufffdb\ufffd[2Jc<img src=x onerror=alert(1)>"
+
+
+async def test_an_entry_that_has_gone_from_the_screen_is_no_place_for_text() -> None:
+    async with modules() as page:
+        found = await page.evaluate("""import('/page/view.js').then(({Turns}) => {
+          const list = document.createElement('ol'), turns = new Turns(list, 'voxd');
+          turns.apply({op: 'open', key: 'k', voice: 'user'});
+          for (let n = 0; n < 400; n += 1) turns.apply({op: 'note', text: String(n)});
+          turns.apply({op: 'append', key: 'k', text: 'late'}, 0, () => {});
+          turns.apply({op: 'close', key: 'k', broken: false, remark: ''});
+          return [list.childElementCount, list.textContent.includes('late')];
+        })""")
+    assert found == [300, False]
 
 
 OPS: Sequence[tuple[list[dict[str, object]], list[str]]] = (

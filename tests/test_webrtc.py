@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -14,15 +15,16 @@ import httpx
 import numpy as np
 import pytest
 import soxr
+from aiortc import RTCSessionDescription
 
 from shared.audio import RATE
 from shared.settings import WebRtc
 from tests.calls import PATH, Caller, Voice, called, form, http
 from tests.daemon import Daemon, voxd_process
 from tests.speech import clip
-from voxd import webrtc
+from voxd import sdp, webrtc
 from voxd.control import status
-from voxd.peer import NoPort, Ports, Prompt
+from voxd.peer import Gone, NoPort, Peer, Ports, Prompt
 
 pytestmark = pytest.mark.timeout(60)
 ENGINES = ("--transcribe", "echo", "--respond", "echo")
@@ -177,12 +179,37 @@ async def test_a_message_without_an_end_ends_the_call(daemon: Daemon, client: ht
     assert "more than there is room for" in daemon.log.read_text()
 
 
+@pytest.mark.parametrize(("goodbye", "expected"), [(True, "closed by the client"), (False, "the client vanished")])
+async def test_the_journal_tells_a_goodbye_from_a_client_that_vanished(
+    goodbye: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aioice.ice.CONSENT_INTERVAL", 0.05)
+    monkeypatch.setattr("aioice.ice.CONSENT_FAILURES", 1)
+    caller, peer = Caller(), Peer()
+    try:
+        answer = await peer.answer(
+            sdp.read((await caller.offer()).encode(), "127.0.0.1"), Ports(61_000, 61_999), "127.0.0.1"
+        )
+        await caller.pc.setRemoteDescription(RTCSessionDescription(answer, "answer"))
+        await asyncio.wait_for(peer.opened.wait(), 10)
+        if goodbye:
+            await caller.pc.close()
+        else:
+            for protocol in caller.pc.sctp.transport.transport._connection._protocols:  # type: ignore[union-attr]
+                protocol.transport.abort()
+        with pytest.raises(Gone, match=expected):
+            await asyncio.wait_for(peer.receive_message(), 10)
+    finally:
+        await peer.close()
+        await caller.pc.close()
+
+
 # ── signalling ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_a_call_takes_its_slot_when_it_is_offered(daemon: Daemon, client: httpx.AsyncClient) -> None:
-    sdp = {"content": CHROMIUM, "headers": {"Content-Type": "application/sdp"}}
-    taken = [await client.post(PATH, **sdp) for _ in range(3)]  # type: ignore[arg-type]
+    offer = {"content": CHROMIUM, "headers": {"Content-Type": "application/sdp"}}
+    taken = [await client.post(PATH, **offer) for _ in range(3)]  # type: ignore[arg-type]
 
     assert [answer.status_code for answer in taken] == [201, 201, 503]
     assert problem(taken[2])[1] == "session_limit_reached"
@@ -192,6 +219,29 @@ async def test_a_call_takes_its_slot_when_it_is_offered(daemon: Daemon, client: 
         assert (await client.delete(answer.headers["Location"])).status_code == 200
     await become(daemon, 0)
     assert problem(await client.delete(taken[0].headers["Location"])) == (404, "call_id_not_found", "call_id")
+
+
+async def test_offers_that_come_together_take_no_more_slots_than_there_are(
+    daemon: Daemon, client: httpx.AsyncClient
+) -> None:
+    """All are half sent when the first of them could take a slot."""
+    begun, ended = asyncio.Barrier(4), asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield CHROMIUM[:100].encode()
+        await begun.wait()
+        await ended.wait()
+        yield CHROMIUM[100:].encode()
+
+    headers = {"Content-Type": "application/sdp"}
+    posts = [asyncio.create_task(client.post(PATH, content=slowly(), headers=headers)) for _ in range(3)]
+    await begun.wait()
+    await become(daemon, 0)  # an answer of voxd: it has been given what they have sent so far
+    ended.set()
+    answers = await asyncio.gather(*posts)
+    assert sorted(answer.status_code for answer in answers) == [201, 201, 503]
+    for answer in answers:
+        await client.delete(answer.headers.get("Location", PATH + "/none"))
 
 
 async def test_the_answer_names_one_candidate_of_ours_and_takes_opus_only(client: httpx.AsyncClient) -> None:
@@ -256,6 +306,27 @@ def test_without_aiortc_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     calls = webrtc.Calls(WebRtc(enabled=True), None)  # type: ignore[arg-type]
     assert calls.trouble is not None
     assert "voxd[webrtc]" in calls.trouble[1]
+
+
+async def test_a_bug_in_a_call_gives_its_port_back() -> None:
+    closed = asyncio.Event()
+
+    class Broken:
+        id = "sess_x"
+        opened = asyncio.Event()
+        has_track = False
+
+        async def receive_message(self) -> str:
+            raise RuntimeError
+
+        async def close(self) -> None:
+            closed.set()
+
+    call = webrtc.Call("key", lambda: 0, 65_535)
+    call.peer, call.connection = Broken(), Broken()  # type: ignore[assignment]
+    await call.run(contextlib.ExitStack())
+    assert closed.is_set()
+    assert call.why == "internal error"
 
 
 async def test_a_call_that_never_connects_is_over_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,7 @@ from shared.audio import Int16
 from voxd.sdp import Offer
 
 CHANNEL = "oai-events"
+VANISHED = "the client vanished"
 INBOX = 4 << 20  # bytes
 OUTBOX = 256 << 10  # bytes
 DATAGRAMS = 1024
@@ -293,7 +294,7 @@ class Peer:
         self._channel = channel
         channel.on("message", self._message_came)
         channel.on("bufferedamountlow", self._drained.set)
-        channel.on("close", lambda: self.end("closed by the client"))
+        channel.on("close", self._closed)
         self.opened.set()
 
     def _message_came(self, message: str | bytes) -> None:
@@ -310,6 +311,11 @@ class Peer:
         if state == "connected":
             self.connected.set()
         elif state == "failed":
-            self.end("the client vanished" if self.connected.is_set() else "no way for media was found")
+            self.end(VANISHED if self.connected.is_set() else "no way for media was found")
         elif state == "closed":
-            self.end("closed by the client")
+            self._closed()
+
+    def _closed(self) -> None:
+        """Everything closes, too, when no consent of the client's ICE agent has come for half a minute."""
+        vanished = self._receiver.transport.transport._connection._closing
+        self.end(VANISHED if vanished else "closed by the client")

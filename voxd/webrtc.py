@@ -86,6 +86,7 @@ class Calls:
     def __init__(self, settings: WebRtc, desk: Desk) -> None:
         self._settings, self._desk = settings, desk
         self._calls: dict[str, Media] = {}
+        self._legs: dict[Connection, Leg] = {}  # the latest of each session
         self._tasks = asyncio.TaskGroup()
         self._stopped = asyncio.Event()
 
@@ -138,8 +139,6 @@ class Calls:
     async def _answer(self, request: Request) -> Response:
         if trouble := self.trouble:
             raise _Refusal(501, *trouble)
-        if "voxd_session" not in request.query_params and (refusal := self._desk.refusal()):
-            raise _Refusal(503, *refusal)
         text, asked = await _body(request)
         try:
             offer = sdp.read(text, _peer(request))
@@ -150,7 +149,7 @@ class Calls:
             message = "The offer has no section for data channels: create the channel `oai-events` before the offer."
             raise _Refusal(400, "invalid_offer", message, "sdp")
         with contextlib.ExitStack() as held:
-            call = self._leg(session) if session is not None else self._call(request, offer, asked, held)
+            call = self._leg(session, held) if session is not None else self._call(request, offer, asked, held)
             answer = await self._pick_up(call, offer, request)
             self._calls[call.id] = call
             held.callback(self._calls.pop, call.id)
@@ -158,21 +157,31 @@ class Calls:
         return Response(answer, 201, {"Location": f"{PATH}/{call.id}"}, "application/sdp")
 
     def _call(self, request: Request, offer: sdp.Offer, asked: Json | None, held: contextlib.ExitStack) -> Media:
+        if refusal := self._desk.refusal():  # nothing is waited for between this and the slot, or two could have one
+            raise _Refusal(503, *refusal)
         call = Call(secrets.token_hex(12), self._desk.clock, offer.message)
         call.connection = self._connect(request, asked)
         held.callback(lambda: self._desk.leave(call.connection, call.why))
         return call
 
-    def _leg(self, token: str) -> Media:
+    def _leg(self, token: str, held: contextlib.ExitStack) -> Media:
         connection = self._desk.find(token)
         if connection is None:
             raise _Refusal(404, "session_not_found", "No session of that token is connected here.", "voxd_session")
         if connection.hz != RATE:
             message = f"Audio beside a WebSocket needs a session at {RATE} Hz; this one is at {connection.hz}."
             raise _Refusal(400, "invalid_value", message, "session.audio.input.format")
+        if other := self._legs.get(connection):  # a session has one UDP port, not the whole range
+            other.hang_up("another call took its place")
         leg = Leg(secrets.token_hex(12), self._desk.clock)
         leg.connection = connection
+        self._legs[connection] = leg
+        held.callback(self._leg_over, leg)
         return leg
+
+    def _leg_over(self, leg: Leg) -> None:
+        if self._legs.get(leg.connection) is leg:
+            del self._legs[leg.connection]
 
     def _connect(self, request: Request, asked: Json | None) -> Connection:
         try:
@@ -188,18 +197,17 @@ class Calls:
 
         call.peer = peer = Peer()
         low, high = self._settings.ports
-        try:
-            return await peer.answer(offer, Ports(low, high), self._address(request))
-        except NoPort:
-            await peer.close()
-            message = f"No UDP port of {low} to {high} is free; see webrtc.udp_ports."
-            raise _Refusal(503, "no_udp_port", message) from None
-        except ValueError as error:
-            await peer.close()
-            raise _Refusal(400, "invalid_offer", f"The offer cannot be answered: {error}", "sdp") from None
-        except asyncio.CancelledError:
-            await peer.close()
-            raise
+        async with contextlib.AsyncExitStack() as undone:
+            undone.push_async_callback(peer.close)
+            try:
+                answer = await peer.answer(offer, Ports(low, high), self._address(request))
+            except NoPort:
+                message = f"No UDP port of {low} to {high} is free; see webrtc.udp_ports."
+                raise _Refusal(503, "no_udp_port", message) from None
+            except ValueError as error:
+                raise _Refusal(400, "invalid_offer", f"The offer cannot be answered: {error}", "sdp") from None
+            undone.pop_all()
+            return answer
 
     def _address(self, request: Request) -> str:
         """The operator's; else the one that the client has reached this server by."""
@@ -226,8 +234,10 @@ class Media:
         """To its end, whoever ends it."""
         with held:
             try:
-                self.why = await self._serve()
-                await self.peer.close()
+                try:
+                    self.why = await self._serve()
+                finally:
+                    await self.peer.close()
             except Exception:
                 # The wall: a bug of the gateway ends this call, not the daemon.
                 self.why = "internal error"
@@ -303,7 +313,7 @@ class Leg(Media):
     audio may change over from the one way to the other, and back, at any sample.  Ends with the WebSocket."""
 
     def _jobs(self) -> list[Coroutine[Any, Any, None]]:
-        return [self._connect(), self._hear(), self._linked()]
+        return [self._connect(), self._hear(), self._linked(), self._ended()]
 
     async def _connect(self) -> None:
         await self._until(self.peer.connected)
@@ -323,6 +333,11 @@ class Leg(Media):
             if self.connection.position >= position or len(held) >= HELD:
                 self.connection.receive_audio(held, position)
                 position, held = position + len(held) // 2, b""
+
+    async def _ended(self) -> None:
+        """Hung up, or the client is gone.  Messages mean nothing here: events go over the WebSocket."""
+        while True:
+            await self.peer.receive_message()
 
     async def _linked(self) -> None:
         await self.connection.unlinked.wait()

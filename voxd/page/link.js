@@ -1,14 +1,17 @@
 // The way of a session: a WebRTC call where that can work, else a WebSocket.  Both take and give the same events.
 //
 // It knows transports; not what events mean, nor where sound comes from.  A call's sound is the browser's own business;
-// a WebSocket's is sent here, in order, at most HELD packets late: what is older is dropped, and counted.
+// a WebSocket's is sent here, as fast as the network takes it, from what is kept until it is text (`kept.js`).
 
-import { ask, secret, whyNot } from "./server.js";
+import { ask, Refused, secret, whyNot } from "./server.js";
 
 const CALL_MS = 3000; // from the offer to an open channel; then it is the WebSocket's turn
 const OPEN_MS = 10_000;
 const AHEAD = 16_000; // bytes that the browser may hold back unsent: half a second of sound
-const HELD = 150; // packets that wait here beyond it: 3 s
+const PACE = 4; // packets for each that comes from the microphone: what was kept goes out so many times its own speed
+const [FIRST_MS, MOST_MS] = [200, 5000]; // between two tries of a link
+const PATIENCE_MS = 60_000; // voxd keeps a session for so long whose link has broken
+const FINAL = [1000, 1001, 1008, 1009]; // close codes after which another link would end the same way
 const LOOPBACK = new Set(["localhost", "127.0.0.1", "[::1]"]);
 const EXTENSIONS = "metrics,provisional";
 
@@ -23,11 +26,13 @@ export function whyNoCall(place, status, track) {
 }
 
 /**
- * An open session.  `told(event, at)`; `closed(reason)` when it ends, unless by `close`.  Returns {kind, why, send, sendSound, close, dropped};
- * raises Refused, Unreachable, Error.
+ * An open session.  `told(event, at)`; `closed({reason, final})` when it ends, unless by `close`; final: another link
+ * would end the same way.  `noUdp`: why a call has failed before.  Returns {kind, why, blocked, send, pump, close, cut},
+ * blocked: a call has failed, and would again; raises Refused, Unreachable, Error.
  */
-export async function open({ session, query, status, track, told, closed, trying }) {
-  let why = whyNoCall(location, status, track);
+export async function open({ session, query, status, track, noUdp, told, closed, trying }) {
+  let why = noUdp || whyNoCall(location, status, track);
+  let blocked = false;
   const key = await secret(session);
   if (!why) {
     trying("WebRTC");
@@ -35,13 +40,38 @@ export async function open({ session, query, status, track, told, closed, trying
       return await Call.open({ key, query, track, told, closed });
     } catch (error) {
       why = error.message;
+      blocked = error instanceof NoUdp;
     }
   }
   trying("WebSocket");
-  const link = await Socket.open({ key, query, told, closed });
-  link.why = why;
-  return link;
+  return Object.assign(await Socket.open({ key, query, told, closed }), { why, blocked });
 }
+
+/**
+ * A WebSocket in the place of a link that has broken; tried for a minute.  `resume()`: {token, seq} of the session to go on
+ * with, or null; `going()`: false when the person has given up, then null is returned.  Raises Refused (of the key), Error.
+ */
+export async function reopen({ session, query, resume, told, closed, trying, going }) {
+  const since = performance.now();
+  for (let pause = FIRST_MS; ; pause = Math.min(2 * pause, MOST_MS)) {
+    await new Promise((done) => setTimeout(done, pause * (0.5 + Math.random() / 2))); // not all pages at once
+    if (!going()) return null;
+    try {
+      const known = resume();
+      const more = known ? { voxd_resume: known.token, voxd_last_seq: known.seq } : {};
+      const link = await Socket.open({ key: await secret(session), query: { ...query, ...more }, told, closed });
+      if (going()) return link;
+      link.close();
+      return null;
+    } catch (error) {
+      if (error instanceof Refused && error.aboutKey) throw error;
+      if (performance.now() - since > PATIENCE_MS) throw error;
+      trying(error.message);
+    }
+  }
+}
+
+class NoUdp extends Error {}
 
 function address(path, query, more) {
   return `${path}?${new URLSearchParams({ ...query, voxd_ext: more })}`;
@@ -57,13 +87,11 @@ function parsed(text) {
 
 // ── WebSocket ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** `open` makes it; exported for the test of what it does when the network is too slow. */
-export class Socket {
+class Socket {
   static open({ key, query, told, closed }) {
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    const url = `${scheme}//${location.host}${address("/v1/realtime", query, `${EXTENSIONS},binary`)}`;
+    const url = `${scheme}//${location.host}${address("/v1/realtime", query, `${EXTENSIONS},resume`)}`;
     const socket = new WebSocket(url, ["realtime", `openai-insecure-api-key.${key}`]);
-    socket.binaryType = "arraybuffer";
     const link = new Socket(socket);
     return new Promise((done, failed) => {
       const late = setTimeout(() => socket.close(), OPEN_MS);
@@ -72,7 +100,7 @@ export class Socket {
       socket.onclose = async ({ code, reason }) => {
         clearTimeout(late);
         if (link.over) return;
-        if (link.opened) closed(farewell(code, reason));
+        if (link.opened) closed({ reason: farewell(code, reason), final: FINAL.includes(code) });
         else failed(await whyNot().then((why) => new Error(why), (error) => error));
       };
       socket.addEventListener("open", () => {
@@ -83,33 +111,41 @@ export class Socket {
   }
 
   constructor(socket) {
-    Object.assign(this, { socket, kind: "WebSocket", why: "", opened: false, over: false, waiting: [], dropped: 0 });
-    this.sent = 0; // bytes of sound
+    Object.assign(this, { socket, kind: "WebSocket", why: "", opened: false, over: false });
   }
 
   send(event) {
     if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(event));
   }
 
-  /** `record(bytes)`: all sound up to the end of this packet makes so many bytes; called when it goes out. */
-  sendSound(pcm, record) {
-    this.waiting.push([pcm, record]);
-    if (this.waiting.length > HELD) {
-      this.waiting.shift();
-      this.dropped += 1;
-    }
-    while (this.waiting.length && this.socket.readyState === WebSocket.OPEN && this.socket.bufferedAmount < AHEAD) {
-      const [packet, tell] = this.waiting.shift();
-      this.sent += packet.byteLength;
-      this.socket.send(packet);
-      tell(this.sent);
+  /** Called with each packet of the microphone: as much of what is kept as the network takes. */
+  pump(kept) {
+    for (let count = 0; count < PACE && this.free; count += 1) {
+      const packet = kept.take();
+      if (!packet) return;
+      this.send({ type: "input_audio_buffer.append", audio: base64(packet.pcm), voxd_offset: packet.offset });
     }
   }
 
+  get free() {
+    return this.socket.readyState === WebSocket.OPEN && this.socket.bufferedAmount < AHEAD;
+  }
+
+  /** Goodbye: voxd forgets the session. */
   close() {
     this.over = true;
     this.socket.close(1000);
   }
+
+  /** Given up: voxd keeps the session for whoever comes back. */
+  cut() {
+    this.over = true;
+    this.socket.close(4000);
+  }
+}
+
+function base64(pcm) {
+  return btoa(String.fromCharCode(...new Uint8Array(pcm)));
 }
 
 function farewell(code, reason) {
@@ -130,18 +166,18 @@ class Call {
       await link.offer(query, track);
       await opening(channel, peer);
     } catch (error) {
-      link.hangUp();
+      link.cut();
       throw error.name === "TimeoutError" ? new Error(`voxd did not answer a call within ${CALL_MS / 1000} s`) : error;
     }
-    channel.onclose = () => link.end(closed, "The call was ended by voxd.");
+    channel.onclose = () => link.end(closed, { reason: "The call was ended by voxd.", final: true });
     peer.onconnectionstatechange = () => {
-      if (peer.connectionState === "failed") link.end(closed, "The call broke: no sound came through for a while.");
+      if (peer.connectionState === "failed") link.end(closed, { reason: "The call broke.", final: false });
     };
     return link;
   }
 
   constructor(peer, channel, key) {
-    Object.assign(this, { peer, channel, key, kind: "WebRTC", why: "", dropped: 0, call: "", over: false });
+    Object.assign(this, { peer, channel, key, kind: "WebRTC", why: "", blocked: false, call: "", over: false });
   }
 
   /** Posted before candidates are gathered: voxd answers whoever calls its one candidate. */
@@ -164,13 +200,12 @@ class Call {
   }
 
   /** The browser sends the track. */
-  sendSound() {}
+  pump() {}
 
-  end(closed, reason) {
+  end(closed, how) {
     if (this.over) return;
-    this.over = true;
-    this.peer.close();
-    closed(reason);
+    this.close();
+    closed(how);
   }
 
   close() {
@@ -178,8 +213,8 @@ class Call {
     this.peer.close();
   }
 
-  /** Over HTTP, of a call that never came about: no goodbye passes, and voxd would keep its slot until it gives up. */
-  hangUp() {
+  /** Over HTTP: where no UDP passes, no goodbye does, and voxd would keep the slot until it gives up. */
+  cut() {
     this.close();
     if (this.call) ask(this.call, { method: "DELETE", keepalive: true }).catch(() => {});
   }
@@ -188,7 +223,7 @@ class Call {
 function opening(channel, peer) {
   return new Promise((done, failed) => {
     const timer = setTimeout(() => {
-      failed(new Error(`no UDP came through in ${CALL_MS / 1000} s: through ssh it cannot, elsewhere a firewall may stop it`));
+      failed(new NoUdp(`no UDP came through in ${CALL_MS / 1000} s: through ssh it cannot, elsewhere a firewall may stop it`));
     }, CALL_MS);
     channel.onopen = () => {
       clearTimeout(timer);
@@ -197,7 +232,7 @@ function opening(channel, peer) {
     peer.oniceconnectionstatechange = () => {
       if (peer.iceConnectionState !== "failed") return;
       clearTimeout(timer);
-      failed(new Error("no UDP came through"));
+      failed(new NoUdp("no UDP came through"));
     };
   });
 }

@@ -1,22 +1,27 @@
 // The page put together: token → status → microphone → link → transcript, meter, screen.
 
+import { Kept } from "./kept.js";
 import { SampleClock, TrackClock } from "./latency.js";
-import { open } from "./link.js";
+import { open, reopen } from "./link.js";
 import { Meter } from "./meter.js";
 import { devices, insecure, Microphone, NoMicrophone } from "./microphone.js";
 import { QUIET } from "./framer.js";
-import { Refused, status, token, Unreachable } from "./server.js";
+import { Refused, status, token } from "./server.js";
 import { Transcript } from "./transcript.js";
-import { byId, Figures, show, Turns } from "./view.js";
+import { announce, byId, Figures, level, linkLine, show, trouble, Turns } from "./view.js";
 
 const PING_MS = 2000;
 const SLOW_MS = 3000; // without an answer to a ping: the person is told
+const GONE_MS = 6000; // and then the link is given up
+const ONSET_MS = 1000; // before voxd says so, at most, has somebody begun to speak
+const RATE = 16_000; // Hz, without a microphone
+const LATE = 50; // packets that wait for the link, a second of sound: the person is told
 const LOADING_MS = 2000; // between looks at a voxd that is not ready, or not there
 const LONGEST_MS = 10_000; // of a pause in what is said while a key is held
 const SHORTEST_MS = 160; // of the silence that ends it once the key is up
 
 const page = {
-  state: "loading", // locked, loading, idle, starting, on
+  state: "loading", // locked, loading, idle, starting, on, again: on, but the link has broken
   status: null,
   microphone: null,
   link: null,
@@ -26,17 +31,24 @@ const page = {
   clock: null,
   held: false,
   muted: false,
+  kept: null,
   pinged: [], // of pings without an answer
-  early: [], // events that came while the link was being opened
-  dropped: 0,
+  owedAt: 0, // what was captured before is text, as far as a call's page can know
+  leaves: false, // voxd has said that it stops
+  noUdp: "", // why a call has failed: no other is tried
+  lostCall: "", // why the call broke that this link replaces
+  unmet: "", // what was said when voxd could not be asked how it does
+  behind: "", // about sound that waits
   slow: false,
 };
 const turns = new Turns(byId("turns"), "voxd");
 const figures = new Figures();
 
+const WELCOME = { loading: "One moment", on: "Say something", again: "One moment" };
 const pushes = () => byId("push").checked;
 const answers = () => page.status?.engines.respond !== null;
 const live = () => page.state === "on";
+const busy = () => ["starting", "on", "again"].includes(page.state);
 
 // ── what the person sees of the state ─────────────────────────────────────────────────────────────────────────────
 
@@ -49,32 +61,25 @@ function become(state) {
   show("welcome", state !== "locked" && !byId("turns").childElementCount);
   show("controls", state !== "locked");
   show("type", state !== "locked" && page.status !== null && answers());
-  byId("start").disabled = state !== "idle" && state !== "on";
-  byId("start").textContent = live() ? "End" : state === "starting" ? "Starting …" : "Start listening";
-  byId("start").classList.toggle("first", !live());
-  show("mute", live() && page.microphone && !pushes());
-  show("hold", live() && page.microphone && pushes());
-  show("stop", page.transcript.answering);
-  if (!live()) linkLine(state === "idle" ? "not connected" : state, "");
-}
-
-function linkLine(state, why) {
-  byId("link-state").textContent = state;
-  byId("link-why").textContent = why;
-}
-
-function trouble(text) {
-  byId("trouble").textContent = text;
-  show("trouble", Boolean(text));
+  byId("welcome-title").textContent = WELCOME[state] ?? "Start listening, then speak";
+  const runs = live() || state === "again";
+  byId("start").disabled = state === "loading";
+  byId("start").setAttribute("aria-disabled", String(state === "starting")); // disabled, it would lose the focus
+  byId("start").textContent = runs ? "End" : state === "starting" ? "Starting …" : "Start listening";
+  byId("start").classList.toggle("first", !runs);
+  show("level", page.microphone !== null);
+  show("mute", runs && page.microphone && !pushes());
+  show("hold", runs && page.microphone && pushes());
+  show("stop", live() && page.transcript.answering);
+  if (!live()) linkLine({ idle: "not connected", again: "coming back" }[state] ?? state, "");
 }
 
 function speech(state) {
   document.body.dataset.speech = state;
   if (!live()) return;
-  const lag = page.slow ? " · voxd has not answered for 3 s: the network is slow" : "";
-  const lost = page.dropped ? ` · ${(page.dropped / 50).toFixed(1)} s of sound dropped, the link is too slow` : "";
+  const slow = page.slow ? " · voxd has not answered for 3 s: the network is slow" : "";
   const silent = page.muted && !pushes() ? "muted" : state;
-  linkLine(`${silent} · ${page.link.kind}`, page.link.why + lag + lost);
+  linkLine(`${silent} · ${page.link.kind}`, page.link.why + slow + page.behind);
 }
 
 function unlock(why) {
@@ -100,14 +105,15 @@ async function greet() {
   try {
     page.status = await status();
   } catch (error) {
-    if (!(error instanceof Refused || error instanceof Unreachable)) throw error;
-    if (page.state === "starting" || live()) return; // which finds out by itself
+    if (busy()) return; // which finds out by itself
     told(error);
-    if (error instanceof Unreachable) page.later = setTimeout(greet, LOADING_MS);
+    page.unmet = error.message;
+    if (page.state !== "locked") page.later = setTimeout(greet, LOADING_MS);
     return;
   }
-  if (page.state === "starting" || live()) return;
-  trouble(window.isSecureContext ? "" : insecure());
+  if (busy()) return;
+  if (!window.isSecureContext) trouble(insecure());
+  else if (byId("trouble").textContent === page.unmet) trouble("");
   figures.about(answers(), {});
   turns.name = page.status.engines.respond ?? "voxd";
   if (page.status.state === "ready") {
@@ -121,7 +127,7 @@ async function greet() {
 
 function configuration() {
   const input = {
-    format: { type: "audio/pcm", rate: page.microphone?.rate ?? 16000 },
+    format: { type: "audio/pcm", rate: page.microphone?.rate ?? RATE },
     transcription: page.status.engines.transcribe ? {} : null,
   };
   return { type: answers() ? "realtime" : "transcription", audio: { input } };
@@ -132,38 +138,43 @@ async function start(listens) {
   trouble("");
   become("starting");
   try {
+    page.kept = null;
     if (listens) await listen(byId("device").value);
+    page.kept ??= new Kept(RATE);
     page.status = await status();
-    page.transcript = new Transcript();
-    page.early = [];
-    page.link = await open({
-      session: configuration(),
-      query: answers() ? {} : { intent: "transcription" },
-      status: page.status,
-      track: page.microphone?.track ?? null,
-      told: receive,
-      closed: ended,
-      trying: (kind) => linkLine("connecting", `trying ${kind}`),
-    });
+    Object.assign(page, { transcript: new Transcript(), meter: null, session: null, leaves: false, lostCall: "" });
+    const { status: how, noUdp } = page;
+    const link = await open({ ...wishes(), status: how, noUdp, track: page.microphone?.track ?? null });
+    if (link.blocked) page.noUdp = link.why;
+    begun(link);
   } catch (error) {
     hush();
     if (error instanceof NoMicrophone) {
       trouble(error.message);
       become("idle");
     } else told(error);
-    return;
   }
-  begun();
 }
 
-function begun() {
-  page.clock = page.link.kind === "WebRTC" ? new TrackClock() : new SampleClock();
-  page.meter = new Meter(page.clock);
-  [page.pinged, page.dropped, page.slow] = [[], 0, false];
+/** A session as this page wants it, over whatever link. */
+function wishes() {
+  return {
+    session: configuration(),
+    query: answers() ? {} : { intent: "transcription" },
+    told: receive,
+    closed: broken,
+    trying: (kind) => linkLine("connecting", `trying ${kind}`),
+  };
+}
+
+function begun(link) {
+  page.link = link;
+  if (!page.meter) renew();
+  [page.pinged, page.behind, page.slow, page.owedAt] = [[], "", false, performance.now()];
   become("on");
-  speech("listening");
+  speech(page.transcript.speakingIn ? "speaking" : "listening");
+  announce(`Connected by ${link.kind}`);
   mute(page.muted);
-  for (const [event, at] of page.early.splice(0)) receive(event, at);
   page.pinger = setInterval(ping, PING_MS);
   for (let count = 0; count < 4; count += 1) ping();
 }
@@ -171,10 +182,12 @@ function begun() {
 async function listen(deviceId) {
   hush();
   page.microphone = await Microphone.open(deviceId, hear, () => {
-    trouble("The microphone is gone. Choose another one.");
+    trouble("The microphone is gone: choose another one, or end and start again.");
     hush();
     become(page.state);
   });
+  page.kept = new Kept(page.microphone.rate);
+  mute(page.muted); // before the first packet is kept
   const found = await devices();
   const options = found.map(({ id, name }) => new Option(name, id, false, id === page.microphone.deviceId));
   byId("device").replaceChildren(...options);
@@ -186,18 +199,61 @@ function hush() {
   level(QUIET);
 }
 
+/** The link ended by itself. */
+async function broken({ reason, final }) {
+  clearInterval(page.pinger);
+  if (final && !page.leaves) {
+    ended(reason);
+    return;
+  }
+  const { kept } = page;
+  kept.cut();
+  page.lostCall = page.link.kind === "WebRTC" ? reason : "";
+  if (page.lostCall) kept.since(page.owedAt);
+  page.link = null;
+  become("again");
+  trouble(`${reason} Trying again.${page.microphone ? " What you say meanwhile is kept, up to 30 s." : ""}`);
+  const going = () => page.state === "again" && page.kept === kept;
+  const resume = () => (page.lostCall || !kept.token ? null : kept);
+  const trying = (why) => going() && linkLine("coming back", why);
+  try {
+    const link = await reopen({ ...wishes(), resume, trying, going });
+    if (!link) return;
+    trouble("");
+    begun(link);
+  } catch (error) {
+    if (going()) ended(`${reason} It did not come back: ${error.message}`);
+  }
+}
+
+/** The session of a link that replaces another, and goes on with nothing: it is given what is kept. */
+function anew() {
+  for (const op of page.transcript.disconnected(true)) turns.apply(op, performance.now(), () => {});
+  const why = page.lostCall ? `${page.lostCall} It goes on by WebSocket` : "voxd no longer has this conversation";
+  turns.apply({ op: "note", text: `${why}: this is a new one, which does not know what was said before.` });
+}
+
+/** The figures of a session: its positions are its own. */
+function renew() {
+  page.clock = page.link.kind === "WebRTC" ? new TrackClock() : new SampleClock();
+  page.meter = new Meter(page.clock);
+  if (page.clock instanceof SampleClock) for (const [end, at] of page.kept.times()) page.clock.record(end, at);
+}
+
 function ended(reason) {
   clearInterval(page.pinger);
   for (const op of page.transcript.disconnected()) turns.apply(op, performance.now(), () => {});
   hush();
   page.link = null;
   become("idle");
+  announce("The conversation has ended");
   if (reason) trouble(reason);
   greet();
 }
 
 function stop() {
-  page.link.close();
+  page.link?.close();
+  trouble("");
   ended("");
 }
 
@@ -205,17 +261,17 @@ function stop() {
 
 function hear({ pcm, level: loud }, at) {
   level(loud);
-  if (!live() || !page.microphone) return;
-  page.link.sendSound(pcm, (bytes) => page.clock.record((bytes * 1000) / 2 / page.microphone.rate, at));
-  if (page.link.dropped !== page.dropped) {
-    page.dropped = page.link.dropped;
-    speech(document.body.dataset.speech);
-  }
-}
-
-function level(loud) {
-  byId("level").firstElementChild.style.setProperty("--level", String((loud - QUIET) / -QUIET));
-  byId("level").setAttribute("aria-valuenow", String(Math.round(loud)));
+  if (!page.microphone) return;
+  const end = page.kept.add(pcm, at);
+  if (!live() || page.link.kind === "WebRTC") return;
+  page.clock.record(end, at);
+  page.link.pump(page.kept);
+  const { waiting, lost } = page.kept;
+  const late = waiting > LATE ? ` · ${Math.round(waiting / 50)} s of sound wait for the network` : "";
+  const behind = late + (lost ? ` · ${(lost / 50).toFixed(1)} s of sound lost, the network is too slow` : "");
+  if (behind === page.behind) return;
+  page.behind = behind;
+  speech(document.body.dataset.speech);
 }
 
 function mute(muted) {
@@ -228,33 +284,38 @@ function mute(muted) {
 
 /** Push to talk: while the key is down no pause ends the turn; when it is up, silence follows and the shortest one does. */
 function hold(held) {
-  if (!live() || !pushes() || page.held === held) return;
+  if (!pushes() || page.held === held || !page.microphone) return;
   page.held = held;
-  silence(held ? LONGEST_MS : SHORTEST_MS);
+  silence();
   mute(page.muted);
   byId("hold").classList.toggle("held", held);
 }
 
-function silence(ms) {
+function silence() {
+  if (!live() || !page.session) return; // it is told when a session is there
+  const ms = !pushes() ? page.silence : page.held ? LONGEST_MS : SHORTEST_MS;
   const vad = { ...page.session.audio.input.turn_detection, silence_duration_ms: ms };
   page.link.send({ type: "session.update", session: { audio: { input: { turn_detection: vad } } } });
 }
 
 function modeChanged() {
   page.held = false;
-  if (live()) {
-    silence(pushes() ? SHORTEST_MS : page.silence);
-    mute(page.muted);
-  }
+  silence();
+  mute(page.muted);
   become(page.state);
-  if (live()) speech("listening");
+  speech("listening");
 }
 
 // ── events ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 function ping() {
   const t0 = performance.now();
-  page.link?.send({ type: "voxd.ping", ping_id: t0, t0 });
+  if (t0 - page.pinged[0] > GONE_MS) {
+    page.link.cut();
+    broken({ reason: `voxd has not answered for ${GONE_MS / 1000} s.`, final: false });
+    return;
+  }
+  page.link.send({ type: "voxd.ping", ping_id: t0, t0 });
   page.pinged.push(t0);
   const slow = t0 - page.pinged[0] > SLOW_MS;
   if (slow !== page.slow) {
@@ -264,15 +325,16 @@ function ping() {
 }
 
 function receive(event, at) {
-  if (!live()) {
-    if (page.state === "starting") page.early.push([event, at]); // the link has not been handed over yet
-    return;
-  }
+  if (!live()) return;
+  page.kept.receive(event);
+  if (!page.transcript.owes) page.owedAt = at - (event.type === "input_audio_buffer.speech_started" ? ONSET_MS : 0);
   if (event.type === "voxd.pong") {
     page.pinged = page.pinged.filter((t0) => t0 > event.t0);
     if (page.clock instanceof TrackClock) page.clock.ponged(event.t0, event.t1_us, event.t2_us, at);
     return;
   }
+  if (event.type === "voxd.warning" && event.code === "going_away") page.leaves = true;
+  if (event.type === "voxd.resumed") silence(); // it may have been changed while there was no link
   if (event.type.startsWith("session.")) configured(event);
   const { stamps, audio } = event;
   if (event.type === "voxd.metrics" && page.clock instanceof TrackClock && stamps.speech_end_us) {
@@ -292,11 +354,14 @@ function receive(event, at) {
 }
 
 function configured({ type, session }) {
+  const first = page.session === null;
   page.session = session;
   if (session.voxd?.targets) figures.about(answers(), session.voxd.targets);
   if (type !== "session.created") return;
+  if (!first) anew();
+  renew();
   page.silence = session.audio.input.turn_detection.silence_duration_ms;
-  if (pushes()) silence(SHORTEST_MS);
+  if (pushes()) silence();
 }
 
 async function say(text) {
@@ -319,13 +384,16 @@ byId("locked").addEventListener("submit", (event) => {
   byId("token").value = "";
   greet();
 });
-byId("start").addEventListener("click", () => (live() ? stop() : start(true)));
+byId("start").addEventListener("click", () => {
+  if (page.state === "idle") start(true);
+  else if (page.state !== "starting") stop();
+});
 byId("mute").addEventListener("click", () => mute(!page.muted));
 byId("push").addEventListener("change", modeChanged);
 byId("hold").addEventListener("pointerdown", () => hold(true));
 for (const over of ["pointerup", "pointerleave", "pointercancel"]) byId("hold").addEventListener(over, () => hold(false));
 byId("device").addEventListener("change", async () => {
-  if (!live()) return;
+  if (!live() && page.state !== "again") return;
   stop();
   await start(true);
 });
@@ -340,7 +408,7 @@ byId("stop").addEventListener("click", () => page.link?.send({ type: "response.c
 
 /** Space belongs to push-to-talk unless something else has the focus that takes it. */
 function talks(event) {
-  return event.code === "Space" && live() && pushes() && !event.target.closest("input:not(#push), select, summary");
+  return event.code === "Space" && page.microphone && pushes() && !event.target.closest("input:not(#push), select, summary");
 }
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && page.transcript.answering) page.link?.send({ type: "response.cancel" });

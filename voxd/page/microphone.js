@@ -92,9 +92,9 @@ function reason(error) {
     case "NotAllowedError":
       return "The browser does not let this page use the microphone: allow it beside the address, then start again.";
     case "NotFoundError":
-      return "There is no microphone here. You can type instead.";
+      return "There is no microphone here: connect one, then start again.";
     case "NotReadableError":
-      return "The microphone cannot be opened; perhaps another program holds it.";
+      return "The microphone cannot be opened: close the program that holds it, or choose another one, then start again.";
     default:
       return `The microphone cannot be opened: ${error.message}`;
   }

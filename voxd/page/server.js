@@ -5,6 +5,7 @@
 
 const STORE = "voxd-token";
 const SECRET_S = 60;
+const ANSWER_MS = 3000; // a network that swallows everything never says so
 
 /** voxd has said no; `message` is its own sentence. */
 export class Refused extends Error {
@@ -44,17 +45,18 @@ function fragment(hash) {
   return (new URLSearchParams(hash.slice(1)).get("token") ?? "").trim();
 }
 
-/** Raises Refused, Unreachable. */
+/** Raises Refused, Unreachable; TimeoutError if a signal says so. */
 export async function ask(path, options = {}) {
   const headers = { ...options.headers };
   const key = options.key ?? token.get();
   if (key) headers.Authorization = `Bearer ${key}`;
+  const given = { signal: AbortSignal.timeout(ANSWER_MS), ...options, headers, cache: "no-store", referrerPolicy: "no-referrer" };
   let answer;
   try {
-    answer = await fetch(path, { ...options, headers, cache: "no-store", referrerPolicy: "no-referrer" });
+    answer = await fetch(path, given);
   } catch (error) {
-    if (error.name === "AbortError" || error.name === "TimeoutError") throw error;
-    throw new Unreachable("voxd does not answer: it is not running, or the tunnel to it is closed.");
+    if (options.signal?.aborted) throw error;
+    throw new Unreachable("voxd does not answer: start it, or open the tunnel to it again. This page keeps looking.");
   }
   if (!answer.ok) throw new Refused(answer.status, await answer.json().catch(() => null));
   return answer;

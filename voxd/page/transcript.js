@@ -27,6 +27,11 @@ export class Transcript {
     return [...this.entries.values()].some((entry) => entry.voice === "model");
   }
 
+  /** Somebody speaks, or has spoken and it is not yet written down. */
+  get owes() {
+    return this.speakingIn !== null || [...this.entries.values()].some((entry) => entry.voice === "user");
+  }
+
   receive(event) {
     const ops = [];
     switch (event.type) {
@@ -84,11 +89,15 @@ export class Transcript {
     return ops;
   }
 
-  /** Nothing more comes for what is open; an entry without a word never was. */
-  disconnected() {
+  /**
+   * Nothing more comes for what is open; an entry without a word never was.  `again`: another session will be given the
+   * same sound, and write it down once more.
+   */
+  disconnected(again = false) {
     const ops = [];
+    this.speakingIn = null;
     for (const [key, entry] of [...this.entries]) {
-      if (entry.text) this.close(ops, key, true, "connection lost");
+      if (entry.text && !(again && entry.voice === "user")) this.close(ops, key, true, "connection lost");
       else this.drop(ops, key);
     }
     return ops;
@@ -157,7 +166,6 @@ export class Transcript {
   }
 
   settled(ops) {
-    const waits = [...this.entries.values()].some((entry) => entry.voice === "user");
-    if (!waits && this.speakingIn === null) ops.push({ op: "speech", state: "listening" });
+    if (!this.owes) ops.push({ op: "speech", state: "listening" });
   }
 }

@@ -1,6 +1,7 @@
 // The screen.  What came from a server is shown as text, never as markup; each delta becomes a text node of its own in
 // the moment it comes.  It knows the document; not events, nor how anything was measured.
 
+import { QUIET } from "./framer.js";
 import { percentile } from "./latency.js";
 
 const ENTRIES = 300; // the oldest go
@@ -35,6 +36,31 @@ export function written(ms) {
   return ms === undefined ? "–" : ms < 9.95 ? ms.toFixed(1) : String(Math.round(ms));
 }
 
+// ── lines ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** How the link does, in the first line. */
+export function linkLine(state, why) {
+  byId("link-state").textContent = state;
+  byId("link-why").textContent = why;
+}
+
+/** For those who do not see the first line; of what is said, the words themselves are read out. */
+export function announce(text) {
+  byId("said").textContent = text;
+}
+
+/** What went wrong and what to do; "" for nothing. */
+export function trouble(text) {
+  byId("trouble").textContent = text;
+  show("trouble", Boolean(text));
+}
+
+/** Of the microphone, dBFS. */
+export function level(loud) {
+  byId("level").firstElementChild.style.setProperty("--level", String((loud - QUIET) / -QUIET));
+  byId("level").setAttribute("aria-valuenow", String(Math.round(loud)));
+}
+
 // ── the conversation ──────────────────────────────────────────────────────────────────────────────────────────────
 
 export class Turns {
@@ -53,6 +79,7 @@ export class Turns {
   /** Does what a Transcript says.  `painted(ms)` hears how long each piece of text took to the screen. */
   apply(op, at, painted) {
     const entry = this.entries.get(op.key);
+    if (op.key && op.op !== "open" && !entry) return; // it was the oldest, and has gone
     switch (op.op) {
       case "open":
         this.open(op);
