@@ -259,7 +259,8 @@ class Peer:
         self._drained.set()
 
     async def close(self) -> None:
-        await self._pc.close()
+        # aiortc may be closing it already, and whoever is cancelled while waiting for that would break it off.
+        await asyncio.shield(self._pc.close())
 
     async def _until_below(self, limit: int) -> None:
         channel = self._channel

@@ -140,7 +140,8 @@ class Leg:
     async def close(self) -> None:
         self.over.set()
         if self._pc is not None:
-            await self._pc.close()
+            # aiortc may be closing it already, and whoever is cancelled while waiting for that would break it off.
+            await asyncio.shield(self._pc.close())
 
 
 def _encoder() -> Any:
