@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -173,3 +175,26 @@ def test_any_patch_is_taken_whole_or_refused(patch: dict[str, object]) -> None:
     except msgspec.ValidationError:
         return
     assert after.id == "s"
+
+
+def test_the_protocol_page_names_every_extension() -> None:
+    """Each event of voxd's own and each of its fields."""
+    page = (Path(__file__).parent.parent / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
+    structs = (*events.ClientEvent.__args__, *events.ServerEvent.__args__)
+    ours = [struct for struct in structs if str(struct.__struct_config__.tag).startswith("voxd.")]
+    fields = {name for struct in ours for name in struct.__struct_fields__} - {"event_id"}
+    added = {name for struct in structs for name in struct.__struct_fields__ if name.startswith("voxd_")}
+    names = [*(str(struct.__struct_config__.tag) for struct in ours), *sorted(fields | added)]
+
+    assert len(ours) > 6
+    assert [name for name in names if f"`{name}`" not in page] == []
+
+
+def test_the_protocol_page_names_every_warning() -> None:
+    root = Path(__file__).parent.parent
+    source = "".join(path.read_text(encoding="utf-8") for path in sorted((root / "voxd").rglob("*.py")))
+    told = r'(?:notices\.append\(\(|Notice, code=|Warned\([^"\n]*)"([a-z_]+)"'
+    codes = set(re.findall(told, source))
+
+    assert len(codes) > 6
+    assert [code for code in sorted(codes) if f"`{code}`" not in (root / "docs" / "PROTOCOL.md").read_text()] == []
