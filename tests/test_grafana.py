@@ -16,6 +16,8 @@ import yaml
 from tests.daemon import voxd_process
 from tests.test_exposition import families, scrape
 from tests.test_server import SILENCE, SPEECH, talk
+from voxd.cli import main as voxd
+from voxtui.cli import main as voxtui
 
 ROOT = Path(__file__).parent.parent
 BOARD = ROOT / "docs" / "grafana" / "voxd.json"
@@ -73,6 +75,15 @@ def test_labels_and_panels_are_those_of_a_board() -> None:
     ]
     assert len(taken) == len(set(taken)), "two panels lie on each other"
     assert max(x for x, _ in taken) < 24
+
+
+def test_a_runbook_names_options_that_there_are() -> None:
+    programs = {"voxd": voxd, "voxtui": voxtui}
+    calls = re.findall(r"`(?:sudo )?(voxd|voxtui) ([a-z-]+)([^`]*)`", RULES.read_text())
+    assert len(calls) > 4
+    for program, name, rest in calls:
+        known = {option for param in programs[program].commands[name].params for option in param.opts}
+        assert set(re.findall(r"--[a-z-]+", rest)) <= known, (program, name, rest)
 
 
 def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
