@@ -1,8 +1,8 @@
 """What "fast" means: the one definition of every latency word, for journal, metrics page, screen and bench.
 
-Pure: times come in as integer microseconds of one process's monotonic clock; nothing here reads a clock.  It knows wire
-events only through the few `TurnMeter.receive_*` calls that a shell makes for it, so both ends of the wire use it: the
-server with arrival and write times, the client with capture and receive times.
+Pure: times come in as integer microseconds of one process's monotonic clock; nothing here reads a clock.  It knows no
+wire events, so both ends of the wire use it: the server with arrival and write times (`voxd.metrics`), the client with
+capture and receive times (`voxtui.meter`).
 """
 
 from __future__ import annotations

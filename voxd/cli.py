@@ -1,4 +1,4 @@
-"""The command line of the daemon: start, status, stop, engines, token, tunnel.
+"""The command line of the daemon: start, status, stop, token, tunnel; more in `model_commands` and `unit_commands`.
 
 It turns options and settings into a `Plan`, and everything that can go wrong into one sentence and an exit status.
 Nothing heavy is imported before a command needs it.

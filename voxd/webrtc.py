@@ -11,7 +11,7 @@ it knows what `Desk` holds.  A call takes its slot when it is offered, not when 
 at once.
 
 Ends: hang-up, goodbye of the client, no consent of its ICE agent for half a minute (RFC 7675), no connection within
-CONNECT_S, or the server's own reasons.
+CONNECT_S, or the server's own reasons; a leg's also with its WebSocket, or when a newer one takes its place.
 """
 
 from __future__ import annotations

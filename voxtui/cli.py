@@ -74,7 +74,7 @@ _language = click.option(
 @main.command(epilog=EPILOG, short_help="Talk to a voxd (the default command).")
 @click.argument("target", required=False)
 @click.option(
-    "--plain", is_flag=True, help="Text to standard output, the rest to standard error; for pipes and readers."
+    "--plain", is_flag=True, help="Text to standard output, the rest to standard error; for pipes and screen readers."
 )
 @click.option("--file", type=click.Path(path_type=Path), help="Play this sound file instead of the microphone.")
 @click.option("--device", metavar="NAME|NUMBER", help="Which microphone; `voxtui devices` lists them.")

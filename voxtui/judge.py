@@ -6,9 +6,10 @@ sound itself, of which an acknowledgement stands for 200 ms.  It does not know h
 Lags are told by two clocks (sent here, arrived at voxd), so only their differences mean anything, and those only within
 minutes: clocks drift.  What is compared over a longer time is how far p95 lies behind the median.
 
-    by WebSocket   p95 STALL_MS behind the median over WINDOW, as where TCP repeats what was lost: try UDP
+    by WebSocket   p95 over STALL_MS behind the median in WINDOW, as where TCP repeats what was lost: try UDP
     tried          TRIAL later: kept if p95 is GAIN_MS better than it was, and less than FEW of the packets were lost
-    kept           left again when MANY are lost, p95 lies further behind the median than it did, or nothing arrives
+    kept           left again when p95 lies further behind the median than it did by WebSocket
+    tried or kept  left at once when more than MANY are lost, or nothing arrives
     left           REST before UDP is tried again, twice as long after each time
 """
 

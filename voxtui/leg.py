@@ -1,5 +1,5 @@
 """The sound of a session over UDP, beside its WebSocket: a peer connection that only sends Opus.  Step 2 of a frame's
-path, where the person has chosen it.
+path, where `voxtui.sound` wants it.
 
 It knows aiortc (an extra, imported when a leg is opened) and how voxd is asked for a leg; not when one is wanted, nor
 what is kept for another try.  The RTP timestamp of a packet is its position in the session, so nothing is agreed about

@@ -1,7 +1,8 @@
 """The engine process: models, caches, VAD and the device live here and only here.
 
 Registry of engines: the entry point group `voxd.engines`.  Names are read without importing anything; an engine is
-imported when it was configured.  A plug-in is a package with
+imported when it was configured or is listed.  It makes engines and loads none; it knows no stream.  A plug-in is a
+package with
 
     [project.entry-points."voxd.engines"]
     mine = "my_package:MyEngine"          # a subclass of voxd.engine.contract.Engine

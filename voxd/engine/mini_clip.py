@@ -3,7 +3,8 @@
 A clip is padded with silence to whole windows of 30 s.  Its spectrogram reaches a little over each window's borders,
 into the neighbouring window, or at the ends of the clip into a mirror image of it.  And it is cut off 8 (in log10 of
 power) below the clip's highest value, wherever that is: so a window depends on the others in this one number, and one
-that was encoded before a louder one came is encoded again, if it has anything that low.
+that was encoded for another highest value is encoded again, if it has anything that low.  It does not know when, or
+whether, anything is encoded.
 """
 
 from __future__ import annotations

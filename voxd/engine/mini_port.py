@@ -1,9 +1,9 @@
-"""What Voxtral Mini is told by the settings, and what it sees of its device.  Knows no tensor and no conversation.
+"""What Voxtral Mini is told by the settings, and what it sees of its device.  Part of step 8.
 
 The device computes three kinds of steps, each a `Runner` (`batch`): a window of 30 s becomes 375 embeddings at a
 *place*; some hundred consecutive tokens of one sequence are *prefilled*; one token each of many sequences is *decoded*.
 A sequence is a *slot*; its positions lie in *pages* of 64, and which page a position lies in travels with the position,
-so the device has no list of its own to keep in step with ours.
+so the device has no list of its own to keep in step with ours.  It knows no tensor and no conversation.
 """
 
 from __future__ import annotations

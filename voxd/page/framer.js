@@ -1,6 +1,6 @@
 // Blocks of any length -> packets of 20 ms: s16le, with the level of each.
 //
-// Pure.  Bound: one packet.
+// Pure.  It knows no browser.  Bound: one packet.
 
 export const PACKET_MS = 20;
 export const QUIET = -60; // dBFS: the foot of the level meter

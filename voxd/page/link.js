@@ -1,7 +1,8 @@
 // The way of a session: a WebRTC call where that can work, else a WebSocket.  Both take and give the same events.
 //
-// It knows transports; not what events mean, nor where sound comes from.  A call's sound is the browser's own business;
-// a WebSocket's is sent here, as fast as the network takes it, from what is kept until it is text (`kept.js`).
+// It knows transports, and how another link takes the place of one that broke; not what events mean, nor where sound
+// comes from.  A call's sound is the browser's own business; a WebSocket's is sent here, as fast as the network takes it,
+// from what is kept until it is text (`kept.js`).
 
 import { ask, Refused, secret, whyNot } from "./server.js";
 

@@ -1,4 +1,6 @@
-// The page put together: token → status → microphone → link → transcript, meter, screen.
+// The page put together: token → status → microphone → link → transcript, meter, screen.  And again, when the link breaks.
+//
+// It knows the order of it all and what the person does; not transports, what is drawn, nor how anything is measured.
 
 import { Kept } from "./kept.js";
 import { SampleClock, TrackClock } from "./latency.js";
