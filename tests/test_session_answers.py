@@ -403,3 +403,26 @@ def test_nothing_is_null_where_strict_clients_do_not_allow_it() -> None:
                 assert None not in (item.id, item.status, item.role, item.content)
                 assert all(part.text is not None for part in item.content)
                 assert all(part.type != "input_audio" or part.transcript is not UNSET for part in item.content)
+
+
+# ── the engine process is lost ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("profile", "text", "told"),
+    [
+        (Profile("echo", "echo"), "", ["context_lost"]),
+        (Profile("echo", "echo"), "Four, queen of clubs.", []),
+        (Profile("echo", "cascade", reads_text=True), "", []),
+        (Profile("echo", None), "", []),
+    ],
+)
+def test_what_the_next_process_has_not_heard_is_told(profile: Profile, text: str, told: list[str]) -> None:
+    shy, curious = Desk("realtime", profile), Desk("realtime", profile)
+    curious.send(events.SessionUpdate(session={"voxd": {"metrics": True}}))
+    for desk in (shy, curious):
+        desk.settle(desk.turn(), text)
+        desk.session.engine_lost()
+        desk.drain()
+    assert shy.all(events.Notice) == []
+    assert [notice.code for notice in curious.all(events.Notice)] == told

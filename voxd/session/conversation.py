@@ -122,6 +122,15 @@ class Conversation:
         head = (Turn("system", instructions),) if instructions else ()
         return head + tuple(turn for entry in entries for turn in self._now(entry).turns())
 
+    @property
+    def unwritten(self) -> bool:
+        """Is there sound of the user's that nobody has written down?"""
+        return any(
+            entry.role == "user"
+            and ((entry.ref is not None and not entry.transcript) or any(ref is not None for _, ref in entry.more))
+            for entry in self.entries()
+        )
+
     def awaits(self, entries: tuple[Entry, ...]) -> bool:
         """Is the text of one of them still to come?"""
         return any(self._now(entry).awaited for entry in entries if entry.id in self._entries)

@@ -28,6 +28,8 @@ from voxd.session.outbox import Out, Outbox
 from voxd.session.terms import Profile, Terms
 from voxd.session.utterances import Utterances
 
+FORGOTTEN = "The engine was restarted: what was said to it before and not written down is gone from the conversation."
+
 
 class Session:
     """`stream` names it towards the engine process; `new_id("item")` makes ids that are unique in the session."""
@@ -224,6 +226,10 @@ class Session:
         self._answers.lost("engine_lost", "The engine was restarted during this response; ask again.")
         self._utterances.lost()
         self._out.engine = False
+        terms = self._terms
+        listens = terms.conversation and terms.profile.respond is not None and not terms.profile.reads_text
+        if terms.config.voxd.aware and listens and self._conversation.unwritten:
+            self._out.emit(events.Notice, code="context_lost", message=FORGOTTEN)
 
     def going_away(self, drain_s: int, retry_s: int) -> None:
         """The server stops; what is being said and answered may take `drain_s` to end."""
