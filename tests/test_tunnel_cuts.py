@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import numpy as np
 import pytest
@@ -84,7 +85,18 @@ def echo() -> Iterator[Daemon]:
         yield running
 
 
-async def check(daemon: Daemon, names: tuple[str, ...], cuts_ms: list[int]) -> None:
+def as_it_is(text: str) -> str:
+    return text
+
+
+def only_words(text: str) -> str:
+    """Whisper is asked again and again while somebody speaks, and when depends on the load: so do its commas."""
+    return re.sub(r"[^a-z' \n]", "", text.lower())
+
+
+async def check(
+    daemon: Daemon, names: tuple[str, ...], cuts_ms: list[int], read: Callable[[str], str] = as_it_is
+) -> None:
     """The undisturbed run and the one with cuts, at the same time: equal transcripts, every sample accounted for."""
     samples = spoken(names)
     with (
@@ -96,8 +108,8 @@ async def check(daemon: Daemon, names: tuple[str, ...], cuts_ms: list[int]) -> N
             listen(by_ssh(calm), FileSource("speech", samples)), listen(by_ssh(stormy), source)
         )
 
-    assert finals(told) == finals(expected)
-    assert shown(told) == shown(expected)
+    assert [read(text) for text in finals(told)] == [read(text) for text in finals(expected)]
+    assert read(shown(told)) == read(shown(expected))
     assert len(finals(told)) >= len(names)
     relinked = [event for event in told if isinstance(event, Relinked)]
     assert len(relinked) == len(cuts_ms)
@@ -120,7 +132,7 @@ async def test_three_cuts_in_mid_speech(echo: Daemon) -> None:
 async def test_five_cuts_in_real_speech() -> None:
     """The same words from a real recogniser, whose text depends on every sample it is given."""
     with voxd_process("--transcribe", "whisper") as daemon:
-        await check(daemon, CLIPS, [1500, 5000, 9000, 13500, 18500])
+        await check(daemon, CLIPS, [1500, 5000, 9000, 13500, 18500], only_words)
 
 
 @pytest.mark.slow
