@@ -1,0 +1,172 @@
+"""The judge of the chaos run sees each broken promise: every case is good evidence with one thing wrong in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from shared.events import TranscriptionCompleted
+from tests.chaos import bounds
+from tests.chaos.judge import FILES_LEFT, PING_MS, Evidence, verdicts
+from tests.chaos.judge import Process as Measured
+from tests.nemesis_check import Life, Record
+from tests.test_nemesis_check import drop, good
+from voxtui.told import Unlinked
+
+MIB = 1 << 20
+PAGE = """# A page
+
+## Bounds
+
+| what | one | all | where | when it is reached |
+|---|---|---|---|---|
+| audio of sessions | 9.6 MB | 2 GiB | `voxd/connection.py` | 1013 |
+| uploads | 25 MiB | 1 536.5 MiB | `voxd/rest.py` | 503 |
+| sessions | | 64 | `voxd/app.py` | 503 |
+
+## Faults
+
+| fault | x | 7 GiB |
+"""
+
+
+def measured(name: str) -> Measured:
+    return Measured(name, (10, 10), 100 * MIB, 150 * MIB, (20, 20), 3.0)
+
+
+def evidence() -> Evidence:
+    """Nothing is wrong with it."""
+    return Evidence(
+        history=good(),
+        calm_ms=[1.0] * 100,
+        pings_ms=[3.0] * 1000,
+        unanswered=0,
+        processes=[measured("gateway"), measured("engine")],
+        bound=100 * MIB,
+        state="ready",
+        sessions=0,
+        rounds={"loris": 3, "crowds": 1},
+    )
+
+
+def test_good_evidence_breaks_nothing() -> None:
+    assert [each for each in verdicts(evidence()) if not each.kept] == []
+
+
+def slow_pings(found: Evidence) -> None:
+    found.pings_ms = [3.0] * 980 + [PING_MS + 1] * 20
+
+
+def lost_pings(found: Evidence) -> None:
+    found.unanswered = 1
+
+
+def many_lost_pings(found: Evidence) -> None:
+    """The quick ones are no excuse."""
+    found.unanswered = 20
+
+
+def no_pings(found: Evidence) -> None:
+    found.pings_ms = []
+
+
+def a_lost_word(found: Evidence) -> None:
+    drop(found.history, TranscriptionCompleted)
+
+
+def nothing_was_said(found: Evidence) -> None:
+    found.history.clients[0].marks = []
+
+
+def a_replaced_link(found: Evidence) -> None:
+    found.history.clients[0].records.append(Record(1, 1, Unlinked("reset", 1)))
+
+
+def a_traceback(found: Evidence) -> None:
+    found.history.lives[0] = Life(found.history.lives[0].log + "Traceback (most recent call last):\n", killed=False)
+
+
+def a_forced_end(found: Evidence) -> None:
+    found.history.lives[0] = Life(found.history.lives[0].log + "session bbbb started\n", killed=False)
+
+
+def too_much_memory(found: Evidence) -> None:
+    """Of the two together, where each for itself has enough."""
+    found.processes = [replace(process, peak=process.before + 60 * MIB) for process in found.processes]
+
+
+def no_bounds(found: Evidence) -> None:
+    found.bound = None
+
+
+def another_gateway(found: Evidence) -> None:
+    found.processes = [replace(found.processes[0], pids=(10, 11)), found.processes[1]]
+
+
+def another_engine(found: Evidence) -> None:
+    found.processes = [found.processes[0], replace(found.processes[1], pids=(10, 11))]
+
+
+def files_left_open(found: Evidence) -> None:
+    found.processes = [replace(found.processes[0], files=(20, 21 + FILES_LEFT)), found.processes[1]]
+
+
+def a_daemon_that_loads(found: Evidence) -> None:
+    found.state = "loading"
+
+
+def a_session_left(found: Evidence) -> None:
+    found.sessions = 1
+
+
+def an_attack_that_was_not_made(found: Evidence) -> None:
+    found.rounds = {"loris": 3, "crowds": 0}
+
+
+def no_attacks(found: Evidence) -> None:
+    found.rounds = {}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "promises"),
+    [
+        (slow_pings, {"pings p99"}),
+        (lost_pings, {"pings unanswered"}),
+        (many_lost_pings, {"pings p99", "pings unanswered"}),
+        (no_pings, {"pings p99"}),
+        (a_lost_word, {"words"}),
+        (nothing_was_said, {"words"}),
+        (a_replaced_link, {"links lost"}),
+        (a_traceback, {"log"}),
+        (a_forced_end, {"log"}),
+        (too_much_memory, {"memory"}),
+        (no_bounds, {"memory"}),
+        (another_gateway, {"gateway"}),
+        (another_engine, {"engine"}),
+        (files_left_open, {"gateway's files"}),
+        (a_daemon_that_loads, {"state"}),
+        (a_session_left, {"sessions left"}),
+        (an_attack_that_was_not_made, {"attacks"}),
+        (no_attacks, {"attacks"}),
+    ],
+)
+def test_each_broken_promise_is_seen(spoil: Callable[[Evidence], None], promises: set[str]) -> None:
+    found = evidence()
+    spoil(found)
+    assert {each.promise for each in verdicts(found) if not each.kept} == promises
+
+
+def test_the_bounds_are_those_of_the_page() -> None:
+    assert bounds.bounds(PAGE) == [
+        bounds.Bound("audio of sessions", 2 << 30),
+        bounds.Bound("uploads", 1536 * MIB + MIB // 2),
+        bounds.Bound("sessions", None),
+    ]
+    assert bounds.total(PAGE) == (2 << 30) + 1536 * MIB + MIB // 2
+
+
+@pytest.mark.parametrize("page", ["", "## Bounds\n\nNone.\n", PAGE.replace("| what |", "| name |")])
+def test_a_page_without_the_table_states_no_bound(page: str) -> None:
+    assert bounds.total(page) is None
