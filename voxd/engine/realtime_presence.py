@@ -21,7 +21,7 @@ def why_not(options: Mapping[str, object], environment: Mapping[str, str]) -> st
     if not any(path.exists() for path in GPU):
         return "there is no NVIDIA GPU"
     if any(find_spec(name) is None for name in NEEDS):
-        return "voxd[voxtral] is not installed"
+        return "the extra `voxtral` is not installed"
     try:
         return weights_absent(Options.parse(options).model, environment)
     except Unusable:
