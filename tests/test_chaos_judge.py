@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from shared.events import TranscriptionCompleted
-from tests.chaos import bounds
+from tests.bounds import Bound, memory, page, size
 from tests.chaos.judge import FILES_LEFT, PING_MS, Evidence, verdicts
 from tests.chaos.judge import Process as Measured
 from tests.nemesis_check import Life, Record
@@ -16,20 +16,6 @@ from tests.test_nemesis_check import drop, good
 from voxtui.told import Unlinked
 
 MIB = 1 << 20
-PAGE = """# A page
-
-## Bounds
-
-| what | one | all | where | when it is reached |
-|---|---|---|---|---|
-| audio of sessions | 9.6 MB | 2 GiB | `voxd/connection.py` | 1013 |
-| uploads | 25 MiB | 1 536.5 MiB | `voxd/rest.py` | 503 |
-| sessions | | 64 | `voxd/app.py` | 503 |
-
-## Faults
-
-| fault | x | 7 GiB |
-"""
 
 
 def measured(name: str) -> Measured:
@@ -97,10 +83,6 @@ def too_much_memory(found: Evidence) -> None:
     found.processes = [replace(process, peak=process.before + 60 * MIB) for process in found.processes]
 
 
-def no_bounds(found: Evidence) -> None:
-    found.bound = None
-
-
 def another_gateway(found: Evidence) -> None:
     found.processes = [replace(found.processes[0], pids=(10, 11)), found.processes[1]]
 
@@ -142,7 +124,6 @@ def no_attacks(found: Evidence) -> None:
         (a_traceback, {"log"}),
         (a_forced_end, {"log"}),
         (too_much_memory, {"memory"}),
-        (no_bounds, {"memory"}),
         (another_gateway, {"gateway"}),
         (another_engine, {"engine"}),
         (files_left_open, {"gateway's files"}),
@@ -158,15 +139,23 @@ def test_each_broken_promise_is_seen(spoil: Callable[[Evidence], None], promises
     assert {each.promise for each in verdicts(found) if not each.kept} == promises
 
 
-def test_the_bounds_are_those_of_the_page() -> None:
-    assert bounds.bounds(PAGE) == [
-        bounds.Bound("audio of sessions", 2 << 30),
-        bounds.Bound("uploads", 1536 * MIB + MIB // 2),
-        bounds.Bound("sessions", None),
+def test_the_sum_of_the_bounds_counts_memory_only() -> None:
+    rows = [
+        Bound("for all", 300, 2 * MIB, (), "", None, 2 * MIB),
+        Bound("for each, and for all", MIB, 5 * MIB, (), "", MIB, 5 * MIB),
+        Bound("for each", MIB, None, (), "", MIB, None),
+        Bound("a count", None, 64, (), "", None, None),
     ]
-    assert bounds.total(PAGE) == (2 << 30) + 1536 * MIB + MIB // 2
+    assert memory(rows, clients=10) == 17 * MIB
 
 
-@pytest.mark.parametrize("page", ["", "## Bounds\n\nNone.\n", PAGE.replace("| what |", "| name |")])
-def test_a_page_without_the_table_states_no_bound(page: str) -> None:
-    assert bounds.total(page) is None
+def test_the_page_bounds_the_memory_of_a_daemon() -> None:
+    assert memory(page(), clients=1) > 100 * MIB
+
+
+@pytest.mark.parametrize(
+    ("cell", "found"),
+    [("4 MiB", 4 * MIB), ("900000 bytes", 900_000), ("64 connections", None), ("—", None), ("64", None)],
+)
+def test_what_is_a_size(cell: str, found: float | None) -> None:
+    assert size(cell) == found

@@ -38,15 +38,15 @@ class Process:
 class Evidence:
     """`calm_ms` and `pings_ms`: of the honest client before and during the attacks; `unanswered` of all its pings.
 
-    `rounds`: of each attack, those that ran and those that the daemon broke off; `bound`: bytes, None: there is no
-    table; `state`: of the daemon at the end, `sessions`: that it still served then."""
+    `rounds`: of each attack, those that ran and those that the daemon broke off; `bound`: bytes of memory that clients may
+    cost; `state`: of the daemon at the end, `sessions`: those that it still served then."""
 
     history: History
     calm_ms: Sequence[float]
     pings_ms: Sequence[float]
     unanswered: int
     processes: Sequence[Process]
-    bound: int | None
+    bound: float
     state: str
     sessions: int
     rounds: Mapping[str, int]
@@ -92,11 +92,8 @@ def _words(evidence: Evidence) -> Iterator[Verdict]:
 def _memory(evidence: Evidence) -> Iterator[Verdict]:
     grown = sum(process.peak - process.before for process in evidence.processes)
     each = ", ".join(f"{p.name} {_mib(p.before)} → {_mib(p.peak)}" for p in evidence.processes)
-    if evidence.bound is None:
-        yield Verdict("memory", f"grew by {_mib(grown)} MiB: {each}", "no bounds are stated", kept=False)
-    else:
-        limit = f"{_mib(evidence.bound)} MiB more"
-        yield Verdict("memory", f"grew by {_mib(grown)} MiB: {each}", limit, kept=grown <= evidence.bound)
+    found = f"grew by {_mib(grown)} MiB: {each}"
+    yield Verdict("memory", found, f"{_mib(evidence.bound)} MiB more", kept=grown <= evidence.bound)
 
 
 def _processes(evidence: Evidence) -> Iterator[Verdict]:
@@ -117,5 +114,5 @@ def _attacks(evidence: Evidence) -> Iterator[Verdict]:
     yield Verdict("attacks", found, f"all {len(evidence.rounds)} made", kept=bool(evidence.rounds) and not idle)
 
 
-def _mib(size: int) -> int:
+def _mib(size: float) -> int:
     return round(size / (1 << 20))

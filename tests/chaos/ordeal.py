@@ -17,8 +17,9 @@ import msgspec
 
 from shared.config import token_path
 from shared.latency import percentile
+from shared.settings import Settings
 from tests import peers, scribe
-from tests.chaos import bounds
+from tests.bounds import memory, page
 from tests.chaos.attacker import Target
 from tests.chaos.honest import Honest
 from tests.chaos.judge import Evidence, Process
@@ -43,7 +44,7 @@ LOOK_S = 20.0  # for an answer of the daemon
 REST_S = 2.0  # between two attacks of a sweep
 LEAVE_S = 60.0  # until nothing is left of them
 APART = 1000  # addresses of one of them
-PAGE = scribe.ROOT / "docs" / "RELIABILITY.md"
+SESSIONS = Settings().server.max_sessions
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -130,7 +131,7 @@ async def ordeal(names: Sequence[str], seconds: float, calm_s: float, seed: int)
         pings_ms=on.honest.between(begin_us, end_us),
         unanswered=on.honest.unanswered,
         processes=processes,
-        bound=bounds.total(PAGE.read_text(encoding="utf-8")),
+        bound=memory(page(), SESSIONS),
         state=str(after.get("state", "it does not answer")),
         sessions=after.get("sessions", 0) + after.get("calls", 0),
         rounds={name: course.rounds + course.broken for name, course in courses.items()},
