@@ -1,6 +1,7 @@
 """All attacks at once, for a while: an honest client notices nothing.  Longer: `python -m tests.chaos`.
 
-How long its pings took is judged there, on a machine that does nothing else."""
+How long its pings took is judged there, on a machine that does nothing else.
+"""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import pytest
 
 from shared.events import TranscriptionCompleted
 from tests.bounds import Bound, memory, page, size
+from tests.chaos.honest import Ping
 from tests.chaos.judge import FILES_LEFT, PING_MS, Evidence, verdicts
 from tests.chaos.judge import Process as Measured
 from tests.nemesis_check import Life, Record
@@ -16,6 +17,7 @@ from tests.test_nemesis_check import drop, good
 from voxtui.told import Unlinked
 
 MIB = 1 << 20
+QUICK = Ping(0, 3.0, 2.0)
 
 
 def measured(name: str) -> Measured:
@@ -26,8 +28,8 @@ def evidence() -> Evidence:
     """Nothing is wrong with it."""
     return Evidence(
         history=good(),
-        calm_ms=[1.0] * 100,
-        pings_ms=[3.0] * 1000,
+        calm=[Ping(0, 1.0, 1.0)] * 100,
+        pings=[QUICK] * 1000,
         unanswered=0,
         processes=[measured("gateway"), measured("engine")],
         bound=100 * MIB,
@@ -42,7 +44,12 @@ def test_good_evidence_breaks_nothing() -> None:
 
 
 def slow_pings(found: Evidence) -> None:
-    found.pings_ms = [3.0] * 980 + [PING_MS + 1] * 20
+    found.pings = [QUICK] * 980 + [Ping(0, PING_MS + 1, 2.0)] * 20
+
+
+def pings_behind_much_work(found: Evidence) -> None:
+    """On a machine that was quick enough."""
+    found.pings = [QUICK] * 980 + [Ping(0, 3.0, PING_MS + 1)] * 20
 
 
 def lost_pings(found: Evidence) -> None:
@@ -55,7 +62,7 @@ def many_lost_pings(found: Evidence) -> None:
 
 
 def no_pings(found: Evidence) -> None:
-    found.pings_ms = []
+    found.pings = []
 
 
 def a_lost_word(found: Evidence) -> None:
@@ -115,9 +122,10 @@ def no_attacks(found: Evidence) -> None:
     ("spoil", "promises"),
     [
         (slow_pings, {"pings p99"}),
-        (lost_pings, {"pings unanswered"}),
-        (many_lost_pings, {"pings p99", "pings unanswered"}),
-        (no_pings, {"pings p99"}),
+        (pings_behind_much_work, {"work p99"}),
+        (lost_pings, {"pings"}),
+        (many_lost_pings, {"pings", "pings p99", "work p99"}),
+        (no_pings, {"pings"}),
         (a_lost_word, {"words"}),
         (nothing_was_said, {"words"}),
         (a_replaced_link, {"links lost"}),

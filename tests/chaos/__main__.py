@@ -26,10 +26,11 @@ def course(evidence: Evidence) -> Iterator[str]:
     for name, rounds in evidence.rounds.items():
         told = ", ".join(f"{count} × {what}" for what, count in sorted(evidence.told[name].items()))
         yield f"  {name:24} {rounds:5} rounds: {told or 'nothing was said'}"
-    for title, times in (("calm", evidence.calm_ms), ("attacked", evidence.pings_ms)):
-        if times:
-            middle, most, worst = percentile(times, 50), percentile(times, 99), max(times)
-            yield f"  pings, {title}: p50 {middle:.1f}, p99 {most:.1f}, worst {worst:.1f} ms of {len(times)}"
+    for title, pings in (("calm", evidence.calm), ("attacked", evidence.pings)):
+        for what, times in (("took", [p.took_ms for p in pings]), ("work", [p.work_ms for p in pings])):
+            if times:
+                figures = ", ".join(f"p{q} {percentile(times, q):.1f}" for q in (50, 90, 99, 100))
+                yield f"  pings, {title}, {what}: {figures} ms of {len(times)}"
 
 
 async def tell(names: Sequence[str], seconds: float, seed: int) -> None:

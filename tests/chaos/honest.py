@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from bisect import bisect
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from shared.events import Pong
 from tests.nemesis import Person, Track
@@ -15,22 +19,31 @@ EVERY_S = 0.05  # between two pings
 PATIENCE_US = 1_000_000
 
 
-class Honest(Person):
-    """`asked`: when each ping was sent.  `pings`: of those answered, when that was and how long it took; in us."""
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """`took_ms`: until its answer was here; `work_ms`: what the gateway did meanwhile, on whatever machine it was."""
 
-    def __init__(self, number: int, route: Direct, sound: Track) -> None:
+    at_us: int
+    took_ms: float
+    work_ms: float
+
+
+class Honest(Person):
+    """`work_s`: a clock that counts the gateway's work.  `pings`: those that were answered."""
+
+    def __init__(self, number: int, route: Direct, sound: Track, work_s: Callable[[], float]) -> None:
         super().__init__(number, route, sound, answers=True)
-        self.asked: list[int] = []
-        self.pings: list[tuple[int, int]] = []
+        self.pings: list[Ping] = []
+        self._work_s = work_s
+        self._asked: list[tuple[int, float]] = []  # when each ping was sent, by both clocks
 
     @property
     def unanswered(self) -> int:
         """Pings without an answer, but for those at the end of it all, which nobody waited for.  Answers keep order."""
-        return sum(at < self.asked[-1] - PATIENCE_US for at in self.asked[len(self.pings) :])
+        return sum(at < self._asked[-1][0] - PATIENCE_US for at, _ in self._asked[len(self.pings) :])
 
-    def between(self, begin_us: int, end_us: int) -> list[float]:
-        """ms that pings of this time took."""
-        return [took / 1000 for at, took in self.pings if begin_us <= at < end_us]
+    def between(self, begin_us: int, end_us: int) -> list[Ping]:
+        return [ping for ping in self.pings if begin_us <= ping.at_us < end_us]
 
     async def _converse(self, client: RealtimeClient) -> None:
         pinger = asyncio.create_task(self._ping(client))
@@ -41,11 +54,13 @@ class Honest(Person):
 
     async def _ping(self, client: RealtimeClient) -> None:
         while True:
-            self.asked.append(now_us())
+            self._asked.append((now_us(), self._work_s()))
             await client.ping()
             await pause(EVERY_S)
 
     def _follow(self, record: Record) -> None:
         if isinstance(record.event, Pong):
-            self.pings.append((record.event.t0, record.at_us - record.event.t0))
+            at_us, work_s = self._asked[bisect(self._asked, (record.event.t0, math.inf)) - 1]
+            took_ms, work_ms = (record.at_us - at_us) / 1000, (self._work_s() - work_s) * 1000
+            self.pings.append(Ping(at_us, took_ms, work_ms))
         super()._follow(record)
