@@ -25,7 +25,7 @@ def ask(**response: object) -> Json:
     return {"type": "response.create", **({"response": response} if response else {})}
 
 
-CANCEL = {"type": "response.cancel"}
+CANCEL: Json = {"type": "response.cancel"}
 
 
 @cache
