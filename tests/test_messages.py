@@ -30,6 +30,7 @@ COMMANDS: list[m.Command] = [
     m.Prepare(1, 2, (m.Turn("user", "", 1, "hello"),)),
     m.Audio(1, 2, b"\0\1"),
     m.Close(1),
+    m.Part(1, (m.Turn("user", "long"),)),
     m.Stop(),
 ]
 REPORTS: list[m.Report] = [

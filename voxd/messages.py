@@ -29,10 +29,17 @@ import msgspec
 M = TypeVar("M")
 Role = Literal["transcribe", "respond"]
 Status = Literal["completed", "cancelled", "incomplete"]
+PLAIN = 200  # bytes of a message in memory, about, beside its texts and its audio
+TURN = 100  # of an entry of a conversation beside its texts
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Base of all that crosses."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory, about, of what a client can make large."""
+        return PLAIN
 
 
 class StreamMessage(Message, frozen=True):
@@ -75,6 +82,10 @@ class Feed(StreamMessage, frozen=True):
     pcm: bytes
     known: int | None = None
 
+    @property
+    def size(self) -> int:
+        return PLAIN + len(self.pcm)
+
 
 class Onset(StreamMessage, frozen=True):
     """Utterance `ref` has begun at `start` (padding included, never more than 5 s back).
@@ -112,6 +123,10 @@ class Audio(StreamMessage, frozen=True):
     ref: int
     pcm: bytes
 
+    @property
+    def size(self) -> int:
+        return PLAIN + len(self.pcm)
+
 
 class Turn(msgspec.Struct, frozen=True, array_like=True):
     """One entry of a conversation as a responder sees it: text, or the audio of utterance `ref`, or both.
@@ -131,6 +146,14 @@ class Turn(msgspec.Struct, frozen=True, array_like=True):
         """What it says, for who reads."""
         return self.text or self.transcript
 
+    @property
+    def size(self) -> int:
+        return TURN + len(self.text) + len(self.transcript)
+
+
+def _size(context: tuple[Turn, ...]) -> int:
+    return sum(turn.size for turn in context)
+
 
 class Respond(StreamMessage, frozen=True):
     """Answer the conversation.  If `ref` was speculated upon, what is ready is published at once.
@@ -142,12 +165,20 @@ class Respond(StreamMessage, frozen=True):
     max_tokens: int | None = None
     aside: bool = False  # beside the conversation: what is computed for it is not its next state
 
+    @property
+    def size(self) -> int:
+        return PLAIN + _size(self.context)
+
 
 class Prepare(StreamMessage, frozen=True):
     """Somebody speaks: utterance `utterance`, if it is answered, will follow this conversation.  Publish nothing."""
 
     utterance: int
     context: tuple[Turn, ...]
+
+    @property
+    def size(self) -> int:
+        return PLAIN + _size(self.context)
 
 
 class Speculate(StreamMessage, frozen=True):
@@ -158,6 +189,10 @@ class Speculate(StreamMessage, frozen=True):
     end: int
     context: tuple[Turn, ...]
     max_tokens: int | None = None
+
+    @property
+    def size(self) -> int:
+        return PLAIN + _size(self.context)
 
 
 class Crop(StreamMessage, frozen=True):
@@ -186,6 +221,13 @@ class Close(StreamMessage, frozen=True):
     """Frees the slot at once; nothing more comes for this stream."""
 
 
+class Part(StreamMessage, frozen=True):
+    """The first turns of a context that is too long for one message: they stand in front of those of the Prepare,
+    Speculate or Respond that follows.  Without turns: what came before is to be forgotten, its message cannot come."""
+
+    turns: tuple[Turn, ...] = ()
+
+
 class Stop(Message, frozen=True):
     """The engine process ends."""
 
@@ -207,6 +249,7 @@ Command = (
     | Evict
     | Leave
     | Close
+    | Part
     | Stop
 )
 
@@ -325,14 +368,74 @@ Report = Output | Progress | Ready | Beat | Broken
 # ── framing: a little-endian length, then MessagePack ───────────────────────────────────────────────────────────────
 
 LIMIT = 64 << 20  # bytes in one message; 5 min of audio is 9.6 MB
+PIECE = 256 << 10  # characters of a context in one message: what is encoded in one go, while everybody else waits
 _HEADER = struct.Struct("<I")
 _encoder = msgspec.msgpack.Encoder()
 
 
+class Unsendable(Exception):
+    """This message cannot cross: it is too large, or holds what MessagePack cannot say."""
+
+
 def encode(message: Command | Report) -> bytes:
-    """One framed message."""
-    body = _encoder.encode(message)
+    """One framed message.  Raises Unsendable."""
+    try:
+        body = _encoder.encode(message)
+    except (ValueError, OverflowError, TypeError) as error:  # half of a surrogate pair, an integer of over 64 bits
+        raise Unsendable(f"a {type(message).__name__} that cannot be written: {error}") from None
+    if len(body) > LIMIT:
+        raise Unsendable(f"a {type(message).__name__} of {len(body)} bytes; at most {LIMIT}")
     return _HEADER.pack(len(body)) + body
+
+
+def frames(command: Command) -> Iterator[bytes]:
+    """A command as one framed message, or as several where its context is long, so that none takes long to encode.
+
+    Raises Unsendable; the pieces that are out by then are taken back by the last one, which comes before it."""
+    if not isinstance(command, Prepare | Respond | Speculate) or command.size <= PIECE:
+        yield encode(command)
+        return
+    *parts, last = _pieces(command.context)
+    try:
+        for turns in parts:
+            yield encode(Part(command.stream, turns))
+        yield encode(msgspec.structs.replace(command, context=last))
+    except Unsendable:
+        yield encode(Part(command.stream))
+        raise
+
+
+def _pieces(context: tuple[Turn, ...]) -> Iterator[tuple[Turn, ...]]:
+    """Of PIECE characters, or one turn, each."""
+    piece: list[Turn] = []
+    size = 0
+    for turn in context:
+        if piece and size + turn.size > PIECE:
+            yield tuple(piece)
+            piece, size = [], 0
+        piece.append(turn)
+        size += turn.size
+    yield tuple(piece)
+
+
+class Joiner:
+    """Commands as they were before `frames` took them to pieces.  Bound: the context that is being put together."""
+
+    def __init__(self) -> None:
+        self._turns: list[Turn] = []
+
+    def receive(self, command: Command) -> Command | None:
+        """None: there is more to come."""
+        if isinstance(command, Part):
+            if command.turns:
+                self._turns.extend(command.turns)
+            else:
+                self._turns.clear()
+            return None
+        if self._turns and isinstance(command, Prepare | Respond | Speculate):
+            turns, self._turns = self._turns, []
+            return msgspec.structs.replace(command, context=(*turns, *command.context))
+        return command
 
 
 class Unframer(Generic[M]):

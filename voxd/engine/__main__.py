@@ -25,6 +25,7 @@ from voxd.engine.vad import Vad
 from voxd.traces import Reticent
 
 log = logging.getLogger("voxd.engine")
+READER = "reader"  # the thread that reads what the gateway sends
 FELL = 70  # the exit status after a fault: EX_SOFTWARE of sysexits.h
 # What a device throws, by name, for nothing here imports a library of devices.  Its first line holds numbers only.
 _OF_THE_DEVICE = {
@@ -38,24 +39,38 @@ class Link:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._unframer = m.commands()
+        self._unframer, self._joiner = m.commands(), m.Joiner()
 
     def publish(self, reports: list[m.Report]) -> None:
         try:
-            self._sock.sendall(b"".join(m.encode(report) for report in reports))
+            self._sock.sendall(b"".join(map(_encoded, reports)))
         except (BrokenPipeError, ConnectionResetError):
             os._exit(0)  # the gateway is gone: nobody is left to serve
 
     def commands(self) -> Iterator[list[m.Command]]:
         """As they come together, until the gateway closes its end."""
         while data := self._receive():
-            yield list(self._unframer.feed(data))
+            whole = map(self._joiner.receive, self._unframer.feed(data))
+            yield [command for command in whole if command is not None]
 
     def _receive(self) -> bytes:
         try:
             return self._sock.recv(1 << 20)
         except ConnectionResetError:
             return b""
+
+
+def _encoded(report: m.Report) -> bytes:
+    """What an engine says that cannot be written (half of a surrogate pair, more than a message may hold) costs the
+    turn that it is about."""
+    try:
+        return m.encode(report)
+    except m.Unsendable as error:
+        log.error("an engine says what cannot be sent: %s", error)
+        if not isinstance(report, m.StreamMessage):
+            raise
+        message = "The engine's answer cannot be sent; see voxd's log."
+        return m.encode(m.Failed(report.stream, getattr(report, "ref", None), "engine_error", message))
 
 
 def build(configure: m.Configure, inbox: Inbox, link: Link) -> tuple[dict[m.Role, Engine], m.Ready]:
@@ -113,7 +128,8 @@ def serve(link: Link) -> int:
             inbox.put(*batch)
         os._exit(0)  # the gateway closed its end without Stop
 
-    threading.Thread(target=read, name="reader", daemon=True).start()
+    threading.excepthook = _fall_with_reader
+    threading.Thread(target=read, name=READER, daemon=True).start()
     loop.run()
     return 0
 
@@ -126,6 +142,14 @@ def fall(kind: type[BaseException], error: BaseException, frames: TracebackType 
     log.critical("the engine process ends: %s", what, exc_info=(kind, error, frames))
     sys.stderr.flush()
     os._exit(FELL)
+
+
+def _fall_with_reader(args: threading.ExceptHookArgs) -> None:
+    """Without its reader the process would be deaf, and beat on."""
+    if args.thread is None or args.thread.name != READER or args.exc_value is None:
+        threading.__excepthook__(args)
+        return
+    fall(args.exc_type, args.exc_value, args.exc_traceback)
 
 
 def main() -> int:
