@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from voxd import engine_queue as module
+from voxd import framing
 from voxd import messages as m
 from voxd.engine_queue import SLICE, EngineQueue
 
@@ -15,7 +16,7 @@ def conversation(*sizes: int) -> tuple[m.Turn, ...]:
 
 def arrived(queue: EngineQueue) -> tuple[list[m.Command], list[m.Failed]]:
     """All that waits, as the engine process gets it, and the turns that fail of it."""
-    unframer, joiner = m.commands(), m.Joiner()
+    unframer, joiner = framing.commands(), framing.Joiner()
     commands: list[m.Command] = []
     failed: list[m.Failed] = []
     while queue:
@@ -80,7 +81,7 @@ def test_all_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         (m.Respond(1, 5, (m.Turn("user", "half a pair: \ud800"),)), 5),
         (m.Respond(1, 5, (*conversation(*[200_000] * 5), m.Turn("user", "\ud800"))), 5),
         (m.Respond(1, 5, (), 1 << 70), 5),
-        (m.Audio(1, 6, bytes(m.LIMIT)), 6),
+        (m.Audio(1, 6, bytes(framing.LIMIT)), 6),
         (m.Onset(1, 7, 0, "\udfff"), 7),
         (m.Open(1, ("respond",), None, "\udfff"), None),
     ],

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from voxd import framing
 from voxd import messages as m
 from voxd.host import EngineFailed, EngineHost, State
 
@@ -311,7 +312,7 @@ def engine_process(configure: m.Configure) -> Iterator[tuple[subprocess.Popen[by
         with subprocess.Popen(command, pass_fds=(theirs.fileno(),), stderr=subprocess.DEVNULL) as process:
             theirs.close()
             ours.settimeout(PATIENCE_S)
-            ours.sendall(m.encode(configure))
+            ours.sendall(framing.encode(configure))
             try:
                 yield process, ours
             finally:
@@ -319,7 +320,7 @@ def engine_process(configure: m.Configure) -> Iterator[tuple[subprocess.Popen[by
 
 
 def first_report(ours: socket.socket) -> m.Report:
-    unframer = m.reports()
+    unframer = framing.reports()
     while data := ours.recv(1 << 16):
         for report in unframer.feed(data):
             return report
@@ -337,7 +338,7 @@ def test_the_engine_process_ends_when_the_gateway_is_gone() -> None:
 def test_the_engine_process_ends_at_stop() -> None:
     with engine_process(ECHO) as (process, ours):
         assert isinstance(first_report(ours), m.Ready)
-        ours.sendall(m.encode(m.Stop()))
+        ours.sendall(framing.encode(m.Stop()))
         assert process.wait(PATIENCE_S) == 0
 
 
@@ -354,7 +355,7 @@ def test_ctrl_c_is_the_gateways_to_handle() -> None:
     with engine_process(ECHO) as (process, ours):
         assert isinstance(first_report(ours), m.Ready)
         process.send_signal(signal.SIGINT)
-        ours.sendall(m.encode(m.Open(1, ("respond",))) + m.encode(m.Respond(1, 1, (), 1)))
-        unframer = m.reports()
+        ours.sendall(framing.encode(m.Open(1, ("respond",))) + framing.encode(m.Respond(1, 1, (), 1)))
+        unframer = framing.reports()
         while not any(isinstance(report, m.Settled) for report in unframer.feed(ours.recv(1 << 16))):
             assert process.poll() is None

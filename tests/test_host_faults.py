@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_host import ECHO, Client, attached, become, echo_host, kill, running, settled
-from voxd import engine_queue
+from voxd import engine_queue, framing
 from voxd import messages as m
 from voxd.host import EngineFailed, EngineHost
 
@@ -110,12 +110,12 @@ async def test_what_cannot_be_written_fails_its_turn() -> None:
 SCRIPT = """#!{python}
 import os, pathlib, socket, sys, time
 sys.path.insert(0, {root!r})
-from voxd import messages as m
+from voxd import framing, messages as m
 count = pathlib.Path({folder!r}) / "count"
 run = int(count.read_text()) + 1 if count.exists() else 1
 count.write_text(str(run))
 link = socket.socket(fileno=int(sys.argv[3]))
-say = lambda *reports: link.sendall(b"".join(map(m.encode, reports)))
+say = lambda *reports: link.sendall(b"".join(map(framing.encode, reports)))
 READY = m.Ready("echo", "echo", True)
 def live():
     while True:
@@ -209,7 +209,7 @@ async def test_an_input_that_ends_every_process_costs_its_client_the_session_and
 ) -> None:
     """It is in the state that each new process is told, so it would come again for ever."""
     scripted(
-        "say(READY)\nfeed, join = m.commands(), m.Joiner()\nlink.settimeout(0.1)\n"
+        "say(READY)\nfeed, join = framing.commands(), framing.Joiner()\nlink.settimeout(0.1)\n"
         "while True:\n"
         "    say(m.Beat(0, 0, 0))\n"
         "    try: data = link.recv(1 << 20)\n"
@@ -308,4 +308,4 @@ async def test_a_machine_without_anything_left_at_the_first_start_is_told(monkey
 def test_the_bounds_fit_into_each_other() -> None:
     assert ECHO.respond == "echo"
     assert engine_queue.STREAM < engine_queue.ALL
-    assert engine_queue.SLICE <= m.LIMIT
+    assert engine_queue.SLICE <= framing.LIMIT

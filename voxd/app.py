@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import time
 from collections import Counter
@@ -49,6 +48,7 @@ from voxd.reload import applied, changes, line
 from voxd.sd import Supervisor
 from voxd.secrets import Secrets, client_secrets, secret_of
 from voxd.server import Server
+from voxd.signals import watched
 from voxd.sockets import AlreadyRunning, CannotStart, Listener, discard, listeners
 from voxd.webrtc import Calls, Desk
 
@@ -193,21 +193,11 @@ class Gateway:
             return
         subprotocols = socket.scope.get("subprotocols", [])
         await socket.accept("realtime" if "realtime" in subprotocols else None)
-        config = self._config(socket)
-        connection = self._resumed(socket)
-        if connection is None:
-            dialect = Dialect(socket.query_params, int(unix_s()))
-            self._exposition.connected("websocket")
-            parts = (
-                self.host,
-                partial(profile, self.settings),
-                config,
-                monotonic_us,
-                self._targets,
-                _peer(socket),
-                dialect,
-            )
-            connection = Connection(*parts, self._exposition)
+        if refusal := self._refusal():  # others have come in since
+            self._exposition.refused(refusal[0])
+            await websocket.close(socket, 1013, refusal[1])
+            return
+        connection = self._resumed(socket) or self._new(socket)
         self.connections.add(connection)
         self.parking.admit(connection)
         ticket, end = connection.ticket, websocket.End("internal error")
@@ -215,11 +205,25 @@ class Gateway:
             end = await websocket.serve(socket, connection)
         finally:
             if ticket == connection.ticket:  # else another transport serves it now
-                self.connections.discard(connection)
-                if end.vanished and connection.resume_token and not self.draining:
-                    self.parking.park(connection)
-                else:
-                    self.parking.dismiss(connection, end.why)
+                self._over(connection, end)
+
+    def _new(self, socket: WebSocket) -> Connection:
+        """Nothing is waited for between this and `_over`, or nobody would end what it has begun."""
+        dialect = Dialect(socket.query_params, int(unix_s()))
+        offered, config = partial(profile, self.settings), self._config(socket)
+        parts = self.host, offered, config, monotonic_us, self._targets, _peer(socket), dialect
+        connection = Connection(*parts, self._exposition)
+        self._exposition.connected("websocket")
+        return connection
+
+    def _over(self, connection: Connection, end: websocket.End) -> None:
+        """Its transport has ended."""
+        self.connections.discard(connection)
+        with contextlib.ExitStack() as undone:
+            undone.callback(self.parking.dismiss, connection, end.why)
+            if end.vanished and connection.resume_token and not self.draining:
+                self.parking.park(connection)
+                undone.pop_all()
 
     def _config(self, asked: HTTPConnection, *patches: Json) -> Callable[[str], AnySession]:
         secret = secret_of(asked.scope, self.secrets)
@@ -345,7 +349,7 @@ async def _live(
     systemd: Supervisor,
     read_again: Callable[[], Settings],
 ) -> None:
-    signalled, asked = _signals()
+    signalled, asked = watched()
     serving = [asyncio.create_task(server.serve(sockets=sockets)) for server, sockets in servers]
     engine, calls = asyncio.create_task(gateway.host.run()), asyncio.create_task(gateway.calls.run())
     telling = [asyncio.create_task(_announce(gateway)), asyncio.create_task(keep_told(systemd, gateway.host))]
@@ -371,39 +375,6 @@ async def _live(
     if engine.done():
         engine.result()  # EngineFailed
     log.info("stopped", extra=fields("daemon.stop"))
-
-
-def _signals() -> tuple[asyncio.Queue[int], asyncio.Event]:
-    """Those that stop the daemon, as they come, and whether one has asked for a reload.
-
-    SIGHUP also says that the terminal is gone: then it stops a daemon that was started there.  Under nohup it is
-    ignored and stays so."""
-    stopping, asked = asyncio.Queue[int](maxsize=8), asyncio.Event()  # more than 8: the first two have said it all
-    loop, at_terminal = asyncio.get_running_loop(), _has_terminal()
-
-    def stop(number: int) -> None:
-        with contextlib.suppress(asyncio.QueueFull):
-            stopping.put_nowait(number)
-
-    def hang_up() -> None:
-        if at_terminal and not _has_terminal():
-            stop(signal.SIGHUP)
-        else:
-            asked.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        loop.add_signal_handler(signal.SIGHUP, hang_up)
-    return stopping, asked
-
-
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
 
 
 async def _reloads(

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from voxd import framing
 from voxd import messages as m
 
 STREAM = 64 << 20  # bytes of one stream: three contexts of the largest conversation
@@ -65,14 +66,14 @@ class EngineQueue:
         while self._commands and size_out < SLICE:
             command, size = self._commands[0]
             if self._frames is None:
-                self._frames = m.frames(command)
+                self._frames = framing.frames(command)
             try:
                 frames.append(next(self._frames))
                 size_out += len(frames[-1])
                 continue
             except StopIteration:
                 pass
-            except m.Unsendable:
+            except framing.Unsendable:
                 if told := self._left_out(command, "invalid_value", UNSENDABLE):
                     failed.append(told)
             self._commands.popleft()

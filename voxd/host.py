@@ -27,6 +27,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from voxd import framing
 from voxd import messages as m
 from voxd.engine_queue import SLICE, EngineQueue
 from voxd.journal import fields
@@ -193,7 +194,7 @@ class EngineHost:
             undone.pop_all()
         self._writer.transport.set_write_buffer_limits(high=SLICE)
         self._queue, self._queued = EngineQueue(), asyncio.Event()
-        self._writer.write(m.encode(self._configure))
+        self._writer.write(framing.encode(self._configure))
 
     async def _serve(self) -> None:
         """Until the process ends or counts as stuck."""
@@ -226,7 +227,7 @@ class EngineHost:
     async def _listen(self) -> None:
         """Reports until the process ends or falls silent.  Loading may take as long as it takes, but not once it was
         warm."""
-        unframer = m.reports()
+        unframer = framing.reports()
         while True:
             patience = self._silence_s if self.state == "ready" else None
             try:

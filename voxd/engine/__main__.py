@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 
+from voxd import framing
 from voxd import messages as m
 from voxd.engine import make
 from voxd.engine.contract import Engine, Unusable
@@ -39,7 +40,7 @@ class Link:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._unframer, self._joiner = m.commands(), m.Joiner()
+        self._unframer, self._joiner = framing.commands(), framing.Joiner()
 
     def publish(self, reports: list[m.Report]) -> None:
         try:
@@ -64,13 +65,13 @@ def _encoded(report: m.Report) -> bytes:
     """What an engine says that cannot be written (half of a surrogate pair, more than a message may hold) costs the
     turn that it is about."""
     try:
-        return m.encode(report)
-    except m.Unsendable as error:
+        return framing.encode(report)
+    except framing.Unsendable as error:
         log.error("an engine says what cannot be sent: %s", error)
         if not isinstance(report, m.StreamMessage):
             raise
         message = "The engine's answer cannot be sent; see voxd's log."
-        return m.encode(m.Failed(report.stream, getattr(report, "ref", None), "engine_error", message))
+        return framing.encode(m.Failed(report.stream, getattr(report, "ref", None), "engine_error", message))
 
 
 def build(configure: m.Configure, inbox: Inbox, link: Link) -> tuple[dict[m.Role, Engine], m.Ready]:
