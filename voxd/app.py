@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
@@ -351,14 +352,18 @@ async def _live(
     systemd: Supervisor,
     read_again: Callable[[], Settings],
 ) -> None:
+    asyncio.get_running_loop().set_exception_handler(_tell_error)
     signalled, asked = watched()
     serving = [asyncio.create_task(server.serve(sockets=sockets)) for server, sockets in servers]
     engine, calls = asyncio.create_task(gateway.host.run()), asyncio.create_task(gateway.calls.run())
-    telling = [asyncio.create_task(_announce(gateway)), asyncio.create_task(keep_told(systemd, gateway.host))]
-    telling.append(asyncio.create_task(_reloads(gateway, systemd, asked, read_again)))
+    jobs = _announce(gateway), keep_told(systemd, gateway.host), _reloads(gateway, systemd, asked, read_again)
+    telling = [asyncio.create_task(job) for job in jobs]
+    for task in (calls, *telling):
+        task.add_done_callback(_tell_end)
     first = asyncio.create_task(signalled.get())
     try:
-        await asyncio.wait({first, engine}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({first, engine, *serving}, return_when=asyncio.FIRST_COMPLETED)
+        unserved = next((task for task in serving if task.done()), None)
         for task in telling:
             task.cancel()
         tell_stopping(systemd, gateway.settings.server.drain_s)
@@ -376,7 +381,22 @@ async def _live(
         first.cancel()
     if engine.done():
         engine.result()  # EngineFailed
+    if unserved is not None:
+        raise CannotStart(f"clients cannot be served: {unserved.exception() or 'the server has ended'}")
     log.info("stopped", extra=fields("daemon.stop"))
+
+
+def _tell_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody has caught costs what threw it, and is told; peers that are gone are nothing to tell."""
+    error = context.get("exception")
+    level = logging.DEBUG if isinstance(error, OSError) else logging.ERROR
+    log.log(level, "internal error: %s", context.get("message"), exc_info=error)
+
+
+def _tell_end(task: asyncio.Task[None]) -> None:
+    """Of something that goes on for as long as the daemon does."""
+    if not task.cancelled() and (error := task.exception()):
+        log.error("internal error: a task of the daemon has ended", exc_info=error)
 
 
 async def _reloads(
@@ -388,11 +408,12 @@ async def _reloads(
         with reloading(systemd, gateway.host):
             try:
                 wanted = await asyncio.to_thread(read_again)
+                gateway.reload(wanted)
             except ConfigError as error:
                 more = fields("daemon.reload", err_code="bad_settings")
                 log.error("not reloaded: %s; the settings stay as they were", error, extra=more)
-            else:
-                gateway.reload(wanted)
+            except Exception:  # no descriptors, or a bug: the next one may be read
+                log.exception("not reloaded", extra=fields("daemon.reload", err_code="internal"))
 
 
 async def _until(work: Callable[[], Awaitable[None]], interrupt: Callable[[], Awaitable[int]]) -> None:

@@ -148,7 +148,11 @@ class EngineHost:
                 await self._spawn()
                 if not self._stopped:  # it may have been told so while the process was being started
                     await self._serve()
-            except CannotSpawn as error:
+            except EngineFailed:
+                raise
+            except Exception as error:
+                if not isinstance(error, CannotSpawn):
+                    log.exception("internal error: the engine process is started anew")
                 trouble = error
             finally:
                 await self._reap()
@@ -344,7 +348,7 @@ class EngineHost:
         reason = self._broken.message if self._broken else str(trouble or f"it ended with status {self._status}")
         wait_s = self._losses.not_started()
         text = f"the engine process cannot start again: {reason}; the next try is in {wait_s:.0f} s"
-        log.error("%s; connections stay", text, extra=fields("engine.no_start"))
+        log.error("%s; connections stay", text, extra=fields("engine.nostart"))
         await self._change("restarting", text)
         return wait_s
 
