@@ -116,6 +116,14 @@ def serve(link: Link) -> int:
     if not isinstance(configure, m.Configure):
         return 1
     inbox = Inbox()
+
+    def read() -> None:
+        for batch in batches:
+            inbox.put(*batch)
+        os._exit(0)  # the gateway closed its end without Stop
+
+    # From here on, for the gateway may be killed while weights are loaded, and nobody else would end this process.
+    threading.Thread(target=read, name=READER, daemon=True).start()
     try:
         engines, ready = build(configure, inbox, link)
     except Unusable as reason:
@@ -123,14 +131,6 @@ def serve(link: Link) -> int:
         return 1
     loop = Loop(engines, Vad(), inbox, link.publish)
     link.publish([ready])
-
-    def read() -> None:
-        for batch in batches:
-            inbox.put(*batch)
-        os._exit(0)  # the gateway closed its end without Stop
-
-    threading.excepthook = _fall_with_reader
-    threading.Thread(target=read, name=READER, daemon=True).start()
     loop.run()
     return 0
 
@@ -154,12 +154,13 @@ def _fall_with_reader(args: threading.ExceptHookArgs) -> None:
 
 
 def main() -> int:
-    sys.excepthook = fall
+    sys.excepthook, threading.excepthook = fall, _fall_with_reader
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Reticent("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # it tells of every decode
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to handle; it stops this process in order
+    for number in (signal.SIGINT, signal.SIGTERM):  # the gateway's to handle: it stops this process in order
+        signal.signal(number, signal.SIG_IGN)
     return serve(Link(socket.socket(fileno=int(sys.argv[1]))))
 
 
