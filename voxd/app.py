@@ -54,6 +54,7 @@ from voxd.webrtc import Calls, Desk
 
 log = logging.getLogger("voxd")
 RETRY_S = 2  # what clients are asked to wait when there is no slot for them: a restart with a warm cache
+SEQ_DIGITS = 18  # of `voxd_last_seq`: no session has sent more events
 CALLS_S = 3.0  # for goodbyes to the peers of calls
 
 
@@ -248,9 +249,10 @@ class Gateway:
     def _resumed(self, socket: WebSocket) -> Connection | None:
         """The session that a client comes back to, if it is still here."""
         token, last = socket.query_params.get("voxd_resume"), socket.query_params.get("voxd_last_seq", "0")
-        connection = self.parking.find(token, int(last)) if token and last.isdecimal() else None
-        if connection is not None:
-            connection.take_over(int(last))
+        seq = int(last) if len(last) <= SEQ_DIGITS and last.isdecimal() else None
+        connection = self.parking.find(token, seq) if token and seq is not None else None
+        if connection is not None and seq is not None:
+            connection.take_over(seq)
         return connection
 
     @contextlib.contextmanager

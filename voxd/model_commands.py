@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 import click
 
+from shared.extras import how_to_install
+
 EXTRA = ("torch", "transformers", "mistral_common", "huggingface_hub")
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cuda", "cpu"]), default="auto", show_default=True, help="Where it runs."
@@ -32,7 +34,7 @@ def _needs_extra() -> str:
     from voxd.engine.realtime_port import MODEL
 
     if missing := [name for name in EXTRA if find_spec(name) is None]:
-        _die(f'this needs {", ".join(missing)}; install it with: pip install "voxd[voxtral]"')
+        _die(f"this needs {', '.join(missing)}; install it with: {how_to_install('voxtral')}")
     return MODEL
 
 
