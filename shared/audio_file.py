@@ -15,6 +15,7 @@ Bound: half a second of sound and one packet, whatever the length of the file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import tempfile
@@ -74,11 +75,10 @@ class AudioFile:
         self._damaged = 0  # packets that could not be decoded
         self._broken = False  # no further packet could be found
         self._pieces: Generator[bytes] = self._decoded()
-        try:
+        with contextlib.ExitStack() as failing:
+            failing.callback(self.close)
             self._first = next(self._pieces, b"")
-        except BaseException:
-            self.close()
-            raise
+            failing.pop_all()
 
     @property
     def notes(self) -> list[str]:
