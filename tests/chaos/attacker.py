@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests import peers
-from tests.peers import Peer
-from tests.service import CLOCK, pause
+from tests.support import peers
+from tests.support.peers import Peer
+from tests.support.service import CLOCK, pause
 
 CODE = re.compile(rb'"code":\s?"(\w+)"')
 PONG = 10  # an opcode

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shared.events import Pong
-from tests.nemesis import Person, Track
-from tests.nemesis_check import Record
-from tests.service import pause
-from voxtui.client import RealtimeClient, now_us
-from voxtui.target import Direct
+from tests.chaos.nemesis import Person, Track
+from tests.chaos.nemesis_check import Record
+from tests.support.service import pause
+from voxtui.link.client import RealtimeClient, now_us
+from voxtui.link.target import Direct
 
 EVERY_S = 0.05  # between two pings
 PATIENCE_US = 1_000_000

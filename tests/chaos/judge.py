@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 from shared.latency import percentile
 from tests.chaos.honest import Ping
-from tests.nemesis_check import History, violations
-from voxtui.told import Unlinked
+from tests.chaos.nemesis_check import History, violations
+from voxtui.events import Unlinked
 
 PING_MS = 50.0  # p99, on two cores with nothing else on them
 LOST_MS = 60_000.0  # what a ping counts as that was never answered

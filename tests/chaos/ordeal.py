@@ -18,19 +18,20 @@ import msgspec
 from shared.config import token_path
 from shared.latency import percentile
 from shared.settings import Settings
-from tests import peers, scribe
-from tests.bounds import memory, page
+from tests.chaos import scribe
 from tests.chaos.attacker import Target
 from tests.chaos.honest import Honest
 from tests.chaos.judge import Evidence, Process
+from tests.chaos.nemesis import TOKENS, track, undisturbed
+from tests.chaos.nemesis_check import ENGINE, GATEWAY, History, Life
 from tests.chaos.siege import Course, Orders
-from tests.daemon import STOP_S, Daemon, voxd_process
-from tests.nemesis import TOKENS, track, undisturbed
-from tests.nemesis_check import ENGINE, GATEWAY, History, Life
-from tests.service import CLOCK, pause
-from voxd.control import NotRunning, status
-from voxd.token import load
-from voxtui.target import Direct, parse_target
+from tests.support import peers
+from tests.support.bounds import memory, page
+from tests.support.daemon import STOP_S, Daemon, voxd_process
+from tests.support.service import CLOCK, pause
+from voxd.commands.control import NotRunning, status
+from voxd.system.token_file import load
+from voxtui.link.target import Direct, parse_target
 
 ARGUMENTS = ("--transcribe", "scribe", "--respond", "scribe", "--listen", "127.0.0.1:0")
 UDP = (62_000, 62_063)

@@ -19,7 +19,7 @@ import msgspec
 
 from tests.chaos.attacker import Attacker, Denied, Target
 from tests.chaos.attacks import ATTACKS, Attack
-from tests.service import pause
+from tests.support.service import pause
 
 LAST = 19  # priority
 AWAY = (OSError, EOFError, TimeoutError, Denied)  # the daemon has had enough of it
