@@ -39,7 +39,7 @@ class Process:
 class Evidence:
     """`calm` and `pings`: of the honest client before and during the attacks; `unanswered` of all its pings.
 
-    `rounds`: of each attack, those that ran and those that the daemon broke off; `bound`: bytes of memory that clients
+    `rounds`: of each attack, those that were begun; `bound`: bytes of memory that clients
     may cost; `state`: of the daemon at the end, `sessions`: those that it still served then."""
 
     history: History

@@ -141,7 +141,7 @@ async def ordeal(names: Sequence[str], seconds: float, calm_s: float, seed: int)
         bound=memory(page(), SESSIONS),
         state=str(after.get("state", "it does not answer")),
         sessions=after.get("sessions", 0) + after.get("calls", 0),
-        rounds={name: course.rounds + course.broken for name, course in courses.items()},
+        rounds={name: course.rounds for name, course in courses.items()},
         told={name: course.told for name, course in courses.items()},
     )
 

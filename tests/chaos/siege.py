@@ -36,10 +36,9 @@ class Orders(msgspec.Struct, frozen=True):
 
 
 class Course(msgspec.Struct):
-    """Of one attack: rounds that ran to their end, rounds that were broken off, and what it was told."""
+    """Of one attack: rounds that were begun, and what it was told."""
 
     rounds: int = 0
-    broken: int = 0
     told: dict[str, int] = {}
 
 
@@ -52,11 +51,9 @@ async def repeat(attack: Attack, attacker: Attacker, course: Course) -> None:
     """Until it is cancelled."""
     try:
         while True:
-            try:
+            course.rounds += 1
+            with contextlib.suppress(*AWAY):
                 await attack.act(attacker)
-                course.rounds += 1
-            except AWAY:
-                course.broken += 1
             await pause(attack.between_s * attacker.draw.uniform(0.5, 1.5))
     finally:
         course.told = dict(attacker.told + Counter(course.told))
