@@ -30,10 +30,10 @@ from voxtui.microphone import Device
 from voxtui.route import opened
 from voxtui.runner import Run
 from voxtui.saving import Keeper
-from voxtui.sources import Source
+from voxtui.sources import FileSource, Source
 from voxtui.target import Target
 from voxtui.told import Connecting, Disconnected, Event, Painted, Remark, Wiped
-from voxtui.transcript import Link, State, plain_text, reduce
+from voxtui.transcript import Link, State, Voice, plain_text, reduce
 from voxtui.widgets.commands import COMMANDS
 from voxtui.widgets.conversation import Conversation
 from voxtui.widgets.devices import DevicesScreen
@@ -136,6 +136,10 @@ class VoxtuiApp(App[None]):
             ):
                 self._session = Run(client, source, self._post, level=Levels(self.post_message))
                 await self._session.run()
+            if isinstance(source, FileSource):
+                spoken = any(entry.voice is Voice.USER and entry.text.strip() for entry in self._state.entries)
+                for remark in source.remarks(spoken=spoken or client.transcriber is None):
+                    self._remark(f"{source.name}: {remark}.")
             self._post(Disconnected("The clip is over." if source.ends else "voxd closed the session."))
         except (ClientError, SourceError) as error:
             self._post(Disconnected(str(error)))

@@ -100,6 +100,12 @@ class FileSource:
         """Samples that it may have, as long as that is not known; 0: nobody can tell."""
         return round(self._file.expected_s * RATE) if self._file is not None else 0
 
+    def remarks(self, *, spoken: bool) -> list[str]:
+        """What a person should know when it is over: sentences without a name or a full stop.  `spoken`: there were
+        words in it."""
+        silent = not spoken and self.ends and bool(self.samples)
+        return [*self.notes, *([f"no speech was found in {(self.samples or 0) / RATE:.1f} s of sound"] * silent)]
+
     async def packets(self) -> AsyncIterator[Packet]:
         """Raises SourceError when a file can be read no further."""
         start_us = self._clock.now_us()

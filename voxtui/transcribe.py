@@ -114,10 +114,9 @@ class Hearing:
 
     def report(self) -> bool:
         """Says what was odd and what went wrong; True if nothing went wrong."""
-        for note in self._source.notes:
-            click.echo(f"{self._file}: {note}.", err=True)
-        if not (self._turns or self._failures) and self._samples:
-            click.echo(f"{self._file}: no speech was found in {self._samples / RATE:.1f} s of sound.", err=True)
+        spoken = bool(self._failures) or any(turn.text for turn in self._turns.values())
+        for remark in self._source.remarks(spoken=spoken):
+            click.echo(f"{self._file}: {remark}.", err=True)
         for failure in self._failures.values():
             click.echo(f"{self._file}: {failure}", err=True)
         return not self._failures
