@@ -89,7 +89,11 @@ _language = click.option(
 @click.option(
     "--plain", is_flag=True, help="Text to standard output, the rest to standard error; for pipes and screen readers."
 )
-@click.option("--file", type=click.Path(path_type=Path), help="Play this sound file instead of the microphone.")
+@click.option(
+    "--file",
+    type=click.Path(path_type=Path),
+    help="Play this sound file, or - for standard input, instead of the microphone.",
+)
 @click.option("--device", metavar="NAME|NUMBER", help="Which microphone; `voxtui devices` lists them.")
 @_language
 @click.option("--instructions", metavar="TEXT", help="What the model is told to be, where it answers.")
@@ -149,7 +153,8 @@ def connect(target: str | None, plain: bool, file: Path | None, token_file: Path
 def transcribe(
     files: tuple[Path, ...], target: str | None, form: str, language: str | None, token_file: Path | None
 ) -> None:
-    """Write down what is said in sound files (wav, flac, mp3, ogg), as fast as it goes."""
+    """Write down what is said in sound files (wav, flac, mp3, ogg, m4a, mp4, webm ...), as fast as it goes; - is
+    standard input."""
     if form == "srt" and len(files) > 1:
         raise click.UsageError("Subtitles belong to one file: give one FILE with --format srt.")
     address, token = _address(target, token_file)
