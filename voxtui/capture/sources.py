@@ -122,8 +122,12 @@ class FileSource:
                     await self._clock.sleep_until(due_us)
                 yield Packet(number * PACKET, pcm.ljust(2 * PACKET, b"\0"), due_us)
         finally:
-            if self._file is not None:
-                self._file.close()
+            self.close()
+
+    def close(self) -> None:
+        """For one that is not played, or not to its end."""
+        if self._file is not None:
+            self._file.close()
 
     async def _packet(self) -> bytes:
         while self._file is not None and len(self._pcm) - self._at < 2 * PACKET:

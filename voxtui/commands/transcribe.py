@@ -6,6 +6,7 @@ found in sound, nor how a voxd is started.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -73,9 +74,10 @@ async def transcribe_files(route: Route, files: Sequence[Path], *, form: str, la
             source = await in_thread(partial(open_file, file, hurry=True))
             wishes = Wishes(language=language, answers=False)
             link = RealtimeClient.connect(route, wishes=wishes, tell=_note, live=False, patience_s=PATIENCE_S)
-            async with link as client:
-                hearing = Hearing(shown(file), client, source)
-                await hearing.run()
+            with contextlib.closing(source):
+                async with link as client:
+                    hearing = Hearing(shown(file), client, source)
+                    await hearing.run()
         except SourceError as error:
             click.echo(str(error), err=True)
             good = False

@@ -127,7 +127,7 @@ async def test_a_session_that_is_refused_hears_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", sorted(FORMATS))
 async def test_an_answer_is_no_transcript(tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str) -> None:
     """Not even of a server that answers whatever it was asked."""
-    answer = Response("resp_1", "completed", output=[])
+    answer = Response("resp_1", "completed", None, (), None, "inf", None, None)
     said = utterance("a", 0, 900, "He was not")
     answered = [
         ResponseCreated("", answer),
