@@ -29,6 +29,7 @@ import msgspec
 M = TypeVar("M")
 Role = Literal["transcribe", "respond"]
 Status = Literal["completed", "cancelled", "incomplete"]
+Guide = Literal["language", "prompt"]
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -288,7 +289,8 @@ class Ready(Message, frozen=True):
     """Warm; `notes` are lines that the user reads: what runs where, and what is slower than it could be.
 
     `delay_ms`: of the transcriber's live text, unless a session says otherwise; None: it has no such setting.
-    `reads_text`: the responder answers what the transcriber has written, not audio."""
+    `reads_text`: the responder answers what the transcriber has written, not audio.
+    `languages`: that the transcriber knows, (): it does not say.  `guided_by`: what of Open's hints it uses."""
 
     transcribe: str | None
     respond: str | None
@@ -296,6 +298,8 @@ class Ready(Message, frozen=True):
     notes: tuple[str, ...] = ()
     delay_ms: int | None = None
     reads_text: bool = False
+    languages: tuple[str, ...] = ()
+    guided_by: tuple[Guide, ...] = ()
 
 
 class Beat(Message, frozen=True):
