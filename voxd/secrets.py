@@ -149,9 +149,13 @@ def _parse(body: bytes) -> _Request:
 def _effective(fresh: AnySession, asked: Json, model: str) -> AnySession:
     """The session as it will begin.  Raises WireError."""
     session = merge(fresh, asked, model=model)
-    if isinstance(session, RealtimeSession):
-        return msgspec.structs.replace(session, model=model, output_modalities=("text",))
-    return session
+    if not isinstance(session, RealtimeSession):
+        return session
+    output = session.audio.output
+    if isinstance(output.voice, dict):  # this answer names a voice by a string, whatever it was asked for by
+        output = msgspec.structs.replace(output, voice=str(output.voice.get("id", "none")))
+    audio = msgspec.structs.replace(session.audio, output=output)
+    return msgspec.structs.replace(session, model=model, output_modalities=("text",), audio=audio)
 
 
 def _patch(asked: Json) -> Json:
