@@ -1,7 +1,8 @@
 """The wire: OpenAI Realtime (GA) events with text output, and voxd's opt-in extensions.  Steps 2, 5, 10 and 12.
 
 Pure, and the only file that knows wire names.  Two tagged unions, `ClientEvent` and `ServerEvent`; `parse_*` and
-`dump`. It does not know what an event means: that is `voxd.session` on one side and `voxtui.transcript` on the other.
+`dump`. It does not know what an event means: that is `voxd.session` on one side and `voxtui.session.transcript` on the
+other.
 
 Absent is not null: a field that is `UNSET` is left out, `None` is written as null, and null stands only where clients
 with strict schemas allow it (previous_item_id, transcript, session configuration, response.{status_details, usage,
@@ -11,32 +12,38 @@ Source: OpenAI Realtime API reference; the shapes were checked against the types
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
-from shared.parts import AnyDraft as AnyDraft
-from shared.parts import AnyItem as AnyItem
-from shared.parts import Content as Content
-from shared.parts import ErrorBody as ErrorBody
-from shared.parts import FailureBody as FailureBody
-from shared.parts import FunctionCall as FunctionCall
-from shared.parts import FunctionCallOutput as FunctionCallOutput
-from shared.parts import Item as Item
-from shared.parts import ItemDraft as ItemDraft
-from shared.parts import ItemReference as ItemReference
-from shared.parts import ItemStatus as ItemStatus
-from shared.parts import Json as Json
-from shared.parts import McpCall as McpCall
-from shared.parts import Response as Response
-from shared.parts import ResponseRequest as ResponseRequest
-from shared.parts import TextPart as TextPart
-from shared.parts import Warned as Warned
+from shared.parts import (
+    AnyDraft as AnyDraft,
+    AnyItem as AnyItem,
+    Content as Content,
+    ErrorBody as ErrorBody,
+    FailureBody as FailureBody,
+    FunctionCall as FunctionCall,
+    FunctionCallOutput as FunctionCallOutput,
+    Id as Id,
+    Item as Item,
+    ItemDraft as ItemDraft,
+    ItemReference as ItemReference,
+    ItemStatus as ItemStatus,
+    Json as Json,
+    McpCall as McpCall,
+    Response as Response,
+    ResponseRequest as ResponseRequest,
+    TextPart as TextPart,
+    Warned as Warned,
+)
 from shared.refusals import WireError as WireError
 from shared.second_look import second_look
 from shared.session_config import AnySession
 
+FAR = (1 << 53) - 1  # the largest whole number that every JSON reader keeps
+Position = Annotated[int, Meta(ge=0, le=FAR)]  # of a sample
+Mark = Id | Annotated[int, Meta(ge=-FAR, le=FAR)] | float | None  # comes back as it was sent
 Warnings = tuple[Warned, ...] | UnsetType
 
 # ── client events ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -48,7 +55,7 @@ class ClientBase(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=Tr
 
 class SessionUpdate(ClientBase, tag="session.update", frozen=True):
     session: Json
-    event_id: str | UnsetType = UNSET
+    event_id: Id | UnsetType = UNSET
 
 
 class AudioAppend(ClientBase, tag="input_audio_buffer.append", frozen=True):
@@ -57,66 +64,66 @@ class AudioAppend(ClientBase, tag="input_audio_buffer.append", frozen=True):
     `voxd_offset`: number of its first sample at the session's rate, for sessions that can be resumed."""
 
     audio: bytes
-    voxd_offset: int | UnsetType = UNSET
-    event_id: str | UnsetType = UNSET
+    voxd_offset: Position | UnsetType = UNSET
+    event_id: Id | UnsetType = UNSET
 
 
 class AudioCommit(ClientBase, tag="input_audio_buffer.commit", frozen=True):
-    event_id: str | UnsetType = UNSET
+    event_id: Id | UnsetType = UNSET
 
 
 class AudioClear(ClientBase, tag="input_audio_buffer.clear", frozen=True):
-    event_id: str | UnsetType = UNSET
+    event_id: Id | UnsetType = UNSET
 
 
 class ItemCreate(ClientBase, tag="conversation.item.create", frozen=True):
     item: AnyDraft
-    previous_item_id: str | UnsetType = UNSET
-    event_id: str | UnsetType = UNSET
+    previous_item_id: Id | UnsetType = UNSET
+    event_id: Id | UnsetType = UNSET
 
 
 class ItemRetrieve(ClientBase, tag="conversation.item.retrieve", frozen=True):
-    item_id: str
-    event_id: str | UnsetType = UNSET
+    item_id: Id
+    event_id: Id | UnsetType = UNSET
 
 
 class ItemDelete(ClientBase, tag="conversation.item.delete", frozen=True):
-    item_id: str
-    event_id: str | UnsetType = UNSET
+    item_id: Id
+    event_id: Id | UnsetType = UNSET
 
 
 class ItemTruncate(ClientBase, tag="conversation.item.truncate", frozen=True):
-    item_id: str
+    item_id: Id
     content_index: int
     audio_end_ms: int
-    event_id: str | UnsetType = UNSET
+    event_id: Id | UnsetType = UNSET
 
 
 class OutputClear(ClientBase, tag="output_audio_buffer.clear", frozen=True):
     """Sent by clients of WebRTC at every interruption; there is no audio to clear."""
 
-    event_id: str | UnsetType = UNSET
+    event_id: Id | UnsetType = UNSET
 
 
 class Ping(ClientBase, tag="voxd.ping", frozen=True):
     """Needs no opt-in; `ping_id` and `t0` come back as they are."""
 
-    ping_id: Any = None
-    t0: Any = None
-    event_id: str | UnsetType = UNSET
+    ping_id: Mark = None
+    t0: Mark = None
+    event_id: Id | UnsetType = UNSET
 
 
 class ResponseCreate(ClientBase, tag="response.create", frozen=True):
     """`unknown`: what of the request nobody knows; written by `parse_client`."""
 
     response: ResponseRequest = ResponseRequest()
-    event_id: str | UnsetType = UNSET
+    event_id: Id | UnsetType = UNSET
     unknown: tuple[str, ...] = ()
 
 
 class ResponseCancel(ClientBase, tag="response.cancel", frozen=True):
-    response_id: str | UnsetType = UNSET
-    event_id: str | UnsetType = UNSET
+    response_id: Id | UnsetType = UNSET
+    event_id: Id | UnsetType = UNSET
 
 
 ClientEvent = (
@@ -300,8 +307,8 @@ class Provisional(ServerBase, tag="voxd.provisional", frozen=True):
 class Pong(ServerBase, tag="voxd.pong", frozen=True):
     """`t1_us`: the ping was read; `t2_us`: this was written; both on the server's monotonic clock."""
 
-    ping_id: Any
-    t0: Any
+    ping_id: Mark
+    t0: Mark
     t1_us: int
     t2_us: int
 

@@ -11,12 +11,15 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from shared.given import Idle
-from shared.session_config import Instructions, MaxTokens
 
 Json = dict[str, Any]
 Text = Annotated[str, Meta(max_length=200_000)]  # characters: what is echoed stays below 1 MiB with its JSON
 Key = Annotated[str, Meta(max_length=64)]
 Value = Annotated[str, Meta(max_length=512)]
+ID = 512  # characters
+Id = Annotated[str, Meta(max_length=ID)]  # what clients call something: it is echoed, and quoted in errors
+Instructions = Annotated[str, Meta(max_length=65_536)]
+MaxTokens = Annotated[int, Meta(ge=1, le=4096)]
 Metadata = Annotated[dict[Key, Value], Meta(max_length=16)]
 
 
@@ -50,7 +53,7 @@ class ItemDraft(msgspec.Struct, frozen=True, tag_field="type", tag="message"):
 
     role: Literal["user", "assistant", "system"]
     content: tuple[Content, ...]
-    id: str | UnsetType = UNSET
+    id: Id | UnsetType = UNSET
     status: ItemStatus | UnsetType = UNSET
 
 
@@ -61,32 +64,32 @@ class ItemDraft(msgspec.Struct, frozen=True, tag_field="type", tag="message"):
 class FunctionCall(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call"):
     name: Text
     arguments: Text
-    id: str | UnsetType = UNSET
-    call_id: str | UnsetType = UNSET
+    id: Id | UnsetType = UNSET
+    call_id: Id | UnsetType = UNSET
     status: ItemStatus = "completed"
     object: str = "realtime.item"
 
 
 class FunctionCallOutput(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call_output"):
-    call_id: str
+    call_id: Id
     output: Text
-    id: str | UnsetType = UNSET
+    id: Id | UnsetType = UNSET
     status: ItemStatus = "completed"
     object: str = "realtime.item"
 
 
 class McpListTools(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="mcp_list_tools"):
-    server_label: str
+    server_label: Id
     tools: tuple[Json, ...]
-    id: str | UnsetType = UNSET
+    id: Id | UnsetType = UNSET
 
 
 class McpCall(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="mcp_call"):
     name: Text
     arguments: Text
-    server_label: str
-    id: str | UnsetType = UNSET
-    approval_request_id: str | None = None
+    server_label: Id
+    id: Id | UnsetType = UNSET
+    approval_request_id: Id | None = None
     output: Text | None = None
     error: Json | None = None
 
@@ -94,14 +97,14 @@ class McpCall(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="
 class McpApprovalRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="mcp_approval_request"):
     name: Text
     arguments: Text
-    server_label: str
-    id: str | UnsetType = UNSET
+    server_label: Id
+    id: Id | UnsetType = UNSET
 
 
 class McpApprovalResponse(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="mcp_approval_response"):
-    approval_request_id: str
+    approval_request_id: Id
     approve: bool
-    id: str | UnsetType = UNSET
+    id: Id | UnsetType = UNSET
     reason: str | None = None
 
 
@@ -113,16 +116,16 @@ AnyDraft = ItemDraft | Memory
 class ItemReference(msgspec.Struct, frozen=True, tag_field="type", tag="item_reference"):
     """An item of the conversation, as input of a response."""
 
-    id: str
+    id: Id
 
 
 class ResponseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What `response.create` may ask for.  `conversation: none`: beside the conversation, its answer is not kept."""
 
     instructions: Instructions | UnsetType = UNSET
-    conversation: str | UnsetType = UNSET
+    conversation: Id | UnsetType = UNSET
     input: tuple[AnyDraft | ItemReference, ...] | UnsetType = UNSET
-    max_output_tokens: MaxTokens | UnsetType = UNSET
+    max_output_tokens: MaxTokens | Literal["inf"] | UnsetType = UNSET
     metadata: Metadata | UnsetType = UNSET
     output_modalities: tuple[Literal["text", "audio"], ...] | UnsetType = UNSET
     audio: Annotated[Json | UnsetType, Idle("answers are text")] = UNSET

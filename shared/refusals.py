@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+QUOTED = 1000  # characters of an error: whatever a client sent, the answer to it is short
+ID = 512  # characters of what a client calls something
 SHOWN = 20  # fields that one message names
 NAME = 80  # characters of a field's name: a client may have made it up
 
@@ -42,8 +44,14 @@ class WireError(Exception):
 
     def __init__(self, code: str, message: str, param: str | None = None, event_id: str | None = None) -> None:
         super().__init__(message)
-        self.code, self.message, self.param, self.event_id = code, message, param, event_id
+        self.code, self.event_id = code, event_id
+        self.message, self.param = _short(message, QUOTED), param and _short(param, QUOTED // 4)
         self.skipped: tuple[str, str | None] | None = None
+
+
+def _short(text: str, most: int) -> str:
+    """What a client sent may be quoted in it, whole."""
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 def refuse_moved(unknown: Sequence[str]) -> None:

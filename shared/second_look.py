@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from shared.given import given
-from shared.refusals import MOVED_EVENTS, WireError, explain_value, field_of, refuse_moved
+from shared.refusals import ID, MOVED_EVENTS, WireError, explain_value, field_of, refuse_moved
 
 
 class _Envelope(msgspec.Struct):
@@ -38,7 +38,7 @@ def second_look(data: bytes | str, kinds: dict[str, Any]) -> Any:
         raise WireError("invalid_json", "The event is nested too deeply.") from None
     except UnicodeDecodeError:
         raise WireError("invalid_json", "The event is not valid UTF-8.") from None
-    event_id = envelope.event_id or None
+    event_id = envelope.event_id if envelope.event_id and len(envelope.event_id) <= ID else None
     if envelope.type is UNSET:
         raise WireError("invalid_event", "The event has no `type`.", "type", event_id)
     kind = kinds.get(envelope.type)

@@ -3,7 +3,7 @@
 Pure; a part of `shared.events` in a file of its own.  It knows shapes and defaults, not what a setting does; those that
 do nothing here say so in their annotation (`Idle`), so that clients can be told.
 A `session.update` is a deep merge into the current object, checked as a whole: all or nothing.  Every field of the
-published types is here (`tests/test_published.py` walks them): what the API takes is kept and echoed.
+published types is here (`tests/voxd/session/test_published.py` walks them): what the API takes is kept and echoed.
 """
 
 from __future__ import annotations
@@ -15,14 +15,13 @@ from msgspec import UNSET, Meta, UnsetType
 
 from shared.given import Idle, given
 from shared.languages import language_of
+from shared.parts import Instructions, MaxTokens
 from shared.refusals import OFF, WireError, explain_value, refuse_moved
 
 Json = dict[str, Any]
 Rate = Literal[8000, 16000, 24000, 48000]
 Ms = Annotated[int, Meta(ge=0, le=86_400_000)]
 DelayMs = Annotated[int, Meta(ge=80, le=2400, multiple_of=80)]
-Instructions = Annotated[str, Meta(max_length=65_536)]
-MaxTokens = Annotated[int, Meta(ge=1, le=4096)] | Literal["inf"]
 
 DELAYS: dict[str, int] = {"minimal": 160, "low": 240, "medium": 480, "high": 960, "xhigh": 2400}  # ms
 _TEXT = Idle("answers are text")
@@ -146,7 +145,7 @@ class RealtimeSession(Part, frozen=True, tag_field="type", tag="realtime", omit_
     tools: Annotated[tuple[Json, ...], _TOOLS] = ()
     tool_choice: Annotated[str | Json, _TOOLS] = "auto"
     parallel_tool_calls: Annotated[bool | UnsetType, _TOOLS] = UNSET
-    max_output_tokens: MaxTokens = "inf"
+    max_output_tokens: MaxTokens | Literal["inf"] = "inf"
     reasoning: Annotated[Json | UnsetType, Idle("answers come without it")] = UNSET
     tracing: Annotated[str | Json | UnsetType | None, _PLATFORM] = UNSET
     truncation: Annotated[str | Json, Idle("each engine has its own way to shorten a conversation")] = "auto"

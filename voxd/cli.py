@@ -13,19 +13,20 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from shared import __version__
-from voxd import model_commands, unit_commands
+from shared.program import Failure, Program
+from voxd.commands import models, service
 
 if TYPE_CHECKING:
     import socket
 
     from shared.settings import Settings, Tcp
     from voxd.app import Plan
-    from voxd.sd import Supervisor
+    from voxd.system.systemd import Supervisor
 
 FAILED, NOT_RUNNING, CONFIGURATION = 1, 3, 78
 
@@ -39,28 +40,19 @@ Exit status:
 """
 
 
-class _Failure(click.ClickException):
-    """Ends a command; the text is for people."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.exit_code = status  # type: ignore[misc]  # a class variable in the stubs; click asks the instance
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"voxd: {self.message}", file, err=True)
-
-
 def _die(message: str, status: int) -> NoReturn:
-    raise _Failure(message, status)
+    raise Failure(message, status)
 
 
-@click.group(epilog=EXIT, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    "voxd", cls=Program, epilog=EXIT, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="voxd")
 def main() -> None:
     """Speech recognition and conversation, served to terminals: the daemon."""
 
 
-config_option = unit_commands.config_option
+config_option = service.config_option
 socket_option = click.option("--socket", "socket_path", help="Control socket (else server.socket).")
 
 
@@ -85,8 +77,8 @@ def start(config_path: Path | None, socket_path: str | None, check: bool, **opti
     """Serve, in the foreground, until Ctrl-C or SIGTERM.  SIGHUP: read the settings again."""
     settings, source = _settings(config_path)
     settings = _overridden(settings, **options)
-    from voxd import sd
-    from voxd.control import elsewhere
+    from voxd.commands.control import elsewhere
+    from voxd.system import systemd as sd
 
     systemd, given = sd.Supervisor.take(os.environ), sd.inherited(os.environ)
     plan = _plan(settings, _control(settings, socket_path), given, token=settings.server.token and not check)
@@ -163,7 +155,8 @@ def _serve(plan: Plan, source: Path | None, systemd: Supervisor, read_again: Cal
     import asyncio
     import logging
 
-    from voxd import app, journal
+    from voxd import app
+    from voxd.telemetry import log as journal
 
     journal.configure(plan.settings.log.level)
     log = logging.getLogger("voxd")
@@ -219,7 +212,8 @@ def _listener(text: str) -> Tcp | Path:
 def _plan(settings: Settings, control: Path, given: tuple[socket.socket, ...], *, token: bool) -> Plan:
     from shared.settings import Tcp
     from voxd.app import CannotStart, Plan
-    from voxd.sockets import handed_over
+    from voxd.system.addresses import unencrypted
+    from voxd.system.sockets import handed_over
 
     try:
         kept = handed_over(given)
@@ -234,6 +228,8 @@ def _plan(settings: Settings, control: Path, given: tuple[socket.socket, ...], *
     secret = _token(settings).encode() if token and over_tcp else None
     if over_tcp and secret is None:
         notes = (*notes, "no token: whoever reaches a TCP listener may use it")
+    if not settings.server.tls_cert:
+        notes = (*notes, *unencrypted((*listen, *(each.address for each in kept))))
     return Plan(settings, control, listen, transcriber, responder, secret, notes, kept)
 
 
@@ -243,7 +239,7 @@ def _resolve(name: str, settings: Settings) -> tuple[str | None, tuple[str, ...]
         return None, ()
     if name != "auto":
         return name, ()
-    from voxd.engine.realtime_presence import choose
+    from voxd.engine.realtime.presence import choose
 
     chosen, reason = choose(settings.engine_options, os.environ)
     if reason is None:
@@ -252,7 +248,7 @@ def _resolve(name: str, settings: Settings) -> tuple[str | None, tuple[str, ...]
 
 
 def _check_engine(name: str | None) -> None:
-    from voxd.engine import names
+    from voxd.engine.registry import names
 
     if name is not None and name not in names():
         known = ", ".join((*names(), "none"))
@@ -261,8 +257,8 @@ def _check_engine(name: str | None) -> None:
 
 def _try_engines(plan: Plan) -> None:
     """Makes them as the engine process would, and loads nothing."""
-    from voxd.engine import make
     from voxd.engine.contract import Unusable
+    from voxd.engine.registry import make
 
     try:
         make({"transcribe": plan.transcribe, "respond": plan.respond}, plan.settings.engine_options, lambda: None)
@@ -279,7 +275,7 @@ def _client_settings(path: Path | None) -> Settings:
 
     try:
         return _settings(path)[0]
-    except _Failure as failure:
+    except Failure as failure:
         if path is not None:
             raise
         failure.show()
@@ -311,7 +307,7 @@ def _is_barred(path: Path) -> bool:
 
 
 def _ask(path: Path) -> dict[str, object]:
-    from voxd.control import NotRunning, status
+    from voxd.commands.control import NotRunning, status
 
     try:
         return status(path)
@@ -327,7 +323,13 @@ def _ask(path: Path) -> dict[str, object]:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(config_path: Path | None, socket_path: str | None, as_json: bool) -> None:
     """Say how the running voxd is."""
-    found = _ask(_client_socket(config_path, socket_path))
+    try:
+        found = _ask(_client_socket(config_path, socket_path))
+    except Failure as failure:
+        if as_json:
+            state = "not_running" if failure.exit_code == NOT_RUNNING else "unknown"
+            click.echo(json.dumps({"state": state, "error": failure.message}, indent=1))
+        raise
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
@@ -352,7 +354,7 @@ def status(config_path: Path | None, socket_path: str | None, as_json: bool) -> 
 def stop(config_path: Path | None, socket_path: str | None) -> None:
     """Stop the running voxd; turns in flight may end first."""
     from shared.config import SYSTEM_SOCKET
-    from voxd.control import ended
+    from voxd.commands.control import ended
 
     settings = _client_settings(config_path)
     path = _socket_of(settings, socket_path)
@@ -377,11 +379,12 @@ def stop(config_path: Path | None, socket_path: str | None) -> None:
 
 @main.command()
 @config_option
-@click.option("--url", is_flag=True, help="As a URL for the browser.")
-def token(config_path: Path | None, url: bool) -> None:
+@socket_option
+@click.option("--url", is_flag=True, help="As a URL for the browser, of the voxd that runs.")
+def token(config_path: Path | None, socket_path: str | None, url: bool) -> None:
     """Print the bearer token of the TCP listeners (made if there is none)."""
     from shared import config
-    from shared.settings import DEFAULT_PORT, Tcp
+    from voxd.system.addresses import page_url
 
     settings, _ = _settings(config_path)
     secret = _token(settings)
@@ -391,15 +394,15 @@ def token(config_path: Path | None, url: bool) -> None:
     if not url:
         click.echo(secret)
         return
-    found = [address for address in map(_listener, settings.server.listen) if isinstance(address, Tcp)]
-    host, port = found[0] if found else ("localhost", DEFAULT_PORT)
-    scheme = "https" if settings.server.tls_cert else "http"
-    click.echo(f"{scheme}://{host}:{port}/#token={secret}")
+    page = page_url(_ask(_client_socket(config_path, socket_path)))
+    if page is None:
+        _die("the voxd that runs listens on no TCP port: `voxd start --listen localhost:8000`", FAILED)
+    click.echo(f"{page}#token={secret}")
 
 
 def _token(settings: Settings) -> str:
     from shared.config import ConfigError, credential_path, token_path
-    from voxd.token import TokenError, load_credential, load_or_make
+    from voxd.system.token_file import TokenError, load_credential, load_or_make
 
     try:
         chosen = settings.server.token_file
@@ -423,7 +426,7 @@ def tunnel(config_path: Path | None, socket_path: str | None, link: str | None, 
 
     Until standard input is closed it says, in lines of JSON, where the running voxd is and how it does.
     """
-    from voxd import tunnel
+    from voxd.commands import tunnel
 
     if link is not None and stdio:
         raise click.UsageError("--link and --stdio exclude each other")
@@ -432,7 +435,7 @@ def tunnel(config_path: Path | None, socket_path: str | None, link: str | None, 
     try:
         trouble = tunnel.run(_client_socket(config_path, socket_path), link, stdio=stdio)
         status = NOT_RUNNING if trouble and trouble.code == "not_running" else FAILED
-    except _Failure as failure:
+    except Failure as failure:
         trouble, status = tunnel.failed(failure.message), failure.exit_code
     if trouble:
         with contextlib.suppress(ConnectionError):
@@ -442,5 +445,5 @@ def tunnel(config_path: Path | None, socket_path: str | None, link: str | None, 
 
 # ── models, units ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-for command in (*model_commands.COMMANDS, *unit_commands.COMMANDS):
+for command in (*models.COMMANDS, *service.COMMANDS):
     main.add_command(command)

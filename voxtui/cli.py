@@ -16,20 +16,22 @@ import sys
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 import shared
+from shared.program import Failure, OutputFile, Program, likely, written
 
 if TYPE_CHECKING:
     from voxtui.bench.goals import Goal
     from voxtui.bench.plan import Plan
-    from voxtui.client import Wishes
+    from voxtui.capture.sources import Source
+    from voxtui.link.client import Wishes
+    from voxtui.link.target import Target
     from voxtui.settings import Settings
-    from voxtui.sources import Source
-    from voxtui.target import Target
 
 FAILED, USAGE, UNREACHABLE, REFUSED = 1, 2, 69, 77
 EPILOG = """\b
@@ -47,17 +49,28 @@ A token is read from VOXD_TOKEN or --token-file.
 Exit codes: 0 ok · 1 failed · 2 usage · 69 no voxd reachable · 77 refused (token)"""
 
 
-class Commands(click.Group):
+class Commands(Program):
     """`voxtui` and `voxtui TARGET` mean `voxtui connect`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {"--help", "-h", "--version"}
         if not args or (args[0] not in self.commands and args[0] not in own):
+            if args:
+                self._look_at(args[0], ctx)
             args = ["connect", *args]
         return super().parse_args(ctx, args)
 
+    def _look_at(self, word: str, ctx: click.Context) -> None:
+        """A slip of the finger is no host, and neither is a sound file."""
+        if word.isalpha() and (meant := likely(word, list(self.commands))):
+            told = f"No such command {word!r}. Did you mean {meant!r}? (A host of that name: voxtui connect {word})"
+            raise click.UsageError(told, ctx)
+        if not word.startswith("-") and Path(word).is_file():
+            ways = f"`voxtui transcribe {word}` or `voxtui connect --file {word}`"
+            raise click.UsageError(f"{word!r} is a file, and a target is wanted: {ways}.", ctx)
 
-@click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group("voxtui", cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(shared.__version__, prog_name="voxtui")
 def main() -> None:
     """Speak, and read along: the terminal client of voxd."""
@@ -105,7 +118,7 @@ def connect(target: str | None, plain: bool, file: Path | None, token_file: Path
         raise click.UsageError("--push-to-talk needs the screen: plain text has no keys.")
     settings = _settings(given)
     address, token = _address(target or settings.target, token_file)
-    from voxtui.client import Wishes
+    from voxtui.link.client import Wishes
 
     wishes = Wishes(
         settings.language,
@@ -146,8 +159,8 @@ def transcribe(
 @main.command()
 def devices() -> None:
     """List the microphones."""
-    from voxtui.devices import device_list
-    from voxtui.sources import SourceError
+    from voxtui.commands.devices import device_list
+    from voxtui.errors import SourceError
 
     try:
         click.echo(device_list())
@@ -158,7 +171,7 @@ def devices() -> None:
 @main.command(short_help="Play a clip through a private voxd; how fast is it?")
 def demo() -> None:
     """Play a short clip through a private voxd on this machine: words as they come, then how fast they came."""
-    from voxtui.demo import demo as play
+    from voxtui.commands.demo import demo as play
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     _finish(play(width))
@@ -170,7 +183,7 @@ def demo() -> None:
 def doctor(target: str | None, token_file: Path | None) -> None:
     """Check microphone, ssh, tunnel, token, engine and round trips: each line is fine, or says what to do."""
     address, token = _address(target, token_file)
-    from voxtui.doctor import doctor as examine
+    from voxtui.doctor.command import doctor as examine
 
     _finish(examine(address, token, os.environ, click.echo, token_file=token_file))
 
@@ -200,7 +213,7 @@ def doctor(target: str | None, token_file: Path | None) -> None:
     show_default=True,
     help="Phases spread evenly; one session after the other; all at the same instant.",
 )
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Everything, as JSON.")
+@click.option("--json", "json_file", type=OutputFile(), help="Everything, as JSON.")
 @click.option("--assert", "goals", multiple=True, metavar="'final_ms.p95<900'", help="Exit 1 if not so; repeatable.")
 @click.option("--compare", metavar="TARGET", help="The same with another voxd, side by side.")
 @click.option("--transport", "transports", metavar="ws,ws+ssh,webrtc", help="One row for each of these ways.")
@@ -243,7 +256,7 @@ def _ways(text: str, target: Target) -> dict[str, Target]:
     """Name of a way -> where it begins.  Through ssh it is the same machine, by the name that the target has."""
     from urllib.parse import urlsplit
 
-    from voxtui.target import ssh_target
+    from voxtui.link.target import ssh_target
 
     names = text.split(",")
     if unknown := [name for name in names if name not in ("ws", "ws+ssh", "webrtc")]:
@@ -276,8 +289,8 @@ def _settings(given: dict[str, Any]) -> Settings:
 def _screen(address: Target, token: str | None, wishes: Wishes, file: Path | None, settings: Settings) -> NoReturn:
     from msgspec.structs import asdict
 
-    from voxtui.app import VoxtuiApp
-    from voxtui.microphone import inputs
+    from voxtui.capture.microphone import inputs
+    from voxtui.screen.app import VoxtuiApp
     from voxtui.settings import transcripts_folder
 
     device = settings.device
@@ -305,7 +318,7 @@ def _screen(address: Target, token: str | None, wishes: Wishes, file: Path | Non
 
 def _address(target: str | None, token_file: Path | None) -> tuple[Target, str | None]:
     """Where voxd is, and the token for it."""
-    from voxtui.target import TargetError, local_target, parse_target, read_token
+    from voxtui.link.target import TargetError, local_target, parse_target, read_token
 
     try:
         address = local_target(os.environ) if target is None else parse_target(target)
@@ -317,10 +330,10 @@ def _address(target: str | None, token_file: Path | None) -> tuple[Target, str |
 def _source(file: Path | None, device: str | int | None) -> Source:
     """The clip, or the microphone.  Raises SourceError."""
     if file is not None:
-        from voxtui.sources import FileSource, read_clip
+        from voxtui.capture.sources import open_file
 
-        return FileSource(file.name, read_clip(file))
-    from voxtui.microphone import Microphone
+        return open_file(file)
+    from voxtui.capture.microphone import Microphone
 
     return Microphone(int(device) if isinstance(device, str) and device.isdecimal() else device)
 
@@ -328,22 +341,23 @@ def _source(file: Path | None, device: str | int | None) -> Source:
 async def _plain(
     address: Target, token: str | None, wishes: Wishes, file: Path | None, device: str | int | None
 ) -> bool:
-    from voxtui.client import PATIENCE_S, RealtimeClient
-    from voxtui.ear import Ear
-    from voxtui.plain import run_plain, standard_printer
-    from voxtui.route import opened
-    from voxtui.told import Remark
+    from voxtui.capture.blocking import in_thread
+    from voxtui.capture.resilient import Ear
+    from voxtui.commands.plain import run_plain, standard_printer
+    from voxtui.events import Remark
+    from voxtui.link.client import PATIENCE_S, RealtimeClient
+    from voxtui.link.route import opened
 
     lines = standard_printer()
 
     def tell(sentence: str) -> None:
         lines.receive(Remark(sentence))
 
-    source = _source(file, device)
-    if source.samples is None:
+    source = await in_thread(partial(_source, file, device))
+    if not source.ends:
         first = [source]  # it is there: what becomes of it later does not end the session
         source = Ear(lambda: first.pop() if first else _source(file, device), tell)
-    patience_s = None if source.samples is None else PATIENCE_S
+    patience_s = PATIENCE_S if source.ends else None
     async with (
         opened(address, token) as route,
         RealtimeClient.connect(route, wishes=wishes, tell=tell, patience_s=patience_s) as client,
@@ -355,9 +369,9 @@ async def _plain(
 async def _transcribe(
     address: Target, token: str | None, files: tuple[Path, ...], form: str, language: str | None, *, private: bool
 ) -> bool:
-    from voxtui.local import answers, private_voxd
-    from voxtui.route import opened
-    from voxtui.transcribe import transcribe_files
+    from voxtui.commands.local import answers, private_voxd
+    from voxtui.commands.transcribe import transcribe_files
+    from voxtui.link.route import opened
 
     async with contextlib.AsyncExitStack() as stack:
         if private and not await answers(address):
@@ -377,8 +391,8 @@ async def _bench(
     ways: dict[str, Target],
 ) -> bool:
     from voxtui.bench.command import Bench, Progress, Way
-    from voxtui.route import opened
-    from voxtui.sources import CLIP
+    from voxtui.capture.sources import CLIP
+    from voxtui.link.route import opened
 
     progress = Progress(lambda text: click.echo(text, nl=False, err=True), redraws=sys.stderr.isatty())
     bench = Bench(plan, audio or CLIP, progress, goals)
@@ -397,7 +411,7 @@ async def _bench(
             outcome = await bench.run(route)
     click.echo(outcome.text)
     if json_file is not None:
-        await asyncio.to_thread(json_file.write_text, json.dumps(outcome.record, indent=1) + "\n", "utf-8")
+        await asyncio.to_thread(written, json_file, json.dumps(outcome.record, indent=1) + "\n")
     return outcome.passed
 
 
@@ -406,17 +420,15 @@ def _note(line: str) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"voxtui: {message}", err=True)
-    sys.exit(code)
+    raise Failure(message, code)
 
 
 def _finish(work: Coroutine[Any, Any, bool]) -> NoReturn:
     """Runs the work of a command and ends the program with its exit code.
 
     SIGTERM and SIGHUP cancel it as Ctrl-C does, so that a private voxd never outlives it."""
-    from voxtui.errors import ClientError, Refused, Unreachable
-    from voxtui.local import LocalError
-    from voxtui.sources import SourceError
+    from voxtui.commands.local import LocalError
+    from voxtui.errors import ClientError, Refused, SourceError, Unreachable
 
     try:
         good = asyncio.run(_cancellable(work))

@@ -20,7 +20,7 @@ from shared.refusals import named
 from shared.session_config import AnySession, RealtimeSession, SemanticVad, ServerVad, Transcription, merge
 from voxd.messages import Guide, Role
 from voxd.session.responses import ChunkPolicy
-from voxd.turns import Rules
+from voxd.session.turns import Rules
 
 MOST_TOLD = 100  # warnings in one session
 MAX_BYTES = 900_000  # of the session as it is echoed: messages to clients stay below 1 MiB
