@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 import click
 
 from shared import __version__
+from shared.environment import begin
 from voxd import model_commands, unit_commands
 
 if TYPE_CHECKING:
@@ -56,8 +57,10 @@ def _die(message: str, status: int) -> NoReturn:
 
 @click.group(epilog=EXIT, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="voxd")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Speech recognition and conversation, served to terminals: the daemon."""
+    begin(os.environ, fetches=context.invoked_subcommand == "pull")
 
 
 config_option = unit_commands.config_option

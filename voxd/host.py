@@ -21,6 +21,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from shared.environment import engine_environment
 from voxd import messages as m
 from voxd.journal import fields
 
@@ -47,10 +48,20 @@ class EngineFailed(Exception):
 
 
 class EngineHost:
-    """`restarts` within `window_s` are tried; a process silent for `silence_s` is killed."""
+    """`restarts` within `window_s` are tried; a process silent for `silence_s` is killed.  `variables`: names of those
+    that the engines may see besides the usual ones."""
 
-    def __init__(self, configure: m.Configure, *, silence_s: float, restarts: int, window_s: float) -> None:
+    def __init__(
+        self,
+        configure: m.Configure,
+        *,
+        silence_s: float,
+        restarts: int,
+        window_s: float,
+        variables: tuple[str, ...] = (),
+    ) -> None:
         self._configure = configure
+        self._environment = engine_environment(os.environ, variables)
         self._silence_s, self._restarts, self._window_s = silence_s, restarts, window_s
         self._lost_at: deque[float] = deque(maxlen=restarts + 1)
         self._clients: dict[int, Client] = {}
@@ -147,11 +158,8 @@ class EngineHost:
     async def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
         command = (sys.executable, "-m", "voxd.engine", str(theirs.fileno()))
-        # One BLAS thread: decodes run on threads of their own, and idle BLAS threads spin (0.1 core-seconds a decode).
-        # Freed audio goes back to the system: glibc would keep 2 KiB of every session in fragments.
-        environment = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": "131072", **os.environ}
         self._process = await asyncio.create_subprocess_exec(
-            *command, env=environment, pass_fds=(theirs.fileno(),), stdin=-3
+            *command, env=self._environment, pass_fds=(theirs.fileno(),), stdin=-3
         )
         theirs.close()
         self.heard_at = time.monotonic()

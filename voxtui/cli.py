@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 import shared
+from shared.environment import begin
 
 if TYPE_CHECKING:
     from voxtui.bench.goals import Goal
@@ -61,6 +62,7 @@ class Commands(click.Group):
 @click.version_option(shared.__version__, prog_name="voxtui")
 def main() -> None:
     """Speak, and read along: the terminal client of voxd."""
+    begin(os.environ)
 
 
 _token_file = click.option(

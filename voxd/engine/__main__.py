@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 
+from shared.environment import begin
 from voxd import messages as m
 from voxd.engine import make
 from voxd.engine.contract import Engine, Unusable
@@ -129,6 +130,7 @@ def fall(kind: type[BaseException], error: BaseException, frames: TracebackType 
 
 
 def main() -> int:
+    begin(os.environ)
     sys.excepthook = fall
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Reticent("%(levelname)s %(name)s: %(message)s"))
