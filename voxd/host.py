@@ -158,8 +158,9 @@ class EngineHost:
     async def _spawn(self) -> None:
         ours, theirs = socket.socketpair()
         command = (sys.executable, "-m", "voxd.engine", str(theirs.fileno()))
+        # A session of its own: a signal to the gateway's group reaches the gateway alone, and turns may end meanwhile.
         self._process = await asyncio.create_subprocess_exec(
-            *command, env=self._environment, pass_fds=(theirs.fileno(),), stdin=-3
+            *command, env=self._environment, pass_fds=(theirs.fileno(),), stdin=-3, start_new_session=True
         )
         theirs.close()
         self.heard_at = time.monotonic()
