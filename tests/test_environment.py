@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import io
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from shared.environment import AT_HOME, begin, engine_environment, names_of_keys
+from shared.program import Program
 from tests.daemon import voxd_process
+from voxd.cli import main as voxd
+from voxtui.cli import main as voxtui
 
 ROOT = Path(__file__).parent.parent
 SECRETS = {
@@ -39,12 +46,12 @@ def programs() -> list[str]:
     """Modules that are run: `python -m NAME`, and what is installed as a command."""
     paths = [path for package in ("shared", "voxd", "voxtui") for path in sorted((ROOT / package).rglob("*.py"))]
     run = [path for path in paths if '__name__ == "__main__"' in path.read_text(encoding="utf-8")]
-    return ["voxd.cli", "voxtui.cli", *(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in run)]
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in run]
 
 
 @pytest.mark.parametrize("program", programs())
 def test_every_program_begins_in_the_same_way(program: str) -> None:
-    """Or hands over to a `main` that does."""
+    """Or hands over to a command line, which does so in `Program`, for every command."""
     tree = ast.parse((ROOT / program.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8"))
     imported = [ast.unparse(node) for node in tree.body if isinstance(node, ast.ImportFrom)]
     if any(line.endswith("cli import main") for line in imported):
@@ -52,6 +59,18 @@ def test_every_program_begins_in_the_same_way(program: str) -> None:
     (main,) = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main"]
     first = next(node for node in main.body if not isinstance(getattr(node, "value", None), ast.Constant))
     assert ast.unparse(first).startswith("begin(os.environ"), f"{program}: main() does not call begin first"
+
+
+@pytest.mark.parametrize("program", [voxd, voxtui])
+def test_both_command_lines_begin_so(program: click.Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(program, Program)
+    for name in AT_HOME:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sys.stdout", io.StringIO())
+    for name in program.commands:
+        with contextlib.suppress(SystemExit):
+            program.main([name, "--help"])
+        assert {os.environ.pop(each, None) for each in AT_HOME} == {value for value, _ in AT_HOME.values()}
 
 
 def test_it_overrules_the_environment_except_where_somebody_asks_for_a_download() -> None:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from shared import __version__
-from shared.environment import begin
 from shared.program import Failure, Program
 from voxd import model_commands, unit_commands
 
@@ -49,10 +48,8 @@ def _die(message: str, status: int) -> NoReturn:
     "voxd", cls=Program, epilog=EXIT, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(__version__, prog_name="voxd")
-@click.pass_context
-def main(context: click.Context) -> None:
+def main() -> None:
     """Speech recognition and conversation, served to terminals: the daemon."""
-    begin(os.environ, fetches=context.invoked_subcommand == "pull")
 
 
 config_option = unit_commands.config_option

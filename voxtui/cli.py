@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 import shared
-from shared.environment import begin
 from shared.program import Failure, OutputFile, Program, likely, written
 
 if TYPE_CHECKING:
@@ -75,7 +74,6 @@ class Commands(Program):
 @click.version_option(shared.__version__, prog_name="voxtui")
 def main() -> None:
     """Speak, and read along: the terminal client of voxd."""
-    begin(os.environ)
 
 
 _token_file = click.option(
