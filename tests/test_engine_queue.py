@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from voxd import engine_queue as module
-from voxd import framing
-from voxd import messages as m
+from voxd import engine_queue as module, framing, messages as m
 from voxd.engine_queue import SLICE, EngineQueue
 
 

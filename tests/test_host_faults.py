@@ -15,10 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_host import ECHO, Client, attached, become, echo_host, kill, running, settled
-from voxd import engine_queue, framing
-from voxd import messages as m
-from voxd.host import EngineFailed, EngineHost
+from tests.voxd.gateway.test_engine_host import ECHO, Client, attached, become, echo_host, kill, running, settled
+from voxd import engine_queue, framing, messages as m
+from voxd.gateway.engine_host import EngineFailed, EngineHost
 
 PATIENCE_S = 60.0
 

@@ -13,8 +13,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from voxd import framing
-from voxd import messages as m
+from voxd import framing, messages as m
 
 STREAM = 64 << 20  # bytes of one stream: three contexts of the largest conversation
 ALL = 512 << 20  # bytes of all streams

@@ -17,12 +17,11 @@ from collections.abc import Iterator, Mapping
 from types import TracebackType
 
 from shared.environment import begin
-from voxd import framing
-from voxd import messages as m
-from voxd.engine import make
+from voxd import framing, messages as m
 from voxd.engine.contract import Engine, Unusable
+from voxd.engine.device_memory import plan
 from voxd.engine.loop import Inbox, Loop
-from voxd.engine.memory import plan
+from voxd.engine.registry import make
 from voxd.engine.vad import Vad
 from voxd.traces import Reticent
 
