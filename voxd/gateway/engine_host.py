@@ -29,8 +29,8 @@ import msgspec
 
 from shared.environment import engine_environment
 from voxd import framing, messages as m
-from voxd.engine_queue import SLICE, EngineQueue
-from voxd.losses import Losses
+from voxd.gateway.engine_queue import SLICE, EngineQueue
+from voxd.gateway.losses import Losses
 from voxd.telemetry.log import fields
 
 log = logging.getLogger("voxd")
