@@ -33,6 +33,7 @@ from starlette.websockets import WebSocket
 
 from shared import __version__
 from shared.config import ConfigError, client_socket
+from shared.environment import names_of_keys
 from shared.session_config import AnySession, Json
 from shared.settings import Settings, Tcp
 from voxd import messages as m
@@ -43,8 +44,8 @@ from voxd.gateway.parking import Parking
 from voxd.gateway.reload import applied, changes, line
 from voxd.gateway.session_defaults import beginning, first_config, for_good, profile, targets
 from voxd.gateway.supervision import keep_told, reloading, tell_stopping
-from voxd.signals import watched
 from voxd.system.addresses import address_text, how_to_connect
+from voxd.system.signals import watched
 from voxd.system.sockets import AlreadyRunning, CannotStart, Listener, discard, listeners
 from voxd.system.systemd import Supervisor
 from voxd.telemetry import log as journal, prometheus
@@ -91,6 +92,7 @@ class Gateway:
             silence_s=process.heartbeat_timeout_s,
             restarts=process.restarts,
             window_s=process.restart_window_s,
+            variables=(*process.environment, *names_of_keys(settings.engine_options)),
         )
         self.connections: set[Connection] = set()  # those with a transport
         self.parking = Parking()
