@@ -3,8 +3,8 @@
 Under journald each line has fields beside it (`voxd.journald`), for `voxd logs` and journalctl:
 
     EVENT  session.start session.end response.done transcription.done turn.failed turn.refused file.odd
-           slo.breach call.connected client.failed engine.lost engine.nostart engine.stall daemon.start daemon.ready
-           daemon.reload daemon.drain daemon.stop settings.changed
+           slo.breach call.connected client.failed door.full engine.lost engine.nostart engine.stall
+           daemon.start daemon.ready daemon.reload daemon.drain daemon.stop settings.changed
     SESSION_ID TURN TURN_ID ENGINE KIND ERR_CODE SLO_BREACH DELTAS AUDIO_MS, and the latency words in
     capitals; of a changed setting SETTING EFFECT
 
