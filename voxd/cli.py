@@ -227,7 +227,10 @@ def _plan(settings: Settings, control: Path, given: tuple[socket.socket, ...], *
     over_tcp = any(isinstance(address, Tcp) for address in (*listen, *(each.address for each in kept)))
     secret = _token(settings).encode() if token and over_tcp else None
     if over_tcp and secret is None:
-        notes = (*notes, "no token: whoever reaches a TCP listener may use it")
+        notes = (
+            *notes,
+            "no token: whoever reaches a TCP listener may use it, and any page that a loopback port serves may post to it",
+        )
     if not settings.server.tls_cert:
         notes = (*notes, *unencrypted((*listen, *(each.address for each in kept))))
     return Plan(settings, control, listen, transcriber, responder, secret, notes, kept)
