@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import click
 import msgspec
 
 from shared.audio import RATE, to_ms, to_samples
+from shared.terminal import say
 from voxtui.capture.blocking import in_thread
 from voxtui.capture.files import shown
 from voxtui.capture.sources import FileSource, open_file
@@ -77,16 +77,16 @@ async def transcribe_files(route: Route, files: Sequence[Path], *, form: str, la
                 hearing = Hearing(shown(file), client, source)
                 await hearing.run()
         except SourceError as error:
-            click.echo(str(error), err=True)
+            say(str(error), err=True)
             good = False
             continue
-        click.echo(FORMATS[form](hearing.transcript()), nl=False)
+        say(FORMATS[form](hearing.transcript()), nl=False)
         good = hearing.report() and good
     return good
 
 
 def _note(line: str) -> None:
-    click.echo(line, err=True)
+    say(line, err=True)
 
 
 class Hearing:
@@ -115,11 +115,11 @@ class Hearing:
     def report(self) -> bool:
         """Says what was odd and what went wrong; True if nothing went wrong."""
         for note in self._source.notes:
-            click.echo(f"{self._file}: {note}.", err=True)
+            say(f"{self._file}: {note}.", err=True)
         if not (self._turns or self._failures) and self._samples:
-            click.echo(f"{self._file}: no speech was found in {self._samples / RATE:.1f} s of sound.", err=True)
+            say(f"{self._file}: no speech was found in {self._samples / RATE:.1f} s of sound.", err=True)
         for failure in self._failures.values():
-            click.echo(f"{self._file}: {failure}", err=True)
+            say(f"{self._file}: {failure}", err=True)
         return not self._failures
 
     def _receive(self, event: Event) -> None:
@@ -139,7 +139,7 @@ class Hearing:
         self._turns[entry.key] = turn
         heard = max(turn.end_ms for turn in self._turns.values())
         whole = max(self._source.samples or self._source.expected, to_samples(heard))
-        click.echo(f"{self._source.name}: {heard / 1000:.1f} of {whole / RATE:.1f} s", err=True)
+        say(f"{self._source.name}: {heard / 1000:.1f} of {whole / RATE:.1f} s", err=True)
 
     def _turn(self, entry: Entry) -> Turn:
         """What the last commit brought has no place of its own: it lies behind all that was heard before."""
