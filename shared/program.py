@@ -151,7 +151,7 @@ def _errors_safe() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        error.message = safe_text(error.message, None)
+        error.message = safe_text(error.message, None)  # type: ignore[misc]  # final in the stubs, an attribute as any in fact
         raise
 
 
