@@ -3,8 +3,9 @@
 Under journald each line has fields beside it (`voxd.telemetry.journald`), for `voxd logs` and journalctl:
 
     EVENT  session.start session.end response.done transcription.done turn.failed turn.refused file.odd
-           slo.breach request.refused request.ignored call.connected client.failed engine.lost engine.nostart
-           engine.stall daemon.start daemon.ready daemon.reload daemon.drain daemon.stop settings.changed
+           slo.breach request.refused request.ignored call.connected client.failed door.full
+           engine.lost engine.nostart engine.stall daemon.start daemon.ready daemon.reload daemon.drain
+           daemon.stop settings.changed
     SESSION_ID TURN TURN_ID ENGINE KIND PEER ERR_CODE FIELD SLO_BREACH DELTAS AUDIO_MS, and the latency words in
     capitals; of a changed setting SETTING EFFECT
 

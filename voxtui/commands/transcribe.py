@@ -6,6 +6,7 @@ found in sound, nor how a voxd is started.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -73,9 +74,10 @@ async def transcribe_files(route: Route, files: Sequence[Path], *, form: str, la
             source = await in_thread(partial(open_file, file, hurry=True))
             wishes = Wishes(language=language, answers=False)
             link = RealtimeClient.connect(route, wishes=wishes, tell=_note, live=False, patience_s=PATIENCE_S)
-            async with link as client:
-                hearing = Hearing(shown(file), client, source)
-                await hearing.run()
+            with contextlib.closing(source):
+                async with link as client:
+                    hearing = Hearing(shown(file), client, source)
+                    await hearing.run()
         except SourceError as error:
             click.echo(str(error), err=True)
             good = False
@@ -114,10 +116,9 @@ class Hearing:
 
     def report(self) -> bool:
         """Says what was odd and what went wrong; True if nothing went wrong."""
-        for note in self._source.notes:
-            click.echo(f"{self._file}: {note}.", err=True)
-        if not (self._turns or self._failures) and self._samples:
-            click.echo(f"{self._file}: no speech was found in {self._samples / RATE:.1f} s of sound.", err=True)
+        spoken = bool(self._failures) or any(turn.text for turn in self._turns.values())
+        for remark in self._source.remarks(spoken=spoken):
+            click.echo(f"{self._file}: {remark}.", err=True)
         for failure in self._failures.values():
             click.echo(f"{self._file}: {failure}", err=True)
         return not self._failures
