@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from shared.audio import RATE, to_ms, to_samples
+from shared.events import Notice
 from voxtui.capture.blocking import in_thread
 from voxtui.capture.files import shown
 from voxtui.capture.sources import FileSource, open_file
@@ -26,6 +27,8 @@ from voxtui.link.target import Route
 from voxtui.session.run import Run
 from voxtui.session.saving import subtitles
 from voxtui.session.transcript import Entry, Progress, State, Voice, changes, reduce
+
+NO_EFFECT = "no_effect"  # a wish that changes nothing with this engine: no failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,10 @@ class Hearing:
         before, self._state = self._state, reduce(self._state, event)
         for _, entry in changes(before, self._state):
             if entry.voice is Voice.NOTE:
-                self._failures[entry.key] = entry.text
+                if isinstance(event, Notice) and event.code == NO_EFFECT:
+                    click.echo(f"{self._file}: {entry.text}", err=True)
+                else:
+                    self._failures[entry.key] = entry.text
             elif entry.voice is Voice.MODEL:
                 continue  # nobody asked for answers, and one is no transcript
             elif entry.progress is Progress.BROKEN:
