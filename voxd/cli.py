@@ -300,10 +300,8 @@ def _is_barred(path: Path) -> bool:
     """Whether it lies in a directory of another user, who does not let this one look."""
     try:
         path.stat()
-    except PermissionError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return False
 
 
