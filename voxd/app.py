@@ -98,7 +98,7 @@ class Gateway:
         self.connections: set[Connection] = set()  # those with a transport
         self.parking = Parking()
         self.shares = Shares()  # of the loop
-        self.secrets = Secrets(unix_s)
+        self.secrets = Secrets(time.monotonic, unix_s)
         self.draining = False
         self._begun = time.monotonic()
         self._targets = targets(settings)

@@ -28,6 +28,7 @@ from shared import events
 from shared.audio import RATE, to_ms
 from shared.audio_file import KINDS, AudioFile, Unreadable
 from shared.events import Json
+from shared.languages import language_of
 from shared.session_config import ServerVad
 from voxd import messages as m
 from voxd.gateway.connection import Closed, Connection
@@ -185,7 +186,11 @@ def _checked(file: bytes, fields: dict[str, str]) -> Wanted:
     for name in ("timestamp_granularities[]", "timestamp_granularities"):
         if fields.get(name, "segment") != "segment":
             raise _not_allowed("timestamp_granularities", fields[name], ("segment",))
-    return Wanted(file, form, streams, fields.get("language") or None, fields.get("prompt") or None)
+    try:
+        language = language_of(fields.get("language", ""))
+    except ValueError as error:
+        raise Problem(400, "invalid_value", f"Invalid value for 'language': {error}.", "language") from None
+    return Wanted(file, form, streams, language, fields.get("prompt") or None)
 
 
 def _not_allowed(param: str, found: str, allowed: tuple[str, ...], when: str = "") -> Problem:
