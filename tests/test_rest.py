@@ -205,6 +205,48 @@ async def test_what_is_no_form(daemon: Daemon) -> None:
         assert (await http.get(PATH)).status_code == 405
 
 
+def form(*fields: tuple[str, str], named: str = ' filename="speech.flac"') -> bytes:
+    """As a program writes it by hand, with the boundary `b`."""
+    parts = [f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}'.encode() for name, value in fields]
+    parts.append(f'Content-Disposition: form-data; name="file";{named}\r\n\r\n'.encode() + FLAC)
+    return b"".join(b"--b\r\n" + part + b"\r\n" for part in parts) + b"--b--\r\n"
+
+
+GRANULARITIES = [("timestamp_granularities[]", "word"), ("timestamp_granularities[]", "segment")]
+
+
+@pytest.mark.parametrize("kind", ["multipart/form-data", "Multipart/Form-Data", "MULTIPART/FORM-DATA"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [("keywords[]", f"word{number}") for number in range(200)],
+        [("include[]", "logprobs"), ("temperature", "0"), ("chunking_strategy", "auto"), ("stream", "False")],
+        GRANULARITIES,
+        GRANULARITIES[::-1],
+        [("timestamp_granularities", "segment"), *GRANULARITIES],
+    ],
+    ids=["200 keywords", "what does nothing", "word, segment", "segment, word", "both names"],
+)
+async def test_odd_forms_that_are_right(daemon: Daemon, kind: str, fields: list[tuple[str, str]]) -> None:
+    content = form(*fields, ("response_format", "verbose_json"))
+    async with client(daemon) as http:
+        answer = await http.post(PATH, headers={"content-type": f"{kind}; boundary=b"}, content=content)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["segments"]
+
+
+async def test_odd_forms_that_are_wrong(daemon: Daemon) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=b"}
+    async with client(daemon) as http:
+        unnamed = await http.post(PATH, headers=headers, content=form(named=""))
+        other = await http.post(PATH, headers=headers, content=form(*GRANULARITIES, ("timestamp_granularities[]", "x")))
+        too_many = await http.post(PATH, headers=headers, content=form(*[("keywords[]", "x")] * (rest.FIELDS + 1)))
+    assert problem(unnamed) == (400, "invalid_value", "file")
+    assert "file name" in unnamed.json()["error"]["message"]
+    assert problem(other) == (400, "invalid_value", "timestamp_granularities")
+    assert problem(too_many) == (400, "invalid_form", None)
+
+
 async def test_an_upload_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rest, "STALL_S", 0.05)
     sent: list[Any] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -108,6 +109,26 @@ async def test_events_go_both_ways_but_audio_only_by_the_track(client: httpx.Asy
         assert (await caller.until("response.done"))["response"]["status"] == "cancelled"
 
 
+@pytest.mark.parametrize("label", ["events", "OAI-EVENTS", "oai-events", "x" * 300])
+async def test_a_data_channel_that_is_not_used_is_told_so(
+    daemon: Daemon, client: httpx.AsyncClient, label: str
+) -> None:
+    """Also the second of the right name."""
+    caller = Caller()
+    told: asyncio.Queue[Any] = asyncio.Queue()
+    stray = caller.pc.createDataChannel(label)
+    stray.on("message", told.put_nowait)
+    try:
+        await caller.take(await client.post(PATH, files=form(await caller.offer(), {"type": "realtime"})))
+        error = json.loads(await asyncio.wait_for(told.get(), 60))["error"]
+        await caller.until("session.created")
+    finally:
+        await caller.pc.close()
+    assert error["code"] == "unknown_data_channel"
+    assert "`oai-events`" in error["message"]
+    assert daemon.log.read_text().count(f"call {caller.location.rpartition('/')[2]}: its data channel") == 1
+
+
 async def test_the_format_of_the_session_is_nominal(client: httpx.AsyncClient) -> None:
     """Stock clients send the format that they would use on a WebSocket, after their audio has begun."""
     async with called(client, spoken()) as caller:
@@ -185,7 +206,7 @@ async def test_the_journal_tells_a_goodbye_from_a_client_that_vanished(
 ) -> None:
     monkeypatch.setattr("aioice.ice.CONSENT_INTERVAL", 0.05)
     monkeypatch.setattr("aioice.ice.CONSENT_FAILURES", 1)
-    caller, peer = Caller(), Peer()
+    caller, peer = Caller(), Peer(str)
     try:
         answer = await peer.answer(
             sdp.read((await caller.offer()).encode(), "127.0.0.1"), Ports(61_000, 61_999), "127.0.0.1"
