@@ -2,6 +2,7 @@
 # make install  everything for development into .venv       make check      format, lint, types, arrows, tests
 # make test     the tests                                    make test-slow  real time, browsers, systemd, soak
 # make bench    everything with a time in it                 make lock       pin the newest versions       make clean
+# make wheel    dist/*.whl: what other machines install
 #
 # Another Python: PYTHON=python3.12 make demo
 
@@ -11,7 +12,7 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input
 # Editable, without build isolation: the backend comes from the lock, so that this works without a network.
 PROJECT := --no-deps --no-build-isolation --editable .
 
-.PHONY: demo install test test-slow bench check lock clean
+.PHONY: demo install test test-slow bench check wheel lock clean
 .DELETE_ON_ERROR:
 
 demo: .venv-demo/.done
@@ -61,6 +62,20 @@ endef
 	@.venv/bin/python $(PIP_INSTALL) $(PROJECT)
 	@touch $@
 
+# What other machines install.  Built by the pinned backend, in a fresh folder: setuptools would take up what lies in build/.
+wheel: .venv-wheel/.done
+	@rm -rf build
+	@.venv-wheel/bin/python -m pip wheel -qq --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+	@rm -rf build
+	@wheel=$$(ls -t dist/voxtui-*.whl | head -1); echo "$$wheel: there, in a virtual environment,"; \
+	    echo "  pip install './$$wheel'             the client alone"; \
+	    echo "  pip install './$$wheel[whisper]'    and the daemon with an engine for any CPU; [voxtral]: for a GPU"
+
+.venv-wheel/.done: $(LOCK)/build.txt
+	$(call environment,.venv-wheel)
+	@.venv-wheel/bin/python $(PIP_INSTALL) --require-hashes -r $(LOCK)/build.txt
+	@touch $@
+
 # One resolution for every Python from 3.11 on and every platform.  Without torch, whose own pin is $(LOCK)/torch.txt.
 # The files name no index: where packages come from is the machine's affair.
 COMPILE := .venv/bin/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
@@ -69,8 +84,9 @@ lock:
 	@test -x .venv/bin/uv || { echo 'make install comes first: it brings uv' >&2; exit 1; }
 	$(COMPILE) --extra dev --override $(LOCK)/no-torch.in -o $(LOCK)/dev.txt
 	$(COMPILE) --extra server --extra whisper --group build --constraint $(LOCK)/dev.txt -o $(LOCK)/demo.txt
+	$(COMPILE:pyproject.toml=) --group build --constraint $(LOCK)/dev.txt -o $(LOCK)/build.txt
 
 clean:
-	rm -rf .venv .venv-demo build dist voxd.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf .venv .venv-demo .venv-wheel build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 	    .import_linter_cache snapshot_report.html
 	find shared voxd voxtui tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,14 +11,16 @@ Source: OpenAI Realtime API reference; the shapes were checked against the types
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
+from shared.parts import ID
 from shared.parts import Content as Content
 from shared.parts import ErrorBody as ErrorBody
 from shared.parts import FailureBody as FailureBody
+from shared.parts import Id as Id
 from shared.parts import Item as Item
 from shared.parts import ItemDraft as ItemDraft
 from shared.parts import ItemReference as ItemReference
@@ -27,15 +29,12 @@ from shared.parts import Json as Json
 from shared.parts import Response as Response
 from shared.parts import ResponseRequest as ResponseRequest
 from shared.parts import TextPart as TextPart
+from shared.parts import WireError as WireError
 from shared.session_config import AnySession
 
-
-class WireError(Exception):
-    """Input that is not an event; becomes the `error` event and costs nothing else."""
-
-    def __init__(self, code: str, message: str, param: str | None = None, event_id: str | None = None) -> None:
-        super().__init__(message)
-        self.code, self.message, self.param, self.event_id = code, message, param, event_id
+FAR = (1 << 53) - 1  # the largest whole number that every JSON reader keeps
+Position = Annotated[int, Meta(ge=0, le=FAR)]  # of a sample
+Mark = Id | Annotated[int, Meta(ge=-FAR, le=FAR)] | float | None  # comes back as it was sent
 
 
 # ── client events ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -47,7 +46,7 @@ class ClientBase(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=Tr
 
 class SessionUpdate(ClientBase, tag="session.update", frozen=True):
     session: Json
-    event_id: str | UnsetType = UNSET
+    event_id: Id | UnsetType = UNSET
 
 
 class AudioAppend(ClientBase, tag="input_audio_buffer.append", frozen=True):
@@ -56,63 +55,63 @@ class AudioAppend(ClientBase, tag="input_audio_buffer.append", frozen=True):
     `voxd_offset`: number of its first sample at the session's rate, for sessions that can be resumed."""
 
     audio: bytes
-    voxd_offset: int | UnsetType = UNSET
-    event_id: str | UnsetType = UNSET
+    voxd_offset: Position | UnsetType = UNSET
+    event_id: Id | UnsetType = UNSET
 
 
 class AudioCommit(ClientBase, tag="input_audio_buffer.commit", frozen=True):
-    event_id: str | UnsetType = UNSET
+    event_id: Id | UnsetType = UNSET
 
 
 class AudioClear(ClientBase, tag="input_audio_buffer.clear", frozen=True):
-    event_id: str | UnsetType = UNSET
+    event_id: Id | UnsetType = UNSET
 
 
 class ItemCreate(ClientBase, tag="conversation.item.create", frozen=True):
     item: ItemDraft
-    previous_item_id: str | UnsetType | None = UNSET
-    event_id: str | UnsetType = UNSET
+    previous_item_id: Id | UnsetType | None = UNSET
+    event_id: Id | UnsetType = UNSET
 
 
 class ItemRetrieve(ClientBase, tag="conversation.item.retrieve", frozen=True):
-    item_id: str
-    event_id: str | UnsetType = UNSET
+    item_id: Id
+    event_id: Id | UnsetType = UNSET
 
 
 class ItemDelete(ClientBase, tag="conversation.item.delete", frozen=True):
-    item_id: str
-    event_id: str | UnsetType = UNSET
+    item_id: Id
+    event_id: Id | UnsetType = UNSET
 
 
 class ItemTruncate(ClientBase, tag="conversation.item.truncate", frozen=True):
-    item_id: str
+    item_id: Id
     content_index: int
     audio_end_ms: int
-    event_id: str | UnsetType = UNSET
+    event_id: Id | UnsetType = UNSET
 
 
 class OutputClear(ClientBase, tag="output_audio_buffer.clear", frozen=True):
     """Sent by clients of WebRTC at every interruption; there is no audio to clear."""
 
-    event_id: str | UnsetType = UNSET
+    event_id: Id | UnsetType = UNSET
 
 
 class Ping(ClientBase, tag="voxd.ping", frozen=True):
     """Needs no opt-in; `ping_id` and `t0` come back as they are."""
 
-    ping_id: Any = None
-    t0: Any = None
-    event_id: str | UnsetType = UNSET
+    ping_id: Mark = None
+    t0: Mark = None
+    event_id: Id | UnsetType = UNSET
 
 
 class ResponseCreate(ClientBase, tag="response.create", frozen=True):
     response: ResponseRequest = ResponseRequest()
-    event_id: str | UnsetType = UNSET
+    event_id: Id | UnsetType = UNSET
 
 
 class ResponseCancel(ClientBase, tag="response.cancel", frozen=True):
-    response_id: str | UnsetType = UNSET
-    event_id: str | UnsetType = UNSET
+    response_id: Id | UnsetType = UNSET
+    event_id: Id | UnsetType = UNSET
 
 
 ClientEvent = (
@@ -292,8 +291,8 @@ class Provisional(ServerBase, tag="voxd.provisional", frozen=True):
 class Pong(ServerBase, tag="voxd.pong", frozen=True):
     """`t1_us`: the ping was read; `t2_us`: this was written; both on the server's monotonic clock."""
 
-    ping_id: Any
-    t0: Any
+    ping_id: Mark
+    t0: Mark
     t1_us: int
     t2_us: int
 
@@ -409,7 +408,7 @@ def _explain(data: bytes | str, error: msgspec.DecodeError) -> WireError:
         return WireError("invalid_event", "An event is a JSON object with a string `type`.", param or "type")
     except msgspec.DecodeError as bad:
         return WireError("invalid_json", f"The event is not valid JSON: {bad}.")
-    event_id = None if envelope.event_id is UNSET else envelope.event_id
+    event_id = envelope.event_id if envelope.event_id is not UNSET and len(envelope.event_id) <= ID else None
     if envelope.type is UNSET:
         return WireError("invalid_event", "The event has no `type`.", "type", event_id)
     if envelope.type not in CLIENT_TYPES and envelope.type not in _SERVER_TYPES:

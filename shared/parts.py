@@ -11,11 +11,30 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 Json = dict[str, Any]
+QUOTED = 1000  # characters of an error: whatever a client sent, the answer to it is short
+
+
+class WireError(Exception):
+    """Input that is not an event; becomes the `error` event and costs nothing else."""
+
+    def __init__(self, code: str, message: str, param: str | None = None, event_id: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.event_id = code, event_id
+        self.message, self.param = _short(message, QUOTED), param and _short(param, QUOTED // 4)
+
+
+def _short(text: str, most: int) -> str:
+    """What a client sent may be quoted in it, whole."""
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 Text = Annotated[str, Meta(max_length=200_000)]  # characters: what is echoed stays below 1 MiB with its JSON
 Key = Annotated[str, Meta(max_length=64)]
 Value = Annotated[str, Meta(max_length=512)]
+ID = 512  # characters
+Id = Annotated[str, Meta(max_length=ID)]  # what clients call something: it is echoed, and quoted in errors
+Instructions = Annotated[str, Meta(max_length=65_536)]
+MaxTokens = Annotated[int, Meta(ge=1, le=4096)]
 Metadata = Annotated[dict[Key, Value], Meta(max_length=16)]
 
 
@@ -47,23 +66,23 @@ class ItemDraft(msgspec.Struct, frozen=True, tag_field="type", tag="message"):
 
     role: Literal["user", "assistant", "system"]
     content: tuple[Content, ...]
-    id: str | UnsetType = UNSET
+    id: Id | UnsetType = UNSET
     status: ItemStatus | UnsetType = UNSET
 
 
 class ItemReference(msgspec.Struct, frozen=True, tag_field="type", tag="item_reference"):
     """An item of the conversation, as input of a response."""
 
-    id: str
+    id: Id
 
 
 class ResponseRequest(msgspec.Struct, frozen=True):
     """What `response.create` may ask for.  `conversation: none`: beside the conversation, its answer is not kept."""
 
-    instructions: str | UnsetType = UNSET
+    instructions: Instructions | UnsetType = UNSET
     conversation: Literal["auto", "none"] | UnsetType = UNSET
     input: tuple[ItemDraft | ItemReference, ...] | UnsetType = UNSET
-    max_output_tokens: int | Literal["inf"] | UnsetType = UNSET
+    max_output_tokens: MaxTokens | Literal["inf"] | UnsetType = UNSET
     metadata: Metadata | None = None
 
 

@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from shared.parts import Instructions
+
 Json = dict[str, Any]
 Rate = Literal[8000, 16000, 24000, 48000]
 Ms = Annotated[int, Meta(ge=0, le=10_000)]
 Padding = Annotated[int, Meta(ge=0, le=2_000)]
 DelayMs = Annotated[int, Meta(ge=80, le=2400, multiple_of=80)]
-Instructions = Annotated[str, Meta(max_length=65_536)]
 
 DELAYS: dict[str, int] = {"minimal": 160, "low": 240, "medium": 480, "high": 960, "xhigh": 2400}  # ms
 
@@ -162,7 +163,8 @@ def merge(current: AnySession, patch: Json, *, model: str) -> AnySession:
     realtime.  Raises msgspec.ValidationError (nothing has changed then)."""
     patch = {key: value for key, value in patch.items() if key not in _READ_ONLY}
     named = (_at(patch, "audio", "input", "transcription") or {}).get("delay")
-    if named in DELAYS and "delay_ms" not in (patch.get("voxd") or ()):
+    exact = "delay_ms" in (_at(patch, "voxd") or {})
+    if isinstance(named, str) and named in DELAYS and not exact:
         patch = _deep_merge({"voxd": {"delay_ms": DELAYS[named]}}, patch)
     kind = patch.get("type", current.__struct_config__.tag)
     base: Json = msgspec.to_builtins(current)

@@ -41,7 +41,7 @@ def test_weights_may_be_in_a_folder_or_in_the_hubs_cache(tmp_path: Path) -> None
 @pytest.mark.usefixtures("gpu")
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(realtime_presence, "NEEDS", ("no_such_module",))
-    assert why_not({}, {}) == "voxd[voxtral] is not installed"
+    assert why_not({}, {}) == "the extra `voxtral` is not installed"
 
 
 @pytest.mark.usefixtures("gpu")

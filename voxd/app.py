@@ -32,11 +32,12 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from shared import __version__
-from shared.config import ConfigError
+from shared.config import ConfigError, client_socket
 from shared.session_config import AnySession, Json
 from shared.settings import Settings, Tcp
 from voxd import exposition, http, journal, page, rest, websocket
 from voxd import messages as m
+from voxd.addresses import address_text, how_to_connect
 from voxd.connection import Connection, id_factory
 from voxd.dialect import Dialect
 from voxd.exposition import Exposition
@@ -55,6 +56,7 @@ from voxd.webrtc import Calls, Desk
 
 log = logging.getLogger("voxd")
 RETRY_S = 2  # what clients are asked to wait when there is no slot for them: a restart with a warm cache
+SEQ_DIGITS = 18  # of `voxd_last_seq`: no session has sent more events
 CALLS_S = 3.0  # for goodbyes to the peers of calls
 
 
@@ -253,9 +255,10 @@ class Gateway:
     def _resumed(self, socket: WebSocket) -> Connection | None:
         """The session that a client comes back to, if it is still here."""
         token, last = socket.query_params.get("voxd_resume"), socket.query_params.get("voxd_last_seq", "0")
-        connection = self.parking.find(token, int(last)) if token and last.isdecimal() else None
-        if connection is not None:
-            connection.take_over(int(last))
+        seq = int(last) if len(last) <= SEQ_DIGITS and last.isdecimal() else None
+        connection = self.parking.find(token, seq) if token and seq is not None else None
+        if connection is not None and seq is not None:
+            connection.take_over(seq)
         return connection
 
     @contextlib.contextmanager
@@ -313,11 +316,6 @@ def unix_s() -> float:
 
 def monotonic_us() -> int:
     return time.monotonic_ns() // 1000
-
-
-def address_text(address: Tcp | Path) -> str:
-    """As `--listen` takes it."""
-    return f"unix:{address}" if isinstance(address, Path) else f"{address.host}:{address.port}"
 
 
 # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -441,6 +439,7 @@ async def _announce(gateway: Gateway) -> None:
     if ready:
         roles = " · ".join(f"{role} {name or 'none'}" for role, name in _roles(ready))
         log.info("ready · %s", roles, extra=fields("daemon.ready", engine=roles))
+        log.info("connect with: %s", how_to_connect(gateway.status(), client_socket(os.environ)))
 
 
 def _roles(ready: m.Ready) -> list[tuple[str, str | None]]:

@@ -21,13 +21,15 @@ from typing import Any, get_args
 
 from shared import __version__
 from shared.config import ConfigError, Loaded, client_socket, control_socket, credential_path, load, token_path
+from shared.extras import how_to_install
 from shared.report import Finding, Mark, Report
 from shared.settings import SOCKET_PATH_MAX, Settings, Tcp, listener
 from voxd import control
 from voxd.engine import engine_class, engine_for
 from voxd.engine.contract import Unusable
 from voxd.engine.realtime_port import MODEL
-from voxd.engine.realtime_presence import GPU, VOXTRAL, choose, hub_cache, weights_absent
+from voxd.engine.realtime_presence import GPU, VOXTRAL, choose
+from voxd.engine.weights import hub_cache, weights_absent
 from voxd.install import Kind, units_folder
 from voxd.messages import Role
 from voxd.sockets import CannotStart, listeners
@@ -128,7 +130,7 @@ def _reads_text(name: str) -> bool:
 def _python() -> Finding:
     here = f"{platform.python_version()}, voxd {__version__}"
     if missing := [name for name in SERVER if find_spec(name) is None]:
-        return _finding("Python", "bad", f"{here}: needs {', '.join(missing)}", 'pip install "voxd[server]"')
+        return _finding("Python", "bad", f"{here}: needs {', '.join(missing)}", how_to_install("server"))
     return _finding("Python", "ok", here)
 
 
@@ -271,7 +273,7 @@ def _listener(address: Tcp | Path, taken: list[object]) -> Finding:
 def _calls(settings: Settings) -> Finding:
     """Calls by WebRTC take a UDP port each."""
     if find_spec("aiortc") is None:
-        return _finding("calls", "bad", "webrtc.enabled, and aiortc is not here", "pip install 'voxd[webrtc]'")
+        return _finding("calls", "bad", "webrtc.enabled, and aiortc is not here", how_to_install("webrtc"))
     low, high = settings.webrtc.ports
     free = sum(_is_free(port) for port in range(low, high + 1))
     text = f"{free} of {high - low + 1} UDP ports are free, {settings.webrtc.udp_ports}"

@@ -83,13 +83,13 @@ def steady(program: Path) -> Path:
 def check_program(kind: Kind, program: Path) -> None:
     """Raises CannotInstall if the unit could not start it."""
     if not re.fullmatch(r"/[A-Za-z0-9._/+-]+", str(program)):
-        raise CannotInstall(f"a unit cannot name {str(program)!a}: install voxd at a path of letters, digits and ._+-")
+        raise CannotInstall(f"a unit cannot name {str(program)!a}: install it at a path of letters, digits and ._+-")
     if kind == "user":
         return
     python = program.parent / "python"
     for path in (program, *([python.resolve()] if python.exists() else [])):
         if any(path.is_relative_to(folder) for folder in HIDDEN):
-            advice = "python3 -m venv /opt/voxd/VERSION, with a python3 under /usr, and install voxd there"
+            advice = "python3 -m venv /opt/voxd/VERSION, with a python3 under /usr, and install the wheel there"
             raise CannotInstall(f"{path} is hidden from a service of the system; make it: {advice}")
 
 

@@ -53,7 +53,7 @@ HELD = 2 * 2 * RATE  # bytes: audio of a leg waits 2 s for what went before it b
 FLUSH_S = 1.0  # for the last words of a call that the server ends
 BODY = (256 << 10) + sdp.MAX_BYTES  # bytes of a form
 DISABLED = "WebRTC is switched off here: set `webrtc.enabled: true` on the server, or connect by WebSocket."
-MISSING = "This server lacks aiortc: run `pip install 'voxd[webrtc]'` there, or connect by WebSocket."
+MISSING = "This server lacks aiortc: install the extra `webrtc` there (see `voxd doctor`), or connect by WebSocket."
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 import shared
+from shared.program import Failure, OutputFile, Program, likely, written
 
 if TYPE_CHECKING:
     from voxtui.bench.goals import Goal
@@ -47,17 +48,28 @@ A token is read from VOXD_TOKEN or --token-file.
 Exit codes: 0 ok · 1 failed · 2 usage · 69 no voxd reachable · 77 refused (token)"""
 
 
-class Commands(click.Group):
+class Commands(Program):
     """`voxtui` and `voxtui TARGET` mean `voxtui connect`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {"--help", "-h", "--version"}
         if not args or (args[0] not in self.commands and args[0] not in own):
+            if args:
+                self._look_at(args[0], ctx)
             args = ["connect", *args]
         return super().parse_args(ctx, args)
 
+    def _look_at(self, word: str, ctx: click.Context) -> None:
+        """A slip of the finger is no host, and neither is a sound file."""
+        if word.isalpha() and (meant := likely(word, list(self.commands))):
+            told = f"No such command {word!r}. Did you mean {meant!r}? (A host of that name: voxtui connect {word})"
+            raise click.UsageError(told, ctx)
+        if not word.startswith("-") and Path(word).is_file():
+            ways = f"`voxtui transcribe {word}` or `voxtui connect --file {word}`"
+            raise click.UsageError(f"{word!r} is a file, and a target is wanted: {ways}.", ctx)
 
-@click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group("voxtui", cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(shared.__version__, prog_name="voxtui")
 def main() -> None:
     """Speak, and read along: the terminal client of voxd."""
@@ -200,7 +212,7 @@ def doctor(target: str | None, token_file: Path | None) -> None:
     show_default=True,
     help="Phases spread evenly; one session after the other; all at the same instant.",
 )
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Everything, as JSON.")
+@click.option("--json", "json_file", type=OutputFile(), help="Everything, as JSON.")
 @click.option("--assert", "goals", multiple=True, metavar="'final_ms.p95<900'", help="Exit 1 if not so; repeatable.")
 @click.option("--compare", metavar="TARGET", help="The same with another voxd, side by side.")
 @click.option("--transport", "transports", metavar="ws,ws+ssh,webrtc", help="One row for each of these ways.")
@@ -397,7 +409,7 @@ async def _bench(
             outcome = await bench.run(route)
     click.echo(outcome.text)
     if json_file is not None:
-        await asyncio.to_thread(json_file.write_text, json.dumps(outcome.record, indent=1) + "\n", "utf-8")
+        await asyncio.to_thread(written, json_file, json.dumps(outcome.record, indent=1) + "\n")
     return outcome.passed
 
 
@@ -406,8 +418,7 @@ def _note(line: str) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"voxtui: {message}", err=True)
-    sys.exit(code)
+    raise Failure(message, code)
 
 
 def _finish(work: Coroutine[Any, Any, bool]) -> NoReturn:

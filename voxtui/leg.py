@@ -18,6 +18,7 @@ from urllib.parse import quote
 import numpy as np
 
 from shared.audio import PACKET, RATE
+from shared.extras import how_to_install
 from voxtui.http import NoAnswer, complaint, exchange
 from voxtui.safe_text import safe_line
 from voxtui.target import Address
@@ -58,7 +59,7 @@ class Leg:
         try:
             import aiortc  # noqa: F401
         except ImportError:
-            raise NoLeg("this voxtui lacks aiortc; `pip install 'voxd[webrtc]'` brings it.", final=True) from None
+            raise NoLeg(f"this voxtui lacks aiortc; `{how_to_install('webrtc')}` brings it.", final=True) from None
         leg = cls()
         try:
             async with asyncio.timeout(OPEN_S):

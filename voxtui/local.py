@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from shared.extras import how_to_install
 from voxtui.folders import socket_folder
 from voxtui.http import get
 from voxtui.safe_text import safe_line
@@ -44,7 +45,7 @@ async def private_voxd(tell: Tell) -> AsyncIterator[Target]:
     """A warm voxd with the embedded engine; `tell` is given a line whenever its loading goes on."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise LocalError("This machine has no speech engine installed: `pip install 'voxd[whisper]'` brings one.")
+        raise LocalError(f"This machine has no speech engine installed: `{how_to_install('whisper')}` brings one.")
     with tempfile.TemporaryDirectory(prefix="voxd-", dir=socket_folder()) as name:  # made with mode 0700
         folder = Path(name)
         socket, log = folder / "voxd.sock", folder / "voxd.log"

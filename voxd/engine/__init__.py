@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
+from shared.extras import how_to_install
 from voxd.engine.contract import Capabilities, Engine, Unusable
 from voxd.messages import Role
 
@@ -110,7 +111,7 @@ def make(
 def remedy(capabilities: Capabilities) -> str:
     """How to get what an engine needs."""
     if capabilities.extra:
-        return f'install it with: pip install "voxd[{capabilities.extra}]"'
+        return f"install it with: {how_to_install(capabilities.extra)}"
     return "install these modules"
 
 

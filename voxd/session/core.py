@@ -83,7 +83,7 @@ class Session:
     @property
     def stalled(self) -> bool:
         """So much audio waits for the engine that the client is not to be read until it has been worked off."""
-        return self._listener.backlog >= INBOUND
+        return 2 * self._listener.backlog >= INBOUND
 
     # ── what the client sends ───────────────────────────────────────────────────────────────────────────────────────
 

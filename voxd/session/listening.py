@@ -20,20 +20,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from shared.audio import RATE, Decoder, Encoding, Ring, to_samples
+from shared.audio import RATE, Decoder, Encoding, Ring
 from voxd.messages import Feed, Heard
 from voxd.turns import FRAME, Mark, Rules, Turns
 
 WINDOW = 2 * RATE
 LOOK_BACK = 3 * RATE  # the longest prefix padding (2 s) and an onset
 PIECE = RATE  # samples in one Feed at most
-INBOUND = 2 << 20  # samples (4 MiB): above this backlog a connection stops reading its socket
+CAPACITY_S = 300  # of audio that waits for a commit, or for the engine
+INBOUND = 4 << 20  # bytes: above this backlog a connection stops reading its socket
 
 
 class Listener:
-    def __init__(self, rules: Rules, capacity: int = to_samples(300_000)) -> None:
+    def __init__(self, rules: Rules, capacity: int = CAPACITY_S * RATE) -> None:
         self._turns = Turns(rules)
-        self._ring = Ring(capacity + LOOK_BACK + INBOUND)
+        self._ring = Ring(capacity + LOOK_BACK + INBOUND // 2)
         self._decoder: Decoder | None = None
         self._format: tuple[Encoding, int] = ("audio/pcm", 24_000)
         self._capacity = capacity
