@@ -124,8 +124,7 @@ def verify(model: str | None, audio: tuple[Path, ...], seed: int, device: str) -
     _needs_weights(model)
     if device == "cuda":
         _needs_gpu("--device cpu compares on the processor")
-    from soundfile import LibsndfileError
-
+    from shared.audio_file import Unreadable
     from voxd import verify as realtime
     from voxd import verify_mini as mini
     from voxd.engine.checkpoints import config_of, where
@@ -135,7 +134,7 @@ def verify(model: str | None, audio: tuple[Path, ...], seed: int, device: str) -
         clips = [realtime.Clip.read(path) for path in audio] or realtime.Clip.two(seed)
         engine: Any = realtime if config_of(model, "voxtral") is None else mini
         found = engine.verify(engine.Checkpoint.load(model, *where(device), _say), clips, _say)
-    except (Unusable, LibsndfileError) as reason:
+    except (Unusable, Unreadable) as reason:
         _die(str(reason))
     for agreement in found:
         click.echo(str(agreement))

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -159,7 +160,7 @@ def transcribe(
 def devices() -> None:
     """List the microphones."""
     from voxtui.devices import device_list
-    from voxtui.sources import SourceError
+    from voxtui.errors import SourceError
 
     try:
         click.echo(device_list())
@@ -329,9 +330,9 @@ def _address(target: str | None, token_file: Path | None) -> tuple[Target, str |
 def _source(file: Path | None, device: str | int | None) -> Source:
     """The clip, or the microphone.  Raises SourceError."""
     if file is not None:
-        from voxtui.sources import FileSource, read_clip
+        from voxtui.sources import open_file
 
-        return FileSource(file.name, read_clip(file))
+        return open_file(file)
     from voxtui.microphone import Microphone
 
     return Microphone(int(device) if isinstance(device, str) and device.isdecimal() else device)
@@ -340,6 +341,7 @@ def _source(file: Path | None, device: str | int | None) -> Source:
 async def _plain(
     address: Target, token: str | None, wishes: Wishes, file: Path | None, device: str | int | None
 ) -> bool:
+    from voxtui.blocking import in_thread
     from voxtui.client import PATIENCE_S, RealtimeClient
     from voxtui.ear import Ear
     from voxtui.plain import run_plain, standard_printer
@@ -351,11 +353,11 @@ async def _plain(
     def tell(sentence: str) -> None:
         lines.receive(Remark(sentence))
 
-    source = _source(file, device)
-    if source.samples is None:
+    source = await in_thread(partial(_source, file, device))
+    if not source.ends:
         first = [source]  # it is there: what becomes of it later does not end the session
         source = Ear(lambda: first.pop() if first else _source(file, device), tell)
-    patience_s = None if source.samples is None else PATIENCE_S
+    patience_s = PATIENCE_S if source.ends else None
     async with (
         opened(address, token) as route,
         RealtimeClient.connect(route, wishes=wishes, tell=tell, patience_s=patience_s) as client,
@@ -425,9 +427,8 @@ def _finish(work: Coroutine[Any, Any, bool]) -> NoReturn:
     """Runs the work of a command and ends the program with its exit code.
 
     SIGTERM and SIGHUP cancel it as Ctrl-C does, so that a private voxd never outlives it."""
-    from voxtui.errors import ClientError, Refused, Unreachable
+    from voxtui.errors import ClientError, Refused, SourceError, Unreachable
     from voxtui.local import LocalError
-    from voxtui.sources import SourceError
 
     try:
         good = asyncio.run(_cancellable(work))
