@@ -16,7 +16,7 @@ from shared.events import Json, SessionUpdate, WireError, explain_value
 from shared.session_config import AnySession, RealtimeSession, SemanticVad, ServerVad, Transcription, merge
 from voxd.messages import Role
 from voxd.session.responses import ChunkPolicy
-from voxd.turns import Rules
+from voxd.session.turns import Rules
 
 MAX_BYTES = 900_000  # of the session as it is echoed: messages to clients stay below 1 MiB
 

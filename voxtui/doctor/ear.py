@@ -12,9 +12,9 @@ import sys
 import msgspec
 
 from shared.audio import level_dbfs, pcm16_to_float
+from voxtui.capture.microphone import Microphone
 from voxtui.doctor.facts import Sound
 from voxtui.errors import SourceError
-from voxtui.microphone import Microphone
 
 PACKETS = 35  # of 20 ms: 0.7 s
 

@@ -10,9 +10,9 @@ from types import TracebackType
 
 import click
 
-from voxd.engine import engine_class
 from voxd.engine.conformance import Conformance
 from voxd.engine.contract import Engine, Unusable
+from voxd.engine.registry import engine_class
 
 _Raised = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
