@@ -43,8 +43,8 @@ from voxd.gateway.parking import Parking
 from voxd.gateway.reload import applied, changes, line
 from voxd.gateway.session_defaults import beginning, first_config, for_good, profile, targets
 from voxd.gateway.supervision import keep_told, reloading, tell_stopping
-from voxd.signals import watched
 from voxd.system.addresses import address_text, how_to_connect
+from voxd.system.signals import watched
 from voxd.system.sockets import AlreadyRunning, CannotStart, Listener, discard, listeners
 from voxd.system.systemd import Supervisor
 from voxd.telemetry import log as journal, prometheus

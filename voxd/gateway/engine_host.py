@@ -28,8 +28,8 @@ from typing import Literal, Protocol
 import msgspec
 
 from voxd import framing, messages as m
-from voxd.engine_queue import SLICE, EngineQueue
-from voxd.losses import Losses
+from voxd.gateway.engine_queue import SLICE, EngineQueue
+from voxd.gateway.losses import Losses
 from voxd.telemetry.log import fields
 
 log = logging.getLogger("voxd")

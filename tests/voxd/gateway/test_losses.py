@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 
-from voxd.losses import BACKOFF_S, CLEARED_S, SHUT_OUT, SUSPECTED, TRIAL, Losses
+from voxd.gateway.losses import BACKOFF_S, CLEARED_S, SHUT_OUT, SUSPECTED, TRIAL, Losses
 
 
 def crash(losses: Losses, at: float, *busy: int) -> int | None:

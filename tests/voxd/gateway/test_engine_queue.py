@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from voxd import engine_queue as module, framing, messages as m
-from voxd.engine_queue import SLICE, EngineQueue
+from voxd import framing, messages as m
+from voxd.gateway import engine_queue as module
+from voxd.gateway.engine_queue import SLICE, EngineQueue
 
 
 def conversation(*sizes: int) -> tuple[m.Turn, ...]:

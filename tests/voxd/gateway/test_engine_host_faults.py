@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.voxd.gateway.test_engine_host import ECHO, Client, attached, become, echo_host, kill, running, settled
-from voxd import engine_queue, framing, messages as m
+from voxd import framing, messages as m
+from voxd.gateway import engine_queue
 from voxd.gateway.engine_host import EngineFailed, EngineHost
 
 PATIENCE_S = 60.0
