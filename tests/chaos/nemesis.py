@@ -29,6 +29,7 @@ import numpy as np
 from shared.audio import RATE, Int16, pcm16_to_float
 from shared.events import (
     Ack,
+    Pong,
     ResponseCreated,
     ResponseDone,
     SessionCreated,
@@ -125,7 +126,7 @@ class Person:
         try:
             async for received in client:
                 record = Record(received.at_us, client.position, received.event)
-                if not isinstance(received.event, Ack):
+                if not isinstance(received.event, Ack | Pong):
                     self.history.records.append(record)
                 self._follow(record)
                 replay = client._replay

@@ -85,10 +85,12 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 @asynccontextmanager
-async def tcp(address: str, *, buffer: int | None = None) -> AsyncIterator[Peer]:
-    """`buffer`: bytes that the kernel keeps for a peer that does not read."""
+async def tcp(address: str, *, buffer: int | None = None, source: str = "") -> AsyncIterator[Peer]:
+    """`buffer`: bytes that the kernel keeps for a peer that does not read; `source`: its own address."""
     host, _, port = address.rpartition(":")
     sock = socket.socket()
+    if source:
+        sock.bind((source, 0))
     if buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
     sock.setblocking(False)
@@ -102,10 +104,10 @@ async def tcp(address: str, *, buffer: int | None = None) -> AsyncIterator[Peer]
 
 @asynccontextmanager
 async def upgraded(
-    address: str, *, path: str = "/v1/realtime", headers: str = "", buffer: int | None = None
+    address: str, *, path: str = "/v1/realtime", headers: str = "", buffer: int | None = None, source: str = ""
 ) -> AsyncIterator[Peer]:
     """A WebSocket, or what the server says instead, in `head`."""
-    async with tcp(address, buffer=buffer) as peer:
+    async with tcp(address, buffer=buffer, source=source) as peer:
         key = base64.b64encode(os.urandom(16)).decode()
         request = (
             f"GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
