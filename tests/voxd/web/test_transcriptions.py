@@ -240,7 +240,9 @@ async def test_odd_forms_that_are_wrong(daemon: Daemon) -> None:
     async with client(daemon) as http:
         unnamed = await http.post(PATH, headers=headers, content=form(named=""))
         other = await http.post(PATH, headers=headers, content=form(*GRANULARITIES, ("timestamp_granularities[]", "x")))
-        too_many = await http.post(PATH, headers=headers, content=form(*[("keywords[]", "x")] * (transcriptions.FIELDS + 1)))
+        too_many = await http.post(
+            PATH, headers=headers, content=form(*[("keywords[]", "x")] * (transcriptions.FIELDS + 1))
+        )
     assert problem(unnamed) == (400, "invalid_value", "file")
     assert "file name" in unnamed.json()["error"]["message"]
     assert problem(other) == (400, "invalid_value", "timestamp_granularities")
