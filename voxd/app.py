@@ -33,6 +33,7 @@ from starlette.websockets import WebSocket
 
 from shared import __version__
 from shared.config import ConfigError, client_socket
+from shared.environment import names_of_keys
 from shared.session_config import AnySession, Json
 from shared.settings import Settings, Tcp
 from voxd import messages as m
@@ -92,6 +93,7 @@ class Gateway:
             silence_s=process.heartbeat_timeout_s,
             restarts=process.restarts,
             window_s=process.restart_window_s,
+            variables=(*process.environment, *names_of_keys(settings.engine_options)),
         )
         self.connections: set[Connection] = set()  # those with a transport
         self.parking = Parking()

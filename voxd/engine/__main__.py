@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 
+from shared.environment import begin
 from voxd import framing, messages as m
 from voxd.engine.contract import Engine, Unusable
 from voxd.engine.device_memory import plan
@@ -153,6 +154,7 @@ def _fall_with_reader(args: threading.ExceptHookArgs) -> None:
 
 
 def main() -> int:
+    begin(os.environ)
     sys.excepthook, threading.excepthook = fall, _fall_with_reader
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Reticent("%(levelname)s %(name)s: %(message)s"))

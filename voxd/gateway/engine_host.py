@@ -27,6 +27,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from shared.environment import engine_environment
 from voxd import framing, messages as m
 from voxd.gateway.engine_queue import SLICE, EngineQueue
 from voxd.gateway.losses import Losses
@@ -62,10 +63,21 @@ class EngineFailed(Exception):
 
 
 class EngineHost:
-    """`restarts` idle losses within `window_s` are borne; a process silent for `silence_s` is killed."""
+    """`restarts` idle losses within `window_s` are borne; a process silent for `silence_s` is killed.
 
-    def __init__(self, configure: m.Configure, *, silence_s: float, restarts: int, window_s: float) -> None:
+    `variables`: names of those of the environment that the engines may see besides the usual ones."""
+
+    def __init__(
+        self,
+        configure: m.Configure,
+        *,
+        silence_s: float,
+        restarts: int,
+        window_s: float,
+        variables: tuple[str, ...] = (),
+    ) -> None:
         self._configure = configure
+        self._environment = engine_environment(os.environ, variables)
         self._silence_s, self._window_s = silence_s, window_s
         self._losses = Losses(restarts, window_s)
         self._clients: dict[int, Client] = {}
@@ -187,12 +199,9 @@ class EngineHost:
             undone.callback(ours.close)
             with theirs:
                 command = (sys.executable, "-m", "voxd.engine", str(theirs.fileno()))
-                # One BLAS thread: decodes run on threads of their own, and idle BLAS threads spin (0.1 core-seconds a
-                # decode).  Freed audio goes back to the system: glibc would keep 2 KiB of every session in fragments.
-                environment = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": "131072", **os.environ}
                 # A session of its own: a signal to the gateway's group reaches the gateway alone, and turns may end.
                 self._process = await asyncio.create_subprocess_exec(
-                    *command, env=environment, pass_fds=(theirs.fileno(),), stdin=-3, start_new_session=True
+                    *command, env=self._environment, pass_fds=(theirs.fileno(),), stdin=-3, start_new_session=True
                 )
             self._reader, self._writer = await asyncio.open_connection(sock=ours)
             undone.pop_all()

@@ -51,6 +51,7 @@ def test_every_setting_has_its_time() -> None:
     assert not NOW & SESSIONS
     assert sorted(known - NOW - SESSIONS) == [
         "engine_options",
+        "engine_process.environment",
         "engine_process.heartbeat_timeout_s",
         "engine_process.restart_window_s",
         "engine_process.restarts",

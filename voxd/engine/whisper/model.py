@@ -169,7 +169,7 @@ def weights_absent(model: str) -> str | None:
         here = False
     except ValueError as error:
         raise Unusable(_unknown(model, error)) from error
-    fetched = "they are fetched when it starts, which a service of the machine may not"
+    fetched = "with HF_HUB_OFFLINE=0 they are fetched when it starts, which a service of the machine may not"
     return None if here else f"its weights, {model}, are not here: {fetched}; {_elsewhere(model)}"
 
 
@@ -184,18 +184,18 @@ def _elsewhere(model: str) -> str:
 
 
 def find_weights(model: str, progress: Callable[[str], None]) -> Path:
-    """The folder of `model`'s weights, downloaded if need be.  Raises `Unusable` with what to do."""
+    """The folder of `model`'s weights, downloaded only where HF_HUB_OFFLINE=0 asks for it.  Raises `Unusable`."""
     if (folder := _folder(model)) is not None:
         return folder
     from faster_whisper.utils import download_model
 
-    progress(f"fetching the weights of whisper {model}")
+    progress(f"looking for the weights of whisper {model}")
     try:
         return Path(download_model(model))
     except OSError as error:
         raise Unusable(
-            f"the weights of whisper {model} are not on this machine and cannot be downloaded: check the connection, "
-            f"or {_elsewhere(model)}"
+            f"the weights of whisper {model} are not on this machine and cannot be downloaded: start voxd once with "
+            f"HF_HUB_OFFLINE=0 in its environment and the hub in reach, or {_elsewhere(model)}"
         ) from error
     except ValueError as error:
         raise Unusable(_unknown(model, error)) from error
