@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import unix_connect
 
-from tests.support.daemon import voxd_process
+from tests.support.daemon import Daemon, voxd_process
 from voxd.web import hold, server
 from voxd.web.hold import HELD_LIMIT, PATHS, Held
 
@@ -93,18 +94,27 @@ def test_it_ends_before_the_handshake_is_cut() -> None:
     assert hold.HELD_LIMIT < server.WAITING_LIMIT
 
 
+async def until_it_listens(daemon: Daemon) -> None:
+    """Its socket is there a moment before that."""
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+                _, writer = await asyncio.open_unix_connection(str(daemon.socket))
+                writer.close()
+                return
+            assert not await asyncio.to_thread(daemon.ended, 0.01)
+
+
 async def test_a_client_that_comes_during_the_start_is_in_at_its_first_try() -> None:
     with voxd_process("--transcribe", "echo", ready=False) as daemon:
-        while not daemon.socket.exists():
-            assert not await asyncio.to_thread(daemon.ended, 0.01)
+        await until_it_listens(daemon)
         async with unix_connect(str(daemon.socket), "ws://localhost/v1/realtime", open_timeout=60) as link:
             assert json.loads(await link.recv())["type"] == "session.created"
 
 
 async def test_a_daemon_that_is_stopped_while_it_loads_lets_those_go_that_wait() -> None:
     with voxd_process("--transcribe", "echo", ready=False) as daemon:
-        while not daemon.socket.exists():
-            assert not await asyncio.to_thread(daemon.ended, 0.01)
+        await until_it_listens(daemon)
         _, writer = await asyncio.open_unix_connection(str(daemon.socket))
         writer.write(b"GET /v1/realtime HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n")
         writer.write(b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
