@@ -5,9 +5,9 @@ import os
 import sys
 from pathlib import Path
 
-import openai
 from openai import AsyncOpenAI, OpenAI
 from speech import PAUSE, QUESTION, STORY, clip, encoded, restarted, tell
+from websockets.exceptions import InvalidStatus
 
 SERVER_VAD = {"type": "server_vad", "threshold": 0.5, "silence_duration_ms": 500}
 TRANSCRIBED = {"model": "gpt-4o-mini-transcribe", "language": "en"}
@@ -187,9 +187,7 @@ async def errors():
     try:
         async with client.copy(api_key="wrong").realtime.connect(model="gpt-realtime"):
             raise AssertionError("a wrong key is let in")
-    except openai.APIStatusError as error:
-        refused = error.status_code
-    except Exception as error:  # today's SDK lets the exception of `websockets` through
+    except InvalidStatus as error:  # the SDK lets the exception of `websockets` through
         refused = error.response.status_code
     tell(errors=found, answer=text, refused=refused)
 

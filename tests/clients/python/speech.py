@@ -1,7 +1,7 @@
 """What every script here needs: the clip as a client would have it, and one line of JSON at the end for the test.
 
-The environment names the server (OPENAI_BASE_URL, OPENAI_API_KEY), the clip (CLIP: mono, 16 bits, 24 kHz) and the words of a
-question to type (QUESTION).  Runs in the environment of a client: it knows nothing of voxd.
+The environment names the server (OPENAI_BASE_URL, OPENAI_API_KEY), the clip (CLIP: mono, 16 bits, 24 kHz) and the words
+of a question to type (QUESTION).  It runs in the environment of a client and knows nothing of voxd.
 """
 
 import base64
