@@ -24,7 +24,6 @@ from tests.support.speech import FOLDER, clip
 from voxd.web import transcriptions
 from voxd.web.captions import Segment, srt, vtt
 
-pytestmark = pytest.mark.timeout(60)
 PATH = "/v1/audio/transcriptions"
 FLAC = (FOLDER / "librivox_austen_0880.flac").read_bytes()
 SPEECH = clip("librivox_austen_0880").samples()
@@ -39,7 +38,7 @@ def daemon() -> Iterator[Daemon]:
 
 def client(daemon: Daemon) -> httpx.AsyncClient:
     transport = httpx.AsyncHTTPTransport(uds=str(daemon.socket))
-    return httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30)
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=300)
 
 
 async def post(daemon: Daemon, file: bytes = FLAC, **fields: str) -> httpx.Response:
@@ -60,7 +59,7 @@ def problem(answer: httpx.Response) -> tuple[int, str, str | None]:
 
 
 async def sessions_become(daemon: Daemon, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await asyncio.to_thread(daemon.status))["sessions"] != count:
             pass
 
@@ -317,17 +316,17 @@ async def test_a_daemon_that_stops_finishes_its_files_first() -> None:
             answer = asyncio.create_task(post(daemon, encoded(TWICE)))
             await sessions_become(daemon, 1)
             daemon.process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while (await asyncio.to_thread(daemon.status))["state"] != "draining":
                     pass
         assert (await answer).json()["text"].startswith("one two three")
-        assert await asyncio.to_thread(daemon.ended, 5)
+        assert await asyncio.to_thread(daemon.ended, 60)
         assert daemon.process.returncode == 0
 
 
 async def test_while_the_engine_loads_clients_are_told_to_come_back() -> None:
     with voxd_process("--transcribe", "echo", ready=False) as daemon:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not daemon.socket.exists():
                 await asyncio.to_thread(daemon.ended, 0.01)
         answer = await post(daemon)
