@@ -1,4 +1,4 @@
-"""No SDK at all: the examples of OpenAI's guides with `websocket-client` and `websockets`, and vLLM's example client."""
+"""No SDK: the examples of OpenAI's guides with `websocket-client` and `websockets`, and the example client of vLLM."""
 
 import asyncio
 import base64
