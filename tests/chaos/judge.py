@@ -1,7 +1,7 @@
 """What an attacked daemon must have kept, read from what was measured.  Pure: `verdicts(evidence)`.
 
 pings      of the honest client: 99 of 100 are answered within PING_MS, and all are answered
-words      none lost, doubled or of somebody else, each turn ended once (`tests.nemesis_check`); no link replaced
+words      none lost, doubled or of somebody else, each turn ended once (`tests.chaos.nemesis_check`); no link replaced
 memory     of both processes together never more than before the attacks, and the sum of the stated bounds
 processes  the same two at the end, ready; nothing of the attackers is left in them
 log        no traceback
