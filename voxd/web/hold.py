@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-HOLD_S = 8.0  # below voxd.web.server.HANDSHAKE_S
-HELD_LIMIT = 32  # at the same time; half of the places that handshakes have
+HOLD_S = 8.0  # below voxd.web.door.HANDSHAKE_S
+HELD_LIMIT = 32  # at the same time; an honest crowd is smaller
 PATHS = frozenset({"/v1/realtime", "/v1/realtime/calls", "/v1/audio/transcriptions"})
 
 

@@ -12,7 +12,7 @@ import pytest
 from websockets.asyncio.client import unix_connect
 
 from tests.support.daemon import Daemon, voxd_process
-from voxd.web import hold, server
+from voxd.web import door, hold
 from voxd.web.hold import HELD_LIMIT, PATHS, Held
 
 
@@ -90,8 +90,8 @@ async def test_no_more_than_there_is_room_for() -> None:
 
 
 def test_it_ends_before_the_handshake_is_cut() -> None:
-    assert hold.HOLD_S < server.HANDSHAKE_S
-    assert hold.HELD_LIMIT < server.WAITING_LIMIT
+    assert hold.HOLD_S < door.HANDSHAKE_S
+    assert hold.HELD_LIMIT < door.WAITING_LIMIT
 
 
 async def until_it_listens(daemon: Daemon) -> None:
