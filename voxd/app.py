@@ -55,6 +55,7 @@ from voxd.web import gate as http, page_files, transcriptions, websocket
 from voxd.web.client_secrets import Secrets, client_secrets, secret_of
 from voxd.web.hold import Held
 from voxd.web.server import Server
+from voxd.web.shares import Shares
 from voxd.webrtc.calls import Calls, Desk
 
 log = logging.getLogger("voxd")
@@ -97,7 +98,8 @@ class Gateway:
         )
         self.connections: set[Connection] = set()  # those with a transport
         self.parking = Parking()
-        self.secrets = Secrets(unix_s)
+        self.shares = Shares()  # of the loop
+        self.secrets = Secrets(time.monotonic, unix_s)
         self.draining = False
         self._begun = time.monotonic()
         self._targets = targets(settings)
@@ -213,7 +215,7 @@ class Gateway:
         self.parking.admit(connection)
         ticket, end = connection.ticket, websocket.End("internal error")
         try:
-            end = await websocket.serve(socket, connection)
+            end = await websocket.serve(socket, connection, self.shares)
         finally:
             if ticket == connection.ticket:  # else another transport serves it now
                 self._over(connection, end)
@@ -340,7 +342,9 @@ async def run(plan: Plan, systemd: Supervisor, read_again: Callable[[], Settings
     tls = (server.tls_cert, server.tls_key) if server.tls_cert and server.tls_key else None
     unix = [each.sock for each in given if isinstance(each.address, Path)]
     tcp = [each.sock for each in given if isinstance(each.address, Tcp)]
-    servers = [(Server(app), unix)] + ([(Server(app, tls), tcp)] if tcp else [])
+    servers = [(Server(app, None, gateway.shares), unix)]
+    if tcp:
+        servers.append((Server(app, tls, gateway.shares), tcp))
     for each in given:
         log.info("listening on %s%s", address_text(each.address), " (systemd's)" if each.kept else "")
     try:

@@ -112,9 +112,9 @@ class Gate:
 
     def refuse(self, scope: Scope) -> Refusal | None:
         """None for what may pass."""
-        if is_unix(scope):
-            return None  # whoever could open it may use it
         headers = _headers(scope)
+        if is_unix(scope):
+            return self._refuse_page(headers.get("origin"))  # else whoever could open it may use it
         host = headers.get("host", "")
         name = _name(host)
         if name not in LOOPBACK and name not in self.hosts:
@@ -128,14 +128,19 @@ class Gate:
             return None
         return self._refuse_key(offered_key(scope), scope)
 
+    def _refuse_page(self, origin: str | None) -> Refusal | None:
+        """No page can open a UNIX socket; but a port that leads to it, as `ssh -L` makes one, is open to all pages of a
+        browser there.  The host's name says nothing here, for a page may have its own name lead to this machine."""
+        if origin is None or origin in self.origins or _origin_name(origin) in LOOPBACK:
+            return None
+        message = f"Pages of '{origin}' may not use this socket; see server.allow_origin."
+        return Refusal(403, "origin_not_allowed", message)
+
     def _same_site(self, origin: str, host: str, name: str) -> bool:
         if origin in self.origins:
             return True
-        try:
-            own = _name(urlsplit(origin).netloc)
-        except ValueError:  # of a bracket that is not closed
-            return False
-        return origin.partition("://")[2] == host or (own in LOOPBACK and name in LOOPBACK)
+        own = _origin_name(origin)
+        return bool(own) and (origin.partition("://")[2] == host or (own in LOOPBACK and name in LOOPBACK))
 
     def _refuse_key(self, key: str, scope: Scope) -> Refusal | None:
         if self.token is None or hmac.compare_digest(key.encode("utf-8", "replace"), self.token):
@@ -183,6 +188,14 @@ def _name(host: str) -> str:
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()
+
+
+def _origin_name(origin: str) -> str:
+    """ "" where there is none."""
+    try:
+        return _name(urlsplit(origin).netloc)
+    except ValueError:  # of a bracket that is not closed
+        return ""
 
 
 class Guarded:

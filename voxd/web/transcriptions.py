@@ -28,6 +28,7 @@ from shared import events
 from shared.audio import RATE, to_ms
 from shared.audio_file import KINDS, AudioFile, Unreadable
 from shared.events import Json
+from shared.languages import language_of
 from shared.session_config import ServerVad
 from voxd import messages as m
 from voxd.gateway.connection import Closed, Connection
@@ -191,7 +192,11 @@ def _checked(file: bytes, named: list[tuple[str, str]]) -> Wanted:
         raise _not_allowed("response_format", form, STREAMED, " when stream is true")
     if not granularities <= {"segment", "word"} or granularities == {"word"}:
         raise _not_allowed("timestamp_granularities", ", ".join(sorted(granularities)), ("segment",))
-    return Wanted(file, form, streams, fields.get("language") or None, fields.get("prompt") or None)
+    try:
+        language = language_of(fields.get("language", ""))
+    except ValueError as error:
+        raise Problem(400, "invalid_value", f"Invalid value for 'language': {error}.", "language") from None
+    return Wanted(file, form, streams, language, fields.get("prompt") or None)
 
 
 def _not_allowed(param: str, found: str, allowed: tuple[str, ...], when: str = "") -> Problem:

@@ -15,7 +15,7 @@ FILES, SECRETS, CALLS = "/v1/audio/transcriptions", "/v1/realtime/client_secrets
 EDGE = "----edge"
 FORM = f"multipart/form-data; boundary={EDGE}"
 JSON = "application/json"
-HOURS = 12
+HOURS = 5
 
 
 def part(name: str, data: bytes, more: str = "") -> bytes:

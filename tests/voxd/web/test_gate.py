@@ -34,6 +34,32 @@ def verdict(**fields: Any) -> int:
 
 def test_a_unix_socket_is_its_own_right() -> None:
     assert verdict(unix=True) == 200
+    assert verdict(unix=True, host="anything") == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://localhost:3000", 200),
+        ("http://[::1]:8000", 200),
+        ("https://app.example", 200),
+        ("https://evil.example", 403),
+        ("http://evil.example:8000", 403),
+        ("http://localhost.evil.example", 403),
+        ("http://localhost@evil.example", 403),
+        ("null", 403),
+        ("", 403),
+        ("http://[", 403),
+        ("file://", 403),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/realtime/client_secrets", "/v1/realtime", "/status", "/health"])
+def test_a_page_that_reaches_the_unix_socket_through_a_port_must_be_of_this_machine(
+    path: str, origin: str, status: int
+) -> None:
+    """Also one whose name was made to lead here, so that origin and host agree."""
+    assert verdict(unix=True, path=path, host="localhost:8000", origin=origin) == status
+    assert verdict(unix=True, path=path, host=origin.partition("://")[2], origin=origin) == status
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ import pytest
 import soundfile
 
 from shared.audio import RATE, Float32, float_to_pcm16, pcm16_to_float
+from shared.safe_text import safe_text
 from tests.support.daemon import environment, voxd_process
 from tests.support.speech import clip
 from tests.support.tiny_mini import folder as mini_folder, reference as mini_reference
 from tests.support.tiny_voxtral import folder, reference
 from voxd.engine.vad import Vad
 from voxd.session.turns import Act, Mark, Rules, Turns
-from voxtui.safe_text import safe_text
 
 
 def utterance(samples: Float32) -> Mark:
