@@ -31,7 +31,7 @@ TOKEN = "clients-of-others-" + "0" * 25
 async def answers(asked: Asked) -> None:
     """Repeats what was said last; a story has no end."""
     last = str(asked.body["messages"][-1].get("content"))
-    await (endless() if "story" in last.lower() else says(f"You said: {last}"))(asked)
+    await (endless() if "long story" in last.lower() else says(f"You said: {last}"))(asked)
 
 
 @dataclass(frozen=True, slots=True)
