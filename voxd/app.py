@@ -4,7 +4,7 @@ It knows which parts there are and the order in which they start and stop; none 
 
     start    open every socket (a second daemon, a port in use: told at once) → engine process → serve; /ready is 503
              until warm, and systemd hears READY then
-    reload   SIGHUP: the settings are read again and checked; `voxd.reload` says what counts at once
+    reload   SIGHUP: the settings are read again and checked; `voxd.gateway.reload` says what counts at once
     drain    first SIGTERM or SIGINT: no new sessions, turns in flight may end (`server.drain_s`), then close 1012
     stop     second signal, or nothing left to wait for
 """
@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
@@ -33,25 +33,28 @@ from starlette.websockets import WebSocket
 
 from shared import __version__
 from shared.config import ConfigError, client_socket
+from shared.environment import names_of_keys
 from shared.session_config import AnySession, Json
 from shared.settings import Settings, Tcp
-from voxd import exposition, http, journal, page, rest, websocket
 from voxd import messages as m
-from voxd.addresses import address_text, how_to_connect
-from voxd.connection import Connection, id_factory
-from voxd.dialect import Dialect
-from voxd.exposition import Exposition
-from voxd.host import EngineFailed, EngineHost
-from voxd.journal import fields
-from voxd.life import keep_told, reloading, tell_stopping
-from voxd.opening import beginning, first_config, for_good, profile, targets
-from voxd.parking import Parking
-from voxd.reload import applied, changes, line
-from voxd.sd import Supervisor
-from voxd.secrets import Secrets, client_secrets, secret_of
-from voxd.server import Server
-from voxd.sockets import AlreadyRunning, CannotStart, Listener, discard, listeners
-from voxd.webrtc import Calls, Desk
+from voxd.gateway.connection import Connection, id_factory
+from voxd.gateway.dialect import Dialect
+from voxd.gateway.engine_host import EngineFailed, EngineHost
+from voxd.gateway.parking import Parking
+from voxd.gateway.reload import applied, changes, line
+from voxd.gateway.session_defaults import beginning, first_config, for_good, profile, targets
+from voxd.gateway.supervision import keep_told, reloading, tell_stopping
+from voxd.system.addresses import address_text, how_to_connect
+from voxd.system.signals import watched
+from voxd.system.sockets import AlreadyRunning, CannotStart, Listener, discard, listeners
+from voxd.system.systemd import Supervisor
+from voxd.telemetry import log as journal, prometheus
+from voxd.telemetry.log import fields
+from voxd.telemetry.prometheus import Exposition
+from voxd.web import gate as http, page_files, transcriptions, websocket
+from voxd.web.client_secrets import Secrets, client_secrets, secret_of
+from voxd.web.server import Server
+from voxd.webrtc.calls import Calls, Desk
 
 log = logging.getLogger("voxd")
 RETRY_S = 2  # what clients are asked to wait when there is no slot for them: a restart with a warm cache
@@ -89,6 +92,7 @@ class Gateway:
             silence_s=process.heartbeat_timeout_s,
             restarts=process.restarts,
             window_s=process.restart_window_s,
+            variables=(*process.environment, *names_of_keys(settings.engine_options)),
         )
         self.connections: set[Connection] = set()  # those with a transport
         self.parking = Parking()
@@ -106,7 +110,7 @@ class Gateway:
     def asgi(self) -> http.Guarded:
         """The application behind the gate."""
         pages = http.routes(lambda: self.host.state == "ready" and not self.draining, self.status, lambda: self.model)
-        files = rest.Offer(
+        files = transcriptions.Offer(
             self._refusal,
             self._exposition.refused,
             self._transcriber,
@@ -114,17 +118,17 @@ class Gateway:
             lambda: self.settings.server.max_sessions,
         )
         routes = [
-            *page.routes(),
+            *page_files.routes(),
             *pages,
             client_secrets(self.secrets, self._fresh, lambda: self.model),
             Route("/metrics", self._metrics),
-            Route("/v1/audio/transcriptions", rest.Transcriptions(files), methods=["POST"]),
+            Route("/v1/audio/transcriptions", transcriptions.Transcriptions(files), methods=["POST"]),
             WebSocketRoute("/v1/realtime", self._realtime),
             *self.calls.routes(),
             http.nowhere(),
         ]
         app = Starlette(routes=routes, exception_handlers=http.ERROR_PAGES)
-        origins, free = frozenset(self.settings.server.allow_origin), http.OPEN_PATHS | page.PATHS
+        origins, free = frozenset(self.settings.server.allow_origin), http.OPEN_PATHS | page_files.PATHS
         gate = http.Gate(self.plan.token, self._hosts(), origins, self.secrets.holds, open_paths=free)
         self._guarded = http.Guarded(app, gate)
         return self._guarded
@@ -195,21 +199,11 @@ class Gateway:
             return
         subprotocols = socket.scope.get("subprotocols", [])
         await socket.accept("realtime" if "realtime" in subprotocols else None)
-        config = self._config(socket)
-        connection = self._resumed(socket)
-        if connection is None:
-            dialect = Dialect(socket.query_params, int(unix_s()))
-            self._exposition.connected("websocket")
-            parts = (
-                self.host,
-                partial(profile, self.settings),
-                config,
-                monotonic_us,
-                self._targets,
-                _peer(socket),
-                dialect,
-            )
-            connection = Connection(*parts, self._exposition)
+        if refusal := self._refusal():  # others have come in since
+            self._exposition.refused(refusal[0])
+            await websocket.close(socket, 1013, refusal[1])
+            return
+        connection = self._resumed(socket) or self._new(socket)
         self.connections.add(connection)
         self.parking.admit(connection)
         ticket, end = connection.ticket, websocket.End("internal error")
@@ -217,11 +211,25 @@ class Gateway:
             end = await websocket.serve(socket, connection)
         finally:
             if ticket == connection.ticket:  # else another transport serves it now
-                self.connections.discard(connection)
-                if end.vanished and connection.resume_token and not self.draining:
-                    self.parking.park(connection)
-                else:
-                    self.parking.dismiss(connection, end.why)
+                self._over(connection, end)
+
+    def _new(self, socket: WebSocket) -> Connection:
+        """Nothing is waited for between this and `_over`, or nobody would end what it has begun."""
+        dialect = Dialect(socket.query_params, int(unix_s()))
+        offered, config = partial(profile, self.settings), self._config(socket)
+        parts = self.host, offered, config, monotonic_us, self._targets, _peer(socket), dialect
+        connection = Connection(*parts, self._exposition)
+        self._exposition.connected("websocket")
+        return connection
+
+    def _over(self, connection: Connection, end: websocket.End) -> None:
+        """Its transport has ended."""
+        self.connections.discard(connection)
+        with contextlib.ExitStack() as undone:
+            undone.callback(self.parking.dismiss, connection, end.why)
+            if end.vanished and connection.resume_token and not self.draining:
+                self.parking.park(connection)
+                undone.pop_all()
 
     def _config(self, asked: HTTPConnection, *patches: Json) -> Callable[[str], AnySession]:
         secret = secret_of(asked.scope, self.secrets)
@@ -257,14 +265,14 @@ class Gateway:
         return connection
 
     @contextlib.contextmanager
-    def _hearing(self, peer: str) -> Iterator[rest.Hearing]:
+    def _hearing(self, peer: str) -> Iterator[transcriptions.Hearing]:
         """A slot for a file."""
 
         def config(session_id: str) -> AnySession:
             return first_config(session_id, self.settings, self.model, set(), transcription=True)
 
         parts = self.host, partial(profile, self.settings), config, monotonic_us, self._targets, peer
-        hearing = rest.Hearing(*parts, Dialect({"dialect": "ga"}, 0), exposition.Files(self._exposition))
+        hearing = transcriptions.Hearing(*parts, Dialect({"dialect": "ga"}, 0), prometheus.Files(self._exposition))
         self._exposition.connected("http")
         self.connections.add(hearing)
         try:
@@ -276,15 +284,15 @@ class Gateway:
         return self.plan.transcribe
 
     async def _metrics(self, _: Request) -> Response:
-        return Response(self._exposition.page(), headers={"Content-Type": exposition.CONTENT_TYPE})
+        return Response(self._exposition.page(), headers={"Content-Type": prometheus.CONTENT_TYPE})
 
-    def _live(self) -> exposition.Live:
+    def _live(self) -> prometheus.Live:
         """For /metrics."""
         limit, beat = self.settings.server.max_sessions, self.host.beat
         state = "draining" if self.draining else self.host.state
         sessions = Counter(connection.kind for connection in self.connections)
-        engine = exposition.Engine(beat, (monotonic_us() - beat.at_us) / 1e6) if beat else None
-        return exposition.Live(state, sessions, limit, self.host.losses, engine)
+        engine = prometheus.Engine(beat, (monotonic_us() - beat.at_us) / 1e6) if beat else None
+        return prometheus.Live(state, sessions, limit, self.host.losses, engine)
 
     async def drain(self) -> None:
         """Clients are told; turns in flight may end; then every connection is closed."""
@@ -343,14 +351,18 @@ async def _live(
     systemd: Supervisor,
     read_again: Callable[[], Settings],
 ) -> None:
-    signalled, asked = _signals()
+    asyncio.get_running_loop().set_exception_handler(_tell_error)
+    signalled, asked = watched()
     serving = [asyncio.create_task(server.serve(sockets=sockets)) for server, sockets in servers]
     engine, calls = asyncio.create_task(gateway.host.run()), asyncio.create_task(gateway.calls.run())
-    telling = [asyncio.create_task(_announce(gateway)), asyncio.create_task(keep_told(systemd, gateway.host))]
-    telling.append(asyncio.create_task(_reloads(gateway, systemd, asked, read_again)))
+    jobs = _announce(gateway), keep_told(systemd, gateway.host), _reloads(gateway, systemd, asked, read_again)
+    telling = [asyncio.create_task(job) for job in jobs]
+    for task in (calls, *telling):
+        task.add_done_callback(_tell_end)
     first = asyncio.create_task(signalled.get())
     try:
-        await asyncio.wait({first, engine}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({first, engine, *serving}, return_when=asyncio.FIRST_COMPLETED)
+        unserved = next((task for task in serving if task.done()), None)
         for task in telling:
             task.cancel()
         tell_stopping(systemd, gateway.settings.server.drain_s)
@@ -368,40 +380,22 @@ async def _live(
         first.cancel()
     if engine.done():
         engine.result()  # EngineFailed
+    if unserved is not None:
+        raise CannotStart(f"clients cannot be served: {unserved.exception() or 'the server has ended'}")
     log.info("stopped", extra=fields("daemon.stop"))
 
 
-def _signals() -> tuple[asyncio.Queue[int], asyncio.Event]:
-    """Those that stop the daemon, as they come, and whether one has asked for a reload.
-
-    SIGHUP also says that the terminal is gone: then it stops a daemon that was started there.  Under nohup it is
-    ignored and stays so."""
-    stopping, asked = asyncio.Queue[int](maxsize=8), asyncio.Event()  # more than 8: the first two have said it all
-    loop, at_terminal = asyncio.get_running_loop(), _has_terminal()
-
-    def stop(number: int) -> None:
-        with contextlib.suppress(asyncio.QueueFull):
-            stopping.put_nowait(number)
-
-    def hang_up() -> None:
-        if at_terminal and not _has_terminal():
-            stop(signal.SIGHUP)
-        else:
-            asked.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        loop.add_signal_handler(signal.SIGHUP, hang_up)
-    return stopping, asked
+def _tell_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody has caught costs what threw it, and is told; peers that are gone are nothing to tell."""
+    error = context.get("exception")
+    level = logging.DEBUG if isinstance(error, OSError) else logging.ERROR
+    log.log(level, "internal error: %s", context.get("message"), exc_info=error)
 
 
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
+def _tell_end(task: asyncio.Task[None]) -> None:
+    """Of something that goes on for as long as the daemon does."""
+    if not task.cancelled() and (error := task.exception()):
+        log.error("internal error: a task of the daemon has ended", exc_info=error)
 
 
 async def _reloads(
@@ -413,11 +407,12 @@ async def _reloads(
         with reloading(systemd, gateway.host):
             try:
                 wanted = await asyncio.to_thread(read_again)
+                gateway.reload(wanted)
             except ConfigError as error:
                 more = fields("daemon.reload", err_code="bad_settings")
                 log.error("not reloaded: %s; the settings stay as they were", error, extra=more)
-            else:
-                gateway.reload(wanted)
+            except Exception:  # no descriptors, or a bug: the next one may be read
+                log.exception("not reloaded", extra=fields("daemon.reload", err_code="internal"))
 
 
 async def _until(work: Callable[[], Awaitable[None]], interrupt: Callable[[], Awaitable[int]]) -> None:

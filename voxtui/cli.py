@@ -23,16 +23,16 @@ import click
 
 import shared
 from shared.program import Failure, OutputFile, written
-from voxtui.commands import Commands
+from voxtui.commands.choice import Commands
 
 if TYPE_CHECKING:
-    from voxtui.app import VoxtuiApp
     from voxtui.bench.goals import Goal
     from voxtui.bench.plan import Plan
-    from voxtui.client import Wishes
+    from voxtui.capture.sources import Source
+    from voxtui.link.client import Wishes
+    from voxtui.link.target import Target
+    from voxtui.screen.app import VoxtuiApp
     from voxtui.settings import Settings
-    from voxtui.sources import Source
-    from voxtui.target import Target
 
 FAILED, USAGE, UNREACHABLE, REFUSED = 1, 2, 69, 77
 EPILOG = """\b
@@ -93,7 +93,7 @@ def connect(target: str | None, plain: bool, file: Path | None, token_file: Path
     ~/Library/Application Support/voxtui/config.yaml."""
     if file is not None and given["device"] is not None:
         raise click.UsageError("--file and --device exclude each other.")
-    from voxtui.terminal import why_plain
+    from voxtui.commands.choice import why_plain
 
     if not plain and (reason := why_plain(os.environ)) is not None:
         plain = True
@@ -103,7 +103,7 @@ def connect(target: str | None, plain: bool, file: Path | None, token_file: Path
         raise click.UsageError("--push-to-talk needs the screen: plain text has no keys.")
     settings = _settings(given)
     address, token = _address(target or settings.target, token_file)
-    from voxtui.client import Wishes
+    from voxtui.link.client import Wishes
 
     wishes = Wishes(
         settings.language,
@@ -134,7 +134,7 @@ def connect(target: str | None, plain: bool, file: Path | None, token_file: Path
 def transcribe(
     files: tuple[Path, ...], target: str | None, form: str, language: str | None, token_file: Path | None
 ) -> None:
-    """Write down what is said in sound files (wav, flac, mp3, ogg), as fast as it goes."""
+    """Write down what is said in sound files of any common kind, or - for standard input, as fast as it goes."""
     if form == "srt" and len(files) > 1:
         raise click.UsageError("Subtitles belong to one file: give one FILE with --format srt.")
     address, token = _address(target, token_file)
@@ -144,8 +144,8 @@ def transcribe(
 @main.command()
 def devices() -> None:
     """List the microphones."""
-    from voxtui.devices import device_list
-    from voxtui.sources import SourceError
+    from voxtui.commands.devices import device_list
+    from voxtui.errors import SourceError
 
     try:
         click.echo(device_list())
@@ -156,7 +156,7 @@ def devices() -> None:
 @main.command(short_help="Play a clip through a private voxd; how fast is it?")
 def demo() -> None:
     """Play a short clip through a private voxd on this machine: words as they come, then how fast they came."""
-    from voxtui.demo import demo as play
+    from voxtui.commands.demo import demo as play
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     _finish(play(width))
@@ -168,7 +168,7 @@ def demo() -> None:
 def doctor(target: str | None, token_file: Path | None) -> None:
     """Check microphone, ssh, tunnel, token, engine and round trips: each line is fine, or says what to do."""
     address, token = _address(target, token_file)
-    from voxtui.doctor import doctor as examine
+    from voxtui.doctor.command import doctor as examine
 
     _finish(examine(address, token, os.environ, click.echo, token_file=token_file))
 
@@ -241,7 +241,7 @@ def _ways(text: str, target: Target) -> dict[str, Target]:
     """Name of a way -> where it begins.  Through ssh it is the same machine, by the name that the target has."""
     from urllib.parse import urlsplit
 
-    from voxtui.target import ssh_target
+    from voxtui.link.target import ssh_target
 
     names = text.split(",")
     if unknown := [name for name in names if name not in ("ws", "ws+ssh", "webrtc")]:
@@ -274,8 +274,8 @@ def _settings(given: dict[str, Any]) -> Settings:
 def _screen(address: Target, token: str | None, wishes: Wishes, file: Path | None, settings: Settings) -> NoReturn:
     from msgspec.structs import asdict
 
-    from voxtui.app import VoxtuiApp
-    from voxtui.microphone import inputs
+    from voxtui.capture.microphone import inputs
+    from voxtui.screen.app import VoxtuiApp
     from voxtui.settings import transcripts_folder
 
     device = settings.device
@@ -310,7 +310,7 @@ async def _shown(app: VoxtuiApp) -> None:
 
 def _address(target: str | None, token_file: Path | None) -> tuple[Target, str | None]:
     """Where voxd is, and the token for it."""
-    from voxtui.target import TargetError, local_target, parse_target, read_token
+    from voxtui.link.target import TargetError, local_target, parse_target, read_token
 
     try:
         address = local_target(os.environ) if target is None else parse_target(target)
@@ -322,10 +322,10 @@ def _address(target: str | None, token_file: Path | None) -> tuple[Target, str |
 def _source(file: Path | None, device: str | int | None) -> Source:
     """The clip, or the microphone.  Raises SourceError."""
     if file is not None:
-        from voxtui.sources import FileSource, read_clip
+        from voxtui.capture.sources import open_file
 
-        return FileSource(file.name, read_clip(file))
-    from voxtui.microphone import Microphone
+        return open_file(file)
+    from voxtui.capture.microphone import Microphone
 
     return Microphone(int(device) if isinstance(device, str) and device.isdecimal() else device)
 
@@ -333,22 +333,23 @@ def _source(file: Path | None, device: str | int | None) -> Source:
 async def _plain(
     address: Target, token: str | None, wishes: Wishes, file: Path | None, device: str | int | None
 ) -> bool:
-    from voxtui.client import PATIENCE_S, RealtimeClient
-    from voxtui.ear import Ear
-    from voxtui.plain import run_plain, standard_printer
-    from voxtui.route import opened
-    from voxtui.told import Remark
+    from voxtui.capture.blocking import in_thread
+    from voxtui.capture.resilient import Ear
+    from voxtui.commands.plain import run_plain, standard_printer
+    from voxtui.events import Remark
+    from voxtui.link.client import PATIENCE_S, RealtimeClient
+    from voxtui.link.route import opened
 
     lines = standard_printer()
 
     def tell(sentence: str) -> None:
         lines.receive(Remark(sentence))
 
-    source = _source(file, device)
-    if source.samples is None:
+    source = await in_thread(lambda: _source(file, device))
+    if not source.ends:
         first = [source]  # it is there: what becomes of it later does not end the session
         source = Ear(lambda: first.pop() if first else _source(file, device), tell)
-    patience_s = None if source.samples is None else PATIENCE_S
+    patience_s = PATIENCE_S if source.ends else None
     async with (
         opened(address, token) as route,
         RealtimeClient.connect(route, wishes=wishes, tell=tell, patience_s=patience_s) as client,
@@ -360,9 +361,9 @@ async def _plain(
 async def _transcribe(
     address: Target, token: str | None, files: tuple[Path, ...], form: str, language: str | None, *, private: bool
 ) -> bool:
-    from voxtui.local import answers, private_voxd
-    from voxtui.route import opened
-    from voxtui.transcribe import transcribe_files
+    from voxtui.commands.local import answers, private_voxd
+    from voxtui.commands.transcribe import transcribe_files
+    from voxtui.link.route import opened
 
     async with contextlib.AsyncExitStack() as stack:
         if private and not await answers(address):
@@ -382,8 +383,8 @@ async def _bench(
     ways: dict[str, Target],
 ) -> bool:
     from voxtui.bench.command import Bench, Progress, Way
-    from voxtui.route import opened
-    from voxtui.sources import CLIP
+    from voxtui.capture.sources import CLIP
+    from voxtui.link.route import opened
 
     progress = Progress(lambda text: click.echo(text, nl=False, err=True), redraws=sys.stderr.isatty())
     bench = Bench(plan, audio or CLIP, progress, goals)
@@ -418,9 +419,8 @@ def _finish(work: Coroutine[Any, Any, bool]) -> NoReturn:
     """Runs the work of a command and ends the program with its exit code.
 
     SIGTERM and SIGHUP cancel it as Ctrl-C does, so that a private voxd never outlives it."""
-    from voxtui.errors import ClientError, Refused, Unreachable
-    from voxtui.local import LocalError
-    from voxtui.sources import SourceError
+    from voxtui.commands.local import LocalError
+    from voxtui.errors import ClientError, Refused, SourceError, Unreachable
 
     try:
         good = asyncio.run(_cancellable(work))

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 
 from shared.audio import RATE, Decoder, Encoding, Ring
 from voxd.messages import Feed, Heard
-from voxd.turns import FRAME, Mark, Rules, Turns
+from voxd.session.turns import FRAME, Mark, Rules, Turns
 
 WINDOW = 2 * RATE
 LOOK_BACK = 3 * RATE  # the longest prefix padding (2 s) and an onset
@@ -98,6 +98,11 @@ class Listener:
     def at_client_rate(self, position: int) -> int:
         """A position at 16 kHz as the client counts."""
         return position * (8000 if self._format[0] != "audio/pcm" else self._format[1]) // RATE
+
+    @property
+    def uncommitted(self) -> int:
+        """Samples that a commit would be of."""
+        return self.received - self.buffer_start + (self._decoder.owed if self._decoder else 0)
 
     def commit(self) -> int:
         """The client ends its buffer: the position up to which it is committed."""

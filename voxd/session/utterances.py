@@ -26,7 +26,7 @@ from voxd.session.conversation import Conversation, Entry
 from voxd.session.listening import Listener
 from voxd.session.outbox import Outbox, UtteranceNote
 from voxd.session.terms import Terms
-from voxd.turns import FRAME, Act, Mark
+from voxd.session.turns import FRAME, Act, Mark
 
 MIN_COMMIT = RATE // 10  # samples: the API refuses to commit less than 100 ms
 ACK = RATE // 5  # samples between two acknowledgements
@@ -100,8 +100,7 @@ class Utterances:
 
     def commit(self) -> None:
         """`input_audio_buffer.commit`.  Raises WireError for less than 100 ms."""
-        begun = self._listener.buffer_start
-        samples = self._listener.received - begun
+        begun, samples = self._listener.buffer_start, self._listener.uncommitted
         if samples < MIN_COMMIT:
             message = (
                 "Error committing input audio buffer: buffer too small. Expected at least 100ms of audio, "
@@ -242,6 +241,7 @@ class Utterances:
             self._answers.answer_turn(utterance.item_id)
         elif by_rules:
             self._answers.crop()  # answers were switched off in the pause
+            self._answers.refuse_turn()
 
     def _reach(self) -> None:
         """All audio of the oldest client commit has been heard; if there was speech in it, `_end` has come before."""

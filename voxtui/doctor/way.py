@@ -21,18 +21,18 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.uri import get_proxy, parse_uri
 
 from shared.audio import RATE
-from voxtui.client import RealtimeClient, Wishes
+from voxtui.capture.sources import CLIP, FileSource, read_clip
 from voxtui.doctor.facts import Answer, Failure, Forward, Knock, Link, Status, Tunnel, Way, Words
 from voxtui.doctor.machine import ssh_config, ssh_forwards, ssh_version
-from voxtui.errors import ClientError, Misconfigured
-from voxtui.http import complaint, get
-from voxtui.link import dial
-from voxtui.runner import Run
-from voxtui.sources import CLIP, FileSource, SourceError, read_clip
-from voxtui.ssh import still_loading
-from voxtui.target import Address, Route, Target
-from voxtui.told import Event, Measured
-from voxtui.tunnel import ssh_command
+from voxtui.errors import ClientError, Misconfigured, SourceError
+from voxtui.events import Event, Measured
+from voxtui.link.client import RealtimeClient, Wishes
+from voxtui.link.http_client import complaint, get, unix_opened
+from voxtui.link.ssh_child import still_loading
+from voxtui.link.ssh_tunnel import ssh_command
+from voxtui.link.target import Address, Route, Target
+from voxtui.link.websocket import dial
+from voxtui.session.run import Run
 
 KNOCK_S = 4.0  # for a connection and for what the other side says first
 TUNNEL_S = 10.0
@@ -53,7 +53,7 @@ async def look_at_way(target: Target, route: Route, environ: Mapping[str, str]) 
     if target.ssh is not None:
         return await _over_ssh(target.ssh, route, environ)
     if target.socket is not None:
-        knock = await knock_at(str(target.socket), asyncio.open_unix_connection(str(target.socket)))
+        knock = await knock_at(str(target.socket), unix_opened(target.socket))
         return Way("unix", True, knock, forwards=await find_forwards(target))
     proxy = None if target.loopback else get_proxy(parse_uri(target.url))
     parts = urlsplit(target.url)
@@ -182,6 +182,8 @@ def _why(error: Exception) -> str:
     error = _plain(error)
     if isinstance(error, FileNotFoundError | ConnectionRefusedError):
         return "nobody listens there"
+    if isinstance(error, BlockingIOError):
+        return "it is busy: more clients want to connect than it can take at once"
     if isinstance(error, sockets.gaierror):
         return "there is no such host"
     return error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)

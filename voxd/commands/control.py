@@ -1,0 +1,126 @@
+"""Talks to a running voxd through its control socket, for `voxd status`, `voxd stop` and `voxd tunnel`.
+
+It knows HTTP requests over a UNIX socket and process ids; not what the state of a daemon means.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from shared.config import client_socket
+
+ANSWER_S = 5.0  # a daemon that takes longer is busy
+AGAIN_S = 0.02  # until a full queue of connections is tried again
+SECRETS_PATH = "/v1/realtime/client_secrets"
+
+
+class NotRunning(Exception):
+    """Nobody answers on the control socket, or not a voxd."""
+
+
+class Busy(NotRunning):
+    """Somebody is there and does not answer in time: the queue of connections is full, or the process stands still."""
+
+
+class Refused(Exception):
+    """voxd answers and says no; the text is for people."""
+
+
+class ClientSecret(NamedTuple):
+    """A key for TCP listeners.  `expires_at`: seconds of the Unix epoch."""
+
+    value: str
+    expires_at: int
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        """A full queue refuses a socket that has a timeout at once, instead of letting it wait."""
+        latest = time.monotonic() + (self.timeout or 0)
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        while True:
+            try:
+                self.sock.connect(str(self._path))
+            except BlockingIOError:
+                if time.monotonic() > latest:
+                    raise
+                time.sleep(AGAIN_S)
+            else:
+                return
+
+
+def status(path: Path, timeout_s: float = ANSWER_S) -> dict[str, object]:
+    """What `/status` says.  Raises NotRunning, Busy; PermissionError if this user may not ask."""
+    return _ask(path, timeout_s, "GET", "/status")
+
+
+def elsewhere(own: Path, environ: Mapping[str, str]) -> Path | None:
+    """Where a voxd answers that clients find although it is not at `own`: the service of the machine, above all."""
+    found = client_socket(environ)
+    try:
+        return found if found != own and status(found) else None
+    except Busy:
+        return found
+    except (NotRunning, PermissionError):
+        return None
+
+
+def client_secret(path: Path, seconds: int, timeout_s: float = ANSWER_S) -> ClientSecret:
+    """A new one that lives so long.  Raises NotRunning, Refused; PermissionError if this user may not ask."""
+    answer = _ask(path, timeout_s, "POST", SECRETS_PATH, json.dumps({"expires_after": {"seconds": seconds}}))
+    match answer:
+        case {"value": str(value), "expires_at": int(expires_at)}:
+            return ClientSecret(value, expires_at)
+        case {"error": {"message": str(message)}}:
+            raise Refused(message)
+    raise NotRunning(f"what answers at {path} is no voxd")
+
+
+def _ask(path: Path, timeout_s: float, method: str, page: str, body: str | None = None) -> dict[str, object]:
+    connection = _UnixConnection(path, timeout_s)
+    try:
+        connection.request(method, page, body)
+        answer = json.loads(connection.getresponse().read())
+    except PermissionError:
+        raise
+    except (BlockingIOError, TimeoutError) as error:
+        raise Busy(f"voxd is running at {path}, but has not answered within {timeout_s:.0f} s") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise NotRunning(f"no voxd answers at {path}") from error
+    finally:
+        connection.close()
+    if not isinstance(answer, dict):
+        raise NotRunning(f"what answers at {path} is no voxd")
+    return answer
+
+
+def ended(pid: int, seconds: float) -> bool:
+    """Waits until that process has ended, for so long at most."""
+    until = time.monotonic() + seconds
+    while _alive(pid):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _alive(pid: int) -> bool:
+    """One that has ended and that nobody has waited for is not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not (stat.exists() and stat.read_text().rpartition(")")[2].split()[0] == "Z")

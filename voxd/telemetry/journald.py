@@ -1,0 +1,149 @@
+"""Log records to journald by its native protocol, with fields that can be asked for: `journalctl EVENT=response.done`.
+
+A record is made where it is logged and sent by one thread, so that no caller waits: the socket's queue is short (10
+records in a container), and a sender that does not wait loses most of a burst.  It does not know what is logged.
+
+Bounds: QUEUE records wait; VALUE bytes of one field; RETRY_S for a journald that is being restarted.  What is lost
+beyond that is counted and told.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import queue
+import re
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from voxd.traces import Reticent
+
+SOCKET = Path("/run/systemd/journal/socket")
+QUEUE = 10_000
+VALUE = 16 << 10
+RETRY_S = 5.0
+FLUSH_S = 2.0
+PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+GONE = {errno.ENOENT, errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOBUFS, errno.EAGAIN}
+_name = re.compile(r"[A-Z][A-Z0-9_]{0,63}")  # without `_` in front: such fields are journald's own
+
+
+def is_journal(environ: Mapping[str, str], descriptor: int = 2) -> bool:
+    """Does standard error lead to journald?  JOURNAL_STREAM names the device and inode that it made for a unit."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def encode(fields: Mapping[str, object]) -> bytes:
+    """One record.  A value with a newline is written with its length, so that it cannot forge a field."""
+    parts: list[bytes] = []
+    for name, value in fields.items():
+        if value is None or not _name.fullmatch(name):
+            continue
+        data = str(value).encode("utf-8", "backslashreplace")[:VALUE]
+        if b"\n" in data:
+            parts += [name.encode(), b"\n", struct.pack("<Q", len(data)), data, b"\n"]
+        else:
+            parts += [name.encode(), b"=", data, b"\n"]
+    return b"".join(parts)
+
+
+def _record(record: logging.LogRecord) -> dict[str, object]:
+    """A line of the log as the journal's fields."""
+    fields: dict[str, object] = {
+        "MESSAGE": record.getMessage(),
+        "PRIORITY": PRIORITIES.get(record.levelno, 6),
+        "SYSLOG_IDENTIFIER": "voxd",
+        "LOGGER": record.name,
+        "CODE_FILE": record.pathname,
+        "CODE_LINE": record.lineno,
+        "CODE_FUNC": record.funcName,
+    }
+    if record.exc_info:
+        fields["EXCEPTION"] = Reticent().formatException(record.exc_info)
+    return fields | getattr(record, "fields", {})
+
+
+class JournalHandler(logging.Handler):
+    """`extra={"fields": {"EVENT": ...}}` of a record become fields."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = str(path)
+        self._waiting: queue.Queue[bytes | None] = queue.Queue(QUEUE)
+        self._untold = 0  # records that were lost since the last line about it
+        self.lost = 0  # and in all
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._waiting.put_nowait(encode(_record(record)))
+        except queue.Full:
+            self._lose()
+        except Exception:  # noqa: BLE001  # as all handlers: a line that cannot be written ends nobody
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Waits until all is sent, FLUSH_S at most; `logging` calls it when the program ends."""
+        with self._waiting.all_tasks_done:
+            self._waiting.all_tasks_done.wait_for(lambda: not self._waiting.unfinished_tasks, FLUSH_S)
+
+    def close(self) -> None:
+        super().close()
+        if self._thread.is_alive():
+            try:
+                self._waiting.put_nowait(None)
+            except queue.Full:
+                return  # journald takes nothing; the thread ends with the process
+            self._thread.join(FLUSH_S)
+
+    # ── the thread ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self) -> None:
+        while (data := self._waiting.get()) is not None:
+            if not self._sent(data):
+                self._lose()
+            elif self._untold:
+                lost, self._untold = self._untold, 0
+                text = f"{lost} log records were lost: journald took none for a while"
+                self._sent(encode({"MESSAGE": text, "PRIORITY": 4, "SYSLOG_IDENTIFIER": "voxd", "EVENT": "log.lost"}))
+            self._waiting.task_done()
+        self._waiting.task_done()
+        self._sock.close()
+
+    def _lose(self) -> None:
+        self._untold += 1
+        self.lost += 1
+
+    def _sent(self, data: bytes) -> bool:
+        latest = time.monotonic() + RETRY_S
+        while True:
+            try:
+                self._sock.sendto(data, self._path)
+            except OSError as error:
+                if error.errno not in GONE or time.monotonic() > latest:
+                    return False
+                time.sleep(0.05)
+            else:
+                return True
+
+
+def handler(environ: Mapping[str, str] = os.environ) -> logging.Handler | None:
+    """None where standard error is read by somebody else."""
+    return JournalHandler(SOCKET) if SOCKET.exists() and is_journal(environ, sys.stderr.fileno()) else None
+
+
+def dropped() -> int:
+    """Records of this process that journald did not take."""
+    return sum(handler.lost for handler in logging.getLogger().handlers if isinstance(handler, JournalHandler))
