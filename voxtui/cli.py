@@ -23,6 +23,7 @@ import click
 
 import shared
 from shared.program import Failure, OutputFile, written
+from shared.terminal import draw, note, say
 from voxtui.commands.choice import Commands
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def connect(target: str | None, plain: bool, file: Path | None, token_file: Path
     if not plain and (reason := why_plain(os.environ)) is not None:
         plain = True
         if sys.stdout.isatty():
-            _note(f"voxtui: plain text, for {reason}")
+            note(f"voxtui: plain text, for {reason}")
     if plain and given["hands_free"] is False:
         raise click.UsageError("--push-to-talk needs the screen: plain text has no keys.")
     settings = _settings(given)
@@ -148,7 +149,7 @@ def devices() -> None:
     from voxtui.errors import SourceError
 
     try:
-        click.echo(device_list())
+        say(device_list())
     except SourceError as error:
         _fail(str(error), FAILED)
 
@@ -170,7 +171,7 @@ def doctor(target: str | None, token_file: Path | None) -> None:
     address, token = _address(target, token_file)
     from voxtui.doctor.command import doctor as examine
 
-    _finish(examine(address, token, os.environ, click.echo, token_file=token_file))
+    _finish(examine(address, token, os.environ, draw, token_file=token_file))
 
 
 @main.command(epilog=EPILOG, short_help="How fast is a voxd, and for how many at once?")
@@ -294,7 +295,7 @@ def _screen(address: Target, token: str | None, wishes: Wishes, file: Path | Non
     gc.freeze()  # what is loaded by now stays: each search for garbage among it would stop the screen for 30 ms
     asyncio.run(_shown(app))
     if app.kept is not None:
-        click.echo(f"The conversation is kept in {app.kept}", err=True)
+        say(f"The conversation is kept in {app.kept}", err=True)
     sys.exit(FAILED if app.return_code is None else app.return_code)  # None: it broke off
 
 
@@ -367,7 +368,7 @@ async def _transcribe(
 
     async with contextlib.AsyncExitStack() as stack:
         if private and not await answers(address):
-            address = await stack.enter_async_context(private_voxd(_note))
+            address = await stack.enter_async_context(private_voxd(note))
         route = await stack.enter_async_context(opened(address, token))
         return await transcribe_files(route, files, form=form, language=language)
 
@@ -386,7 +387,7 @@ async def _bench(
     from voxtui.capture.sources import CLIP
     from voxtui.link.route import opened
 
-    progress = Progress(lambda text: click.echo(text, nl=False, err=True), redraws=sys.stderr.isatty())
+    progress = Progress(lambda text: draw(text, nl=False, err=True), redraws=sys.stderr.isatty())
     bench = Bench(plan, audio or CLIP, progress, goals)
     first, second = targets
     async with contextlib.AsyncExitStack() as stack:
@@ -401,14 +402,10 @@ async def _bench(
             outcome = await bench.compare(route, await stack.enter_async_context(opened(second, token)))
         else:
             outcome = await bench.run(route)
-    click.echo(outcome.text)
+    say(outcome.text)
     if json_file is not None:
         await asyncio.to_thread(written, json_file, json.dumps(outcome.record, indent=1) + "\n")
     return outcome.passed
-
-
-def _note(line: str) -> None:
-    click.echo(line, err=True)
 
 
 def _fail(message: str, code: int) -> NoReturn:

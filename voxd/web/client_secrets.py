@@ -49,22 +49,24 @@ class Secret:
 
 
 class Secrets:
-    """`clock`: seconds of the Unix epoch.  Bound: MOST; at the bound expired ones are dropped, and none is made while
-    there are no expired ones, for the others are in use."""
+    """`clock`: seconds that only go forward, by which secrets expire, whatever is done to the machine's time; `epoch`:
+    seconds of the Unix epoch, for what is told.  Bound: MOST; at the bound expired ones are dropped, and none is made
+    while there are no expired ones, for the others are in use."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._secrets: dict[bytes, Secret] = {}  # by digest: looking one up takes no time that tells of another
+    def __init__(self, clock: Callable[[], float], epoch: Callable[[], float]) -> None:
+        self._clock, self._epoch = clock, epoch
+        # By digest: looking one up takes no time that tells of another.  Each with its end by the clock.
+        self._secrets: dict[bytes, tuple[float, Secret]] = {}
 
     def make(self, seconds: int, session: Json) -> Secret:
         """Raises Full."""
         if len(self._secrets) >= MOST:
             now = self._clock()
-            self._secrets = {digest: each for digest, each in self._secrets.items() if each.expires_at > now}
+            self._secrets = {digest: each for digest, each in self._secrets.items() if each[0] > now}
         if len(self._secrets) >= MOST:
             raise Full
-        secret = Secret(PREFIX + token_urlsafe(32), int(self._clock()) + seconds, session)
-        self._secrets[_digest(secret.value)] = secret
+        secret = Secret(PREFIX + token_urlsafe(32), int(self._epoch()) + seconds, session)
+        self._secrets[_digest(secret.value)] = self._clock() + seconds, secret
         return secret
 
     def find(self, key: str) -> Secret | None:
@@ -72,10 +74,12 @@ class Secrets:
         if not key.startswith(PREFIX):
             return None
         digest = _digest(key)
-        secret = self._secrets.get(digest)
-        if secret is None or not hmac.compare_digest(_bytes(key), _bytes(secret.value)):
+        if (found := self._secrets.get(digest)) is None:
             return None
-        if secret.expires_at <= self._clock():
+        end, secret = found
+        if not hmac.compare_digest(_bytes(key), _bytes(secret.value)):
+            return None
+        if end <= self._clock():
             del self._secrets[digest]
             return None
         return secret

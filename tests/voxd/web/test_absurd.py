@@ -12,7 +12,7 @@ from shared import events
 from shared.events import WireError
 from shared.refusals import QUOTED
 from tests.support.talk import Desk
-from voxd.engine.mini.model import encode
+from voxd.framing import encode
 from voxd.session import Profile
 
 HUGE = [10**29, -(10**29), 2**64, 2**63, -1, 10**400, 1e308, "x" * 100_000, "\0" * 1000, [], [[]], {}, {"a": []}, True]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual import events
 from textual.widgets import Input
 
-from voxtui.safe_text import safe_text
+from shared.safe_text import safe_text
 
 BREAK = "↵"  # in the place of a line's end: an Input has one row
 LIMIT = 20_000  # characters: above what a model reads of one message, and what one row can still be edited in
