@@ -28,7 +28,8 @@ def _short(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
-Text = Annotated[str, Meta(max_length=200_000)]  # characters: what is echoed stays below 1 MiB with its JSON
+TEXT = 200_000  # characters: what is echoed stays below 1 MiB with its JSON
+Text = Annotated[str, Meta(max_length=TEXT)]
 Key = Annotated[str, Meta(max_length=64)]
 Value = Annotated[str, Meta(max_length=512)]
 ID = 512  # characters
@@ -44,7 +45,7 @@ class Content(msgspec.Struct, frozen=True):
     type: Literal["input_text", "input_audio", "output_text", "text"]
     text: Text | UnsetType = UNSET
     transcript: str | UnsetType | None = UNSET
-    audio: str | UnsetType = UNSET
+    audio: bytes | UnsetType = UNSET
 
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]

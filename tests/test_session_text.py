@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-
 from shared import events
 from tests.talk import COMPLETED, DELTA, FAILED, SILENCE, STREAM, USER_TURN, Desk
 from voxd import messages as m
@@ -121,8 +119,7 @@ def test_an_answer_beside_the_conversation_waits_for_nobody() -> None:
 
 def test_audio_sent_along_is_refused_with_what_to_do_instead() -> None:
     made = desk()
-    audio = base64.b64encode(bytes(3200)).decode()
-    draft = events.ItemDraft("user", (events.Content("input_audio", audio=audio),))
+    draft = events.ItemDraft("user", (events.Content("input_audio", audio=bytes(3200)),))
     made.send(events.ItemCreate(item=draft))
 
     error = made.last(events.Error).error

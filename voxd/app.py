@@ -37,6 +37,7 @@ from shared.session_config import AnySession, Json
 from shared.settings import Settings, Tcp
 from voxd import exposition, http, journal, page, rest, websocket
 from voxd import messages as m
+from voxd.budget import Budget
 from voxd.connection import Connection, id_factory
 from voxd.dialect import Dialect
 from voxd.exposition import Exposition
@@ -92,6 +93,7 @@ class Gateway:
         self.connections: set[Connection] = set()  # those with a transport
         self.parking = Parking()
         self.secrets = Secrets(unix_s)
+        self._budget = Budget()
         self.draining = False
         self._begun = time.monotonic()
         self._targets = targets(settings)
@@ -208,7 +210,7 @@ class Gateway:
                 _peer(socket),
                 dialect,
             )
-            connection = Connection(*parts, self._exposition)
+            connection = Connection(*parts, self._exposition, self._budget)
         self.connections.add(connection)
         self.parking.admit(connection)
         ticket, end = connection.ticket, websocket.End("internal error")
@@ -233,7 +235,7 @@ class Gateway:
         dialect = Dialect({"dialect": "ga"}, int(unix_s()))
         offered = partial(profile, self.settings, track=True)
         parts = self.host, offered, config, monotonic_us, self._targets, _peer(request), dialect
-        connection = Connection(*parts, self._exposition)
+        connection = Connection(*parts, self._exposition, self._budget)
         self._exposition.connected("webrtc")
         self.connections.add(connection)
         return connection
@@ -263,7 +265,7 @@ class Gateway:
             return first_config(session_id, self.settings, self.model, set(), transcription=True)
 
         parts = self.host, partial(profile, self.settings), config, monotonic_us, self._targets, peer
-        hearing = rest.Hearing(*parts, Dialect({"dialect": "ga"}, 0), exposition.Files(self._exposition))
+        hearing = rest.Hearing(*parts, Dialect({"dialect": "ga"}, 0), exposition.Files(self._exposition), self._budget)
         self._exposition.connected("http")
         self.connections.add(hearing)
         try:

@@ -6,7 +6,7 @@ what events mean.
 
 Bounds: what waits for the socket is at most OUTBOUND bytes; above that the client is too slow to be served and is
 closed. While too much audio waits for the engine, `readable` is clear and the transport stops reading.  All sessions
-together keep at most AUDIO bytes of audio; whose audio goes over it is closed, and may come back.
+together keep what `Budget` says; who goes over it is closed, and may come back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import itertools
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -26,15 +26,16 @@ from shared import events
 from shared.events import WireError
 from shared.session_config import AnySession
 from voxd import messages as m
+from voxd.budget import Budget, Pace
 from voxd.dialect import Dialect
 from voxd.host import EngineHost
+from voxd.intake import PLAIN, lighten
 from voxd.journal import SessionLog
 from voxd.metrics import Observer, Targets, TurnMeter
 from voxd.session import Profile, Session
 
 log = logging.getLogger("voxd")
 OUTBOUND = 4 << 20  # bytes
-AUDIO = 2 << 30  # bytes, of all sessions
 HISTORY = 200  # events kept for a client that comes back
 
 
@@ -70,8 +71,6 @@ def id_factory() -> Callable[[str], str]:
 class Connection:
     """`make_config(session_id)` gives the session's first configuration; `profile` says what this server offers."""
 
-    _kept_by_all = 0  # bytes of audio; shared by all connections
-
     def __init__(
         self,
         host: EngineHost,
@@ -82,6 +81,7 @@ class Connection:
         peer: str,
         dialect: Dialect,
         observer: Observer,
+        budget: Budget,
     ) -> None:
         if host.ready is None:
             raise Closed(1013, "the engine is not ready")
@@ -91,7 +91,8 @@ class Connection:
         self._begun_us = clock()
         self._meter, self._observer, self._observed = TurnMeter(), observer, 0
         self._received_us = self._begun_us  # when audio last came
-        self._kept = 0  # its part of `_kept_by_all`
+        self._budget, self._pace = budget, Pace(budget.lane)
+        self._kept = self._told = 0  # its part of the budget: audio, and what was said and written
         self.log = SessionLog(self.id, targets)
         self.readable = asyncio.Event()
         self.readable.set()
@@ -132,18 +133,29 @@ class Connection:
 
     # ── from the transport ──────────────────────────────────────────────────────────────────────────────────────────
 
+    async def receive_message(self, data: str) -> None:
+        """One JSON message, of any size."""
+        await self._pace.work(self._work_on(data), large=len(data) > PLAIN)
+
     def receive_text(self, data: str) -> None:
-        """One JSON message."""
+        """A small one, in one go."""
+        for _ in self._work_on(data):
+            pass
+
+    def _work_on(self, data: str) -> Iterator[None]:
         try:
-            received = self._dialect.receive(data)
+            light = yield from lighten(data)
+            received = self._dialect.receive(light.text, light.audio)
         except WireError as error:
             self._session.receive_error(error)
         else:
             for event in received:
                 if isinstance(event, events.Ping):
                     self._pong(event)
-                else:
-                    self._session.receive_event(event)
+                    continue
+                for _ in self._session.work_on(event):
+                    self._drain()
+                    yield
         self._drain()
 
     def refuse(self, error: WireError) -> None:
@@ -151,17 +163,24 @@ class Connection:
         self._session.receive_error(error)
         self._drain()
 
-    def receive_binary(self, data: bytes) -> None:
+    async def receive_binary(self, data: bytes) -> None:
         """A binary message: audio, if the client has said that it would send some."""
         if self._session.config.voxd.binary_audio:
-            self.receive_audio(data)
+            await self._pace.work(self._work_on_audio(data, None), large=len(data) > PLAIN)
             return
         message = "Binary messages are not accepted; send audio as `input_audio_buffer.append`."
         self.refuse(WireError("invalid_event", message))
 
     def receive_audio(self, data: bytes, offset: int | None = None) -> None:
-        """Audio in the session's format.  `offset`: number of its first sample; what is here already is passed over."""
-        self._session.receive_audio(data, offset)
+        """A little audio in the session's format.  `offset`: number of its first sample; what is here already is passed
+        over."""
+        for _ in self._work_on_audio(data, offset):
+            pass
+
+    def _work_on_audio(self, data: bytes, offset: int | None) -> Iterator[None]:
+        for _ in self._session.work_on_audio(data, offset):
+            self._drain()
+            yield
         self._drain()
 
     async def next_event(self, ticket: int = 0) -> Waiting:
@@ -230,7 +249,7 @@ class Connection:
         if self._timer:
             self._timer.cancel()
         self._host.detach(self.stream)
-        self._weigh(0)
+        self._weigh(0, 0)
         seconds = (self._clock() - self._begun_us) / 1e6
         self.log.ended(seconds, self._session.received * 1000 // 16_000, why)
 
@@ -273,7 +292,7 @@ class Connection:
         self._meter.receive_audio(received, now_us)
         self._observer.received(received - self._observed)
         self._observed = received
-        self._weigh(self._session.kept)
+        self._weigh(self._session.kept, self._session.told)
         outgoing, commands, notes = self._session.to_send()
         for note in notes:
             self._meter.receive_note(note, now_us)
@@ -287,12 +306,14 @@ class Connection:
         _show(self.idle, not self._session.busy)
         self._set_timer(now_us)
 
-    def _weigh(self, kept: int) -> None:
-        """So many bytes of audio are held for this session now."""
-        grown, self._kept = kept - self._kept, kept
-        Connection._kept_by_all += grown
-        if grown > 0 and Connection._kept_by_all > AUDIO:
+    def _weigh(self, audio: int, conversation: int) -> None:
+        """So many bytes are held for this session now."""
+        grown, self._kept = audio - self._kept, audio
+        if not self._budget.audio.grew(grown):
             self.end(1013, "voxd holds as much audio as it may; try again later")
+        grown, self._told = conversation - self._told, conversation
+        if not self._budget.conversations.grew(grown):
+            self.end(1013, "voxd holds as much of conversations as it may; try again later")
 
     def _pong(self, ping: events.Ping) -> None:
         """Overtakes everything that waits: it measures the link, not the queue."""

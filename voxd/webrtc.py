@@ -295,7 +295,7 @@ class Call(Media):
 
     async def _read(self) -> None:
         while True:
-            self.connection.receive_text(await self.peer.receive_message())
+            await self.connection.receive_message(await self.peer.receive_message())
 
     async def _hear(self) -> None:
         """The session bounds what waits for the engine; a track cannot be told to wait."""

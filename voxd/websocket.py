@@ -62,9 +62,9 @@ async def _read(socket: WebSocket, connection: Connection) -> None:
             raise _Gone(End("closed by the client" if goodbye else "the client vanished", vanished=not goodbye))
         text = message.get("text")
         if text is not None:
-            connection.receive_text(text)
+            await connection.receive_message(text)
         else:
-            connection.receive_binary(message["bytes"])
+            await connection.receive_binary(message["bytes"])
 
 
 async def _write(socket: WebSocket, connection: Connection, ticket: int) -> None:

@@ -4,6 +4,7 @@
     terms         what was agreed: the session's configuration together with what this server can do
     outbox        everything that leaves, in order
     listening     wire audio in, engine feed and turn marks out
+    attached      audio that comes along with items
     utterances    what the person says: item, transcript, commit, failure, replay
     answers       what the model says: one active response, speculation, barge-in
     responses     the events of one response, in their order

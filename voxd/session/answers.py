@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from msgspec import UNSET
 
-from shared.audio import Decoder
 from shared.events import ItemReference, Json, ResponseCancel, ResponseRequest, WireError
 from voxd import messages as m
 from voxd.session.conversation import Conversation, Entry, draft_of
@@ -107,7 +106,7 @@ class Answers:
         return tuple(entries)
 
     def give_audio(self, audio: bytes) -> int:
-        """Audio that was not spoken into the stream but sent along with an item: its ref.
+        """Audio that was not spoken into the stream but sent along with an item, at 16 kHz: its ref.
 
         Raises WireError if the responder reads text, for nobody writes this audio down."""
         if self._terms.profile.reads_text:
@@ -115,9 +114,8 @@ class Answers:
                 f"'{self._terms.profile.respond}' reads text: send `input_text`, or speak through the audio buffer."
             )
             raise WireError("unsupported_content_type", message, "item.content")
-        ref, form = self._out.new_ref(), self._terms.config.audio.input.format
-        decoder = Decoder(form.type, form.hz)
-        self._out.command(m.Audio(self._out.stream, ref, decoder.decode(audio) + decoder.drain()))
+        ref = self._out.new_ref()
+        self._out.command(m.Audio(self._out.stream, ref, audio))
         return ref
 
     def answer_turn(self, item_id: str) -> None:

@@ -5,17 +5,26 @@ Pure.  It knows items and their order; not where they come from, nor who is told
 
 from __future__ import annotations
 
-import binascii
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from msgspec import UNSET
 
 from shared.events import Content, Item, ItemDraft, ItemStatus, WireError
+from shared.parts import TEXT
 from voxd.messages import Turn
 
 MAX_ITEMS = 1000
+MAX_BYTES = 16 << 20  # of memory, of all items
+CONTENTS = 256  # of one item
+ENTRY = 600  # bytes of an item beside its texts, about
 Piece = tuple[str, int | None]  # a text, behind the audio of a ref if there is one
+
+
+def bytes_of(text: str) -> int:
+    """What a text takes in memory: as characters, and as UTF-8 once it has been written."""
+    return sys.getsizeof(text) + (0 if text.isascii() else len(text.encode()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,12 @@ class Entry:
                 content.append(Content(said, text=text))  # type: ignore[arg-type]  # one of two
         return Item(self.id, self.role, tuple(content), self.status)  # type: ignore[arg-type]  # role is checked at the edge
 
+    @property
+    def size(self) -> int:
+        """Bytes of memory, about."""
+        texts = (self.text, self.transcript or "", *(text for text, _ in self.more))
+        return ENTRY + 100 * len(self.more) + sum(map(bytes_of, texts))
+
     def turns(self) -> tuple[Turn, ...]:
         """As a responder sees it: a turn for each piece."""
         first = Turn(self.role, self.text, self.ref, self.transcript or "")  # type: ignore[arg-type]
@@ -51,10 +66,12 @@ class Entry:
 
 
 class Conversation:
-    """Bound: MAX_ITEMS; at the bound the oldest item goes (`truncation: auto` of the API)."""
+    """Bound: MAX_ITEMS and MAX_BYTES; at the bound the oldest items go (`truncation: auto` of the API)."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
+        self._sizes: dict[str, int] = {}
+        self.size = 0  # bytes, about
 
     def __contains__(self, item_id: str) -> bool:
         return item_id in self._entries
@@ -82,12 +99,25 @@ class Conversation:
         if previous is None:
             previous = self.last_id
             self._entries[entry.id] = entry
+            self._weigh(entry.id)
         else:
             self._insert(entry, previous)
             previous = None if previous == "root" else previous
-        while len(self._entries) > MAX_ITEMS:
-            del self._entries[next(iter(self._entries))]
+        self._trim()
         return previous if previous in self._entries else None
+
+    def _trim(self) -> None:
+        """The newest item stays, whatever its size: what a client may send of one is bounded elsewhere."""
+        while len(self._entries) > MAX_ITEMS or (self.size > MAX_BYTES and len(self._entries) > 1):
+            self.remove(next(iter(self._entries)))
+
+    def _weigh(self, item_id: str) -> None:
+        """This item has come, changed or gone."""
+        entry = self._entries.get(item_id)
+        self.size -= self._sizes.pop(item_id, 0)
+        if entry is not None:
+            self._sizes[item_id] = entry.size
+            self.size += entry.size
 
     def _insert(self, entry: Entry, previous: str) -> None:
         order = list(self._entries.values())
@@ -97,21 +127,26 @@ class Conversation:
         at = 0 if previous == "root" else ids.index(previous) + 1
         order.insert(at, entry)
         self._entries = {each.id: each for each in order}
+        self._weigh(entry.id)
 
     def get(self, item_id: str) -> Entry | None:
         return self._entries.get(item_id)
 
     def remove(self, item_id: str) -> bool:
         """Was it there?"""
-        return self._entries.pop(item_id, None) is not None
+        found = self._entries.pop(item_id, None) is not None
+        self._weigh(item_id)
+        return found
 
     def set(self, item_id: str, **changes: object) -> Entry | None:
         """Changes an item that is still there; returns it."""
         entry = self._entries.get(item_id)
         if entry is None:
             return None
-        self._entries[item_id] = replace(entry, **changes)  # type: ignore[arg-type]  # dataclasses.replace is untyped here
-        return self._entries[item_id]
+        self._entries[item_id] = changed = replace(entry, **changes)  # type: ignore[arg-type]  # dataclasses.replace is untyped here
+        self._weigh(item_id)
+        self._trim()
+        return changed
 
     def entries(self) -> tuple[Entry, ...]:
         """Those that a responder answers."""
@@ -164,24 +199,20 @@ class Draft:
 
 def draft_of(item: ItemDraft, param: str = "item") -> Draft:
     """Checks an item, called `param` in errors.  Raises WireError for content that its role cannot have."""
+    if len(item.content) > CONTENTS or sum(len(each.text) for each in item.content if each.text is not UNSET) > TEXT:
+        message = f"An item may have {CONTENTS} contents with {TEXT} characters of text in all."
+        raise WireError("invalid_value", message, f"{param}.content")
     wanted = "output_text" if item.role == "assistant" else "input_text"
     parts: list[str | bytes] = []
     for index, part in enumerate(item.content):
         if part.type == "input_audio" and item.role == "user" and part.audio is not UNSET:
-            parts.append(_bytes(part.audio, f"{param}.content[{index}].audio"))
+            if not part.audio:
+                message = "There is no sound in this audio: leave the part out."
+                raise WireError("invalid_value", message, f"{param}.content[{index}].audio")
+            parts.append(part.audio)
         elif part.type in (wanted, "text") and part.text is not UNSET:
             parts.append(part.text)
         else:
             message = f"Content of a {item.role} item must be '{wanted}' with a `text` (got '{part.type}')."
             raise WireError("invalid_value", message, f"{param}.content[{index}].type")
     return Draft(None if item.id is UNSET else item.id, item.role, tuple(parts))
-
-
-def _bytes(text: str, param: str) -> bytes:
-    try:
-        audio = binascii.a2b_base64(text, strict_mode=True)
-    except (binascii.Error, ValueError):
-        raise WireError("invalid_value", "The audio is not valid base64.", param) from None
-    if not audio:
-        raise WireError("invalid_value", "There is no sound in this audio: leave the part out.", param)
-    return audio

@@ -12,7 +12,7 @@ every item ends exactly once, whatever the engine or the client does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from msgspec import UNSET
 
@@ -22,6 +22,7 @@ from shared.events import WireError
 from shared.session_config import AnySession
 from voxd import messages as m
 from voxd.session.answers import Answers
+from voxd.session.attached import resampled
 from voxd.session.conversation import Conversation, draft_of
 from voxd.session.listening import INBOUND, Listener
 from voxd.session.outbox import Out, Outbox
@@ -66,6 +67,11 @@ class Session:
         return self._listener.kept
 
     @property
+    def told(self) -> int:
+        """Bytes of what was said and written that are held for it."""
+        return self._conversation.size
+
+    @property
     def position(self) -> int:
         """Samples received so far, at the rate of the session's format."""
         return self._listener.sent
@@ -89,16 +95,29 @@ class Session:
 
     def receive_event(self, event: events.ClientEvent) -> None:
         """Whatever is wrong with an event becomes an `error` event, and costs nothing else."""
+        for _ in self.work_on(event):
+            pass
+
+    def work_on(self, event: events.ClientEvent) -> Iterator[None]:
+        """The same a piece at a time: at each of them others may have their turn, and outputs may be received."""
         try:
-            self._dispatch(event)
+            if isinstance(event, events.AudioAppend):
+                yield from self._append(event)
+            else:
+                self._dispatch((yield from resampled(event, self._terms.config.audio.input.format)))
         except WireError as error:
             event_id = None if event.event_id is UNSET else event.event_id
             self.receive_error(WireError(error.code, error.message, error.param, event_id))
 
     def receive_audio(self, data: bytes, offset: int | None = None) -> None:
         """Audio that did not come in an event (a binary message, an RTP track).  `offset`: as `voxd_offset`."""
+        for _ in self.work_on_audio(data, offset):
+            pass
+
+    def work_on_audio(self, data: bytes, offset: int | None = None) -> Iterator[None]:
+        """The same a piece at a time."""
         try:
-            self._utterances.receive_audio(data, offset)
+            yield from self._utterances.receive_audio(data, offset)
         except WireError as error:
             self.receive_error(error)
 
@@ -109,11 +128,6 @@ class Session:
 
     def _dispatch(self, event: events.ClientEvent) -> None:
         match event:
-            case events.AudioAppend() if self._terms.profile.track:
-                raise WireError("invalid_event", "The audio of this call is its track; events carry none.", "type")
-            case events.AudioAppend():
-                offset = None if event.voxd_offset is UNSET else event.voxd_offset
-                self._utterances.receive_audio(event.audio, offset)
             case events.SessionUpdate():
                 self._update(event)
             case events.AudioCommit():
@@ -128,6 +142,13 @@ class Session:
                 self._answers.create(event.response, hold=self._utterances.closing or not self._out.engine)
             case events.ResponseCancel():
                 self._answers.cancel(event)
+
+    def _append(self, event: events.AudioAppend) -> Iterator[None]:
+        if self._terms.profile.track:
+            raise WireError("invalid_event", "The audio of this call is its track; events carry none.", "type")
+        yield from self._utterances.receive_audio(
+            event.audio, None if event.voxd_offset is UNSET else event.voxd_offset
+        )
 
     def _update(self, event: events.SessionUpdate) -> None:
         has_items = self._conversation.last_id is not None

@@ -14,6 +14,7 @@ from msgspec import UNSET
 from shared.audio import to_samples
 from shared.events import Json, SessionUpdate, WireError, explain_value
 from shared.session_config import AnySession, RealtimeSession, SemanticVad, ServerVad, Transcription, merge
+from voxd.intake import VALUES, count_values
 from voxd.messages import Role
 from voxd.session.responses import ChunkPolicy
 from voxd.turns import Rules
@@ -57,8 +58,10 @@ class Terms:
             config = merge(self.config, event.session, model=self.profile.model)
         except msgspec.ValidationError as error:
             raise explain_value(str(error), event_id, "session") from None
-        if len(msgspec.json.encode(config)) > MAX_BYTES:
-            raise WireError("invalid_value", f"The session takes at most {MAX_BYTES} bytes of JSON.", "session")
+        shown = msgspec.json.encode(config)
+        if len(shown) > MAX_BYTES or count_values(shown.decode()) > VALUES:
+            message = f"The session takes at most {MAX_BYTES} bytes of JSON, and {VALUES} values."
+            raise WireError("invalid_value", message, "session")
         self._check(event.session, config)
         if started and not self.profile.track and config.audio.input.format != self.config.audio.input.format:
             message = "The audio format cannot change once audio has been received."
