@@ -94,7 +94,7 @@ def talks() -> Iterator[Talk]:
     with ExitStack() as opened:
 
         def make(
-            script: Script = repeats, models: tuple[str, ...] | None = ("tiny",), **options: object
+            script: Script = repeats, models: tuple[str, ...] | Script | None = ("tiny",), **options: object
         ) -> tuple[ChatServer, Talker]:
             server = opened.enter_context(ChatServer(script, models).running())
             talker = Talker(server.url, **{"timeout_s": 15, **options})

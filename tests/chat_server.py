@@ -112,9 +112,9 @@ async def mute(asked: Asked) -> None:
 
 
 class ChatServer:
-    """`script` may be changed at any time; `models`: None means that there is no such page."""
+    """`script` may be changed at any time; `models`: None means that there is no such page; a script answers itself."""
 
-    def __init__(self, script: Script = repeats, models: tuple[str, ...] | None = ("tiny",)) -> None:
+    def __init__(self, script: Script = repeats, models: tuple[str, ...] | Script | None = ("tiny",)) -> None:
         self.script, self.models = script, models
         self.asked: list[Asked] = []
         self.port = 0
@@ -185,6 +185,8 @@ class ChatServer:
 
     def _script(self, asked: Asked) -> Script:
         if asked.path == "/v1/models":
+            if callable(self.models):
+                return self.models
             listed = {"object": "list", "data": [{"id": model, "object": "model"} for model in self.models or ()]}
             return refuses(404) if self.models is None else refuses(200, listed)
         if asked.path != "/v1/chat/completions":

@@ -16,7 +16,7 @@ from huggingface_hub import errors
 
 from tests.tiny_voxtral import folder
 from voxd import pull
-from voxd.engine.realtime_presence import weights_absent
+from voxd.engine.weights import weights_absent
 from voxd.pull import CannotPull, check_room, take
 
 LOAD = """

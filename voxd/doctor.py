@@ -28,7 +28,8 @@ from voxd import control
 from voxd.engine import engine_class, engine_for
 from voxd.engine.contract import Unusable
 from voxd.engine.realtime_port import MODEL
-from voxd.engine.realtime_presence import GPU, VOXTRAL, choose, hub_cache, weights_absent
+from voxd.engine.realtime_presence import GPU, VOXTRAL, choose
+from voxd.engine.weights import hub_cache, weights_absent
 from voxd.install import Kind, units_folder
 from voxd.messages import Role
 from voxd.sockets import CannotStart, listeners

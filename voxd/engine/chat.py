@@ -22,6 +22,7 @@ from voxd.engine import chat_words
 from voxd.engine.chat_options import WHERE, Options
 from voxd.engine.chat_words import ChatError
 from voxd.engine.contract import Unusable
+from voxd.engine.foreign import SIZE, count, decode
 from voxd.engine.sse import Events
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,11 @@ STOP_S = 5.0
 WAITING = 4096  # results that the engine has not taken; at the bound the streams are read no further
 ERROR_BYTES = 1 << 16  # of a refusal are read at most
 ANSWER = 200_000  # characters, as in any item; an answer that goes on is cut there
+ANSWER_S = 900.0  # the same in time, however steadily it drips
+PIECES = 1 << 17  # in which one comes, three for each token
+SLICE = 4096  # bytes; after them, or 64 small pieces, other answers have their turn
+LONG = 1 << 16  # bytes; above it JSON is read in a thread of its own, so that other answers need not wait
+NAME = 256  # characters of a model's name
 
 Key = tuple[int, int]
 
@@ -92,6 +98,10 @@ class _Usage(msgspec.Struct):
     completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
 
+    @property
+    def cached_tokens(self) -> int | None:
+        return self.prompt_tokens_details.cached_tokens if self.prompt_tokens_details else None
+
 
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
@@ -148,7 +158,7 @@ class Chat:
 
     def models(self) -> tuple[str, ...]:
         """What the server offers.  Blocks for a few seconds at most; raises ChatError."""
-        return asyncio.run_coroutine_threadsafe(self._offered(), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(self._look(), self._loop).result()
 
     def ask(self, key: Key, messages: list[dict[str, str]], max_tokens: int | None) -> None:
         """Deltas will come, then Done or Lost."""
@@ -210,10 +220,20 @@ class Chat:
         finally:
             self._tasks.pop(key, None)
 
+    async def _look(self) -> tuple[str, ...]:
+        """`_offered` for another thread.  Raises ChatError and nothing else."""
+        try:
+            return await self._offered()
+        except ChatError:
+            raise
+        except Exception as error:  # the wall: a bug here must not end the start of the whole engine process
+            log.exception("a look at the chat server's models failed")
+            raise ChatError("engine_error", "The look at its models failed; see voxd's log.") from error
+
     async def _stream(self, key: Key, messages: list[dict[str, str]], max_tokens: int | None) -> Done:
         """Puts the deltas; returns how the answer ended.  Raises ChatError."""
         begun, cut, ended, size, usage = False, False, False, 0, _Usage()
-        patience = self._options.timeout_s
+        patience, latest = self._options.timeout_s, self._loop.time() + ANSWER_S
         try:
             async with (
                 asyncio.timeout(patience) as limit,
@@ -223,24 +243,26 @@ class Chat:
                     if data == "[DONE]":
                         ended = True
                         break
-                    chunk = _parsed(data)
+                    chunk = _parsed(data) if len(data) < LONG else await asyncio.to_thread(_parsed, data)
                     begun, usage = True, chunk.usage or usage
                     for choice in chunk.choices[:1]:
-                        if choice.delta and choice.delta.text:
-                            size += len(choice.delta.text)
-                            await self._put(Delta(key, choice.delta.text))
+                        text = choice.delta.text if choice.delta else ""
+                        if text:
+                            await self._put(Delta(key, text[: ANSWER - size]))
+                            size += len(text)
                         ended, cut = ended or choice.finish_reason is not None, cut or choice.finish_reason == "length"
-                    if size > ANSWER:
+                    if size >= ANSWER:
                         return Done(key, cut=True)
-                    limit.reschedule(self._loop.time() + patience)
+                    limit.reschedule(min(self._loop.time() + patience, latest))
         except TimeoutError:
+            if size and self._loop.time() >= latest:
+                return Done(key, cut=True)
             raise chat_words.silent(self._options) from None
         except httpx.RequestError as error:
             raise chat_words.broken() if begun else chat_words.no_connection(error, self._options) from error
         if not ended:
             raise chat_words.broken()
-        cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
-        return Done(key, cut, usage.prompt_tokens or 0, cached or 0, usage.completion_tokens or 0)
+        return Done(key, cut, count(usage.prompt_tokens), count(usage.cached_tokens), count(usage.completion_tokens))
 
     async def _body(self, messages: list[dict[str, str]], max_tokens: int | None) -> dict[str, Any]:
         if self._model is None:
@@ -266,13 +288,14 @@ class Chat:
                     raise chat_words.no_chat(self._options)
                 events = Events()
                 try:
-                    async for piece in response.aiter_bytes():
-                        for data in events.feed(piece):
-                            yield data
+                    async with aclosing(_pieces(response)) as pieces:
+                        async for piece in pieces:
+                            for data in events.feed(piece):
+                                yield data
+                    for data in events.finish():
+                        yield data
                 except ValueError:
                     raise chat_words.garbled() from None
-                for data in events.finish():
-                    yield data
                 return
             refusal = await _beginning(response)
         if asks_usage and response.status_code in (400, 422) and b"stream_options" in refusal:
@@ -286,27 +309,30 @@ class Chat:
         raise chat_words.refused(response.status_code, response.headers, refusal, self._options)
 
     async def _offered(self) -> tuple[str, ...]:
-        """Raises ChatError."""
+        """The names of its models.  Raises ChatError."""
         try:
-            async with asyncio.timeout(LOOK_S):
-                response = await self._client.get(f"{self._options.url}/models")
+            async with asyncio.timeout(LOOK_S), self._client.stream("GET", f"{self._options.url}/models") as response:
+                if response.status_code != 200:
+                    refusal = await _beginning(response)
+                    raise chat_words.refused(response.status_code, response.headers, refusal, self._options)
+                async with aclosing(_pieces(response)) as pieces:
+                    body = b"".join([piece async for piece in pieces])
         except TimeoutError:
             raise chat_words.no_connection(httpx.ReadTimeout(""), self._options) from None
         except httpx.RequestError as error:
             raise chat_words.no_connection(error, self._options) from error
-        if response.status_code != 200:
-            raise chat_words.refused(response.status_code, response.headers, response.content, self._options)
         try:
-            return tuple(model.id for model in msgspec.json.decode(response.content, type=_Models).data)
-        except msgspec.DecodeError:
+            named = [model.id for model in (await asyncio.to_thread(decode, body, _Models)).data]
+        except ValueError:
             raise chat_words.no_chat(self._options) from None
+        return tuple(name for name in named if 0 < len(name) <= NAME and name.isprintable())
 
 
 def _parsed(data: str) -> _Chunk:
     """Raises ChatError for what is no chunk, and for an error that the server tells in its stream."""
     try:
-        chunk = msgspec.json.decode(data, type=_Chunk)
-    except msgspec.DecodeError:
+        chunk = decode(data.encode(), _Chunk)
+    except ValueError:
         raise chat_words.garbled() from None
     if chunk.error is not None:
         raise chat_words.broke_off(chunk.error)
@@ -315,11 +341,31 @@ def _parsed(data: str) -> _Chunk:
     return chunk
 
 
+async def _pieces(response: httpx.Response) -> AsyncGenerator[bytes, None]:
+    """The body, SIZE bytes at most, as it is sent: unpacked, a few bytes could be any number.  Raises ChatError."""
+    if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise chat_words.packed()
+    size = 0
+    number = 0
+    async for piece in response.aiter_raw():
+        size, number = size + len(piece), number + 1
+        if size > SIZE or number > PIECES:
+            raise chat_words.too_much()
+        for start in range(0, len(piece), SLICE):
+            yield piece[start : start + SLICE]
+            if start or number % 64 == 0:
+                await asyncio.sleep(0)
+
+
 async def _beginning(response: httpx.Response) -> bytes:
-    """What a refusal says."""
+    """What a refusal says, if it can be read."""
     found = b""
-    async for piece in response.aiter_bytes():
-        found += piece
-        if len(found) >= ERROR_BYTES:
-            break
+    try:
+        async with aclosing(_pieces(response)) as pieces:
+            async for piece in pieces:
+                found += piece
+                if len(found) >= ERROR_BYTES:
+                    break
+    except ChatError:
+        pass  # compressed: the status says enough
     return found[:ERROR_BYTES]

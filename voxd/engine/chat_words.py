@@ -14,8 +14,10 @@ import httpx
 import msgspec
 
 from voxd.engine.chat_options import WHERE, Options
+from voxd.engine.foreign import SIZE, decode
 
 SHOWN = 200  # characters of a server's own words
+_SECONDS = re.compile(r"[0-9]{1,5}")
 _TOO_LONG = re.compile(r"context[ _](length|size|window)|exceed_context|maximum context|too many tokens", re.IGNORECASE)
 _NO_MODEL = re.compile(r"not[ _]found|not exist|invalid[ _]model|no such|unknown", re.IGNORECASE)
 
@@ -73,6 +75,17 @@ def garbled() -> ChatError:
     return ChatError("chat_broken", f"The chat server has sent something that is no piece of an answer: {remedy}.")
 
 
+def too_much() -> ChatError:
+    remedy = f"ask again; if it stays so, {WHERE}.url is not an OpenAI-compatible endpoint, or its server has a bug"
+    return ChatError("chat_broken", f"The chat server's answer has no end within {SIZE >> 20} MiB: {remedy}.")
+
+
+def packed() -> ChatError:
+    """Compressed although the request says `Accept-Encoding: identity`."""
+    remedy = "turn compression off there, or in the proxy before it"
+    return ChatError("chat_broken", f"The chat server compresses its answers, which was not asked for: {remedy}.")
+
+
 def silent(options: Options) -> ChatError:
     remedy = f"ask again, or raise {WHERE}.timeout_s if it needs longer"
     return ChatError("chat_timeout", f"The chat server has sent no text for {options.timeout_s:g} s: {remedy}.")
@@ -104,7 +117,7 @@ def refused(status: int, headers: Mapping[str, str], body: bytes, options: Optio
         return _unauthorized(status, options)
     if status == 429:
         after = headers.get("retry-after", "")
-        when = f"in {after} s" if after.isdecimal() else "in a moment"
+        when = f"in {int(after)} s" if _SECONDS.fullmatch(after) else "in a moment"
         return ChatError("rate_limit_exceeded", f"The chat server takes no more requests for now: ask again {when}.")
     if status in (400, 413, 422, 500) and _TOO_LONG.search(words):
         remedy = "begin a new session, or give the model more context where it is served"
@@ -141,8 +154,8 @@ def _unauthorized(status: int, options: Options) -> ChatError:
 def error_words(body: bytes) -> str:
     """What the server says of an error: OpenAI's form, older vLLM's, FastAPI's, or as it is."""
     try:
-        found: object = msgspec.json.decode(body)
-    except msgspec.DecodeError:
+        found = decode(body, object)
+    except ValueError:
         return "" if body.lstrip().startswith(b"<") else body.decode("utf-8", "replace")
     if isinstance(found, dict):
         found = found.get("error", found)

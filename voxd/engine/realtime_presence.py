@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
 from voxd.engine.contract import Unusable
 from voxd.engine.realtime_port import Options
+from voxd.engine.weights import NEEDS, weights_absent
 
 VOXTRAL = "voxtral-realtime"
-NEEDS = ("torch", "transformers", "mistral_common")
 GPU = (Path("/dev/nvidia0"), Path("/dev/dxg"))  # the second: Linux on Windows
 
 
@@ -32,20 +31,3 @@ def choose(options: Mapping[str, Mapping[str, object]], environment: Mapping[str
     """The transcriber that `auto` means here, and why it is not Voxtral Realtime.  `options`: of each engine."""
     reason = why_not(options.get(VOXTRAL, {}), environment)
     return VOXTRAL if reason is None else "whisper", reason
-
-
-def weights_absent(model: str, environment: Mapping[str, str]) -> str | None:
-    """In half a sentence, with what to do."""
-    return None if _is_here(model, environment) else f"its weights are not here: voxd pull {model}"
-
-
-def _is_here(model: str, environment: Mapping[str, str]) -> bool:
-    """A folder, or a repository in the hub's cache."""
-    pinned = hub_cache(environment) / f"models--{model.replace('/', '--')}" / "refs" / "main"
-    return (Path(model) / "config.json").exists() or pinned.exists()
-
-
-def hub_cache(environment: Mapping[str, str]) -> Path:
-    """Where `voxd pull` puts models."""
-    home = Path(environment.get("HF_HOME") or Path(environment.get("HOME", os.sep)) / ".cache" / "huggingface")
-    return Path(environment.get("HF_HUB_CACHE") or home / "hub")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-LIMIT = 1 << 20  # bytes in one line; a delta takes a few hundred
+LIMIT = 1 << 20  # bytes of one event, and of one line; a delta takes a few hundred
+LINES = 1 << 18  # of one stream, which are eight times as many as an answer has; the emptiest cost the most time
 _END = re.compile(rb"\r\n|\r|\n")
 
 
@@ -20,9 +21,11 @@ class Events:
         self._after_cr = False  # a LF that comes now belongs to the line before
         self._first = True
         self._data: list[str] = []
+        self._size = 0  # bytes of the lines in it
+        self._lines = 0
 
     def feed(self, piece: bytes) -> Iterator[str]:
-        """Raises ValueError for a line without end."""
+        """Raises ValueError for a line, an event or a stream without end."""
         if self._after_cr and piece:
             piece = piece.removeprefix(b"\n")
             self._after_cr = False
@@ -30,6 +33,10 @@ class Events:
         for end in _END.finditer(piece):
             self._line += piece[start : end.start()]
             start = end.end()
+            self._size += len(self._line) + 1
+            self._lines += 1
+            if self._size > LIMIT or self._lines > LINES:
+                raise ValueError(f"more than {LIMIT} bytes in an event, or {LINES} lines")
             yield from self._take_line()
         self._after_cr = self._after_cr or piece.endswith(b"\r")
         self._line += piece[start:]
@@ -46,7 +53,7 @@ class Events:
         if self._first:
             line, self._first = line.removeprefix("\ufeff"), False
         if not line:
-            data, self._data = self._data, []
+            data, self._data, self._size = self._data, [], 0
             if data:
                 yield "\n".join(data)
             return

@@ -26,8 +26,8 @@ from voxd.engine.mini_schedule import Schedule
 from voxd.engine.mini_sequence import Memory
 from voxd.engine.mini_talk import Talk, Utterance
 from voxd.engine.mini_work import Kind, Work
-from voxd.engine.realtime_presence import NEEDS, weights_absent
 from voxd.engine.text import Writer
+from voxd.engine.weights import NEEDS, weights_absent
 from voxd.messages import (
     Audio,
     Cancel,

@@ -20,9 +20,9 @@ from voxd.engine.admission import Load
 from voxd.engine.batch import Flight, Row
 from voxd.engine.contract import Capabilities, Demand, Engine, EngineCommand, Refuse
 from voxd.engine.realtime_port import DELAY_MS, Device, Options
-from voxd.engine.realtime_presence import NEEDS, weights_absent
 from voxd.engine.realtime_runs import FRAME, Form, Run
 from voxd.engine.realtime_streams import CAPACITY, Stream
+from voxd.engine.weights import NEEDS, weights_absent
 from voxd.messages import Cancel, Close, Commit, Feed, Flush, Heard, Onset, Open, Output, Rollback
 
 LoadDevice = Callable[[Options, Callable[[str], None]], Device]
