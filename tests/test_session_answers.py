@@ -184,7 +184,7 @@ def test_a_failed_response_is_closed() -> None:
     desk.output(m.Failed(STREAM, desk.last(m.Respond).ref, "engine_error", "No."))
 
     assert desk.names() == ANSWER_CLOSES
-    assert desk.session.to_send() == ([], [], [])
+    assert (desk.session.to_send(), desk.session.next_event()) == (([], []), None)
 
 
 def test_an_answer_to_a_fresh_commit_waits_until_the_engine_has_the_audio() -> None:

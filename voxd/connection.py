@@ -5,8 +5,9 @@ It owns the session and the clock; it does not know sockets (a transport calls `
 what events mean.
 
 Bounds: what waits for the socket is at most OUTBOUND bytes; above that the client is too slow to be served and is
-closed. While too much audio waits for the engine, `readable` is clear and the transport stops reading.  All sessions
-together keep what `Budget` says; who goes over it is closed, and may come back.
+closed.  While half of that waits, or too much audio for the engine, `readable` is clear and the transport stops
+reading.  A long answer waits as its text, so a client that reads is never closed for it.  All sessions together keep
+what `Budget` says; who goes over it is closed, and may come back.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ from voxd.session import Profile, Session
 
 log = logging.getLogger("voxd")
 OUTBOUND = 4 << 20  # bytes
+READY = 64 << 10  # bytes that wait as messages; the rest waits as events
+AT_ONCE = 16  # messages written before others have their turn
 HISTORY = 200  # events kept for a client that comes back
+HISTORY_BYTES = 4 << 20  # of them
 
 
 @dataclass(slots=True)
@@ -100,7 +104,8 @@ class Connection:
         self.unlinked = asyncio.Event()  # no transport serves it
         self._outbound: deque[Waiting] = deque()
         self._outbound_bytes = 0
-        self._history: deque[Waiting] = deque(maxlen=HISTORY)  # for a client that comes back
+        self._history: deque[Waiting] = deque()  # for a client that comes back
+        self._history_bytes = self._taken = 0
         self._seq = 0
         self._parked = False
         self.ticket = 0  # counts the transports; only the latest is served
@@ -186,6 +191,9 @@ class Connection:
     async def next_event(self, ticket: int = 0) -> Waiting:
         """The next event for the socket.  Raises Closed when the server ends the connection and all is written, or when
         another transport has taken over."""
+        self._taken += 1
+        if self._taken % AT_ONCE == 0:
+            await asyncio.sleep(0)  # a long answer is not written in one go
         while True:
             if ticket != self.ticket:
                 raise Closed(1001, "the session goes on over another connection")
@@ -197,6 +205,7 @@ class Connection:
             await self._outbound_changed.wait()
         waiting = self._outbound.popleft()
         self._outbound_bytes -= waiting.cost
+        self._refill()
         return waiting
 
     def written(self, waiting: Waiting) -> None:
@@ -293,18 +302,26 @@ class Connection:
         self._observer.received(received - self._observed)
         self._observed = received
         self._weigh(self._session.kept, self._session.told)
-        outgoing, commands, notes = self._session.to_send()
+        commands, notes = self._session.to_send()
         for note in notes:
             self._meter.receive_note(note, now_us)
         self._host.send(commands)
         for command in commands:
             if isinstance(command, m.Speculate):
                 self._observer.speculated()
-        for event in outgoing:
-            self._send(event)
-        _show(self.readable, not self._session.stalled)
-        _show(self.idle, not self._session.busy)
+        self._refill()
         self._set_timer(now_us)
+
+    def _refill(self) -> None:
+        """Events become messages no faster than the client takes them; who sends and does not take is not read."""
+        while self._outbound_bytes < READY and (event := self._session.next_event()) is not None:
+            self._send(event)
+        waiting = self._outbound_bytes + self._session.waiting
+        if waiting > OUTBOUND and self._closing is None:
+            self._outbound.clear()
+            self.end(1008, "the client reads too slowly")
+        _show(self.readable, not self._session.stalled and waiting < OUTBOUND // 2)
+        _show(self.idle, not self._session.busy and not self._session.waiting)
 
     def _weigh(self, audio: int, conversation: int) -> None:
         """So many bytes are held for this session now."""
@@ -339,16 +356,19 @@ class Connection:
         if self.resume_token:
             self._seq = waiting.seq = self._seq + 1
             waiting.data = waiting.data[:-1] + b',"voxd_seq":%d}' % self._seq
-            self._history.append(waiting)
+            self._remember(waiting)
         self._outbound.append(waiting)
         self._grew(waiting)
+
+    def _remember(self, waiting: Waiting) -> None:
+        self._history.append(waiting)
+        self._history_bytes += waiting.cost
+        while len(self._history) > HISTORY or self._history_bytes > HISTORY_BYTES:
+            self._history_bytes -= self._history.popleft().cost
 
     def _grew(self, waiting: Waiting) -> None:
         self._outbound_bytes += waiting.cost
         self._outbound_changed.set()
-        if self._outbound_bytes > OUTBOUND and self._closing is None:
-            self._outbound.clear()
-            self.end(1008, "the client reads too slowly")
 
     def _set_timer(self, now_us: int) -> None:
         """`chunked_response` may hold text until a deadline."""

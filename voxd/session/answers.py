@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from shared.events import ItemReference, Json, ResponseCancel, ResponseRequest, WireError
+from shared.parts import TEXT
 from voxd import messages as m
 from voxd.session.conversation import Conversation, Entry, draft_of
 from voxd.session.outbox import Outbox, ResponseNote
@@ -18,6 +20,8 @@ from voxd.session.responses import Answer, Ending
 from voxd.session.terms import Terms
 
 ASIDES = 4  # responses beside the conversation at the same time
+LONGEST = TEXT  # characters of an answer
+TOO_LONG: Json = {"type": "incomplete", "reason": "max_output_tokens"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,7 @@ class Answers:
             None if aside else self._conversation_id,
         )
         chunks, add_item = self._terms.profile.chunks, None if aside else self._conversation.add
-        answer = Answer(ref, ids, self._out.emit, chunks, add_item, max_tokens=tokens, metadata=metadata)
+        answer = Answer(ref, ids, self._out, chunks, add_item, max_tokens=tokens, metadata=metadata)
         if aside:
             self._asides[ref] = answer
         else:
@@ -241,12 +245,16 @@ class Answers:
 
     def receive_said(self, said: m.Said) -> None:
         if answer := self._find(said.ref):
-            answer.receive_said(said)
+            room = LONGEST - len(answer.text)
+            answer.receive_said(replace(said, text=said.text[:room]) if len(said.text) > room else said)
+            if len(said.text) >= room:
+                self._out.command(m.Cancel(self._out.stream, answer.ref))
+                self._close(answer, "incomplete", TOO_LONG)
 
     def receive_settled(self, settled: m.Settled) -> None:
         """The engine is done.  Its cancellation was the client's or a barge-in, and has been told already."""
         ending: Ending = "incomplete" if settled.status == "incomplete" else "completed"
-        details = {"type": "incomplete", "reason": "max_output_tokens"} if ending == "incomplete" else None
+        details = TOO_LONG if ending == "incomplete" else None
         if answer := self._find(settled.ref):
             self._close(answer, ending, details, settled)
 

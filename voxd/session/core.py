@@ -4,7 +4,7 @@ Pure.  It deals events out to the parts and answers for what is wrong with them;
 
     session.receive_event(event) | receive_audio(bytes) | receive_output(output) | receive_time(now_us)
             | receive_error(error) | engine_lost() | engine_ready(profile)
-    events, commands, notes = session.to_send()
+    commands, notes = session.to_send();  session.next_event() until it is None
 
 Order: `session.created` is the first event; events leave in the order in which their causes came; every response and
 every item ends exactly once, whatever the engine or the client does.
@@ -49,8 +49,17 @@ class Session:
     # ── what the shell asks ─────────────────────────────────────────────────────────────────────────────────────────
 
     def to_send(self) -> Out:
-        """Server events, engine commands and notes that came of everything received since the last call."""
+        """Engine commands and notes that came of everything received since the last call."""
         return self._out.take()
+
+    def next_event(self) -> events.ServerEvent | None:
+        """The oldest server event that has not been taken; None: there is none."""
+        return self._out.next_event()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of events that have not been taken, about."""
+        return self._out.waiting
 
     @property
     def config(self) -> AnySession:

@@ -28,7 +28,7 @@ WINDOW = 2 * RATE
 LOOK_BACK = 3 * RATE  # the longest prefix padding (2 s) and an onset
 PIECE = RATE  # samples in one Feed at most
 CAPACITY_S = 300  # of audio that waits for a commit, or for the engine
-PIECES = 4  # of a second: as much sound is resampled in one go, some 2 ms of work
+PIECES = 2  # of a second: as much sound is resampled in one go, some 3 ms of work
 INBOUND = 4 << 20  # bytes: above this backlog a connection stops reading its socket
 
 
