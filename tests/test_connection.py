@@ -105,7 +105,7 @@ async def test_an_acknowledgement_says_when_the_newest_sound_came() -> None:
     connection.close("over")
     acks = [each.event for each in connection._outbound if isinstance(each.event, events.Ack)]
     told = [each.data for each in connection._outbound if isinstance(each.event, events.Ack)]
-    assert len(acks) > 2, "one for each piece, and one for what was heard"
+    assert len(acks) > 2, "one for each half second, and one for what was heard"
     assert next(times) > came_us + 1, "time has passed between the two"
     assert [b'"received_us":%d' % came_us in data for data in told[-2:]] == [True, True]
 

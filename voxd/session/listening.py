@@ -29,6 +29,7 @@ LOOK_BACK = 3 * RATE  # the longest prefix padding (2 s) and an onset
 PIECE = RATE  # samples in one Feed at most
 CAPACITY_S = 300  # of audio that waits for a commit, or for the engine
 PIECES = 2  # of a second: as much sound is resampled in one go, some 3 ms of work
+COPIED = 8  # s of sound that is not resampled
 INBOUND = 4 << 20  # bytes: above this backlog a connection stops reading its socket
 
 
@@ -106,7 +107,8 @@ class Listener:
         missing = self.missing(offset)
         if missing:
             yield from self._receive_silence(missing)
-        piece = self._rate // PIECES * self._width
+        # Sound that is at 16 kHz already is only copied.
+        piece = (COPIED * RATE if self._rate == RATE else self._rate // PIECES) * self._width
         for at in range(0, len(data), piece):
             if missing or at:
                 yield
