@@ -12,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import soxr
 
 RATE = 16_000  # Hz: what every engine and the VAD hear
 HOP = 160  # samples in 10 ms
 VAD_FRAME = 512  # samples in 32 ms: one speech probability
 PACKET = 320  # samples in 20 ms: one message on the wire
+RANGE_DB = 35.0  # between the loudest hop of a speaker and the softest that is speech
 
 Int16 = npt.NDArray[np.int16]
 Float32 = npt.NDArray[np.float32]
@@ -87,7 +87,8 @@ class Resampler:
     """A stream at `rate` Hz -> 16 kHz: float32 [n] -> float32 [m], statefully.
 
     Sample k of what comes out is the sound at k / 16000 s of what went in.  Half the filter is held back for it:
-    1.9 ms, of 8 kHz 3.8.  (soxr, which serves for files, works in blocks: up to 36 ms between microphone and answer.)
+    1.9 ms, of 8 kHz 3.8.  (soxr, which serves for files, works in blocks: up to 36 ms between
+    microphone and answer.)
     """
 
     def __init__(self, rate: int) -> None:
@@ -162,13 +163,6 @@ class Decoder:
         return float_to_pcm16(np.concatenate((out, self._resampler.finish())) if last else out)
 
 
-def resample(samples: Float32, rate: int) -> Float32:
-    """A whole clip, float32 [n] at `rate` -> float32 [m] at 16 kHz."""
-    if rate == RATE:
-        return samples
-    return np.asarray(soxr.resample(samples, rate, RATE), dtype=np.float32)
-
-
 def level_dbfs(samples: Float32) -> float:
     """RMS of float32 [n] in dB relative to full scale; -inf never leaves: silence is -120."""
     if samples.size == 0:
@@ -177,38 +171,46 @@ def level_dbfs(samples: Float32) -> float:
     return max(-120.0, 10.0 * float(np.log10(power + 1e-12)))
 
 
-def voiced_hops(samples: Float32, range_db: float = 35.0) -> npt.NDArray[np.bool_]:
-    """The truth for latency: for each whole 10 ms hop of a clip, is its RMS within `range_db` of the loudest hop?
-
-    float32 [n] -> bool [n // 160].  A clip of digital silence has no voiced hop.
-    """
-    count = samples.size // HOP
-    if count == 0:
-        return np.zeros(0, np.bool_)
-    hops = samples[: count * HOP].reshape(count, HOP)
-    power = np.mean(np.square(hops, dtype=np.float64), axis=1)
-    peak = float(power.max())
-    return np.asarray(power >= max(peak * 10 ** (-range_db / 10), 1e-10))
-
-
 class Truth:
-    """First and last voiced sample of any stretch of a known clip; what the user would call start and end of speech.
+    """First and last voiced sample of any stretch of known sound; what the user would call start and end of speech.
 
-    `offset` is the stream position of the clip's first sample.
-    """
+    A 10 ms hop is voiced if its RMS is within `RANGE_DB` of the loudest hop so far; in digital silence none is.  The
+    sound may come in pieces.  `offset` is the stream position of its first sample.  Bound: 4 bytes for each hop."""
 
-    def __init__(self, samples: Float32, offset: int = 0) -> None:
-        self._voiced = np.flatnonzero(voiced_hops(samples)) * HOP + offset
+    def __init__(self, samples: Float32 | None = None, offset: int = 0) -> None:
+        self._offset = offset
+        self._rest = np.zeros(0, np.float32)  # less than a hop
+        self._powers: list[Float32] = []
+        self._peak = 0.0
+        if samples is not None:
+            self.append(samples)
+
+    def append(self, samples: Float32) -> None:
+        """What follows."""
+        samples = np.concatenate((self._rest, samples))
+        count = samples.size // HOP
+        hops, self._rest = samples[: count * HOP].reshape(count, HOP), samples[count * HOP :]
+        powers = np.mean(np.square(hops, dtype=np.float64), axis=1).astype(np.float32)
+        self._powers.append(powers)
+        self._peak = max(self._peak, float(powers.max(initial=0)))
 
     def first_voiced(self, after: int, before: int) -> int | None:
         """Sample index at which the first voiced hop in [after, before) begins."""
-        at = int(np.searchsorted(self._voiced, after))
-        return int(self._voiced[at]) if at < self._voiced.size and self._voiced[at] < before else None
+        found = self._voiced(after, before)
+        return int(found[0]) if found.size else None
 
     def last_voiced(self, after: int, before: int) -> int | None:
         """Sample index just past the last voiced hop in [after, before)."""
-        at = int(np.searchsorted(self._voiced, before)) - 1
-        return int(self._voiced[at]) + HOP if at >= 0 and self._voiced[at] >= after else None
+        found = self._voiced(after, before)
+        return int(found[-1]) + HOP if found.size else None
+
+    def _voiced(self, after: int, before: int) -> npt.NDArray[np.int64]:
+        """Where the voiced hops begin that begin in [after, before)."""
+        if len(self._powers) != 1:
+            self._powers = [np.concatenate(self._powers)] if self._powers else [np.zeros(0, np.float32)]
+        first, last = (max(0, -(-(at - self._offset) // HOP)) for at in (after, before))
+        voiced = self._powers[0][first:last] >= max(self._peak * 10 ** (-RANGE_DB / 10), 1e-10)
+        return (np.flatnonzero(voiced) + first) * HOP + self._offset
 
 
 class Ring:

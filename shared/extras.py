@@ -22,7 +22,7 @@ def how_to_install(extra: str) -> str:
     """A shell command that installs what `extra` names, from where this installation came (PEP 610 has recorded it)."""
     # All that are found: the folder that a build leaves in a tree shadows the real one there, and has no origin.
     recorded = (each.read_text("direct_url.json") for each in distributions(name=DISTRIBUTION))
-    origin = next((json.loads(text) for text in recorded if text), {})
+    origin: dict[str, object] = next((json.loads(text) for text in recorded if text), {})
     return f"pip install {_requirement(origin, extra)}"
 
 

@@ -86,7 +86,7 @@ def voxd_process(
         with log.open("wb") as written:
             fds = [sock.fileno() for sock in given]
             process = subprocess.Popen(
-                command, stdout=written, stderr=written, env=environment(folder, env), pass_fds=fds
+                command, stdout=written, stderr=written, env=environment(folder, env), pass_fds=fds, process_group=0
             )
         daemon = Daemon(process, path, folder, log)
         try:

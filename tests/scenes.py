@@ -28,8 +28,9 @@ from shared.latency import TurnMetrics
 from shared.session_config import Extensions, RealtimeSession
 from tests.fakes import utterance
 from voxtui.app import VoxtuiApp
+from voxtui.errors import SourceError
 from voxtui.microphone import Device
-from voxtui.sources import Packet, Silence, Source, SourceError
+from voxtui.sources import Packet, Silence, Source
 from voxtui.target import unix_target
 from voxtui.told import Connected, Connecting, Event, Floor, Health, Measured, Painted
 from voxtui.widgets.devices import DevicesScreen, Trial

@@ -27,6 +27,7 @@ WALLS = {
     "voxd/engine/loop.py": "one engine's bug ends its turns",
     "voxd/engine/chat.py": "a bug in one request ends that answer, not the thread of all requests",
     "voxd/engine/workers.py": "a decode that throws must end as a Failed, not as a dead thread",
+    "voxtui/blocking.py": "what a call in a thread raises is raised where it is awaited",
 }
 # Weights are safetensors, messages msgspec; TextIteratorStreamer holds text back until the next space.
 BANNED_MODULES = {"pickle", "cPickle", "dill", "shelve"}

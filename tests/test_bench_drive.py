@@ -23,8 +23,8 @@ from voxtui.bench.goals import Goal
 from voxtui.bench.machine import cpu_s, local_processes, machine
 from voxtui.bench.plan import Part, Plan, timetable
 from voxtui.bench.tally import Counts, Result
-from voxtui.errors import Misconfigured, Refused
-from voxtui.sources import Packet, SourceError
+from voxtui.errors import Misconfigured, Refused, SourceError
+from voxtui.sources import Packet
 from voxtui.target import Address, Direct, Target, unix_target
 
 

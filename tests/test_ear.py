@@ -10,7 +10,8 @@ import pytest
 from tests.fakes import FakeClock
 from voxtui import ear
 from voxtui.ear import MUTE, RETRY, Ear
-from voxtui.sources import PACKET_US, SILENT, Packet, Source, SourceError
+from voxtui.errors import SourceError
+from voxtui.sources import PACKET_US, SILENT, Packet, Source
 
 SOUND = b"\1\0" * 320
 
@@ -18,6 +19,7 @@ SOUND = b"\1\0" * 320
 class Device:
     """A microphone that gives so many packets and then does as told."""
 
+    ends = False
     samples = None
     truth = None
 

@@ -18,8 +18,17 @@ import pytest
 from voxd import messages as m
 from voxd.host import EngineFailed, EngineHost, State
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 ECHO = m.Configure("echo", "echo", {"echo": {"tokens": 3, "token_ms": 1}})
+STUCK = """
+import threading
+from voxd.engine.echo import Echo
+
+class Stuck(Echo):
+    def load(self, progress):
+        progress("reading")
+        threading.Event().wait()
+"""
 
 
 class Client:
@@ -292,12 +301,15 @@ async def test_a_process_of_another_version_is_given_up_in_words(
 
 
 @contextmanager
-def engine_process(configure: m.Configure) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
-    """`python -m voxd.engine FD` and our end of its socket."""
+def engine_process(
+    configure: m.Configure, packages: str = ""
+) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
+    """`python -m voxd.engine FD` and our end of its socket.  `packages`: a folder with more of them."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         command = [sys.executable, "-m", "voxd.engine", str(theirs.fileno())]
-        with subprocess.Popen(command, pass_fds=(theirs.fileno(),), stderr=subprocess.DEVNULL) as process:
+        environ = {**os.environ, "PYTHONPATH": packages}
+        with subprocess.Popen(command, pass_fds=(theirs.fileno(),), stderr=subprocess.DEVNULL, env=environ) as process:
             theirs.close()
             ours.settimeout(PATIENCE_S)
             ours.sendall(m.encode(configure))
@@ -338,11 +350,25 @@ def test_the_engine_process_says_why_it_cannot_start() -> None:
         assert process.wait(PATIENCE_S) == 1
 
 
-def test_ctrl_c_is_the_gateways_to_handle() -> None:
-    """A terminal sends it to both; the engine process goes on until it is told to stop."""
+def test_the_engine_process_ends_with_the_gateway_also_while_it_loads(tmp_path: Path) -> None:
+    """Loading may take minutes, and says nothing meanwhile that would fail."""
+    (tmp_path / "stuck.py").write_text(STUCK)
+    info = tmp_path / "stuck-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stuck\nVersion: 0\n")
+    (info / "entry_points.txt").write_text("[voxd.engines]\nstuck = stuck:Stuck\n")
+    with engine_process(m.Configure("stuck", None, {}), str(tmp_path)) as (process, ours):
+        assert isinstance(first_report(ours), m.Progress)
+        ours.close()
+        assert process.wait(PATIENCE_S) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_are_the_gateways_to_handle(number: signal.Signals) -> None:
+    """Who means the daemon may send them to all of its processes; this one goes on until it is told to stop."""
     with engine_process(ECHO) as (process, ours):
         assert isinstance(first_report(ours), m.Ready)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         ours.sendall(m.encode(m.Open(1, ("respond",))) + m.encode(m.Respond(1, 1, (), 1)))
         unframer = m.reports()
         while not any(isinstance(report, m.Settled) for report in unframer.feed(ours.recv(1 << 16))):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from click.testing import CliRunner, Result
 
+from voxd import unit_commands
 from voxd.cli import main
 from voxd.logs import BadFilter, parse, row, shown, wanted
 
@@ -107,11 +109,12 @@ def test_bytes_and_nulls_of_journalctl_are_left_out() -> None:
 
 
 def logs(folder: Path, script: str, *arguments: str) -> Result:
-    """`voxd logs` where journalctl is this script."""
+    """`voxd logs` where systemd runs and journalctl is this script."""
     program = folder / "journalctl"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    return CliRunner().invoke(main, ["logs", *arguments], env={"PATH": f"{folder}:{os.environ['PATH']}"})
+    with patch.object(unit_commands, "SYSTEMD", folder):
+        return CliRunner().invoke(main, ["logs", *arguments], env={"PATH": f"{folder}:{os.environ['PATH']}"})
 
 
 def printing(folder: Path, *records: dict[str, str]) -> str:

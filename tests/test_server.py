@@ -210,20 +210,22 @@ async def test_tcp_wants_the_token(tmp_path: Path) -> None:
             assert json.loads(await link.recv())["type"] == "session.created"
 
 
-async def test_stopping_lets_a_turn_end_and_tells_clients_to_come_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "whom"), [("SIGTERM", "gateway"), ("SIGTERM", "group"), ("SIGINT", "group")])
+async def test_stopping_lets_a_turn_end_and_tells_clients_to_come_back(number: str, whom: str) -> None:
+    """A terminal, a supervisor or `kill -- -PGID` signals the whole group: the engine process must not go first."""
     environ = {"VOXD_ENGINE_OPTIONS": "{echo: {tokens: 40, token_ms: 20}}"}
     with voxd_process("--respond", "echo", "--transcribe", "none", env=environ) as daemon:
         async with talk(daemon) as person:
             await person.send(events.ResponseCreate())
             await person.until("response.output_text.delta")
-            daemon.process.send_signal(signal.SIGTERM)
+            (os.kill if whom == "gateway" else os.killpg)(daemon.process.pid, signal.Signals[number])
             done = await person.until("response.done")
             assert done["response"]["status"] == "completed"
             with pytest.raises(ConnectionClosed) as closed:
                 await person.until("never")
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 1012
-        assert await asyncio.to_thread(daemon.process.wait, 10) == 0
+        assert await asyncio.to_thread(daemon.process.wait, 60) == 0
         assert not daemon.socket.exists()
 
 

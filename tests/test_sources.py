@@ -17,8 +17,9 @@ from shared.audio import PACKET, RATE, Float32, float_to_pcm16
 from tests.fakes import FakeClock
 from voxtui import microphone
 from voxtui.devices import device_list
+from voxtui.errors import SourceError
 from voxtui.microphone import HELD, Cutter, Microphone
-from voxtui.sources import FileSource, Packet, Silence, Source, SourceError, read_clip
+from voxtui.sources import FileSource, Packet, Silence, Source, read_clip
 
 
 def tone(seconds: float, rate: int = RATE) -> Float32:
@@ -90,7 +91,7 @@ def test_what_is_no_sound(tmp_path: Path) -> None:
         read_clip(text)
     with pytest.raises(SourceError, match="no such file"):
         read_clip(tmp_path / "none.wav")
-    with pytest.raises(SourceError, match="no such file"):
+    with pytest.raises(SourceError, match="this is a folder"):
         read_clip(tmp_path)
 
 

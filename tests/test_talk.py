@@ -32,6 +32,7 @@ from voxtui.told import Event, Floor
 class Tape:
     """A microphone whose packets a test hands out, each filled with its number."""
 
+    ends = False
     samples = None
     truth = None
     dropped = 0

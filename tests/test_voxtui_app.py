@@ -41,8 +41,9 @@ from tests.scenes import (
     until,
 )
 from voxtui.app import VoxtuiApp
+from voxtui.errors import SourceError
 from voxtui.microphone import Device
-from voxtui.sources import Silence, Source, SourceError
+from voxtui.sources import Silence, Source
 from voxtui.target import Target, unix_target
 from voxtui.told import Connected, Connecting, Disconnected, Event, Floor, Remark
 from voxtui.transcript import Link, State

@@ -32,11 +32,12 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from shared import __version__
-from shared.config import ConfigError
+from shared.config import ConfigError, client_socket
 from shared.session_config import AnySession, Json
 from shared.settings import Settings, Tcp
 from voxd import exposition, http, journal, page, rest, websocket
 from voxd import messages as m
+from voxd.addresses import address_text, how_to_connect
 from voxd.budget import Budget
 from voxd.connection import Connection, id_factory
 from voxd.dialect import Dialect
@@ -315,11 +316,6 @@ def monotonic_us() -> int:
     return time.monotonic_ns() // 1000
 
 
-def address_text(address: Tcp | Path) -> str:
-    """As `--listen` takes it."""
-    return f"unix:{address}" if isinstance(address, Path) else f"{address.host}:{address.port}"
-
-
 # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -441,6 +437,7 @@ async def _announce(gateway: Gateway) -> None:
     if ready:
         roles = " · ".join(f"{role} {name or 'none'}" for role, name in _roles(ready))
         log.info("ready · %s", roles, extra=fields("daemon.ready", engine=roles))
+        log.info("connect with: %s", how_to_connect(gateway.status(), client_socket(os.environ)))
 
 
 def _roles(ready: m.Ready) -> list[tuple[str, str | None]]:

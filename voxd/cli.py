@@ -13,11 +13,12 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from shared import __version__
+from shared.program import Failure, Program
 from voxd import model_commands, unit_commands
 
 if TYPE_CHECKING:
@@ -39,22 +40,13 @@ Exit status:
 """
 
 
-class _Failure(click.ClickException):
-    """Ends a command; the text is for people."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.exit_code = status  # type: ignore[misc]  # a class variable in the stubs; click asks the instance
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"voxd: {self.message}", file, err=True)
-
-
 def _die(message: str, status: int) -> NoReturn:
-    raise _Failure(message, status)
+    raise Failure(message, status)
 
 
-@click.group(epilog=EXIT, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    "voxd", cls=Program, epilog=EXIT, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(__version__, prog_name="voxd")
 def main() -> None:
     """Speech recognition and conversation, served to terminals: the daemon."""
@@ -218,6 +210,7 @@ def _listener(text: str) -> Tcp | Path:
 
 def _plan(settings: Settings, control: Path, given: tuple[socket.socket, ...], *, token: bool) -> Plan:
     from shared.settings import Tcp
+    from voxd.addresses import unencrypted
     from voxd.app import CannotStart, Plan
     from voxd.sockets import handed_over
 
@@ -234,6 +227,8 @@ def _plan(settings: Settings, control: Path, given: tuple[socket.socket, ...], *
     secret = _token(settings).encode() if token and over_tcp else None
     if over_tcp and secret is None:
         notes = (*notes, "no token: whoever reaches a TCP listener may use it")
+    if not settings.server.tls_cert:
+        notes = (*notes, *unencrypted((*listen, *(each.address for each in kept))))
     return Plan(settings, control, listen, transcriber, responder, secret, notes, kept)
 
 
@@ -279,7 +274,7 @@ def _client_settings(path: Path | None) -> Settings:
 
     try:
         return _settings(path)[0]
-    except _Failure as failure:
+    except Failure as failure:
         if path is not None:
             raise
         failure.show()
@@ -327,7 +322,13 @@ def _ask(path: Path) -> dict[str, object]:
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(config_path: Path | None, socket_path: str | None, as_json: bool) -> None:
     """Say how the running voxd is."""
-    found = _ask(_client_socket(config_path, socket_path))
+    try:
+        found = _ask(_client_socket(config_path, socket_path))
+    except Failure as failure:
+        if as_json:
+            state = "not_running" if failure.exit_code == NOT_RUNNING else "unknown"
+            click.echo(json.dumps({"state": state, "error": failure.message}, indent=1))
+        raise
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
@@ -377,11 +378,12 @@ def stop(config_path: Path | None, socket_path: str | None) -> None:
 
 @main.command()
 @config_option
-@click.option("--url", is_flag=True, help="As a URL for the browser.")
-def token(config_path: Path | None, url: bool) -> None:
+@socket_option
+@click.option("--url", is_flag=True, help="As a URL for the browser, of the voxd that runs.")
+def token(config_path: Path | None, socket_path: str | None, url: bool) -> None:
     """Print the bearer token of the TCP listeners (made if there is none)."""
     from shared import config
-    from shared.settings import DEFAULT_PORT, Tcp
+    from voxd.addresses import page_url
 
     settings, _ = _settings(config_path)
     secret = _token(settings)
@@ -391,10 +393,10 @@ def token(config_path: Path | None, url: bool) -> None:
     if not url:
         click.echo(secret)
         return
-    found = [address for address in map(_listener, settings.server.listen) if isinstance(address, Tcp)]
-    host, port = found[0] if found else ("localhost", DEFAULT_PORT)
-    scheme = "https" if settings.server.tls_cert else "http"
-    click.echo(f"{scheme}://{host}:{port}/#token={secret}")
+    page = page_url(_ask(_client_socket(config_path, socket_path)))
+    if page is None:
+        _die("the voxd that runs listens on no TCP port: `voxd start --listen localhost:8000`", FAILED)
+    click.echo(f"{page}#token={secret}")
 
 
 def _token(settings: Settings) -> str:
@@ -432,7 +434,7 @@ def tunnel(config_path: Path | None, socket_path: str | None, link: str | None, 
     try:
         trouble = tunnel.run(_client_socket(config_path, socket_path), link, stdio=stdio)
         status = NOT_RUNNING if trouble and trouble.code == "not_running" else FAILED
-    except _Failure as failure:
+    except Failure as failure:
         trouble, status = tunnel.failed(failure.message), failure.exit_code
     if trouble:
         with contextlib.suppress(ConnectionError):

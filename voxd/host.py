@@ -150,8 +150,9 @@ class EngineHost:
         # One BLAS thread: decodes run on threads of their own, and idle BLAS threads spin (0.1 core-seconds a decode).
         # Freed audio goes back to the system: glibc would keep 2 KiB of every session in fragments.
         environment = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": "131072", **os.environ}
+        # A session of its own: a signal to the gateway's group reaches the gateway alone, and turns may end meanwhile.
         self._process = await asyncio.create_subprocess_exec(
-            *command, env=environment, pass_fds=(theirs.fileno(),), stdin=-3
+            *command, env=environment, pass_fds=(theirs.fileno(),), stdin=-3, start_new_session=True
         )
         theirs.close()
         self.heard_at = time.monotonic()

@@ -2,7 +2,7 @@
 
 Under journald each line has fields beside it (`voxd.journald`), for `voxd logs` and journalctl:
 
-    EVENT  session.start session.end response.done transcription.done turn.failed slo.breach
+    EVENT  session.start session.end response.done transcription.done turn.failed file.odd slo.breach
            call.connected engine.lost engine.stall daemon.start daemon.ready daemon.reload daemon.drain
            daemon.stop settings.changed
     SESSION_ID TURN TURN_ID ENGINE KIND ERR_CODE SLO_BREACH DELTAS AUDIO_MS, and the latency words in
@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 
 from voxd import journald
 from voxd.metrics import Targets, TurnReport
@@ -92,6 +93,11 @@ class SessionLog:
                 told = ", ".join(f"{name} {found[name]:.0f} > {target:.0f}" for name, target in missed.items())
                 more = self._fields("slo.breach", turn=self._turns)
                 log.warning("session %s · over target: %s (told once a minute)", self._id, told, extra=more)
+
+    def file(self, notes: Sequence[str]) -> None:
+        """What was odd about a file that was transcribed."""
+        if notes:
+            log.info("session %s · the file: %s", self._id, "; ".join(notes), extra=self._fields("file.odd"))
 
     def failed(self, code: str, turn_id: str) -> None:
         """A turn that ended without its text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from shared.extras import how_to_install
+from shared.program import FAILED, Failure, OutputFile, written
 
 EXTRA = ("torch", "transformers", "mistral_common", "huggingface_hub")
 device_option = click.option(
@@ -23,8 +25,7 @@ def _say(text: str) -> None:
 
 
 def _die(message: str) -> NoReturn:
-    _say(f"voxd: {message}")
-    sys.exit(1)
+    raise Failure(message, FAILED)
 
 
 def _needs_extra() -> str:
@@ -36,6 +37,21 @@ def _needs_extra() -> str:
     if missing := [name for name in EXTRA if find_spec(name) is None]:
         _die(f"this needs {', '.join(missing)}; install it with: {how_to_install('voxtral')}")
     return MODEL
+
+
+def _needs_weights(model: str) -> None:
+    """Told before torch is imported, which takes seconds."""
+    from voxd.engine.weights import weights_absent
+
+    if weights_absent(model, os.environ):
+        _die(f"there is no model '{model}' on this machine; get it with: voxd pull {model}")
+
+
+def _needs_gpu(advice: str) -> None:
+    from voxd.engine.realtime_presence import GPU
+
+    if not any(path.exists() for path in GPU):
+        _die(f"there is no NVIDIA GPU here; {advice}")
 
 
 @click.command()
@@ -105,8 +121,10 @@ def verify(model: str | None, audio: tuple[Path, ...], seed: int, device: str) -
     """Compare the engine with transformers' own generate(), token by token."""
     released = _needs_extra()
     model = model or released
-    from soundfile import LibsndfileError
-
+    _needs_weights(model)
+    if device == "cuda":
+        _needs_gpu("--device cpu compares on the processor")
+    from shared.audio_file import Unreadable
     from voxd import verify as realtime
     from voxd import verify_mini as mini
     from voxd.engine.checkpoints import config_of, where
@@ -116,7 +134,7 @@ def verify(model: str | None, audio: tuple[Path, ...], seed: int, device: str) -
         clips = [realtime.Clip.read(path) for path in audio] or realtime.Clip.two(seed)
         engine: Any = realtime if config_of(model, "voxtral") is None else mini
         found = engine.verify(engine.Checkpoint.load(model, *where(device), _say), clips, _say)
-    except (Unusable, LibsndfileError) as reason:
+    except (Unusable, Unreadable) as reason:
         _die(str(reason))
     for agreement in found:
         click.echo(str(agreement))
@@ -135,7 +153,7 @@ def verify(model: str | None, audio: tuple[Path, ...], seed: int, device: str) -
 )
 @click.option("--compare", type=click.Choice(["transformers"]), help="Measure that, too.")
 @click.option("--quick", is_flag=True, help="Few sizes, a few seconds.")
-@click.option("--json", "path", type=click.Path(dir_okay=False, path_type=Path), help="Write all figures here.")
+@click.option("--json", "path", type=OutputFile(), help="Write all figures here.")
 @device_option
 def bench_engine(
     model: str | None,
@@ -148,6 +166,10 @@ def bench_engine(
 ) -> None:
     """Measure the engine on this machine, each figure beside the least that the machine allows."""
     released = _needs_extra()
+    if not random_weights:
+        _needs_weights(model or released)
+    if device != "cpu":
+        _needs_gpu("--device cpu measures the processor, which takes many minutes for a model of this size")
     from voxd.engine.checkpoints import config_of
     from voxd.engine.contract import Unusable
 
@@ -157,11 +179,11 @@ def bench_engine(
         found = measure(None if random_weights else model or released, device, compare=compare is not None, quick=quick)
     except Unusable as reason:
         _die(str(reason))
-    text = json.dumps(found, indent=1)
+    text = json.dumps(found, indent=1) + "\n"
     if path is None:
-        click.echo(text)
+        click.echo(text, nl=False)
     else:
-        path.write_text(text + "\n")
+        written(path, text)
         click.echo(f"written: {path}")
 
 

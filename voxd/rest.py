@@ -1,8 +1,8 @@
 """`POST /v1/audio/transcriptions`: a whole file instead of a stream, through the same session and the same engine.
 Steps 3 and 11 of a frame's path, for files.
 
-It knows HTTP, forms and what the API says to a file; not containers (`clip`), not the forms of a transcript
-(`captions`), not who may come in (the gate), and of the gateway only what `Offer` holds.
+It knows HTTP, forms and what the API says to a file; not containers (`shared.audio_file`), not the forms of a
+transcript (`captions`), not who may come in (the gate), and of the gateway only what `Offer` holds.
 
 A request is uploaded first (nothing touches a disk), then takes a slot as any session does, is fed no faster than its
 turns are transcribed, and gives the slot back when it is answered or the client is gone.
@@ -11,6 +11,7 @@ turns are transcribed, and gives the slot back when it is answered or the client
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -25,12 +26,12 @@ from starlette.types import Receive, Scope, Send
 
 from shared import events
 from shared.audio import RATE, to_ms
+from shared.audio_file import KINDS, AudioFile, Unreadable
 from shared.events import Json
 from shared.session_config import ServerVad
 from voxd import captions
 from voxd import messages as m
 from voxd.captions import Transcript
-from voxd.clip import Clip, Unreadable
 from voxd.connection import Closed, Connection
 from voxd.http import error_body
 from voxd.turns import FRAME
@@ -43,6 +44,7 @@ STREAMED = ("json", "text")
 AHEAD = 30 * RATE  # samples fed past the start of the oldest turn whose text is owed: an engine keeps only minutes
 PIECE = 4 * FRAME  # samples that are heard before more is sent: no engine hears a turn before the last one is ended
 TAIL = RATE  # silence after a file, so that its last turn ends as any other, on top of the silence that ends a turn
+NOTES = "x-voxd-notes"  # header of an answer
 UPDATES = 2  # of a session: the first sets it up, the second tells that all was heard
 NO_TRANSCRIBER = (
     "No engine fills the role `transcribe`. Start voxd with `--transcribe ENGINE` or set `engines.transcribe`."
@@ -205,10 +207,12 @@ class _Answer:
         if self._wanted.stream and new:
             await self._event({"type": "transcript.text.delta", "delta": new})
 
-    async def done(self, transcript: Transcript, silence_ms: int, length_ms: int) -> None:
+    async def done(self, transcript: Transcript, silence_ms: int, length_ms: int, notes: list[str]) -> None:
+        """`notes`: what was odd about the file.  The API has no place for them: they are a header, or, behind a stream
+        whose headers have long gone, a field of its last event."""
         if self._wanted.stream:
-            text, usage = transcript.text, captions.usage(length_ms)
-            await self._event({"type": "transcript.text.done", "text": text, "usage": usage})
+            done: Json = {"type": "transcript.text.done", "text": transcript.text, "usage": captions.usage(length_ms)}
+            await self._event(done | ({"voxd": {"notes": notes}} if notes else {}))
             await self._end()
             return
         segments = transcript.segments(silence_ms, length_ms)
@@ -224,6 +228,8 @@ class _Answer:
                 response = Response(captions.vtt(segments), media_type="text/vtt")
             case _:
                 response = Response(transcript.text + "\n", media_type="text/plain")
+        if notes:
+            response.headers[NOTES] = "; ".join(notes)
         await response(self._scope, self._receive, self._send)
 
     async def problem(self, problem: Problem) -> None:
@@ -272,7 +278,7 @@ class Transcriptions:
             clip = await asyncio.to_thread(_open, wanted.file)
             self._admit()  # again: a slot is not kept for a client that takes its time
             peer = "unix socket" if scope["server"][1] is None else str(request.client and request.client.host)
-            with self._offer.connect(peer) as hearing:
+            with clip, self._offer.connect(peer) as hearing:
                 await _serve(hearing, clip, wanted, _Answer(wanted, scope, receive, send), receive)
         except Problem as problem:
             await _tell(problem, scope, receive, send)
@@ -299,19 +305,19 @@ def _unavailable(code: str, message: str) -> Problem:
     return Problem(503, code, message, Retry_After="2")
 
 
-def _open(data: bytes) -> Clip:
+def _open(data: bytes) -> AudioFile:
     try:
-        return Clip(data)
+        return AudioFile(io.BytesIO(data))
     except Unreadable as error:
         raise _unreadable(error) from error
 
 
 def _unreadable(error: Unreadable) -> Problem:
-    message = f"The file was not understood: {error}. Supported are: wav, flac, mp3, ogg."
+    message = f"The file was not understood: {error}. Supported are: {KINDS}."
     return Problem(400, "invalid_value", message, "file")
 
 
-async def _serve(hearing: Hearing, clip: Clip, wanted: Wanted, answer: _Answer, receive: Receive) -> None:
+async def _serve(hearing: Hearing, clip: AudioFile, wanted: Wanted, answer: _Answer, receive: Receive) -> None:
     """Until the answer is given, or nobody waits for it; then the slot is free."""
     problem: Problem | None = None
     why = "answered"
@@ -345,7 +351,7 @@ async def _leave(receive: Receive) -> None:
 class _Run:
     """One file on its way through a session."""
 
-    def __init__(self, hearing: Hearing, clip: Clip, wanted: Wanted) -> None:
+    def __init__(self, hearing: Hearing, clip: AudioFile, wanted: Wanted) -> None:
         self._hearing, self._clip = hearing, clip
         self._transcript = Transcript()
         self._sent = 0  # samples
@@ -396,7 +402,11 @@ class _Run:
                 self._hearing.send(events.AudioCommit())
             await answer.text(self._transcript.receive(waiting.event))
             self._hearing.moved.set()
-        await answer.done(self._transcript, self._silence_ms, to_ms(self._length))
+        notes = self._clip.notes
+        if self._length and not self._transcript.text:
+            notes.append("no speech was found in it")
+        self._hearing.log.file(notes)
+        await answer.done(self._transcript, self._silence_ms, to_ms(self._length), notes)
 
     def _receive(self, event: events.ServerEvent) -> bool:
         """Is this the answer to an update?  Raises Problem."""

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from shared.program import FAILED, Failure
+
 if TYPE_CHECKING:
     from voxd.install import Kind
 
@@ -25,6 +27,7 @@ AFTER: dict[str, tuple[str, str]] = {
     "system": ("sudo systemctl stop voxd.socket voxd.service", "sudo systemctl daemon-reload"),
     "user": ("systemctl --user stop voxd.socket voxd.service", "systemctl --user daemon-reload"),
 }
+SYSTEMD = Path("/run/systemd/system")  # there where it is PID 1: sd_booted(3)
 config_option = click.option(
     "--config", "config_path", type=click.Path(path_type=Path), help="Settings file (else the usual places)."
 )
@@ -41,8 +44,7 @@ kind_options = (
 
 
 def _die(message: str) -> NoReturn:
-    click.echo(f"voxd: {message}", err=True)
-    sys.exit(1)
+    raise Failure(message, FAILED)
 
 
 def _kind(chosen: str | None) -> Kind:
@@ -166,6 +168,8 @@ def logs(follow: bool, session: str | None, where: str | None, as_json: bool) ->
         conditions = logs.parse(where) if where is not None else ()
     except logs.BadFilter as reason:
         raise click.UsageError(str(reason)) from None
+    if not SYSTEMD.is_dir():
+        _die("systemd does not run here, and so keeps no journal: `voxd start` logs to its standard error")
     try:
         reader = subprocess.Popen(logs.command(follow=follow), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
     except OSError:

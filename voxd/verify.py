@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 
-from shared.audio import RATE, Float32, float_to_pcm16, pcm16_to_float, resample
+from shared.audio import RATE, Float32, float_to_pcm16, pcm16_to_float
+from shared.audio_file import read_whole
 from voxd.engine.batch import Row
 from voxd.engine.realtime_device import build
 from voxd.engine.realtime_model import Checkpoint
@@ -39,10 +39,8 @@ class Clip:
 
     @classmethod
     def read(cls, path: Path) -> Clip:
-        """Its first minute and first channel.  Raises soundfile.LibsndfileError."""
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        mono = resample(np.ascontiguousarray(samples[:, 0]), rate)[:LONGEST]
-        return cls(path.name, pcm16_to_float(float_to_pcm16(mono)))
+        """Its first minute.  Raises Unreadable."""
+        return cls(path.name, pcm16_to_float(read_whole(path, LONGEST)))
 
     @classmethod
     def two(cls, seed: int) -> list[Clip]:

@@ -22,14 +22,15 @@ from textual.screen import Screen
 from textual.widgets import Input, Static
 
 from shared.events import OutputTextDelta, Provisional, TranscriptionDelta
+from voxtui.blocking import in_thread
 from voxtui.client import RealtimeClient, Wishes
 from voxtui.ear import Ear
-from voxtui.errors import ClientError
+from voxtui.errors import ClientError, SourceError
 from voxtui.microphone import Device
 from voxtui.route import opened
 from voxtui.runner import Run
 from voxtui.saving import Keeper
-from voxtui.sources import Source, SourceError
+from voxtui.sources import Source
 from voxtui.target import Target
 from voxtui.told import Connecting, Disconnected, Event, Painted, Remark, Wiped
 from voxtui.transcript import Link, State, plain_text, reduce
@@ -135,7 +136,7 @@ class VoxtuiApp(App[None]):
             ):
                 self._session = Run(client, source, self._post, level=Levels(self.post_message))
                 await self._session.run()
-            self._post(Disconnected("The clip is over." if source.samples is not None else "voxd closed the session."))
+            self._post(Disconnected("The clip is over." if source.ends else "voxd closed the session."))
         except (ClientError, SourceError) as error:
             self._post(Disconnected(str(error)))
         finally:
@@ -150,7 +151,7 @@ class VoxtuiApp(App[None]):
     async def _sound(self) -> Source:
         """Where there is a choice of microphones, one that fails is not the end.  Raises SourceError."""
         if self._open_device is None:
-            return await asyncio.to_thread(self._open_source)
+            return await in_thread(self._open_source)
         return Ear(self._open_source, self._remark)
 
     # ── what is told ────────────────────────────────────────────────────────────────────────────────────────────────

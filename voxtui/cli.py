@@ -16,12 +16,14 @@ import sys
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 import shared
+from shared.program import Failure, OutputFile, Program, likely, written
 
 if TYPE_CHECKING:
     from voxtui.bench.goals import Goal
@@ -47,17 +49,28 @@ A token is read from VOXD_TOKEN or --token-file.
 Exit codes: 0 ok · 1 failed · 2 usage · 69 no voxd reachable · 77 refused (token)"""
 
 
-class Commands(click.Group):
+class Commands(Program):
     """`voxtui` and `voxtui TARGET` mean `voxtui connect`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {"--help", "-h", "--version"}
         if not args or (args[0] not in self.commands and args[0] not in own):
+            if args:
+                self._look_at(args[0], ctx)
             args = ["connect", *args]
         return super().parse_args(ctx, args)
 
+    def _look_at(self, word: str, ctx: click.Context) -> None:
+        """A slip of the finger is no host, and neither is a sound file."""
+        if word.isalpha() and (meant := likely(word, list(self.commands))):
+            told = f"No such command {word!r}. Did you mean {meant!r}? (A host of that name: voxtui connect {word})"
+            raise click.UsageError(told, ctx)
+        if not word.startswith("-") and Path(word).is_file():
+            ways = f"`voxtui transcribe {word}` or `voxtui connect --file {word}`"
+            raise click.UsageError(f"{word!r} is a file, and a target is wanted: {ways}.", ctx)
 
-@click.group(cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group("voxtui", cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(shared.__version__, prog_name="voxtui")
 def main() -> None:
     """Speak, and read along: the terminal client of voxd."""
@@ -147,7 +160,7 @@ def transcribe(
 def devices() -> None:
     """List the microphones."""
     from voxtui.devices import device_list
-    from voxtui.sources import SourceError
+    from voxtui.errors import SourceError
 
     try:
         click.echo(device_list())
@@ -200,7 +213,7 @@ def doctor(target: str | None, token_file: Path | None) -> None:
     show_default=True,
     help="Phases spread evenly; one session after the other; all at the same instant.",
 )
-@click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Everything, as JSON.")
+@click.option("--json", "json_file", type=OutputFile(), help="Everything, as JSON.")
 @click.option("--assert", "goals", multiple=True, metavar="'final_ms.p95<900'", help="Exit 1 if not so; repeatable.")
 @click.option("--compare", metavar="TARGET", help="The same with another voxd, side by side.")
 @click.option("--transport", "transports", metavar="ws,ws+ssh,webrtc", help="One row for each of these ways.")
@@ -317,9 +330,9 @@ def _address(target: str | None, token_file: Path | None) -> tuple[Target, str |
 def _source(file: Path | None, device: str | int | None) -> Source:
     """The clip, or the microphone.  Raises SourceError."""
     if file is not None:
-        from voxtui.sources import FileSource, read_clip
+        from voxtui.sources import open_file
 
-        return FileSource(file.name, read_clip(file))
+        return open_file(file)
     from voxtui.microphone import Microphone
 
     return Microphone(int(device) if isinstance(device, str) and device.isdecimal() else device)
@@ -328,6 +341,7 @@ def _source(file: Path | None, device: str | int | None) -> Source:
 async def _plain(
     address: Target, token: str | None, wishes: Wishes, file: Path | None, device: str | int | None
 ) -> bool:
+    from voxtui.blocking import in_thread
     from voxtui.client import PATIENCE_S, RealtimeClient
     from voxtui.ear import Ear
     from voxtui.plain import run_plain, standard_printer
@@ -339,11 +353,11 @@ async def _plain(
     def tell(sentence: str) -> None:
         lines.receive(Remark(sentence))
 
-    source = _source(file, device)
-    if source.samples is None:
+    source = await in_thread(partial(_source, file, device))
+    if not source.ends:
         first = [source]  # it is there: what becomes of it later does not end the session
         source = Ear(lambda: first.pop() if first else _source(file, device), tell)
-    patience_s = None if source.samples is None else PATIENCE_S
+    patience_s = PATIENCE_S if source.ends else None
     async with (
         opened(address, token) as route,
         RealtimeClient.connect(route, wishes=wishes, tell=tell, patience_s=patience_s) as client,
@@ -397,7 +411,7 @@ async def _bench(
             outcome = await bench.run(route)
     click.echo(outcome.text)
     if json_file is not None:
-        await asyncio.to_thread(json_file.write_text, json.dumps(outcome.record, indent=1) + "\n", "utf-8")
+        await asyncio.to_thread(written, json_file, json.dumps(outcome.record, indent=1) + "\n")
     return outcome.passed
 
 
@@ -406,17 +420,15 @@ def _note(line: str) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"voxtui: {message}", err=True)
-    sys.exit(code)
+    raise Failure(message, code)
 
 
 def _finish(work: Coroutine[Any, Any, bool]) -> NoReturn:
     """Runs the work of a command and ends the program with its exit code.
 
     SIGTERM and SIGHUP cancel it as Ctrl-C does, so that a private voxd never outlives it."""
-    from voxtui.errors import ClientError, Refused, Unreachable
+    from voxtui.errors import ClientError, Refused, SourceError, Unreachable
     from voxtui.local import LocalError
-    from voxtui.sources import SourceError
 
     try:
         good = asyncio.run(_cancellable(work))

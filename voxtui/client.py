@@ -12,13 +12,11 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-from msgspec import UNSET, UnsetType
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
@@ -26,20 +24,19 @@ from shared.audio import RATE, to_ms
 from shared.events import (
     Ack,
     ClientEvent,
+    Error,
     Ping,
     Resumed,
     ServerEvent,
     SessionCreated,
     SessionUpdate,
     SessionUpdated,
-    WireError,
     dump,
-    parse_server,
 )
 from shared.latency import SampleClock
 from shared.session_config import AnySession
 from voxtui.errors import ClientError, Misconfigured, NotReady, Refused, Unreachable
-from voxtui.link import FINAL, OPEN_S, dial, farewell
+from voxtui.link import FINAL, OPEN_S, dial, farewell, parse
 from voxtui.replay import KEEP, Replay
 from voxtui.sound import Link, Sound, Transport
 from voxtui.target import Address, Route
@@ -78,10 +75,6 @@ class Received:
 
     event: ServerEvent | Unlinked | Relinked
     at_us: int
-
-
-class _Numbered(msgspec.Struct):
-    voxd_seq: int | UnsetType = UNSET
 
 
 class _Broken(Exception):
@@ -130,7 +123,8 @@ class RealtimeClient:
         self._route, self._tell, self._live, self._patience_s = route, tell, live, patience_s
         self._replay = Replay(KEEP if live else HURRIED_KEEP)
         self._link: ClientConnection | None = None
-        self._linked = asyncio.Event()  # the link may carry audio
+        self._linked = asyncio.Event()  # the link may carry audio: its session is as wished, or was before
+        self._early: list[Received] = []  # came while the session was opened
         self._more, self._moved = asyncio.Event(), asyncio.Event()  # there is audio to send; some has gone out
         self._configured = asyncio.Event()  # the server has said so
         self._socket_until = 0  # samples before it go by WebSocket, also where there is a leg
@@ -252,6 +246,8 @@ class RealtimeClient:
         """Events until the other side says goodbye properly.  Raises ClientError if it cannot be had any more.
 
         What is not an event, or of a kind that this client does not know, is passed over: newer servers say more."""
+        while self._early:
+            yield self._early.pop(0)
         outage: _Outage | None = None
         while True:
             try:
@@ -285,7 +281,7 @@ class RealtimeClient:
                 break
         try:
             async with asyncio.timeout(OPEN_S):
-                event, self._replay.seq = _parse(await link.recv(decode=False))
+                event, self._replay.seq = parse(await link.recv(decode=False))
         except TimeoutError:
             raise Unreachable(f"{self.label} opens no session within {OPEN_S:.0f} s.") from None
         except ConnectionClosed as closed:
@@ -293,6 +289,12 @@ class RealtimeClient:
         if not isinstance(event, SessionCreated):
             raise Unreachable(f"{self.label} speaks another protocol than voxd's Realtime API.")
         await self._greeted(event)
+        try:
+            async with contextlib.aclosing(self._receive()) as events:
+                while not self._linked.is_set():
+                    self._early.append(await anext(events))
+        except (_Broken, StopAsyncIteration) as broken:
+            raise Unreachable(f"{self.label}: {broken or 'it closed the session at once.'}") from None
 
     async def _dial(self, resume: tuple[str, int] | None) -> ClientConnection:
         self._link = await dial(await self._route.address(self._tell), self.label, resume)
@@ -326,7 +328,7 @@ class RealtimeClient:
         if link is not None:
             await link.close()
 
-    async def _receive(self) -> AsyncIterator[Received]:
+    async def _receive(self) -> AsyncGenerator[Received]:
         """What comes over the link in use, until it is closed properly.  Raises _Broken, ClientError."""
         link = self._link
         assert link is not None
@@ -343,7 +345,7 @@ class RealtimeClient:
                     return
                 raise (ClientError if code in FINAL else _Broken)(farewell(closed)) from None
             at_us = now_us()
-            event, seq = _parse(data)
+            event, seq = parse(data)
             self._replay.seq = seq or self._replay.seq
             if event is None:
                 continue
@@ -351,6 +353,9 @@ class RealtimeClient:
                 await self._greeted(event)
             if isinstance(event, SessionUpdated):
                 self._configured.set()
+                self._carry()
+            elif isinstance(event, Error) and not self._configured.is_set():
+                raise ClientError(f"{self.label} refuses such a session: {event.error.message}")
             known, event = self._replay.received, self._replay.receive(event)
             if isinstance(event, Ack) and self._replay.received > known:
                 self._arrived(event)
@@ -368,7 +373,8 @@ class RealtimeClient:
             self._sound.judge.heard((ack.received_us - offered_us) / 1000)
 
     async def _greeted(self, event: SessionCreated | Resumed) -> None:
-        """The server has said which session this link carries: now it may have audio."""
+        """The server has said which session this link carries.  It may have audio when that is as wished: one in which
+        a wish was refused would do other things with what is said, such as answer it."""
         assert self._link is not None
         if isinstance(event, SessionCreated):
             self.session = event.session
@@ -376,15 +382,19 @@ class RealtimeClient:
             self._lost = self._replay.created(event)
         else:
             self._lost = self._replay.resumed(event)
-        try:
-            if not self._configured.is_set():
-                await self._link.send(dump(SessionUpdate(configuration(self.session, self.wishes))), text=True)
-        except ConnectionClosed:
-            return  # the next read says why
-        self._level_us = None
-        self._sound.judge.forget()
-        self._linked.set()
-        self._more.set()
+        if self._configured.is_set():
+            self._carry()
+            return
+        with contextlib.suppress(ConnectionClosed):  # the next read says why
+            await self._link.send(dump(SessionUpdate(configuration(self.session, self.wishes))), text=True)
+
+    def _carry(self) -> None:
+        """Audio, from now on."""
+        if not self._linked.is_set():
+            self._level_us = None
+            self._sound.judge.forget()
+            self._linked.set()
+            self._more.set()
 
     def _relinked(self, outage: _Outage, *, fresh: bool) -> Received:
         down_ms = (now_us() - outage.since_us) // 1000
@@ -432,13 +442,3 @@ def configuration(session: AnySession, wishes: Wishes) -> dict[str, Any]:
     if wishes.delay_ms is not None:
         body["voxd"] = {"delay_ms": wishes.delay_ms}
     return body
-
-
-def _parse(data: bytes) -> tuple[ServerEvent | None, int]:
-    """The event, and its number in a session that can be resumed, else 0."""
-    try:
-        event = parse_server(data)
-        seq = msgspec.json.decode(data, type=_Numbered).voxd_seq
-    except (WireError, msgspec.DecodeError):
-        return None, 0
-    return event, 0 if seq is UNSET else seq

@@ -12,7 +12,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import cast
 
 from shared.audio import Truth
-from voxtui.sources import SILENT, Clock, Packet, Silence, Source, SourceError
+from voxtui.errors import SourceError
+from voxtui.sources import SILENT, Clock, Packet, Silence, Source
 
 RETRY = 100  # packets of silence between two tries: 2 s
 STALL_S = 5.0  # a device that gives nothing for so long is stuck; one that wakes up has been seen to take two seconds
@@ -28,6 +29,7 @@ Opener = Callable[[], Source]
 class Ear:
     """A source that never ends and never fails.  `tell`: is given the sentences."""
 
+    ends = False
     samples: int | None = None
     truth: Truth | None = None
 

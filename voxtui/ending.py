@@ -26,11 +26,14 @@ from shared.session_config import AnySession, RealtimeSession
 
 
 class Ending:
-    """`samples`: length of the clip; None: it never ends by itself."""
+    """`samples`: length of the clip; None: it never ends by itself, or not yet."""
 
     def __init__(self, samples: int | None, truth: VoicedTruth | None) -> None:
-        self._samples = samples
-        self._last_voiced = truth.last_voiced(0, samples) if truth is not None and samples is not None else samples
+        self._truth = truth
+        self._samples: int | None = None
+        self._last_voiced: int | None = None
+        if samples is not None:
+            self.ends(samples)
         self._transcripts = self._answers = self._reports = False
         self._open: set[str] = set()  # utterances whose text is not final
         self._unreported: set[str] = set()  # those whose metrics are still to come
@@ -64,6 +67,11 @@ class Ending:
         for a while, which is for the caller to watch."""
         accounted = self._commit_done or self._last_voiced is None or self._heard >= self._last_voiced
         return self.played and accounted and not self.busy and not self._unreported
+
+    def ends(self, samples: int) -> None:
+        """The length of the clip is known by now."""
+        self._samples = samples
+        self._last_voiced = self._truth.last_voiced(0, samples) if self._truth is not None else samples
 
     def sent(self, position: int) -> None:
         """So many samples have been sent."""

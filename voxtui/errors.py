@@ -1,4 +1,4 @@
-"""Ways in which voxd cannot be had, for whoever tries again, exits or tells.  Each text is one sentence for people that
+"""Ways in which voxd or sound cannot be had, for whoever tries again, exits or tells.  Each text is for people and
 says what is wrong and what to do."""
 
 from __future__ import annotations
@@ -30,3 +30,7 @@ class Misconfigured(Unreachable):
 
 class Refused(ClientError):
     """The token is missing or wrong; trying again does not help."""
+
+
+class SourceError(Exception):
+    """There is no sound to be had from here."""

@@ -1,6 +1,6 @@
 """One WebSocket to a voxd: the handshake, and each way in which it fails or ends as one sentence.  Steps 2 and 12.
 
-It knows HTTP answers and close codes; not what an event means, nor what is done when a link breaks.
+It knows HTTP answers, close codes and frames; not what an event means, nor what is done when a link breaks.
 """
 
 from __future__ import annotations
@@ -8,9 +8,12 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+import msgspec
+from msgspec import UNSET, UnsetType
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
+from shared.events import ServerEvent, WireError, parse_server
 from voxtui.errors import ClientError, Full, NotReady, Refused, Unreachable
 from voxtui.http import Complaint, complaint
 from voxtui.safe_text import safe_line
@@ -109,3 +112,17 @@ def _nobody(address: Address, label: str, error: OSError) -> str:
     if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
         return f"No voxd is running at {label}. {how}"
     return f"{label} cannot be reached: {safe_line(error.strerror or str(error))}. {how}"
+
+
+class _Numbered(msgspec.Struct):
+    voxd_seq: int | UnsetType = UNSET
+
+
+def parse(data: bytes) -> tuple[ServerEvent | None, int]:
+    """The event, and its number in a session that can be resumed, else 0."""
+    try:
+        event = parse_server(data)
+        seq = msgspec.json.decode(data, type=_Numbered).voxd_seq
+    except (WireError, msgspec.DecodeError):
+        return None, 0
+    return event, 0 if seq is UNSET else seq

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.audio import PACKET, RATE, Decoder, Truth
+from voxtui.errors import SourceError
 from voxtui.safe_text import safe_line
-from voxtui.sources import Packet, SourceError
+from voxtui.sources import Packet
 
 HELD = 250  # blocks of 20 ms that may wait for a slow connection: 5 s; beyond it the oldest goes and is counted
 
@@ -91,6 +92,7 @@ class Microphone:
     PortAudio's thread puts blocks into a deque of HELD (at the bound the oldest goes and is counted as dropped) and
     wakes the event loop only if it is not yet woken, so that a slow loop piles nothing up."""
 
+    ends = False
     samples: int | None = None
     truth: Truth | None = None
 

@@ -62,7 +62,8 @@ class Run:
         self.meter = Meter(client.clock, source.truth)
         self.floor = Floor(client.wishes.hands_free, answers=client.wishes.replies, microphone=source.name)
         self._client, self._source, self._tell, self._level = client, source, tell, level
-        self._ending = Ending(source.samples, source.truth)
+        self._length = source.samples  # of a clip; a file's is known when its end was read
+        self._ending = Ending(self._length, source.truth)
         self._tail = to_samples(silence_ms + TAIL_MS) if hurry else None
         self._limit: asyncio.Timeout | None = None
         self._down = False
@@ -149,7 +150,8 @@ class Run:
                 health = found
                 self._tell(health)
             self._sent()
-            if self._tail is not None and self._client.position >= (self._source.samples or 0) + self._tail:
+            samples = self._source.samples
+            if self._tail is not None and samples is not None and self._client.position >= samples + self._tail:
                 return
 
     async def _pass_on(self, packet: Packet) -> None:
@@ -186,6 +188,9 @@ class Run:
 
     def _sent(self) -> None:
         before = self._ending.played
+        if self._length is None and self._source.samples is not None:
+            self._length = self._source.samples
+            self._ending.ends(self._length)
         self._ending.sent(self._client.position)
         if self._ending.played and not before:
             self._arm()

@@ -8,7 +8,6 @@ answer does not slow the next sound (open loop).  It does not know the connectio
 from __future__ import annotations
 
 import asyncio
-import importlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -17,17 +16,15 @@ from typing import Protocol
 
 import numpy as np
 
-from shared.audio import PACKET, RATE, Float32, Truth, float_to_pcm16, resample
+from shared.audio import PACKET, RATE, Float32, Truth, float_to_pcm16, pcm16_to_float
+from shared.audio_file import AudioFile, Unreadable
 from shared.latency import VoicedTruth
-from voxtui.safe_text import safe_line
+from voxtui.blocking import in_thread
+from voxtui.files import open_sound, read_sound, shown, source_error
 
 PACKET_US = PACKET * 1_000_000 // RATE
 SILENT = bytes(2 * PACKET)
 CLIP = Path(__file__).parent / "data" / "austen.flac"  # comes with the program
-
-
-class SourceError(Exception):
-    """There is no sound to be had from here; the text is one sentence for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +54,11 @@ class WallClock:
 
 
 class Source(Protocol):
-    """`samples`: how long the sound is that was asked for; None for a source that only a person ends.
-
-    `dropped`: packets that were lost because nobody took them."""
+    """`ends`: it comes to an end by itself, and does not go on until a person stops it.  `samples`: how long it was or
+    will be; None as long as that is not known.  `dropped`: packets that were lost because nobody took them."""
 
     name: str
+    ends: bool
     samples: int | None
 
     @property
@@ -74,31 +71,77 @@ class Source(Protocol):
 class FileSource:
     """A clip played into an open microphone: after its last sample comes silence, for as long as somebody listens.
 
-    `hurry`: as fast as packets are taken, for transcription of what nobody is waiting to hear."""
+    `sound`: samples, or a file that is decoded while it is played and closed at its end.  `hurry`: as fast as packets
+    are taken, for transcription of what nobody is waiting to hear.  Bound: two pieces of a file, whatever its length,
+    and 4 bytes for each 10 ms of it."""
 
     dropped = 0
 
-    def __init__(self, name: str, clip: Float32, *, hurry: bool = False, clock: Clock | None = None) -> None:
+    def __init__(
+        self, name: str, sound: Float32 | AudioFile, *, hurry: bool = False, clock: Clock | None = None
+    ) -> None:
         self.name = name
-        self.samples: int | None = clip.size
-        self.truth: Truth | None = Truth(clip)
-        self._pcm = float_to_pcm16(clip)
+        self.ends = True
+        self.samples: int | None = None
+        self.truth: Truth | None = Truth()
+        self.notes: list[str] = []  # what was odd about the file
+        self._file: AudioFile | None = None
+        self._pcm, self._at = b"", 0
         self._hurry = hurry
         self._clock = clock or WallClock()
+        if isinstance(sound, AudioFile):
+            self._file = sound
+        else:
+            self.truth.append(sound)
+            self._pcm, self.samples = float_to_pcm16(sound), sound.size
+
+    @property
+    def expected(self) -> int:
+        """Samples that it may have, as long as that is not known; 0: nobody can tell."""
+        return round(self._file.expected_s * RATE) if self._file is not None else 0
 
     async def packets(self) -> AsyncIterator[Packet]:
+        """Raises SourceError when a file can be read no further."""
         start_us = self._clock.now_us()
-        number = 0
-        while True:
-            pcm = self._pcm[number * 2 * PACKET : (number + 1) * 2 * PACKET]
-            number += 1
-            due_us = start_us + number * PACKET_US
-            if self._hurry:
-                due_us = self._clock.now_us()
-                await asyncio.sleep(0)  # the answers want their turn on the event loop
-            else:
-                await self._clock.sleep_until(due_us)
-            yield Packet(number * PACKET, pcm.ljust(2 * PACKET, b"\0"), due_us)
+        number = self._at = 0
+        try:
+            while True:
+                pcm = await self._packet()
+                number += 1
+                due_us = start_us + number * PACKET_US
+                if self._hurry:
+                    due_us = self._clock.now_us()
+                    await asyncio.sleep(0)  # the answers want their turn on the event loop
+                else:
+                    await self._clock.sleep_until(due_us)
+                yield Packet(number * PACKET, pcm.ljust(2 * PACKET, b"\0"), due_us)
+        finally:
+            if self._file is not None:
+                self._file.close()
+
+    async def _packet(self) -> bytes:
+        while self._file is not None and len(self._pcm) - self._at < 2 * PACKET:
+            await self._read(self._file)
+        pcm = self._pcm[self._at : self._at + 2 * PACKET]
+        self._at += len(pcm)
+        return pcm
+
+    async def _read(self, file: AudioFile) -> None:
+        """The next piece of the file."""
+        self._file = None  # a call that is given up goes on in its thread, and the file is that thread's
+        try:
+            piece = await in_thread(file.read)
+        except (Unreadable, OSError) as error:
+            raise source_error(Path(self.name), error) from None
+        self.notes = file.notes
+        if not piece:
+            self.samples = file.samples
+            file.close()
+            return
+        self._file = file
+        self._pcm, self._at = self._pcm[self._at :] + piece, 0
+        if self.truth is not None:
+            self.truth.append(pcm16_to_float(piece))
 
 
 class Silence(FileSource):
@@ -106,20 +149,16 @@ class Silence(FileSource):
 
     def __init__(self, clock: Clock | None = None) -> None:
         super().__init__("silence", np.zeros(0, np.float32), clock=clock)
+        self.ends = False
         self.samples = None
         self.truth = None
 
 
+def open_file(path: Path, *, hurry: bool = False) -> FileSource:
+    """A sound file of any common kind, a pipe, or `-`.  Waits for its first sound.  Raises SourceError."""
+    return FileSource(shown(Path(path.name or path)), open_sound(path), hurry=hurry)
+
+
 def read_clip(path: Path) -> Float32:
-    """A sound file as float32 [n] at 16 kHz mono: wav, flac, mp3, ogg, whatever libsndfile reads."""
-    soundfile = importlib.import_module("soundfile")  # here: the screen with a microphone never needs it
-    if not path.is_file():
-        raise SourceError(f"{path}: there is no such file.")
-    try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
-        reason = safe_line(
-            str(getattr(error, "error_string", None) or getattr(error, "strerror", None) or error)
-        ).rstrip(".")
-        raise SourceError(f"{path}: cannot be read as sound: {reason}.") from None
-    return resample(np.ascontiguousarray(samples.mean(axis=1), np.float32), int(rate))
+    """All of a short file as float32 [n] at 16 kHz mono.  Raises SourceError."""
+    return pcm16_to_float(read_sound(path))

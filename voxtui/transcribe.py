@@ -6,19 +6,22 @@ found in sound, nor how a voxd is started.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
 import msgspec
 
 from shared.audio import RATE, to_ms, to_samples
+from voxtui.blocking import in_thread
 from voxtui.client import PATIENCE_S, SILENCE_MS, RealtimeClient, Wishes
+from voxtui.errors import SourceError
+from voxtui.files import shown
 from voxtui.runner import Run
 from voxtui.saving import subtitles
-from voxtui.sources import FileSource, Source, SourceError, read_clip
+from voxtui.sources import FileSource, open_file
 from voxtui.target import Route
 from voxtui.told import Event
 from voxtui.transcript import Entry, Progress, State, Voice, changes, reduce
@@ -67,17 +70,16 @@ async def transcribe_files(route: Route, files: Sequence[Path], *, form: str, la
     good = True
     for file in files:
         try:
-            clip = await asyncio.to_thread(read_clip, file)
+            source = await in_thread(partial(open_file, file, hurry=True))
+            wishes = Wishes(language=language, answers=False)
+            link = RealtimeClient.connect(route, wishes=wishes, tell=_note, live=False, patience_s=PATIENCE_S)
+            async with link as client:
+                hearing = Hearing(shown(file), client, source)
+                await hearing.run()
         except SourceError as error:
             click.echo(str(error), err=True)
             good = False
             continue
-        source = FileSource(file.name, clip, hurry=True)
-        wishes = Wishes(language=language, answers=False)
-        link = RealtimeClient.connect(route, wishes=wishes, tell=_note, live=False, patience_s=PATIENCE_S)
-        async with link as client:
-            hearing = Hearing(file, clip.size, client, source)
-            await hearing.run()
         click.echo(FORMATS[form](hearing.transcript()), nl=False)
         good = hearing.report() and good
     return good
@@ -90,8 +92,8 @@ def _note(line: str) -> None:
 class Hearing:
     """One file being heard: progress while it is, its turns at the end."""
 
-    def __init__(self, file: Path, samples: int, client: RealtimeClient, source: Source) -> None:
-        self._file, self._samples = file, samples
+    def __init__(self, file: str, client: RealtimeClient, source: FileSource) -> None:
+        self._file, self._client, self._source = file, client, source
         self._state = State()
         self._run = Run(client, source, self._receive, hurry=True, silence_ms=SILENCE_MS)
         self._turns: dict[str, Turn] = {}  # of the whole file, however long: a screen may forget, a transcript may not
@@ -102,10 +104,20 @@ class Hearing:
 
     def transcript(self) -> Transcript:
         turns = sorted(self._turns.values(), key=lambda turn: turn.start_ms)
-        return Transcript(str(self._file), round(self._samples / RATE, 2), tuple(turns))
+        return Transcript(self._file, round(self._samples / RATE, 2), tuple(turns))
+
+    @property
+    def _samples(self) -> int:
+        """So far, until the end of the file was read."""
+        found = self._source.samples
+        return self._client.position if found is None else found
 
     def report(self) -> bool:
-        """Says what went wrong; True if nothing did."""
+        """Says what was odd and what went wrong; True if nothing went wrong."""
+        for note in self._source.notes:
+            click.echo(f"{self._file}: {note}.", err=True)
+        if not (self._turns or self._failures) and self._samples:
+            click.echo(f"{self._file}: no speech was found in {self._samples / RATE:.1f} s of sound.", err=True)
         for failure in self._failures.values():
             click.echo(f"{self._file}: {failure}", err=True)
         return not self._failures
@@ -115,6 +127,8 @@ class Hearing:
         for _, entry in changes(before, self._state):
             if entry.voice is Voice.NOTE:
                 self._failures[entry.key] = entry.text
+            elif entry.voice is Voice.MODEL:
+                continue  # nobody asked for answers, and one is no transcript
             elif entry.progress is Progress.BROKEN:
                 self._failures[entry.key] = entry.remark
             elif entry.progress is Progress.DONE and entry.key not in self._turns:
@@ -124,7 +138,8 @@ class Hearing:
         turn = self._turn(entry)
         self._turns[entry.key] = turn
         heard = max(turn.end_ms for turn in self._turns.values())
-        click.echo(f"{self._file.name}: {heard / 1000:.1f} of {self._samples / RATE:.1f} s", err=True)
+        whole = max(self._source.samples or self._source.expected, to_samples(heard))
+        click.echo(f"{self._source.name}: {heard / 1000:.1f} of {whole / RATE:.1f} s", err=True)
 
     def _turn(self, entry: Entry) -> Turn:
         """What the last commit brought has no place of its own: it lies behind all that was heard before."""

@@ -100,6 +100,14 @@ def serve(link: Link) -> int:
     if not isinstance(configure, m.Configure):
         return 1
     inbox = Inbox()
+
+    def read() -> None:
+        for batch in batches:
+            inbox.put(*batch)
+        os._exit(0)  # the gateway closed its end without Stop
+
+    # From here on, for the gateway may be killed while weights are loaded, and nobody else would end this process.
+    threading.Thread(target=read, name="reader", daemon=True).start()
     try:
         engines, ready = build(configure, inbox, link)
     except Unusable as reason:
@@ -107,13 +115,6 @@ def serve(link: Link) -> int:
         return 1
     loop = Loop(engines, Vad(), inbox, link.publish)
     link.publish([ready])
-
-    def read() -> None:
-        for batch in batches:
-            inbox.put(*batch)
-        os._exit(0)  # the gateway closed its end without Stop
-
-    threading.Thread(target=read, name="reader", daemon=True).start()
     loop.run()
     return 0
 
@@ -134,7 +135,8 @@ def main() -> int:
     handler.setFormatter(Reticent("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # it tells of every decode
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the gateway's to handle; it stops this process in order
+    for number in (signal.SIGINT, signal.SIGTERM):  # the gateway's to handle: it stops this process in order
+        signal.signal(number, signal.SIG_IGN)
     return serve(Link(socket.socket(fileno=int(sys.argv[1]))))
 
 

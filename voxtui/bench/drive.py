@@ -18,9 +18,9 @@ from voxtui.bench.machine import cpu_s
 from voxtui.bench.plan import Part, Plan, timetable
 from voxtui.bench.tally import Result, Tally, total
 from voxtui.client import RealtimeClient
-from voxtui.errors import ClientError
+from voxtui.errors import ClientError, SourceError
 from voxtui.runner import Run
-from voxtui.sources import PACKET_US, SILENT, Clock, Packet, SourceError, WallClock, read_clip
+from voxtui.sources import PACKET_US, SILENT, Clock, Packet, WallClock, read_clip
 
 SOUNDS = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au"}
 GRACE_S = 30.0  # after its last sound a session has so long to bring what is due
@@ -80,6 +80,7 @@ class Track:
     Its first sample begins at `start_us`; `late` is told how many ms after its time each measured packet came."""
 
     name = "bench"
+    ends = True
     dropped = 0
 
     def __init__(

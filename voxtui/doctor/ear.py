@@ -13,8 +13,8 @@ import msgspec
 
 from shared.audio import level_dbfs, pcm16_to_float
 from voxtui.doctor.facts import Sound
+from voxtui.errors import SourceError
 from voxtui.microphone import Microphone
-from voxtui.sources import SourceError
 
 PACKETS = 35  # of 20 ms: 0.7 s
 

@@ -24,11 +24,11 @@ from shared.audio import RATE
 from voxtui.client import RealtimeClient, Wishes
 from voxtui.doctor.facts import Answer, Failure, Forward, Knock, Link, Status, Tunnel, Way, Words
 from voxtui.doctor.machine import ssh_config, ssh_forwards, ssh_version
-from voxtui.errors import ClientError, Misconfigured
+from voxtui.errors import ClientError, Misconfigured, SourceError
 from voxtui.http import complaint, get
 from voxtui.link import dial
 from voxtui.runner import Run
-from voxtui.sources import CLIP, FileSource, SourceError, read_clip
+from voxtui.sources import CLIP, FileSource, read_clip
 from voxtui.ssh import still_loading
 from voxtui.target import Address, Route, Target
 from voxtui.told import Event, Measured

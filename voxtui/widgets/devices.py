@@ -25,9 +25,10 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from shared.audio import level_dbfs, pcm16_to_float
+from voxtui.errors import SourceError
 from voxtui.microphone import Device
 from voxtui.safe_text import safe_line
-from voxtui.sources import Packet, Source, SourceError
+from voxtui.sources import Packet, Source
 from voxtui.widgets.blocks import MUTED
 from voxtui.widgets.dialogs import Choices
 from voxtui.widgets.levels import Levels

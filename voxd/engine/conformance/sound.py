@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.audio import RATE, Float32, float_to_pcm16, resample, to_samples
+from shared.audio import RATE, Float32, float_to_pcm16, pcm16_to_float, to_samples
+from shared.audio_file import read_whole
 from voxd.engine.vad import FRAME, Vad
 
 LEAD, TAIL = to_samples(500), to_samples(5500)  # silence before and after the speech
@@ -67,8 +68,5 @@ class Sound:
 
     @classmethod
     def read(cls, path: Path) -> Sound:
-        """A file of any common kind; its first channel."""
-        import soundfile
-
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        return cls.of(resample(np.ascontiguousarray(samples[:, 0]), rate))
+        """A file of any common kind.  Raises ValueError if there is no speech in it."""
+        return cls.of(pcm16_to_float(read_whole(path)))

@@ -1,0 +1,151 @@
+"""What the two command lines have in common: standard streams that fail, files to be written, words misspelt.
+
+`Program` is the one place where an error of the system becomes a sentence and an exit status, for every command.  It
+knows streams and files; not what a command does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+FAILED = 1
+_STREAMS = ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY))  # 1: what is written to a closed one must fail
+_REASONS = {
+    errno.EPIPE: "standard output was closed by its reader before everything was written",
+    errno.EBADF: "standard output is closed: there is nowhere to write to",
+}
+
+
+class Failure(click.ClickException):
+    """Ends a command; the text is one sentence for people."""
+
+    def __init__(self, message: str, status: int, program: str | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = status  # type: ignore[misc]  # a class variable in the stubs; click asks the instance
+        context = click.get_current_context(silent=True)
+        self._program = program or (context.find_root().command.name if context else None)
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"{self._program}: {self.message}" if self._program else self.message, file, err=True)
+
+
+class Program(click.Group):
+    """All commands of one program."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        _mend_streams()
+        return super().main(*args, **extra)
+
+    def make_context(self, info_name: str | None, *args: Any, **extra: Any) -> click.Context:
+        with _errors_told(self.name):
+            return super().make_context(info_name, *args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _errors_told(self.name):
+            return super().invoke(ctx)
+
+
+class OutputFile(click.Path):
+    """A file that is written when the work is done.  Looked at before, for the work may take an hour."""
+
+    name = "file"
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        folder = path.parent
+        if not folder.is_dir():
+            self.fail(f"there is no folder {str(folder)!r} to write {path.name!r} into.", param, ctx)
+        if not os.access(path if path.exists() else folder, os.W_OK):
+            self.fail(f"{str(path)!r} cannot be written by this user.", param, ctx)
+        return path
+
+
+def written(path: Path, text: str) -> None:
+    """Into a file.  Where that fails, to standard output, so that the work was not in vain; then raises Failure."""
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        click.echo(text, nl=False)
+        raise Failure(f"{path} cannot be written ({error.strerror}): it stands on standard output.", FAILED) from None
+
+
+def likely(word: str, known: Sequence[str]) -> str | None:
+    """What somebody meant who wrote `word`, if it is near enough to be a slip."""
+    return next(iter(difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.75)), None)
+
+
+class _Output(io.FileIO):
+    """Standard output: remembers why it took something no longer, and takes no more after that."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int | None:  # type: ignore[override]  # None: it would block, as the class has it
+        if self.error is not None:
+            return memoryview(data).nbytes  # what a buffer still holds must not fail again at the exit
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+
+class _Lossy(io.FileIO):
+    """Standard error: what cannot be written is lost, and nothing depends on it; exit status and output stay right."""
+
+    def write(self, data: Any, /) -> int | None:  # type: ignore[override]  # None: it would block, as the class has it
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def _mend_streams() -> None:
+    """None of the three is missing afterwards: else the next socket would be standard output to some library."""
+    for number, flags in _STREAMS:
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, flags)  # the lowest number that is free: this one
+    if sys.stdin is None:
+        sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _text(_Output(1, "w", closefd=False), sys.stdout)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _text(_Lossy(2, "w", closefd=False), sys.stderr)
+
+
+def _text(raw: io.FileIO, like: Any) -> io.TextIOWrapper:
+    """`like`: the stream that Python has made of the same file, or None."""
+    encoding, errors = (like.encoding, like.errors) if like is not None else ("utf-8", "backslashreplace")
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=True)
+
+
+@contextlib.contextmanager
+def _errors_told(program: str | None) -> Iterator[None]:
+    """An error of standard output or of a file that is named becomes one sentence.  Others are bugs, and stay."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (OSError, ExceptionGroup) as error:
+        raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+        if isinstance(raw, _Output) and raw.error is not None:
+            known = _REASONS.get(raw.error.errno or 0)
+            text = known or f"standard output cannot be written: {raw.error.strerror}"
+        elif isinstance(error, OSError) and error.filename is not None and error.strerror:
+            text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+        else:
+            raise
+        raise Failure(f"{text}.", FAILED, program) from None
