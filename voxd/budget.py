@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 AUDIO = 2 << 30  # bytes, of all sessions
 CONVERSATIONS = 1 << 30  # bytes, of all sessions
 END = object()
+BODIES = 256 << 20  # bytes, of all HTTP requests
 HEAVY_S = 0.002  # a message that took longer is followed by one that waits for its turn
 
 
@@ -28,6 +29,24 @@ class Kept:
         """By so much, or less than nothing.  False: it is more than may be."""
         self.now += size
         return size <= 0 or self.now <= self.limit
+
+
+class Held:
+    """What one holder has of it, until the end."""
+
+    def __init__(self, kept: Kept) -> None:
+        self._kept, self._size = kept, 0
+
+    def grew(self, size: int) -> bool:
+        """As `Kept.grew`."""
+        self._size += size
+        return self._kept.grew(size)
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kept.grew(-self._size)
 
 
 class Lane:

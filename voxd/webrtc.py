@@ -39,6 +39,7 @@ from shared.settings import WebRtc
 from voxd import sdp
 from voxd.connection import Closed, Connection
 from voxd.http import body_of, error_body, is_unix
+from voxd.intake import VALUES, count_values
 from voxd.journal import fields
 from voxd.track import FACTOR, Track
 
@@ -412,6 +413,8 @@ async def _bytes(value: Any) -> bytes:
 
 
 def _session(data: bytes) -> Json:
+    if count_values(data.decode("utf-8", "replace")) > VALUES:
+        raise _Refusal(413, "request_too_large", f"The part `session` may have {VALUES} values.", "session")
     try:
         return msgspec.json.decode(data, type=Json)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
