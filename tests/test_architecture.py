@@ -22,6 +22,10 @@ RAISED: dict[str, tuple[int, str]] = {}
 
 # The walls: the only places that may catch whatever a client, an engine or a callback throws.  path -> reason.
 WALLS = {
+    "voxd/app.py": "a reload that fails costs that reload",
+    "voxd/journald.py": "a line that cannot be written costs that line",
+    "voxd/host.py": "a client that throws at what it is told is ended, alone",
+    "voxd/connection.py": "a timer has nobody above it: a bug ends its connection",
     "voxd/websocket.py": "a bug in one connection ends that connection, not the daemon",
     "voxd/webrtc.py": "a bug in one call ends that call, not the daemon",
     "voxd/engine/loop.py": "one engine's bug ends its turns",

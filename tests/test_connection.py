@@ -27,8 +27,11 @@ class Host:
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
 
-    def attach(self, client: object) -> int:
+    def new_stream(self) -> int:
         return next(self._numbers)
+
+    def attach(self, stream: int, client: object) -> None:
+        pass
 
     def send(self, commands: list[m.Command]) -> None:
         pass

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from voxd import framing
 from voxd import messages as m
 from voxd.host import EngineFailed, EngineHost, State
 
@@ -32,7 +33,9 @@ class Stuck(Echo):
 
 
 class Client:
-    """Keeps what it is told."""
+    """Keeps what it is told.  `busy`: it says that a turn of it is in flight."""
+
+    busy = False
 
     def __init__(self) -> None:
         self.changed = asyncio.Condition()
@@ -47,6 +50,9 @@ class Client:
     def engine_ready(self, ready: m.Ready) -> None:
         self._note("ready")
 
+    def fail(self, why: str) -> None:
+        self._note(f"failed: {why}")
+
     def _note(self, what: m.Output | str) -> None:
         self.told.append(what)
         self._notifying = asyncio.ensure_future(self._notify())
@@ -58,6 +64,12 @@ class Client:
     async def until(self, done: Callable[[], bool]) -> None:
         async with asyncio.timeout(PATIENCE_S), self.changed:
             await self.changed.wait_for(done)
+
+
+def attached(host: EngineHost, client: Client) -> int:
+    stream = host.new_stream()
+    host.attach(stream, client)
+    return stream
 
 
 def settled(client: Client) -> list[str]:
@@ -109,7 +121,7 @@ async def test_an_engine_process_becomes_ready_and_answers_each_stream() -> None
         await become(host, "ready")
         assert host.ready is not None
         assert (host.ready.transcribe, host.ready.respond, host.ready.speculates) == ("echo", "echo", True)
-        streams = [host.attach(one), host.attach(other)]
+        streams = [attached(host, one), attached(host, other)]
         for stream in streams:
             host.send([m.Open(stream, ("transcribe", "respond")), m.Respond(stream, 1, ())])
         await one.until(lambda: bool(settled(one)))
@@ -124,7 +136,7 @@ async def test_an_engine_process_becomes_ready_and_answers_each_stream() -> None
 async def test_what_is_sent_before_the_engine_is_ready_vanishes() -> None:
     """Sessions tell their state when they hear that it is ready; a queue here would tell it twice."""
     host, client = echo_host(), Client()
-    stream = host.attach(client)
+    stream = attached(host, client)
     host.send([m.Open(stream, ("respond",)), m.Respond(stream, 1, ())])
     async with running(host):
         await become(host, "ready")
@@ -137,11 +149,11 @@ async def test_a_detached_client_hears_nothing_more_and_its_number_is_not_used_a
     host, gone, stays = echo_host(), Client(), Client()
     async with running(host):
         await become(host, "ready")
-        first = host.attach(gone)
+        first = attached(host, gone)
         host.send([m.Open(first, ("respond",)), m.Respond(first, 1, ())])
         host.detach(first)
         host.detach(first)
-        second = host.attach(stays)
+        second = attached(host, stays)
         assert second > first
         host.send([m.Open(second, ("respond",)), m.Respond(second, 1, ())])
         await stays.until(lambda: bool(settled(stays)))
@@ -152,7 +164,7 @@ async def test_a_killed_process_is_replaced_and_clients_are_told_in_order() -> N
     host, client = echo_host(), Client()
     async with running(host):
         await become(host, "ready")
-        stream = host.attach(client)
+        stream = attached(host, client)
         host.send([m.Open(stream, ("respond",)), m.Respond(stream, 1, ())])
         await client.until(lambda: bool(settled(client)))
         pid = kill(host)
@@ -168,7 +180,7 @@ async def test_a_process_that_falls_silent_is_killed_and_replaced() -> None:
     host, client = echo_host(silence_s=1), Client()
     async with running(host):
         await become(host, "ready")
-        host.attach(client)
+        attached(host, client)
         pid = kill(host, signal.SIGSTOP)
         await client.until(lambda: "lost" in client.told)
         assert not lives(pid), "a stopped process is not left behind"
@@ -196,7 +208,7 @@ async def test_an_idle_process_is_not_silent() -> None:
 
 async def test_a_process_that_keeps_ending_is_given_up() -> None:
     host, client = echo_host(restarts=1), Client()
-    host.attach(client)
+    attached(host, client)
     async with running(host) as task:
         await become(host, "ready")
         kill(host)
@@ -211,7 +223,7 @@ async def test_a_process_that_keeps_ending_is_given_up() -> None:
 
 async def test_losses_long_ago_do_not_count() -> None:
     host, client = echo_host(restarts=1, window_s=0), Client()
-    host.attach(client)
+    attached(host, client)
     async with running(host):
         await become(host, "ready")
         for count in (1, 2, 3):
@@ -312,7 +324,7 @@ def engine_process(
         with subprocess.Popen(command, pass_fds=(theirs.fileno(),), stderr=subprocess.DEVNULL, env=environ) as process:
             theirs.close()
             ours.settimeout(PATIENCE_S)
-            ours.sendall(m.encode(configure))
+            ours.sendall(framing.encode(configure))
             try:
                 yield process, ours
             finally:
@@ -320,7 +332,7 @@ def engine_process(
 
 
 def first_report(ours: socket.socket) -> m.Report:
-    unframer = m.reports()
+    unframer = framing.reports()
     while data := ours.recv(1 << 16):
         for report in unframer.feed(data):
             return report
@@ -338,7 +350,7 @@ def test_the_engine_process_ends_when_the_gateway_is_gone() -> None:
 def test_the_engine_process_ends_at_stop() -> None:
     with engine_process(ECHO) as (process, ours):
         assert isinstance(first_report(ours), m.Ready)
-        ours.sendall(m.encode(m.Stop()))
+        ours.sendall(framing.encode(m.Stop()))
         assert process.wait(PATIENCE_S) == 0
 
 
@@ -369,7 +381,7 @@ def test_signals_are_the_gateways_to_handle(number: signal.Signals) -> None:
     with engine_process(ECHO) as (process, ours):
         assert isinstance(first_report(ours), m.Ready)
         process.send_signal(number)
-        ours.sendall(m.encode(m.Open(1, ("respond",))) + m.encode(m.Respond(1, 1, (), 1)))
-        unframer = m.reports()
+        ours.sendall(framing.encode(m.Open(1, ("respond",))) + framing.encode(m.Respond(1, 1, (), 1)))
+        unframer = framing.reports()
         while not any(isinstance(report, m.Settled) for report in unframer.feed(ours.recv(1 << 16))):
             assert process.poll() is None

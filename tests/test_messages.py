@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voxd import framing
 from voxd import messages as m
 
 COMMANDS: list[m.Command] = [
@@ -30,6 +31,7 @@ COMMANDS: list[m.Command] = [
     m.Prepare(1, 2, (m.Turn("user", "", 1, "hello"),)),
     m.Audio(1, 2, b"\0\1"),
     m.Close(1),
+    m.Part(1, (m.Turn("user", "long"),)),
     m.Stop(),
 ]
 REPORTS: list[m.Report] = [
@@ -58,46 +60,46 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 @given(st.lists(st.sampled_from(COMMANDS), max_size=20), st.lists(st.integers(0, 10_000), max_size=30))
 def test_commands_survive_any_cutting(commands: list[m.Command], places: list[int]) -> None:
-    unframer = m.commands()
+    unframer = framing.commands()
     found: list[m.Command] = []
-    for piece in cut(b"".join(map(m.encode, commands)), places):
+    for piece in cut(b"".join(map(framing.encode, commands)), places):
         found += unframer.feed(piece)
     assert found == commands
 
 
 @given(st.lists(st.sampled_from(REPORTS), max_size=20), st.lists(st.integers(0, 10_000), max_size=30))
 def test_reports_survive_any_cutting(reports: list[m.Report], places: list[int]) -> None:
-    unframer = m.reports()
+    unframer = framing.reports()
     found: list[m.Report] = []
-    for piece in cut(b"".join(map(m.encode, reports)), places):
+    for piece in cut(b"".join(map(framing.encode, reports)), places):
         found += unframer.feed(piece)
     assert found == reports
 
 
 def test_a_message_comes_out_with_its_last_byte() -> None:
-    unframer, data = m.reports(), m.encode(m.Progress("loading"))
+    unframer, data = framing.reports(), framing.encode(m.Progress("loading"))
     for byte in data[:-1]:
         assert list(unframer.feed(bytes([byte]))) == []
     assert list(unframer.feed(data[-1:])) == [m.Progress("loading")]
 
 
 def test_what_is_in_front_of_an_error_is_not_lost() -> None:
-    found = m.commands().feed(m.encode(m.Evict(1)) + struct.pack("<I", m.LIMIT + 1))
+    found = framing.commands().feed(framing.encode(m.Evict(1)) + struct.pack("<I", framing.LIMIT + 1))
     assert next(found) == m.Evict(1)
-    with pytest.raises(ValueError, match=rf"a message of {m.LIMIT + 1} bytes; at most {m.LIMIT}"):
+    with pytest.raises(ValueError, match=rf"a message of {framing.LIMIT + 1} bytes; at most {framing.LIMIT}"):
         next(found)
 
 
 def test_a_length_over_the_limit_is_refused_before_its_bytes_are_awaited() -> None:
     with pytest.raises(ValueError, match="at most"):
-        list(m.reports().feed(b"\xff\xff\xff\xff"))
+        list(framing.reports().feed(b"\xff\xff\xff\xff"))
 
 
 def test_the_directions_do_not_mix() -> None:
     with pytest.raises(msgspec.DecodeError):
-        list(m.commands().feed(m.encode(m.Beat(0, 0, 0))))
+        list(framing.commands().feed(framing.encode(m.Beat(0, 0, 0))))
     with pytest.raises(msgspec.DecodeError):
-        list(m.reports().feed(m.encode(m.Stop())))
+        list(framing.reports().feed(framing.encode(m.Stop())))
 
 
 @pytest.mark.parametrize(
@@ -107,13 +109,13 @@ def test_the_directions_do_not_mix() -> None:
 )
 def test_a_body_that_is_no_message_is_an_error(body: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
-        list(m.commands().feed(struct.pack("<I", len(body)) + body))
+        list(framing.commands().feed(struct.pack("<I", len(body)) + body))
 
 
 @given(st.binary(max_size=200))
 def test_garbage_gives_messages_or_one_of_two_errors(data: bytes) -> None:
     try:
-        found = list(m.commands().feed(data))
+        found = list(framing.commands().feed(data))
     except (ValueError, msgspec.DecodeError):
         return
     assert all(isinstance(command, get_args(m.Command)) for command in found)

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import socket
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
@@ -51,6 +51,7 @@ from voxd.reload import applied, changes, line
 from voxd.sd import Supervisor
 from voxd.secrets import Secrets, client_secrets, secret_of
 from voxd.server import Server
+from voxd.signals import watched
 from voxd.sockets import AlreadyRunning, CannotStart, Listener, discard, listeners
 from voxd.webrtc import Calls, Desk
 
@@ -197,21 +198,11 @@ class Gateway:
             return
         subprotocols = socket.scope.get("subprotocols", [])
         await socket.accept("realtime" if "realtime" in subprotocols else None)
-        config = self._config(socket)
-        connection = self._resumed(socket)
-        if connection is None:
-            dialect = Dialect(socket.query_params, int(unix_s()))
-            self._exposition.connected("websocket")
-            parts = (
-                self.host,
-                partial(profile, self.settings),
-                config,
-                monotonic_us,
-                self._targets,
-                _peer(socket),
-                dialect,
-            )
-            connection = Connection(*parts, self._exposition, self._budget)
+        if refusal := self._refusal():  # others have come in since
+            self._exposition.refused(refusal[0])
+            await websocket.close(socket, 1013, refusal[1])
+            return
+        connection = self._resumed(socket) or self._new(socket)
         self.connections.add(connection)
         self.parking.admit(connection)
         ticket, end = connection.ticket, websocket.End("internal error")
@@ -219,11 +210,25 @@ class Gateway:
             end = await websocket.serve(socket, connection)
         finally:
             if ticket == connection.ticket:  # else another transport serves it now
-                self.connections.discard(connection)
-                if end.vanished and connection.resume_token and not self.draining:
-                    self.parking.park(connection)
-                else:
-                    self.parking.dismiss(connection, end.why)
+                self._over(connection, end)
+
+    def _new(self, socket: WebSocket) -> Connection:
+        """Nothing is waited for between this and `_over`, or nobody would end what it has begun."""
+        dialect = Dialect(socket.query_params, int(unix_s()))
+        offered, config = partial(profile, self.settings), self._config(socket)
+        parts = self.host, offered, config, monotonic_us, self._targets, _peer(socket), dialect
+        connection = Connection(*parts, self._exposition, self._budget)
+        self._exposition.connected("websocket")
+        return connection
+
+    def _over(self, connection: Connection, end: websocket.End) -> None:
+        """Its transport has ended."""
+        self.connections.discard(connection)
+        with contextlib.ExitStack() as undone:
+            undone.callback(self.parking.dismiss, connection, end.why)
+            if end.vanished and connection.resume_token and not self.draining:
+                self.parking.park(connection)
+                undone.pop_all()
 
     def _config(self, asked: HTTPConnection, *patches: Json) -> Callable[[str], AnySession]:
         secret = secret_of(asked.scope, self.secrets)
@@ -345,14 +350,18 @@ async def _live(
     systemd: Supervisor,
     read_again: Callable[[], Settings],
 ) -> None:
-    signalled, asked = _signals()
+    asyncio.get_running_loop().set_exception_handler(_tell_error)
+    signalled, asked = watched()
     serving = [asyncio.create_task(server.serve(sockets=sockets)) for server, sockets in servers]
     engine, calls = asyncio.create_task(gateway.host.run()), asyncio.create_task(gateway.calls.run())
-    telling = [asyncio.create_task(_announce(gateway)), asyncio.create_task(keep_told(systemd, gateway.host))]
-    telling.append(asyncio.create_task(_reloads(gateway, systemd, asked, read_again)))
+    jobs = _announce(gateway), keep_told(systemd, gateway.host), _reloads(gateway, systemd, asked, read_again)
+    telling = [asyncio.create_task(job) for job in jobs]
+    for task in (calls, *telling):
+        task.add_done_callback(_tell_end)
     first = asyncio.create_task(signalled.get())
     try:
-        await asyncio.wait({first, engine}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({first, engine, *serving}, return_when=asyncio.FIRST_COMPLETED)
+        unserved = next((task for task in serving if task.done()), None)
         for task in telling:
             task.cancel()
         tell_stopping(systemd, gateway.settings.server.drain_s)
@@ -370,40 +379,22 @@ async def _live(
         first.cancel()
     if engine.done():
         engine.result()  # EngineFailed
+    if unserved is not None:
+        raise CannotStart(f"clients cannot be served: {unserved.exception() or 'the server has ended'}")
     log.info("stopped", extra=fields("daemon.stop"))
 
 
-def _signals() -> tuple[asyncio.Queue[int], asyncio.Event]:
-    """Those that stop the daemon, as they come, and whether one has asked for a reload.
-
-    SIGHUP also says that the terminal is gone: then it stops a daemon that was started there.  Under nohup it is
-    ignored and stays so."""
-    stopping, asked = asyncio.Queue[int](maxsize=8), asyncio.Event()  # more than 8: the first two have said it all
-    loop, at_terminal = asyncio.get_running_loop(), _has_terminal()
-
-    def stop(number: int) -> None:
-        with contextlib.suppress(asyncio.QueueFull):
-            stopping.put_nowait(number)
-
-    def hang_up() -> None:
-        if at_terminal and not _has_terminal():
-            stop(signal.SIGHUP)
-        else:
-            asked.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        loop.add_signal_handler(signal.SIGHUP, hang_up)
-    return stopping, asked
+def _tell_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """What nobody has caught costs what threw it, and is told; peers that are gone are nothing to tell."""
+    error = context.get("exception")
+    level = logging.DEBUG if isinstance(error, OSError) else logging.ERROR
+    log.log(level, "internal error: %s", context.get("message"), exc_info=error)
 
 
-def _has_terminal() -> bool:
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
+def _tell_end(task: asyncio.Task[None]) -> None:
+    """Of something that goes on for as long as the daemon does."""
+    if not task.cancelled() and (error := task.exception()):
+        log.error("internal error: a task of the daemon has ended", exc_info=error)
 
 
 async def _reloads(
@@ -415,11 +406,12 @@ async def _reloads(
         with reloading(systemd, gateway.host):
             try:
                 wanted = await asyncio.to_thread(read_again)
+                gateway.reload(wanted)
             except ConfigError as error:
                 more = fields("daemon.reload", err_code="bad_settings")
                 log.error("not reloaded: %s; the settings stay as they were", error, extra=more)
-            else:
-                gateway.reload(wanted)
+            except Exception:  # no descriptors, or a bug: the next one may be read
+                log.exception("not reloaded", extra=fields("daemon.reload", err_code="internal"))
 
 
 async def _until(work: Callable[[], Awaitable[None]], interrupt: Callable[[], Awaitable[int]]) -> None:

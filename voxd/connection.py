@@ -13,6 +13,7 @@ what `Budget` says; who goes over it is closed, and may come back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import secrets
@@ -31,7 +32,7 @@ from voxd.budget import Budget, Pace
 from voxd.dialect import Dialect
 from voxd.host import EngineHost
 from voxd.intake import PLAIN, lighten
-from voxd.journal import SessionLog
+from voxd.journal import SessionLog, fields
 from voxd.metrics import Observer, Targets, TurnMeter
 from voxd.session import Profile, Session
 
@@ -114,12 +115,20 @@ class Connection:
         self._closing: Closed | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._new_id = new_id
-        self.stream = host.attach(self)
+        self.stream = host.new_stream()
         self._session = Session(self.stream, make_config(self.id), profile(host.ready), new_id)
         config = self._session.config
         self.resume_token = config.voxd.resume_token
         self.log.started(str(config.__struct_config__.tag), peer, config.voxd.transcribe, config.voxd.respond)
-        self._drain()
+        self._begin()
+
+    def _begin(self) -> None:
+        """From here on the engine process knows of it, and it must be closed: nothing before this may fail later."""
+        self._host.attach(self.stream, self)
+        with contextlib.ExitStack() as undone:
+            undone.callback(self._host.detach, self.stream)
+            self._drain()
+            undone.pop_all()
 
     @property
     def kind(self) -> str:
@@ -130,6 +139,11 @@ class Connection:
     def hz(self) -> int:
         """The rate at which audio comes and positions count."""
         return self._session.config.audio.input.format.hz
+
+    @property
+    def busy(self) -> bool:
+        """Do the engines work for it?"""
+        return self._session.busy and not self._parked
 
     @property
     def position(self) -> int:
@@ -281,6 +295,11 @@ class Connection:
         if isinstance(output, m.Refused) and not output.kept:
             self.end(1013, output.reason)
 
+    def fail(self, why: str) -> None:
+        """A bug of the gateway on its way, or an engine that ends of it: this client is served no further."""
+        log.error("session %s is closed: %s", self.id, why, extra=fields("client.failed", session_id=self.id))
+        self.end(1011, why)
+
     def engine_lost(self) -> None:
         self._session.engine_lost()
         self._drain()
@@ -381,8 +400,12 @@ class Connection:
             self._timer = loop.call_later(max(0, deadline - now_us) / 1e6, self._tick)
 
     def _tick(self) -> None:
-        self._session.receive_time(self._clock())
-        self._drain()
+        try:
+            self._session.receive_time(self._clock())
+            self._drain()
+        except Exception:  # the wall of a timer, which has nobody above it
+            log.exception("internal error in %s", self.id)
+            self.fail("internal error")
 
 
 def _show(event: asyncio.Event, value: bool) -> None:

@@ -3,6 +3,12 @@ and 9.
 
 It knows processes and streams; not sessions, models or what the messages mean.  Sessions hear of a loss and of the
 new process through `Client`; their connections stay.
+
+    waiting     `engine_queue`: a bound for each stream; what is over it fails its turn, and nothing else happens
+    stuck       no sign of life for `silence_s`, or nothing taken for as long although there is something to take
+    ended       `losses`: when another one is started, and which client is not to come back
+    no start    while there is none and none can be had, sessions wait and the daemon says why
+    a client    that throws at what it is told is ended, alone
 """
 
 from __future__ import annotations
@@ -16,25 +22,35 @@ import socket
 import sys
 import time
 from asyncio.subprocess import Process
-from collections import deque
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import msgspec
 
+from voxd import framing
 from voxd import messages as m
+from voxd.engine_queue import SLICE, EngineQueue
 from voxd.journal import fields
+from voxd.losses import Losses
 
 log = logging.getLogger("voxd")
-WRITE_LIMIT = 64 << 20  # bytes waiting for the engine process; above it, it counts as hung and is restarted
 State = Literal["loading", "ready", "restarting", "failed", "stopped"]
+# How a process cannot be had: no descriptors, no memory, no threads.
+CannotSpawn = (OSError, MemoryError, RuntimeError)
 
 
 class Client(Protocol):
     """Who owns a stream."""
 
+    @property
+    def busy(self) -> bool:
+        """Is a turn of it in flight?"""
+
     def receive_output(self, output: m.Output) -> None: ...
     def engine_lost(self) -> None: ...
     def engine_ready(self, ready: m.Ready) -> None: ...
+    def fail(self, why: str) -> None:
+        """It is no longer served.  Never raises."""
 
 
 class EngineFailed(Exception):
@@ -47,19 +63,22 @@ class EngineFailed(Exception):
 
 
 class EngineHost:
-    """`restarts` within `window_s` are tried; a process silent for `silence_s` is killed."""
+    """`restarts` idle losses within `window_s` are borne; a process silent for `silence_s` is killed."""
 
     def __init__(self, configure: m.Configure, *, silence_s: float, restarts: int, window_s: float) -> None:
         self._configure = configure
-        self._silence_s, self._restarts, self._window_s = silence_s, restarts, window_s
-        self._lost_at: deque[float] = deque(maxlen=restarts + 1)
+        self._silence_s, self._window_s = silence_s, window_s
+        self._losses = Losses(restarts, window_s)
         self._clients: dict[int, Client] = {}
         self._streams = 0
+        self._queue = EngineQueue()
+        self._queued = asyncio.Event()
         self._writer: asyncio.StreamWriter | None = None
-        self._unsent: list[bytes] = []  # of this turn of the event loop
         self._process: Process | None = None
         self._broken: m.Broken | None = None
-        self._ever_ready = False
+        self._warm = False  # this process was ready
+        self._ever_warm = False
+        self._stopping = asyncio.Event()
         self.changed = asyncio.Condition()
         self.state: State = "loading"
         self.progress = "starting the engine process"
@@ -70,11 +89,14 @@ class EngineHost:
 
     # ── for sessions ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def attach(self, client: Client) -> int:
-        """A stream for `client`; its number is never used again."""
+    def new_stream(self) -> int:
+        """A number that is never used again."""
         self._streams += 1
-        self._clients[self._streams] = client
         return self._streams
+
+    def attach(self, stream: int, client: Client) -> None:
+        """From now on `client` is told what the engines say about `stream`."""
+        self._clients[stream] = client
 
     def leave(self, stream: int) -> None:
         """The slot is free at once; what the VAD hears of the stream still comes."""
@@ -84,26 +106,28 @@ class EngineHost:
         """The slot is free at once."""
         if self._clients.pop(stream, None) is not None:
             self.send([m.Close(stream)])
+            self._losses.gone(stream)
 
     def send(self, commands: list[m.Command]) -> None:
         """In order.  Without an engine process they vanish: sessions tell their state afresh to the next one.
 
         What one turn of the event loop has to send is written at once: a write per packet is a system call per packet,
         and wakes the engine process as often."""
-        if self._writer is None or self.state != "ready" or not commands:
+        if self._writer is None or self.state != "ready":
             return
-        if not self._unsent:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._unsent.extend(m.encode(command) for command in commands)
+        for command in commands:
+            if failed := self._queue.put(command):
+                # The session is in the middle of something.
+                asyncio.get_running_loop().call_soon(self._refuse, failed)
+            if isinstance(command, m.StreamMessage) and command.stream in self._clients:
+                self._losses.sent(command.stream)
+        self._queued.set()
 
-    def _flush(self) -> None:
-        data, self._unsent = b"".join(self._unsent), []
-        if self._writer is None or not data:
-            return
-        self._writer.write(data)
-        if self._writer.transport.get_write_buffer_size() > WRITE_LIMIT:
-            log.error("engine process takes no audio: restarting it")
-            self._kill()
+    def _refuse(self, failed: m.Failed) -> None:
+        """A message was not sent."""
+        more = fields("turn.refused", err_code=failed.code)
+        log.warning("a turn was not given to the engine process: %s", failed.code, extra=more)
+        self._tell(failed.stream, lambda client: client.receive_output(failed))
 
     @property
     def pid(self) -> int | None:
@@ -119,13 +143,23 @@ class EngineHost:
     async def run(self) -> None:
         """Until `stop`; raises EngineFailed when it is of no use to go on."""
         while not self._stopped:
+            trouble = None
             try:
                 await self._spawn()
                 if not self._stopped:  # it may have been told so while the process was being started
-                    await self._listen()
+                    await self._serve()
+            except EngineFailed:
+                raise
+            except Exception as error:
+                if not isinstance(error, CannotSpawn):
+                    log.exception("internal error: the engine process is started anew")
+                trouble = error
             finally:
                 await self._reap()
-            await self._after_loss()
+            wait_s = await self._after_end(trouble)
+            if wait_s:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), wait_s)
 
     @property
     def _stopped(self) -> bool:
@@ -135,34 +169,70 @@ class EngineHost:
         """In order: Stop, then a second, then by force.  While it loads it reads nothing and has nothing to end."""
         process, loaded = self._process, self.state == "ready"
         self.state = "stopped"
+        self._stopping.set()
         if process is None or self._writer is None:
             return
         if loaded:
-            self._flush()
-            self._writer.write(m.encode(m.Stop()))
+            self._queue.put(m.Stop())
+            self._queued.set()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(process.wait(), 1.0)
         self._kill()
 
     async def _spawn(self) -> None:
-        ours, theirs = socket.socketpair()
-        command = (sys.executable, "-m", "voxd.engine", str(theirs.fileno()))
-        # One BLAS thread: decodes run on threads of their own, and idle BLAS threads spin (0.1 core-seconds a decode).
-        # Freed audio goes back to the system: glibc would keep 2 KiB of every session in fragments.
-        environment = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": "131072", **os.environ}
-        # A session of its own: a signal to the gateway's group reaches the gateway alone, and turns may end meanwhile.
-        self._process = await asyncio.create_subprocess_exec(
-            *command, env=environment, pass_fds=(theirs.fileno(),), stdin=-3, start_new_session=True
-        )
-        theirs.close()
+        """Raises CannotSpawn."""
+        self._process, self._broken, self._warm = None, None, False
         self.heard_at = time.monotonic()
-        self._reader, self._writer = await asyncio.open_connection(sock=ours)
-        self._writer.write(m.encode(self._configure))
+        ours, theirs = socket.socketpair()
+        with contextlib.ExitStack() as undone:
+            undone.callback(ours.close)
+            with theirs:
+                command = (sys.executable, "-m", "voxd.engine", str(theirs.fileno()))
+                # One BLAS thread: decodes run on threads of their own, and idle BLAS threads spin (0.1 core-seconds a
+                # decode).  Freed audio goes back to the system: glibc would keep 2 KiB of every session in fragments.
+                environment = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": "131072", **os.environ}
+                # A session of its own: a signal to the gateway's group reaches the gateway alone, and turns may end.
+                self._process = await asyncio.create_subprocess_exec(
+                    *command, env=environment, pass_fds=(theirs.fileno(),), stdin=-3, start_new_session=True
+                )
+            self._reader, self._writer = await asyncio.open_connection(sock=ours)
+            undone.pop_all()
+        self._writer.transport.set_write_buffer_limits(high=SLICE)
+        self._queue, self._queued = EngineQueue(), asyncio.Event()
+        self._writer.write(framing.encode(self._configure))
+
+    async def _serve(self) -> None:
+        """Until the process ends or counts as stuck."""
+        assert self._writer is not None
+        writing = asyncio.create_task(self._write(self._writer))
+        try:
+            await self._listen()
+        finally:
+            writing.cancel()
+
+    async def _write(self, writer: asyncio.StreamWriter) -> None:
+        """What waits, a slice at a time, for as long as the process takes it."""
+        try:
+            while True:
+                await self._queued.wait()
+                self._queued.clear()
+                while self._queue:
+                    data, failed = self._queue.take()
+                    writer.write(data)
+                    for each in failed:
+                        self._refuse(each)
+                    await asyncio.wait_for(writer.drain(), self._silence_s)
+                    await asyncio.sleep(0)  # everybody else has his turn between two slices
+        except TimeoutError:
+            log.error("engine process has taken nothing for %.0f s: killing it", self._silence_s)
+            self._kill()
+        except ConnectionError:
+            return  # it has ended, which `_listen` sees too
 
     async def _listen(self) -> None:
         """Reports until the process ends or falls silent.  Loading may take as long as it takes, but not once it was
         warm."""
-        unframer = m.reports()
+        unframer = framing.reports()
         while True:
             patience = self._silence_s if self.state == "ready" else None
             try:
@@ -175,12 +245,14 @@ class EngineHost:
             if not data:
                 return
             try:
-                reports = list(unframer.feed(data))
+                for report in unframer.feed(data):
+                    await self._receive(report)
             except (ValueError, msgspec.DecodeError) as error:
+                if self._warm:  # it has spoken our language until now
+                    log.error("engine process says what is no message: killing it")
+                    return
                 text = "the engine process speaks another version of voxd than this one; restart the daemon"
                 raise EngineFailed(text) from error
-            for report in reports:
-                await self._receive(report)
 
     async def _receive(self, report: m.Report) -> None:
         self.heard_at = time.monotonic()
@@ -189,24 +261,50 @@ class EngineHost:
                 log.info("loading · %s", report.text)
                 await self._change(self.state, report.text)
             case m.Ready():
-                await self._warm(report)
+                await self._take_up(report)
             case m.Beat():
                 self.beat = report
+                if (stream := self._losses.beat()) is not None:
+                    self._bring_back(stream)
             case m.Broken():
                 self._broken = report
             case _:
-                if client := self._clients.get(report.stream):
-                    client.receive_output(report)
+                if isinstance(report, m.Settled) and report.status == "completed":
+                    self._losses.done(report.stream)
+                self._tell(report.stream, lambda client: client.receive_output(report))
 
-    async def _warm(self, ready: m.Ready) -> None:
+    async def _take_up(self, ready: m.Ready) -> None:
+        """The process is warm."""
         self.ready = ready
         for note in ready.notes:
             log.info("engine · %s", note)
-        again, self._ever_ready = self._ever_ready, True
+        again, self._ever_warm, self._warm = self._ever_warm, True, True
         await self._change("ready", "ready")
         if again:
-            for client in list(self._clients.values()):
-                client.engine_ready(ready)
+            for stream in self._losses.started(list(self._clients)):
+                self._bring_back(stream)
+
+    def _bring_back(self, stream: int) -> None:
+        ready = self.ready
+        if ready is not None:
+            self._tell(stream, lambda client: client.engine_ready(ready))
+
+    def _tell(self, stream: int, tell: Callable[[Client], None]) -> None:
+        """The wall between clients: one that throws is ended, and the others hear what they would have heard."""
+        client = self._clients.get(stream)
+        if client is None:
+            return
+        try:
+            tell(client)
+        except Exception:
+            log.exception("internal error in stream %d", stream, extra=fields("client.failed", err_code="internal"))
+            self._shut_out(stream, "internal error")
+
+    def _shut_out(self, stream: int, why: str) -> None:
+        client = self._clients.get(stream)
+        self.detach(stream)
+        if client is not None:
+            client.fail(why)
 
     async def _change(self, state: State, progress: str) -> None:
         async with self.changed:
@@ -226,27 +324,59 @@ class EngineHost:
             await self._process.wait()
         if self._writer:
             self._writer.close()
-        self._writer, self._unsent = None, []
+        self._writer = None
 
-    async def _after_loss(self) -> None:
-        """Tells the sessions, then decides whether another process is worth starting."""
+    # ── after a process has ended ───────────────────────────────────────────────────────────────────────────────────
+
+    async def _after_end(self, trouble: BaseException | None) -> float | None:
+        """The seconds until the next one is started.  Raises EngineFailed when there is none.
+
+        Before the first one was warm, what is wrong is for a person to mend.  Afterwards it is not: it has worked here
+        with these settings, so the memory or the descriptors that are missing now may be free again in a moment."""
         if self._stopped:
-            return
-        status = self._process.returncode if self._process else None
+            return None
+        if self._warm:
+            return await self._after_loss()
+        if self._ever_warm:
+            return await self._after_failed_start(trouble)
         if self._broken is not None:
-            await self._change("failed", self._broken.message)
-            raise EngineFailed(self._broken.message, configuration=self._broken.configuration)
-        now = time.monotonic()
+            await self._give_up(self._broken.message, configuration=self._broken.configuration)
+        if trouble is not None:
+            await self._give_up(f"the engine process cannot be started: {trouble}")
+        return await self._after_loss()
+
+    async def _after_failed_start(self, trouble: BaseException | None) -> float:
+        reason = self._broken.message if self._broken else str(trouble or f"it ended with status {self._status}")
+        wait_s = self._losses.not_started()
+        text = f"the engine process cannot start again: {reason}; the next try is in {wait_s:.0f} s"
+        log.error("%s; connections stay", text, extra=fields("engine.nostart"))
+        await self._change("restarting", text)
+        return wait_s
+
+    async def _after_loss(self) -> float:
+        """Tells the sessions."""
         self.losses += 1
-        self._lost_at.append(now)
-        recent = [at for at in self._lost_at if now - at < self._window_s]
-        if len(recent) > self._restarts:
-            text = f"the engine process ended {len(recent)} times within {self._window_s:.0f} s; last status {status}"
-            await self._change("failed", text)
-            raise EngineFailed(text)
-        log.error(
-            "engine process lost (status %s): starting another; connections stay", status, extra=fields("engine.lost")
-        )
+        busy = [stream for stream, client in self._clients.items() if client.busy]
+        wait_s, culprit = self._losses.lost(time.monotonic(), busy)
+        if wait_s is None:
+            text = f"the engine process ended {self._losses.idle} times within {self._window_s:.0f} s"
+            await self._give_up(f"{text}; last status {self._status}")
+            return 0
+        more = fields("engine.lost", status=self._status)
+        log.error("engine process lost (status %s): starting another; connections stay", self._status, extra=more)
         await self._change("restarting", "the engine process was lost and is starting again")
-        for client in list(self._clients.values()):
-            client.engine_lost()
+        if culprit is not None:
+            log.error("it ended several times while it worked for stream %d alone: that one is closed", culprit)
+            self._shut_out(culprit, "the engine process ended each time it worked on this session")
+        for stream in list(self._clients):
+            self._tell(stream, lambda client: client.engine_lost())
+        return wait_s
+
+    async def _give_up(self, text: str, *, configuration: bool = False) -> None:
+        await self._change("failed", text)
+        raise EngineFailed(text, configuration=configuration)
+
+    @property
+    def _status(self) -> int | None:
+        """With which the last process ended."""
+        return self._process.returncode if self._process else None

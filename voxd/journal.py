@@ -2,9 +2,9 @@
 
 Under journald each line has fields beside it (`voxd.journald`), for `voxd logs` and journalctl:
 
-    EVENT  session.start session.end response.done transcription.done turn.failed file.odd slo.breach
-           call.connected engine.lost engine.stall daemon.start daemon.ready daemon.reload daemon.drain
-           daemon.stop settings.changed
+    EVENT  session.start session.end response.done transcription.done turn.failed turn.refused file.odd
+           slo.breach call.connected client.failed engine.lost engine.nostart engine.stall daemon.start daemon.ready
+           daemon.reload daemon.drain daemon.stop settings.changed
     SESSION_ID TURN TURN_ID ENGINE KIND ERR_CODE SLO_BREACH DELTAS AUDIO_MS, and the latency words in
     capitals; of a changed setting SETTING EFFECT
 

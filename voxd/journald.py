@@ -57,6 +57,22 @@ def encode(fields: Mapping[str, object]) -> bytes:
     return b"".join(parts)
 
 
+def _record(record: logging.LogRecord) -> dict[str, object]:
+    """A line of the log as the journal's fields."""
+    fields: dict[str, object] = {
+        "MESSAGE": record.getMessage(),
+        "PRIORITY": PRIORITIES.get(record.levelno, 6),
+        "SYSLOG_IDENTIFIER": "voxd",
+        "LOGGER": record.name,
+        "CODE_FILE": record.pathname,
+        "CODE_LINE": record.lineno,
+        "CODE_FUNC": record.funcName,
+    }
+    if record.exc_info:
+        fields["EXCEPTION"] = Reticent().formatException(record.exc_info)
+    return fields | getattr(record, "fields", {})
+
+
 class JournalHandler(logging.Handler):
     """`extra={"fields": {"EVENT": ...}}` of a record become fields."""
 
@@ -71,21 +87,12 @@ class JournalHandler(logging.Handler):
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        fields: dict[str, object] = {
-            "MESSAGE": record.getMessage(),
-            "PRIORITY": PRIORITIES.get(record.levelno, 6),
-            "SYSLOG_IDENTIFIER": "voxd",
-            "LOGGER": record.name,
-            "CODE_FILE": record.pathname,
-            "CODE_LINE": record.lineno,
-            "CODE_FUNC": record.funcName,
-        }
-        if record.exc_info:
-            fields["EXCEPTION"] = Reticent().formatException(record.exc_info)
         try:
-            self._waiting.put_nowait(encode(fields | getattr(record, "fields", {})))
+            self._waiting.put_nowait(encode(_record(record)))
         except queue.Full:
             self._lose()
+        except Exception:  # noqa: BLE001  # as all handlers: a line that cannot be written ends nobody
+            self.handleError(record)
 
     def flush(self) -> None:
         """Waits until all is sent, FLUSH_S at most; `logging` calls it when the program ends."""

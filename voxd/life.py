@@ -72,9 +72,11 @@ def reloading(systemd: Supervisor, host: EngineHost) -> Iterator[None]:
     told = host.ready is not None
     if told:
         systemd.reloading("reading the settings again")
-    yield
-    if told:
-        systemd.ready(_state(host))
+    try:
+        yield
+    finally:
+        if told:
+            systemd.ready(_state(host))
 
 
 def tell_stopping(systemd: Supervisor, drain_s: float) -> None:

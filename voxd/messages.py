@@ -20,19 +20,23 @@ The life of a stream:
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
-from typing import Generic, Literal, TypeVar
+from typing import Literal
 
 import msgspec
 
-M = TypeVar("M")
 Role = Literal["transcribe", "respond"]
 Status = Literal["completed", "cancelled", "incomplete"]
+PLAIN = 200  # bytes of a message in memory, about, beside its texts and its audio
+TURN = 100  # of an entry of a conversation beside its texts
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Base of all that crosses."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory, about, of what a client can make large."""
+        return PLAIN
 
 
 class StreamMessage(Message, frozen=True):
@@ -75,6 +79,10 @@ class Feed(StreamMessage, frozen=True):
     pcm: bytes
     known: int | None = None
 
+    @property
+    def size(self) -> int:
+        return PLAIN + len(self.pcm)
+
 
 class Onset(StreamMessage, frozen=True):
     """Utterance `ref` has begun at `start` (padding included, never more than 5 s back).
@@ -112,6 +120,10 @@ class Audio(StreamMessage, frozen=True):
     ref: int
     pcm: bytes
 
+    @property
+    def size(self) -> int:
+        return PLAIN + len(self.pcm)
+
 
 class Turn(msgspec.Struct, frozen=True, array_like=True):
     """One entry of a conversation as a responder sees it: text, or the audio of utterance `ref`, or both.
@@ -131,6 +143,14 @@ class Turn(msgspec.Struct, frozen=True, array_like=True):
         """What it says, for who reads."""
         return self.text or self.transcript
 
+    @property
+    def size(self) -> int:
+        return TURN + len(self.text) + len(self.transcript)
+
+
+def _size(context: tuple[Turn, ...]) -> int:
+    return sum(turn.size for turn in context)
+
 
 class Respond(StreamMessage, frozen=True):
     """Answer the conversation.  If `ref` was speculated upon, what is ready is published at once.
@@ -142,12 +162,20 @@ class Respond(StreamMessage, frozen=True):
     max_tokens: int | None = None
     aside: bool = False  # beside the conversation: what is computed for it is not its next state
 
+    @property
+    def size(self) -> int:
+        return PLAIN + _size(self.context)
+
 
 class Prepare(StreamMessage, frozen=True):
     """Somebody speaks: utterance `utterance`, if it is answered, will follow this conversation.  Publish nothing."""
 
     utterance: int
     context: tuple[Turn, ...]
+
+    @property
+    def size(self) -> int:
+        return PLAIN + _size(self.context)
 
 
 class Speculate(StreamMessage, frozen=True):
@@ -158,6 +186,10 @@ class Speculate(StreamMessage, frozen=True):
     end: int
     context: tuple[Turn, ...]
     max_tokens: int | None = None
+
+    @property
+    def size(self) -> int:
+        return PLAIN + _size(self.context)
 
 
 class Crop(StreamMessage, frozen=True):
@@ -186,6 +218,13 @@ class Close(StreamMessage, frozen=True):
     """Frees the slot at once; nothing more comes for this stream."""
 
 
+class Part(StreamMessage, frozen=True):
+    """The first turns of a context that is too long for one message: they stand in front of those of the Prepare,
+    Speculate or Respond that follows.  Without turns: what came before is to be forgotten, its message cannot come."""
+
+    turns: tuple[Turn, ...] = ()
+
+
 class Stop(Message, frozen=True):
     """The engine process ends."""
 
@@ -207,6 +246,7 @@ Command = (
     | Evict
     | Leave
     | Close
+    | Part
     | Stop
 )
 
@@ -321,48 +361,3 @@ class Broken(Message, frozen=True):
 
 Output = Heard | Said | Settled | Refused | Failed | Warned
 Report = Output | Progress | Ready | Beat | Broken
-
-# ── framing: a little-endian length, then MessagePack ───────────────────────────────────────────────────────────────
-
-LIMIT = 64 << 20  # bytes in one message; 5 min of audio is 9.6 MB
-_HEADER = struct.Struct("<I")
-_encoder = msgspec.msgpack.Encoder()
-
-
-def encode(message: Command | Report) -> bytes:
-    """One framed message."""
-    body = _encoder.encode(message)
-    return _HEADER.pack(len(body)) + body
-
-
-class Unframer(Generic[M]):
-    """Bytes in any pieces -> whole messages of one direction.
-
-    Raises ValueError for a length over LIMIT and msgspec.DecodeError for a body that is not a message: both mean that
-    the two ends are not of one version, and the link is to be closed."""
-
-    def __init__(self, decoder: msgspec.msgpack.Decoder[M]) -> None:
-        self._decoder = decoder
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[M]:
-        self._buffer += data
-        while len(self._buffer) >= _HEADER.size:
-            (length,) = _HEADER.unpack_from(self._buffer)
-            if length > LIMIT:
-                raise ValueError(f"a message of {length} bytes; at most {LIMIT}")
-            if len(self._buffer) < _HEADER.size + length:
-                return
-            body = bytes(self._buffer[_HEADER.size : _HEADER.size + length])
-            del self._buffer[: _HEADER.size + length]
-            yield self._decoder.decode(body)
-
-
-def commands() -> Unframer[Command]:
-    """For the engine process."""
-    return Unframer(msgspec.msgpack.Decoder(Command))
-
-
-def reports() -> Unframer[Report]:
-    """For the gateway."""
-    return Unframer(msgspec.msgpack.Decoder(Report))

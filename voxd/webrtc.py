@@ -233,16 +233,18 @@ class Media:
 
     async def run(self, held: contextlib.ExitStack) -> None:
         """To its end, whoever ends it."""
-        with held:
-            try:
+        try:
+            with held:
                 try:
                     self.why = await self._serve()
+                except Exception:
+                    self.why = "internal error"
+                    raise
                 finally:
                     await self.peer.close()
-            except Exception:
-                # The wall: a bug of the gateway ends this call, not the daemon.
-                self.why = "internal error"
-                log.exception("internal error in %s", self.connection.id)
+        except Exception:
+            # The wall: a bug of the gateway ends this call, not the daemon, nor the other calls.
+            log.exception("internal error in %s", self.connection.id)
 
     async def _serve(self) -> str:
         """Says how it ended."""

@@ -44,12 +44,12 @@ async def serve(socket: WebSocket, connection: Connection) -> End:
     except* Closed as closed:
         reason = closed.exceptions[0]
         end = End(str(reason))
-        await _close(socket, reason.code if isinstance(reason, Closed) else 1011, end.why)
+        await close(socket, reason.code if isinstance(reason, Closed) else 1011, end.why)
     except* Exception as bug:
         # The wall: a bug of the gateway ends this connection, not the daemon.
         end = End("internal error")
         log.exception("internal error in %s", connection.id, exc_info=bug.exceptions[0])
-        await _close(socket, 1011, end.why)
+        await close(socket, 1011, end.why)
     return end
 
 
@@ -77,8 +77,9 @@ async def _write(socket: WebSocket, connection: Connection, ticket: int) -> None
         connection.written(waiting)
 
 
-async def _close(socket: WebSocket, code: int, reason: str) -> None:
+async def close(socket: WebSocket, code: int, reason: str) -> None:
+    """A close frame has room for 123 bytes of reason; one that is longer is cut, and no letter of it in two."""
     try:
-        await socket.close(code, reason[:120])
+        await socket.close(code, reason.encode("utf-8", "replace")[:120].decode("utf-8", "ignore"))
     except (WebSocketDisconnect, RuntimeError, OSError):
         log.debug("the peer was gone before the close frame")

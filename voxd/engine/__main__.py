@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 
+from voxd import framing
 from voxd import messages as m
 from voxd.engine import make
 from voxd.engine.contract import Engine, Unusable
@@ -25,6 +26,7 @@ from voxd.engine.vad import Vad
 from voxd.traces import Reticent
 
 log = logging.getLogger("voxd.engine")
+READER = "reader"  # the thread that reads what the gateway sends
 FELL = 70  # the exit status after a fault: EX_SOFTWARE of sysexits.h
 # What a device throws, by name, for nothing here imports a library of devices.  Its first line holds numbers only.
 _OF_THE_DEVICE = {
@@ -38,24 +40,38 @@ class Link:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._unframer = m.commands()
+        self._unframer, self._joiner = framing.commands(), framing.Joiner()
 
     def publish(self, reports: list[m.Report]) -> None:
         try:
-            self._sock.sendall(b"".join(m.encode(report) for report in reports))
+            self._sock.sendall(b"".join(map(_encoded, reports)))
         except (BrokenPipeError, ConnectionResetError):
             os._exit(0)  # the gateway is gone: nobody is left to serve
 
     def commands(self) -> Iterator[list[m.Command]]:
         """As they come together, until the gateway closes its end."""
         while data := self._receive():
-            yield list(self._unframer.feed(data))
+            whole = map(self._joiner.receive, self._unframer.feed(data))
+            yield [command for command in whole if command is not None]
 
     def _receive(self) -> bytes:
         try:
             return self._sock.recv(1 << 20)
         except ConnectionResetError:
             return b""
+
+
+def _encoded(report: m.Report) -> bytes:
+    """What an engine says that cannot be written (half of a surrogate pair, more than a message may hold) costs the
+    turn that it is about."""
+    try:
+        return framing.encode(report)
+    except framing.Unsendable as error:
+        log.error("an engine says what cannot be sent: %s", error)
+        if not isinstance(report, m.StreamMessage):
+            raise
+        message = "The engine's answer cannot be sent; see voxd's log."
+        return framing.encode(m.Failed(report.stream, getattr(report, "ref", None), "engine_error", message))
 
 
 def build(configure: m.Configure, inbox: Inbox, link: Link) -> tuple[dict[m.Role, Engine], m.Ready]:
@@ -107,7 +123,7 @@ def serve(link: Link) -> int:
         os._exit(0)  # the gateway closed its end without Stop
 
     # From here on, for the gateway may be killed while weights are loaded, and nobody else would end this process.
-    threading.Thread(target=read, name="reader", daemon=True).start()
+    threading.Thread(target=read, name=READER, daemon=True).start()
     try:
         engines, ready = build(configure, inbox, link)
     except Unusable as reason:
@@ -129,8 +145,16 @@ def fall(kind: type[BaseException], error: BaseException, frames: TracebackType 
     os._exit(FELL)
 
 
+def _fall_with_reader(args: threading.ExceptHookArgs) -> None:
+    """Without its reader the process would be deaf, and beat on."""
+    if args.thread is None or args.thread.name != READER or args.exc_value is None:
+        threading.__excepthook__(args)
+        return
+    fall(args.exc_type, args.exc_value, args.exc_traceback)
+
+
 def main() -> int:
-    sys.excepthook = fall
+    sys.excepthook, threading.excepthook = fall, _fall_with_reader
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Reticent("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

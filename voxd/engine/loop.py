@@ -36,6 +36,7 @@ from voxd.messages import (
     Onset,
     Open,
     Output,
+    Part,
     Prepare,
     Refused,
     Report,
@@ -74,10 +75,11 @@ AUDIENCE: dict[type[EngineCommand], tuple[Role, ...]] = {
 class Inbox:
     """Commands for the loop, from the thread that reads the socket.
 
-    Bound: `size` commands; at the bound the reader waits, and through its socket the gateway."""
+    Bound: `size` commands and `room` bytes; at the bound the reader waits, and through its socket the gateway."""
 
-    def __init__(self, size: int = 4096) -> None:
-        self._size = size
+    def __init__(self, size: int = 4096, room: int = 64 << 20) -> None:
+        self._size, self._room = size, room
+        self._bytes = 0
         self._commands: deque[Command] = deque()
         self._changed = threading.Condition()
         self._woken = False
@@ -85,8 +87,9 @@ class Inbox:
     def put(self, *commands: Command) -> None:
         """All of them, once there is room for one."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._commands) < self._size)
+            self._changed.wait_for(lambda: len(self._commands) < self._size and self._bytes < self._room)
             self._commands.extend(commands)
+            self._bytes += sum(command.size for command in commands)
             self._changed.notify_all()
 
     def wake(self) -> None:
@@ -102,6 +105,7 @@ class Inbox:
             self._woken = False
             commands = list(self._commands)
             self._commands.clear()
+            self._bytes = 0
             self._changed.notify_all()
         return commands
 
@@ -145,7 +149,7 @@ class Loop:
                 return False
             if isinstance(command, Leave):
                 self._leave(command)
-            elif not isinstance(command, Configure):
+            elif not isinstance(command, Configure | Part):
                 self._receive(command)
         now_us = self._clock()
         for heard in self._vad.step():

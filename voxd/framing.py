@@ -1,0 +1,119 @@
+"""Messages on the socket between the gateway and the engine process: a little-endian length, then MessagePack.
+
+Pure.  It knows messages and bytes; not sockets, nor who reads.  A command with a long context travels in several
+messages, so that no end encodes or decodes for long while everybody else waits.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+import msgspec
+
+from voxd import messages as m
+
+M = TypeVar("M")
+LIMIT = 64 << 20  # bytes in one message; 5 min of audio is 9.6 MB
+PIECE = 256 << 10  # characters of a context in one message: what is encoded in one go, while everybody else waits
+_HEADER = struct.Struct("<I")
+_encoder = msgspec.msgpack.Encoder()
+
+
+class Unsendable(Exception):
+    """This message cannot cross: it is too large, or holds what MessagePack cannot say."""
+
+
+def encode(message: m.Command | m.Report) -> bytes:
+    """One framed message.  Raises Unsendable."""
+    try:
+        body = _encoder.encode(message)
+    except (ValueError, OverflowError, TypeError) as error:  # half of a surrogate pair, an integer of over 64 bits
+        raise Unsendable(f"a {type(message).__name__} that cannot be written: {error}") from None
+    if len(body) > LIMIT:
+        raise Unsendable(f"a {type(message).__name__} of {len(body)} bytes; at most {LIMIT}")
+    return _HEADER.pack(len(body)) + body
+
+
+def frames(command: m.Command) -> Iterator[bytes]:
+    """A command as one framed message, or as several where its context is long, so that none takes long to encode.
+
+    Raises Unsendable; the pieces that are out by then are taken back by the last one, which comes before it."""
+    if not isinstance(command, m.Prepare | m.Respond | m.Speculate) or command.size <= PIECE:
+        yield encode(command)
+        return
+    *parts, last = _pieces(command.context)
+    try:
+        for turns in parts:
+            yield encode(m.Part(command.stream, turns))
+        yield encode(msgspec.structs.replace(command, context=last))
+    except Unsendable:
+        yield encode(m.Part(command.stream))
+        raise
+
+
+def _pieces(context: tuple[m.Turn, ...]) -> Iterator[tuple[m.Turn, ...]]:
+    """Of PIECE characters, or one turn, each."""
+    piece: list[m.Turn] = []
+    size = 0
+    for turn in context:
+        if piece and size + turn.size > PIECE:
+            yield tuple(piece)
+            piece, size = [], 0
+        piece.append(turn)
+        size += turn.size
+    yield tuple(piece)
+
+
+class Joiner:
+    """Commands as they were before `frames` took them to pieces.  Bound: the context that is being put together."""
+
+    def __init__(self) -> None:
+        self._turns: list[m.Turn] = []
+
+    def receive(self, command: m.Command) -> m.Command | None:
+        """None: there is more to come."""
+        if isinstance(command, m.Part):
+            if command.turns:
+                self._turns.extend(command.turns)
+            else:
+                self._turns.clear()
+            return None
+        if self._turns and isinstance(command, m.Prepare | m.Respond | m.Speculate):
+            turns, self._turns = self._turns, []
+            return msgspec.structs.replace(command, context=(*turns, *command.context))
+        return command
+
+
+class Unframer(Generic[M]):
+    """Bytes in any pieces -> whole messages of one direction.
+
+    Raises ValueError for a length over LIMIT and msgspec.DecodeError for a body that is not a message: both mean that
+    the two ends are not of one version, and the link is to be closed."""
+
+    def __init__(self, decoder: msgspec.msgpack.Decoder[M]) -> None:
+        self._decoder = decoder
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[M]:
+        self._buffer += data
+        while len(self._buffer) >= _HEADER.size:
+            (length,) = _HEADER.unpack_from(self._buffer)
+            if length > LIMIT:
+                raise ValueError(f"a message of {length} bytes; at most {LIMIT}")
+            if len(self._buffer) < _HEADER.size + length:
+                return
+            body = bytes(self._buffer[_HEADER.size : _HEADER.size + length])
+            del self._buffer[: _HEADER.size + length]
+            yield self._decoder.decode(body)
+
+
+def commands() -> Unframer[m.Command]:
+    """For the engine process."""
+    return Unframer(msgspec.msgpack.Decoder(m.Command))
+
+
+def reports() -> Unframer[m.Report]:
+    """For the gateway."""
+    return Unframer(msgspec.msgpack.Decoder(m.Report))
