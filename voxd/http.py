@@ -228,8 +228,8 @@ def _in_bounds(receive: Receive, held: Held) -> Receive:
             async with asyncio.timeout_at(deadline):
                 message = await receive()
         except TimeoutError:
-            message = f"The request did not come within {REQUEST_S:.0f} s."
-            raise HTTPException(408, message, {"Connection": "close"}) from None
+            late = f"The request did not come within {REQUEST_S:.0f} s."
+            raise HTTPException(408, late, {"Connection": "close"}) from None
         whole = not message.get("more_body", False)
         if not held.grew(len(message.get("body", b""))):
             told = "The server holds as much of requests as it may; try again in a moment."
