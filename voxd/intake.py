@@ -56,9 +56,10 @@ def lighten(data: str) -> Working:
             yield
             continue
         start, end = span
+        structure += start - at
+        _check(structure, values, texts, sound)  # before anything is copied
         outside = data[at:start]
-        structure, values = structure + len(outside), values + count_values(outside)
-        _check(structure, values, texts, sound)
+        values += count_values(outside)
         if _FIELD.search(data, max(0, start - 25), start - 1):
             sound += (end - start) * 3 // 4
             _check(structure, values, texts, sound)
@@ -69,8 +70,9 @@ def lighten(data: str) -> Working:
             texts += end - start
             kept.append(data[at:end])
         at = end
+    _check(structure + len(data) - at, values, texts, sound)
     rest = data[at:]
-    _check(structure + len(rest), values + count_values(rest), texts, sound)
+    _check(structure, values + count_values(rest), texts, sound)
     light.text = "".join((*kept, rest))
     return light
 
@@ -152,11 +154,12 @@ def _long_strings(data: str) -> Generator[tuple[int, int] | None, None, None]:
 
 
 def _is_escaped(data: str, start: int, quote: int) -> bool:
-    """Is there an odd number of backslashes before it?"""
-    first = quote
-    while first > start and data[first - 1] == "\\":
-        first -= 1
-    return bool((quote - first) % 2)
+    """Is there an odd number of backslashes before it?  Nobody needs thousands."""
+    before = data[max(start, quote - LONG) : quote]
+    slashes = len(before) - len(before.rstrip("\\"))
+    if slashes == LONG:
+        _check(STRUCTURE + 1, 0, 0, 0)
+    return bool(slashes % 2)
 
 
 def _decoded(data: str, start: int, end: int) -> Generator[None, None, bytes]:

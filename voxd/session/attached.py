@@ -11,17 +11,20 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from shared.audio import RATE, Decoder
-from shared.events import ClientEvent, WireError
+from shared.events import ClientEvent, ResponseCreate, WireError
 from shared.session_config import Format
 from voxd.intake import drafts_of, with_drafts
 from voxd.session.listening import CAPACITY_S, PIECES
 
 PCM = "audio/pcm"
+INPUTS = 500  # items that come with one `response.create`
 
 
 def resampled(event: ClientEvent, form: Format) -> Generator[None, None, ClientEvent]:
     """The same event, its audio, which comes as `form`, as s16le at 16 kHz.  Raises WireError for too much of it."""
     drafts = []
+    if isinstance(event, ResponseCreate) and event.response.input is not UNSET and len(event.response.input) > INPUTS:
+        raise WireError("invalid_value", f"At most {INPUTS} items are taken.", "response.input")
     for draft in drafts_of(event):
         content = list(draft.content)
         for index, part in enumerate(content):
