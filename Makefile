@@ -27,7 +27,7 @@ test-slow: install
 	.venv/bin/python -m pytest -m slow -rs  # what was skipped, and why
 
 bench: install
-	.venv/bin/python -m tests.bench
+	.venv/bin/python -m benchmarks.__main__
 
 # The tests come last: their summary is the last line.
 check: install
@@ -89,4 +89,4 @@ lock:
 clean:
 	rm -rf .venv .venv-demo .venv-wheel build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 	    .import_linter_cache snapshot_report.html
-	find shared voxd voxtui tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find shared voxd voxtui tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

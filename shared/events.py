@@ -1,7 +1,8 @@
 """The wire: OpenAI Realtime (GA) events with text output, and voxd's opt-in extensions.  Steps 2, 5, 10 and 12.
 
 Pure, and the only file that knows wire names.  Two tagged unions, `ClientEvent` and `ServerEvent`; `parse_*` and
-`dump`. It does not know what an event means: that is `voxd.session` on one side and `voxtui.transcript` on the other.
+`dump`. It does not know what an event means: that is `voxd.session` on one side and `voxtui.session.transcript` on the
+other.
 
 Absent is not null: a field that is `UNSET` is left out, `None` is written as null, and null stands only where clients
 with strict schemas allow it (previous_item_id, transcript, session configuration, response.{status_details, usage,
@@ -16,20 +17,22 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from shared.parts import ID
-from shared.parts import Content as Content
-from shared.parts import ErrorBody as ErrorBody
-from shared.parts import FailureBody as FailureBody
-from shared.parts import Id as Id
-from shared.parts import Item as Item
-from shared.parts import ItemDraft as ItemDraft
-from shared.parts import ItemReference as ItemReference
-from shared.parts import ItemStatus as ItemStatus
-from shared.parts import Json as Json
-from shared.parts import Response as Response
-from shared.parts import ResponseRequest as ResponseRequest
-from shared.parts import TextPart as TextPart
-from shared.parts import WireError as WireError
+from shared.parts import (
+    ID,
+    Content as Content,
+    ErrorBody as ErrorBody,
+    FailureBody as FailureBody,
+    Id as Id,
+    Item as Item,
+    ItemDraft as ItemDraft,
+    ItemReference as ItemReference,
+    ItemStatus as ItemStatus,
+    Json as Json,
+    Response as Response,
+    ResponseRequest as ResponseRequest,
+    TextPart as TextPart,
+    WireError as WireError,
+)
 from shared.session_config import AnySession
 
 FAR = (1 << 53) - 1  # the largest whole number that every JSON reader keeps

@@ -2,7 +2,7 @@
 
 Pure: times come in as integer microseconds of one process's monotonic clock; nothing here reads a clock.  It knows no
 wire events, so both ends of the wire use it: the server with arrival and write times (`voxd.metrics`), the client with
-capture and receive times (`voxtui.meter`).
+capture and receive times (`voxtui.session.meter`).
 """
 
 from __future__ import annotations

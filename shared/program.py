@@ -18,7 +18,10 @@ from typing import IO, Any
 
 import click
 
+from shared.environment import begin
+
 FAILED = 1
+FETCHING = frozenset({"pull"})  # commands that get something from the hub
 _STREAMS = ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY))  # 1: what is written to a closed one must fail
 _REASONS = {
     errno.EPIPE: "standard output was closed by its reader before everything was written",
@@ -49,6 +52,13 @@ class Program(click.Group):
     def make_context(self, info_name: str | None, *args: Any, **extra: Any) -> click.Context:
         with _errors_told(self.name):
             return super().make_context(info_name, *args, **extra)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        begin(os.environ, fetches=name in FETCHING)
+        return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
         with _errors_told(self.name):

@@ -22,6 +22,9 @@ EngineName = Annotated[str, Meta(pattern=r"\A[a-z0-9][a-z0-9_-]{0,63}\Z", descri
 PathOrAuto = Annotated[str, Meta(pattern=r"\A(auto|/[^\x00-\x1f]+)\Z", description="auto or an absolute path")]
 AbsolutePath = Annotated[str, Meta(pattern=r"\A/[^\x00-\x1f]+\Z", description="an absolute path")]
 HostName = Annotated[str, Meta(pattern=r"\A[^\x00-\x20/@]+\Z", description="a host name without scheme or path")]
+VariableName = Annotated[
+    str, Meta(pattern=r"\A[A-Za-z_][A-Za-z0-9_]{0,127}\Z", description="the name of an environment variable")
+]
 Origin = Annotated[str, Meta(pattern=r"\Ahttps?://[^\x00-\x20/@]+\Z", description="http://HOST or https://HOST[:PORT]")]
 
 AddressOrAuto = Annotated[str, Meta(pattern=r"\A(auto|[0-9A-Fa-f.:]+)\Z", description="auto or an IP address")]
@@ -58,6 +61,7 @@ class EngineProcess(Struct, frozen=True):
     heartbeat_timeout_s: Annotated[int, Meta(ge=1, le=600)] = 20
     restarts: Annotated[int, Meta(ge=0, le=1000)] = 5
     restart_window_s: Annotated[int, Meta(ge=1, le=86_400)] = 600
+    environment: tuple[VariableName, ...] = ()
 
 
 class Vad(Struct, frozen=True):

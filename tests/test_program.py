@@ -18,10 +18,10 @@ import pytest
 from click.testing import CliRunner
 
 from shared.program import Failure, likely, written
-from tests.daemon import Daemon, environment, voxd_process
+from tests.support.daemon import Daemon, environment, voxd_process
 from voxd.cli import main as voxd
+from voxtui.capture.sources import CLIP
 from voxtui.cli import main as voxtui
-from voxtui.sources import CLIP
 
 PROGRAMS: dict[str, click.Group] = {"voxd": voxd, "voxtui": voxtui}
 FAULTS = {

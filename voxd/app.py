@@ -4,7 +4,7 @@ It knows which parts there are and the order in which they start and stop; none 
 
     start    open every socket (a second daemon, a port in use: told at once) → engine process → serve; /ready is 503
              until warm, and systemd hears READY then
-    reload   SIGHUP: the settings are read again and checked; `voxd.reload` says what counts at once
+    reload   SIGHUP: the settings are read again and checked; `voxd.gateway.reload` says what counts at once
     drain    first SIGTERM or SIGINT: no new sessions, turns in flight may end (`server.drain_s`), then close 1012
     stop     second signal, or nothing left to wait for
 """
@@ -33,27 +33,29 @@ from starlette.websockets import WebSocket
 
 from shared import __version__
 from shared.config import ConfigError, client_socket
+from shared.environment import names_of_keys
 from shared.session_config import AnySession, Json
 from shared.settings import Settings, Tcp
-from voxd import exposition, http, journal, page, rest, websocket
 from voxd import messages as m
-from voxd.addresses import address_text, how_to_connect
-from voxd.budget import Budget
-from voxd.connection import Connection, id_factory
-from voxd.dialect import Dialect
-from voxd.exposition import Exposition
-from voxd.host import EngineFailed, EngineHost
-from voxd.journal import fields
-from voxd.life import keep_told, reloading, tell_stopping
-from voxd.opening import beginning, first_config, for_good, profile, targets
-from voxd.parking import Parking
-from voxd.reload import applied, changes, line
-from voxd.sd import Supervisor
-from voxd.secrets import Secrets, client_secrets, secret_of
-from voxd.server import Server
-from voxd.signals import watched
-from voxd.sockets import AlreadyRunning, CannotStart, Listener, discard, listeners
-from voxd.webrtc import Calls, Desk
+from voxd.gateway.budget import Budget
+from voxd.gateway.connection import Connection, id_factory
+from voxd.gateway.dialect import Dialect
+from voxd.gateway.engine_host import EngineFailed, EngineHost
+from voxd.gateway.parking import Parking
+from voxd.gateway.reload import applied, changes, line
+from voxd.gateway.session_defaults import beginning, first_config, for_good, profile, targets
+from voxd.gateway.supervision import keep_told, reloading, tell_stopping
+from voxd.system.addresses import address_text, how_to_connect
+from voxd.system.signals import watched
+from voxd.system.sockets import AlreadyRunning, CannotStart, Listener, discard, listeners
+from voxd.system.systemd import Supervisor
+from voxd.telemetry import log as journal, prometheus
+from voxd.telemetry.log import fields
+from voxd.telemetry.prometheus import Exposition
+from voxd.web import gate as http, page_files, transcriptions, websocket
+from voxd.web.client_secrets import Secrets, client_secrets, secret_of
+from voxd.web.server import Server
+from voxd.webrtc.calls import Calls, Desk
 
 log = logging.getLogger("voxd")
 RETRY_S = 2  # what clients are asked to wait when there is no slot for them: a restart with a warm cache
@@ -91,6 +93,7 @@ class Gateway:
             silence_s=process.heartbeat_timeout_s,
             restarts=process.restarts,
             window_s=process.restart_window_s,
+            variables=(*process.environment, *names_of_keys(settings.engine_options)),
         )
         self.connections: set[Connection] = set()  # those with a transport
         self.parking = Parking()
@@ -109,7 +112,7 @@ class Gateway:
     def asgi(self) -> http.Guarded:
         """The application behind the gate."""
         pages = http.routes(lambda: self.host.state == "ready" and not self.draining, self.status, lambda: self.model)
-        files = rest.Offer(
+        files = transcriptions.Offer(
             self._refusal,
             self._exposition.refused,
             self._transcriber,
@@ -117,17 +120,17 @@ class Gateway:
             lambda: self.settings.server.max_sessions,
         )
         routes = [
-            *page.routes(),
+            *page_files.routes(),
             *pages,
             client_secrets(self.secrets, self._fresh, lambda: self.model),
             Route("/metrics", self._metrics),
-            Route("/v1/audio/transcriptions", rest.Transcriptions(files), methods=["POST"]),
+            Route("/v1/audio/transcriptions", transcriptions.Transcriptions(files), methods=["POST"]),
             WebSocketRoute("/v1/realtime", self._realtime),
             *self.calls.routes(),
             http.nowhere(),
         ]
         app = Starlette(routes=routes, exception_handlers=http.ERROR_PAGES)
-        origins, free = frozenset(self.settings.server.allow_origin), http.OPEN_PATHS | page.PATHS
+        origins, free = frozenset(self.settings.server.allow_origin), http.OPEN_PATHS | page_files.PATHS
         gate = http.Gate(self.plan.token, self._hosts(), origins, self.secrets.holds, open_paths=free)
         self._guarded = http.Guarded(app, gate)
         return self._guarded
@@ -264,14 +267,16 @@ class Gateway:
         return connection
 
     @contextlib.contextmanager
-    def _hearing(self, peer: str) -> Iterator[rest.Hearing]:
+    def _hearing(self, peer: str) -> Iterator[transcriptions.Hearing]:
         """A slot for a file."""
 
         def config(session_id: str) -> AnySession:
             return first_config(session_id, self.settings, self.model, set(), transcription=True)
 
         parts = self.host, partial(profile, self.settings), config, monotonic_us, self._targets, peer
-        hearing = rest.Hearing(*parts, Dialect({"dialect": "ga"}, 0), exposition.Files(self._exposition), self._budget)
+        hearing = transcriptions.Hearing(
+            *parts, Dialect({"dialect": "ga"}, 0), prometheus.Files(self._exposition), self._budget
+        )
         self._exposition.connected("http")
         self.connections.add(hearing)
         try:
@@ -283,15 +288,15 @@ class Gateway:
         return self.plan.transcribe
 
     async def _metrics(self, _: Request) -> Response:
-        return Response(self._exposition.page(), headers={"Content-Type": exposition.CONTENT_TYPE})
+        return Response(self._exposition.page(), headers={"Content-Type": prometheus.CONTENT_TYPE})
 
-    def _live(self) -> exposition.Live:
+    def _live(self) -> prometheus.Live:
         """For /metrics."""
         limit, beat = self.settings.server.max_sessions, self.host.beat
         state = "draining" if self.draining else self.host.state
         sessions = Counter(connection.kind for connection in self.connections)
-        engine = exposition.Engine(beat, (monotonic_us() - beat.at_us) / 1e6) if beat else None
-        return exposition.Live(state, sessions, limit, self.host.losses, engine)
+        engine = prometheus.Engine(beat, (monotonic_us() - beat.at_us) / 1e6) if beat else None
+        return prometheus.Live(state, sessions, limit, self.host.losses, engine)
 
     async def drain(self) -> None:
         """Clients are told; turns in flight may end; then every connection is closed."""

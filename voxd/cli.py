@@ -19,14 +19,14 @@ import click
 
 from shared import __version__
 from shared.program import Failure, Program
-from voxd import model_commands, unit_commands
+from voxd.commands import models, service
 
 if TYPE_CHECKING:
     import socket
 
     from shared.settings import Settings, Tcp
     from voxd.app import Plan
-    from voxd.sd import Supervisor
+    from voxd.system.systemd import Supervisor
 
 FAILED, NOT_RUNNING, CONFIGURATION = 1, 3, 78
 
@@ -52,7 +52,7 @@ def main() -> None:
     """Speech recognition and conversation, served to terminals: the daemon."""
 
 
-config_option = unit_commands.config_option
+config_option = service.config_option
 socket_option = click.option("--socket", "socket_path", help="Control socket (else server.socket).")
 
 
@@ -77,8 +77,8 @@ def start(config_path: Path | None, socket_path: str | None, check: bool, **opti
     """Serve, in the foreground, until Ctrl-C or SIGTERM.  SIGHUP: read the settings again."""
     settings, source = _settings(config_path)
     settings = _overridden(settings, **options)
-    from voxd import sd
-    from voxd.control import elsewhere
+    from voxd.commands.control import elsewhere
+    from voxd.system import systemd as sd
 
     systemd, given = sd.Supervisor.take(os.environ), sd.inherited(os.environ)
     plan = _plan(settings, _control(settings, socket_path), given, token=settings.server.token and not check)
@@ -155,7 +155,8 @@ def _serve(plan: Plan, source: Path | None, systemd: Supervisor, read_again: Cal
     import asyncio
     import logging
 
-    from voxd import app, journal
+    from voxd import app
+    from voxd.telemetry import log as journal
 
     journal.configure(plan.settings.log.level)
     log = logging.getLogger("voxd")
@@ -210,9 +211,9 @@ def _listener(text: str) -> Tcp | Path:
 
 def _plan(settings: Settings, control: Path, given: tuple[socket.socket, ...], *, token: bool) -> Plan:
     from shared.settings import Tcp
-    from voxd.addresses import unencrypted
     from voxd.app import CannotStart, Plan
-    from voxd.sockets import handed_over
+    from voxd.system.addresses import unencrypted
+    from voxd.system.sockets import handed_over
 
     try:
         kept = handed_over(given)
@@ -238,7 +239,7 @@ def _resolve(name: str, settings: Settings) -> tuple[str | None, tuple[str, ...]
         return None, ()
     if name != "auto":
         return name, ()
-    from voxd.engine.realtime_presence import choose
+    from voxd.engine.realtime.presence import choose
 
     chosen, reason = choose(settings.engine_options, os.environ)
     if reason is None:
@@ -247,7 +248,7 @@ def _resolve(name: str, settings: Settings) -> tuple[str | None, tuple[str, ...]
 
 
 def _check_engine(name: str | None) -> None:
-    from voxd.engine import names
+    from voxd.engine.registry import names
 
     if name is not None and name not in names():
         known = ", ".join((*names(), "none"))
@@ -256,8 +257,8 @@ def _check_engine(name: str | None) -> None:
 
 def _try_engines(plan: Plan) -> None:
     """Makes them as the engine process would, and loads nothing."""
-    from voxd.engine import make
     from voxd.engine.contract import Unusable
+    from voxd.engine.registry import make
 
     try:
         make({"transcribe": plan.transcribe, "respond": plan.respond}, plan.settings.engine_options, lambda: None)
@@ -306,7 +307,7 @@ def _is_barred(path: Path) -> bool:
 
 
 def _ask(path: Path) -> dict[str, object]:
-    from voxd.control import NotRunning, status
+    from voxd.commands.control import NotRunning, status
 
     try:
         return status(path)
@@ -353,7 +354,7 @@ def status(config_path: Path | None, socket_path: str | None, as_json: bool) -> 
 def stop(config_path: Path | None, socket_path: str | None) -> None:
     """Stop the running voxd; turns in flight may end first."""
     from shared.config import SYSTEM_SOCKET
-    from voxd.control import ended
+    from voxd.commands.control import ended
 
     settings = _client_settings(config_path)
     path = _socket_of(settings, socket_path)
@@ -383,7 +384,7 @@ def stop(config_path: Path | None, socket_path: str | None) -> None:
 def token(config_path: Path | None, socket_path: str | None, url: bool) -> None:
     """Print the bearer token of the TCP listeners (made if there is none)."""
     from shared import config
-    from voxd.addresses import page_url
+    from voxd.system.addresses import page_url
 
     settings, _ = _settings(config_path)
     secret = _token(settings)
@@ -401,7 +402,7 @@ def token(config_path: Path | None, socket_path: str | None, url: bool) -> None:
 
 def _token(settings: Settings) -> str:
     from shared.config import ConfigError, credential_path, token_path
-    from voxd.token import TokenError, load_credential, load_or_make
+    from voxd.system.token_file import TokenError, load_credential, load_or_make
 
     try:
         chosen = settings.server.token_file
@@ -425,7 +426,7 @@ def tunnel(config_path: Path | None, socket_path: str | None, link: str | None, 
 
     Until standard input is closed it says, in lines of JSON, where the running voxd is and how it does.
     """
-    from voxd import tunnel
+    from voxd.commands import tunnel
 
     if link is not None and stdio:
         raise click.UsageError("--link and --stdio exclude each other")
@@ -444,5 +445,5 @@ def tunnel(config_path: Path | None, socket_path: str | None, link: str | None, 
 
 # ── models, units ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-for command in (*model_commands.COMMANDS, *unit_commands.COMMANDS):
+for command in (*models.COMMANDS, *service.COMMANDS):
     main.add_command(command)

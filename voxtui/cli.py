@@ -28,10 +28,10 @@ from shared.program import Failure, OutputFile, Program, likely, written
 if TYPE_CHECKING:
     from voxtui.bench.goals import Goal
     from voxtui.bench.plan import Plan
-    from voxtui.client import Wishes
+    from voxtui.capture.sources import Source
+    from voxtui.link.client import Wishes
+    from voxtui.link.target import Target
     from voxtui.settings import Settings
-    from voxtui.sources import Source
-    from voxtui.target import Target
 
 FAILED, USAGE, UNREACHABLE, REFUSED = 1, 2, 69, 77
 EPILOG = """\b
@@ -118,7 +118,7 @@ def connect(target: str | None, plain: bool, file: Path | None, token_file: Path
         raise click.UsageError("--push-to-talk needs the screen: plain text has no keys.")
     settings = _settings(given)
     address, token = _address(target or settings.target, token_file)
-    from voxtui.client import Wishes
+    from voxtui.link.client import Wishes
 
     wishes = Wishes(
         settings.language,
@@ -159,7 +159,7 @@ def transcribe(
 @main.command()
 def devices() -> None:
     """List the microphones."""
-    from voxtui.devices import device_list
+    from voxtui.commands.devices import device_list
     from voxtui.errors import SourceError
 
     try:
@@ -171,7 +171,7 @@ def devices() -> None:
 @main.command(short_help="Play a clip through a private voxd; how fast is it?")
 def demo() -> None:
     """Play a short clip through a private voxd on this machine: words as they come, then how fast they came."""
-    from voxtui.demo import demo as play
+    from voxtui.commands.demo import demo as play
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     _finish(play(width))
@@ -183,7 +183,7 @@ def demo() -> None:
 def doctor(target: str | None, token_file: Path | None) -> None:
     """Check microphone, ssh, tunnel, token, engine and round trips: each line is fine, or says what to do."""
     address, token = _address(target, token_file)
-    from voxtui.doctor import doctor as examine
+    from voxtui.doctor.command import doctor as examine
 
     _finish(examine(address, token, os.environ, click.echo, token_file=token_file))
 
@@ -256,7 +256,7 @@ def _ways(text: str, target: Target) -> dict[str, Target]:
     """Name of a way -> where it begins.  Through ssh it is the same machine, by the name that the target has."""
     from urllib.parse import urlsplit
 
-    from voxtui.target import ssh_target
+    from voxtui.link.target import ssh_target
 
     names = text.split(",")
     if unknown := [name for name in names if name not in ("ws", "ws+ssh", "webrtc")]:
@@ -289,8 +289,8 @@ def _settings(given: dict[str, Any]) -> Settings:
 def _screen(address: Target, token: str | None, wishes: Wishes, file: Path | None, settings: Settings) -> NoReturn:
     from msgspec.structs import asdict
 
-    from voxtui.app import VoxtuiApp
-    from voxtui.microphone import inputs
+    from voxtui.capture.microphone import inputs
+    from voxtui.screen.app import VoxtuiApp
     from voxtui.settings import transcripts_folder
 
     device = settings.device
@@ -318,7 +318,7 @@ def _screen(address: Target, token: str | None, wishes: Wishes, file: Path | Non
 
 def _address(target: str | None, token_file: Path | None) -> tuple[Target, str | None]:
     """Where voxd is, and the token for it."""
-    from voxtui.target import TargetError, local_target, parse_target, read_token
+    from voxtui.link.target import TargetError, local_target, parse_target, read_token
 
     try:
         address = local_target(os.environ) if target is None else parse_target(target)
@@ -330,10 +330,10 @@ def _address(target: str | None, token_file: Path | None) -> tuple[Target, str |
 def _source(file: Path | None, device: str | int | None) -> Source:
     """The clip, or the microphone.  Raises SourceError."""
     if file is not None:
-        from voxtui.sources import open_file
+        from voxtui.capture.sources import open_file
 
         return open_file(file)
-    from voxtui.microphone import Microphone
+    from voxtui.capture.microphone import Microphone
 
     return Microphone(int(device) if isinstance(device, str) and device.isdecimal() else device)
 
@@ -341,12 +341,12 @@ def _source(file: Path | None, device: str | int | None) -> Source:
 async def _plain(
     address: Target, token: str | None, wishes: Wishes, file: Path | None, device: str | int | None
 ) -> bool:
-    from voxtui.blocking import in_thread
-    from voxtui.client import PATIENCE_S, RealtimeClient
-    from voxtui.ear import Ear
-    from voxtui.plain import run_plain, standard_printer
-    from voxtui.route import opened
-    from voxtui.told import Remark
+    from voxtui.capture.blocking import in_thread
+    from voxtui.capture.resilient import Ear
+    from voxtui.commands.plain import run_plain, standard_printer
+    from voxtui.events import Remark
+    from voxtui.link.client import PATIENCE_S, RealtimeClient
+    from voxtui.link.route import opened
 
     lines = standard_printer()
 
@@ -369,9 +369,9 @@ async def _plain(
 async def _transcribe(
     address: Target, token: str | None, files: tuple[Path, ...], form: str, language: str | None, *, private: bool
 ) -> bool:
-    from voxtui.local import answers, private_voxd
-    from voxtui.route import opened
-    from voxtui.transcribe import transcribe_files
+    from voxtui.commands.local import answers, private_voxd
+    from voxtui.commands.transcribe import transcribe_files
+    from voxtui.link.route import opened
 
     async with contextlib.AsyncExitStack() as stack:
         if private and not await answers(address):
@@ -391,8 +391,8 @@ async def _bench(
     ways: dict[str, Target],
 ) -> bool:
     from voxtui.bench.command import Bench, Progress, Way
-    from voxtui.route import opened
-    from voxtui.sources import CLIP
+    from voxtui.capture.sources import CLIP
+    from voxtui.link.route import opened
 
     progress = Progress(lambda text: click.echo(text, nl=False, err=True), redraws=sys.stderr.isatty())
     bench = Bench(plan, audio or CLIP, progress, goals)
@@ -427,8 +427,8 @@ def _finish(work: Coroutine[Any, Any, bool]) -> NoReturn:
     """Runs the work of a command and ends the program with its exit code.
 
     SIGTERM and SIGHUP cancel it as Ctrl-C does, so that a private voxd never outlives it."""
+    from voxtui.commands.local import LocalError
     from voxtui.errors import ClientError, Refused, SourceError, Unreachable
-    from voxtui.local import LocalError
 
     try:
         good = asyncio.run(_cancellable(work))

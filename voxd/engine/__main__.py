@@ -16,12 +16,12 @@ import threading
 from collections.abc import Iterator, Mapping
 from types import TracebackType
 
-from voxd import framing
-from voxd import messages as m
-from voxd.engine import make
+from shared.environment import begin
+from voxd import framing, messages as m
 from voxd.engine.contract import Engine, Unusable
+from voxd.engine.device_memory import plan
 from voxd.engine.loop import Inbox, Loop
-from voxd.engine.memory import plan
+from voxd.engine.registry import make
 from voxd.engine.vad import Vad
 from voxd.traces import Reticent
 
@@ -154,6 +154,7 @@ def _fall_with_reader(args: threading.ExceptHookArgs) -> None:
 
 
 def main() -> int:
+    begin(os.environ)
     sys.excepthook, threading.excepthook = fall, _fall_with_reader
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Reticent("%(levelname)s %(name)s: %(message)s"))

@@ -9,6 +9,7 @@
     answers       what the model says: one active response, speculation, barge-in
     responses     the events of one response, in their order
     conversation  the items
+    intake        a client's message of any size, made ready to be parsed
 
 None of it knows a socket, a clock, a thread or that other sessions exist.
 """

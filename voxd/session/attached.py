@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from shared.audio import RATE, Decoder
 from shared.events import ClientEvent, ResponseCreate, WireError
 from shared.session_config import Format
-from voxd.intake import drafts_of, with_drafts
+from voxd.session.intake import drafts_of, with_drafts
 from voxd.session.listening import CAPACITY_S, PIECES
 
 PCM = "audio/pcm"

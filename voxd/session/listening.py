@@ -22,7 +22,7 @@ from collections.abc import Iterator
 
 from shared.audio import RATE, Decoder, Encoding, Ring
 from voxd.messages import Feed, Heard
-from voxd.turns import FRAME, Mark, Rules, Turns
+from voxd.session.turns import FRAME, Mark, Rules, Turns
 
 WINDOW = 2 * RATE
 LOOK_BACK = 3 * RATE  # the longest prefix padding (2 s) and an onset

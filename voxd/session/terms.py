@@ -14,10 +14,10 @@ from msgspec import UNSET
 from shared.audio import to_samples
 from shared.events import Json, SessionUpdate, WireError, explain_value
 from shared.session_config import AnySession, RealtimeSession, SemanticVad, ServerVad, Transcription, merge
-from voxd.intake import VALUES, count_values
 from voxd.messages import Role
+from voxd.session.intake import VALUES, count_values
 from voxd.session.responses import ChunkPolicy
-from voxd.turns import Rules
+from voxd.session.turns import Rules
 
 MAX_BYTES = 900_000  # of the session as it is echoed: messages to clients stay below 1 MiB
 

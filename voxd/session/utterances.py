@@ -27,7 +27,7 @@ from voxd.session.conversation import Conversation, Entry
 from voxd.session.listening import Listener
 from voxd.session.outbox import Outbox, UtteranceNote
 from voxd.session.terms import Terms
-from voxd.turns import FRAME, Act, Mark
+from voxd.session.turns import FRAME, Act, Mark
 
 MIN_COMMIT = RATE // 10  # samples: the API refuses to commit less than 100 ms
 ACK = RATE // 5  # samples between two acknowledgements

@@ -34,10 +34,10 @@ from voxtui.bench.report import (
     transports_text,
 )
 from voxtui.bench.tally import Result, total
-from voxtui.client import RealtimeClient, Wishes
 from voxtui.errors import Misconfigured
-from voxtui.sound import BY_UDP, Transport
-from voxtui.target import Route
+from voxtui.link.client import RealtimeClient, Wishes
+from voxtui.link.target import Route
+from voxtui.link.transport import BY_UDP, Transport
 
 PATIENCE_S = 10.0  # a broken link is tried for so long, as a person would wait; then the session is an error
 PING_S = 1.0  # they tell how voxd's clock differs from this one

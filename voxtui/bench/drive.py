@@ -17,10 +17,10 @@ from shared.latency import VoicedTruth
 from voxtui.bench.machine import cpu_s
 from voxtui.bench.plan import Part, Plan, timetable
 from voxtui.bench.tally import Result, Tally, total
-from voxtui.client import RealtimeClient
+from voxtui.capture.sources import PACKET_US, SILENT, Clock, Packet, WallClock, read_clip
 from voxtui.errors import ClientError, SourceError
-from voxtui.runner import Run
-from voxtui.sources import PACKET_US, SILENT, Clock, Packet, WallClock, read_clip
+from voxtui.link.client import RealtimeClient
+from voxtui.session.run import Run
 
 SOUNDS = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au"}
 GRACE_S = 30.0  # after its last sound a session has so long to bring what is due

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from voxtui.http import get
-from voxtui.target import LOOPBACK, Address
+from voxtui.link.http_client import get
+from voxtui.link.target import LOOPBACK, Address
 
 ANSWER_S = 5.0
 BENCH, GATEWAY, ENGINE = "bench", "voxd", "engine"

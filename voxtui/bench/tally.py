@@ -14,8 +14,8 @@ from shared.audio import to_samples
 from shared.events import Error, ResponseCreated, ResponseDone, SpeechStopped, TranscriptionFailed
 from shared.latency import Summary, TurnMetrics, percentile, summarise
 from voxtui.bench.plan import Part, Plan
-from voxtui.meter import Meter, Report
-from voxtui.told import Event, Measured, Relinked
+from voxtui.events import Event, Measured, Relinked
+from voxtui.session.meter import Meter, Report
 
 METRICS = tuple(found.name for found in fields(TurnMetrics))
 UPLINK = "uplink_ms"  # of a packet: its last sample captured -> in the session

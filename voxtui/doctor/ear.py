@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import sys
 
 import msgspec
 
 from shared.audio import level_dbfs, pcm16_to_float
+from shared.environment import begin
+from voxtui.capture.microphone import Microphone
 from voxtui.doctor.facts import Sound
 from voxtui.errors import SourceError
-from voxtui.microphone import Microphone
 
 PACKETS = 35  # of 20 ms: 0.7 s
 
@@ -47,5 +49,10 @@ async def _record(microphone: Microphone) -> bytes:
     return pcm
 
 
-if __name__ == "__main__":
+def main() -> None:
+    begin(os.environ)
     sys.stdout.buffer.write(msgspec.json.encode(listen()))
+
+
+if __name__ == "__main__":
+    main()

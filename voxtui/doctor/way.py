@@ -21,18 +21,18 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.uri import get_proxy, parse_uri
 
 from shared.audio import RATE
-from voxtui.client import RealtimeClient, Wishes
+from voxtui.capture.sources import CLIP, FileSource, read_clip
 from voxtui.doctor.facts import Answer, Failure, Forward, Knock, Link, Status, Tunnel, Way, Words
 from voxtui.doctor.machine import ssh_config, ssh_forwards, ssh_version
 from voxtui.errors import ClientError, Misconfigured, SourceError
-from voxtui.http import complaint, get
-from voxtui.link import dial
-from voxtui.runner import Run
-from voxtui.sources import CLIP, FileSource, read_clip
-from voxtui.ssh import still_loading
-from voxtui.target import Address, Route, Target
-from voxtui.told import Event, Measured
-from voxtui.tunnel import ssh_command
+from voxtui.events import Event, Measured
+from voxtui.link.client import RealtimeClient, Wishes
+from voxtui.link.http_client import complaint, get
+from voxtui.link.ssh_child import still_loading
+from voxtui.link.ssh_tunnel import ssh_command
+from voxtui.link.target import Address, Route, Target
+from voxtui.link.websocket import dial
+from voxtui.session.run import Run
 
 KNOCK_S = 4.0  # for a connection and for what the other side says first
 TUNNEL_S = 10.0

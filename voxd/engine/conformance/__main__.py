@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import unittest
 from collections.abc import Callable
@@ -10,9 +11,10 @@ from types import TracebackType
 
 import click
 
-from voxd.engine import engine_class
+from shared.environment import begin
 from voxd.engine.conformance import Conformance
 from voxd.engine.contract import Engine, Unusable
+from voxd.engine.registry import engine_class
 
 _Raised = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
@@ -51,6 +53,7 @@ def check(suite: Conformance, say: Callable[[str], None]) -> int:
 @click.option("--clip", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Real speech of 2 to 10 s.")
 def main(name: str, clip: Path | None) -> None:
     """Check whether the installed engine NAME keeps what voxd.engine.contract asks of an engine."""
+    begin(os.environ)
 
     class Suite(Conformance):
         def make_engine(self, wake: Callable[[], None]) -> Engine:

@@ -1,0 +1,1 @@
+"""What tests share: daemons, servers, clips, scripted engines and peers.  No test is here."""

@@ -1,0 +1,268 @@
+"""The gate in front of everything, what pages of other origins are told, and the pages that are none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from voxd.web import gate as http
+from voxd.web.gate import ERROR_PAGES, Failures, Gate, Guarded, nowhere, routes
+
+TOKEN = "s3cret-token"
+GATE = Gate(TOKEN.encode(), frozenset({"gpu.example"}), frozenset({"https://app.example"}))
+AUTH = {"authorization": f"Bearer {TOKEN}"}
+
+
+def scope(path: str = "/status", unix: bool = False, **headers: str) -> dict[str, Any]:
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return {"type": "http", "path": path, "server": ("/x", None) if unix else ("127.0.0.1", 8000), "headers": raw}
+
+
+def verdict(**fields: Any) -> int:
+    refusal = GATE.refuse(scope(**fields))
+    return 200 if refusal is None else refusal[0]
+
+
+def test_a_unix_socket_is_its_own_right() -> None:
+    assert verdict(unix=True) == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "localhost:8000"} | AUTH, 200),
+        ({"host": "[::1]:8000"} | AUTH, 200),
+        ({"host": "gpu.example"} | AUTH, 200),
+        ({"host": "localhost:8000", "api_key": TOKEN}, 200),
+        (
+            {
+                "host": "localhost:8000",
+                "sec_websocket_protocol": f"realtime, openai-insecure-api-key.{TOKEN}",
+            },
+            200,
+        ),
+        ({"host": "localhost:8000"}, 401),
+        ({"host": "localhost:8000", "authorization": "Bearer nope"}, 401),
+        ({"host": "localhost:8000", "authorization": f"Bearer {TOKEN}x"}, 401),
+        ({"host": "localhost:8000", "authorization": "Bearer é"}, 401),
+        ({"host": "evil.example"} | AUTH, 421),
+        (AUTH, 421),
+        ({"host": "localhost:8000", "origin": "http://localhost:3000"} | AUTH, 200),
+        ({"host": "localhost:8000", "origin": "https://app.example"} | AUTH, 200),
+        ({"host": "gpu.example", "origin": "https://gpu.example"} | AUTH, 200),
+        ({"host": "localhost:8000", "origin": "https://evil.example"} | AUTH, 403),
+        ({"host": "localhost:8000", "origin": "null"} | AUTH, 403),
+        ({"host": "localhost:8000", "origin": "http://["} | AUTH, 403),
+        ({"host": "gpu.example", "origin": "http://localhost:3000"} | AUTH, 403),
+    ],
+)
+def test_who_may_come_in_over_tcp(headers: dict[str, str], status: int) -> None:
+    assert verdict(**headers) == status
+
+
+def test_health_says_nothing_and_needs_no_token() -> None:
+    assert verdict(path="/health", host="localhost:8000") == 200
+    assert verdict(path="/health", host="evil.example") == 421
+
+
+def test_without_a_token_any_key_does() -> None:
+    assert Gate(None, frozenset(), frozenset()).refuse(scope(host="localhost")) is None
+
+
+# ── wrong keys ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def asks(gate: Gate, key: str | None, peer: str = "10.0.0.1") -> http.Refusal | None:
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    return gate.refuse(scope(host="localhost", **headers) | {"client": (peer, 1234)})
+
+
+def status_of(refusal: http.Refusal | None) -> int:
+    return 200 if refusal is None else refusal.status
+
+
+def test_who_offers_wrong_keys_is_told_to_wait() -> None:
+    clock = Clock()
+    gate = replace(GATE, failures=Failures(clock))
+
+    assert [status_of(asks(gate, "wrong")) for _ in range(7)] == [401] * 5 + [429] * 2
+    clock.now += 20
+    refusal = asks(gate, "wrong")
+    assert refusal is not None
+    assert (refusal.code, refusal.retry_s) == ("rate_limit_exceeded", 40)
+    assert status_of(asks(gate, "wrong", "10.0.0.2")) == 401, "another peer"
+    assert status_of(asks(gate, TOKEN)) == 200, "the right key passes: addresses are shared"
+    clock.now += 40
+    assert status_of(asks(gate, "wrong")) == 401
+
+
+def test_no_key_is_not_a_wrong_key() -> None:
+    gate = replace(GATE, failures=Failures(Clock()))
+    assert {status_of(asks(gate, None)) for _ in range(20)} == {401}
+
+
+def test_only_so_many_peers_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "PEERS", 2)
+    failures = Failures(Clock())
+    for peer in ("a", "a", "b", "c"):
+        failures.count(peer)
+    assert list(failures._peers) == ["b", "c"]
+
+
+def test_a_client_secret_is_a_key_but_not_for_making_more() -> None:
+    gate = replace(GATE, is_secret=lambda key: key == "ek_good", failures=Failures(Clock()))
+
+    assert status_of(asks(gate, "ek_good")) == 200
+    assert status_of(asks(gate, "ek_bad")) == 401
+    for _ in range(9):
+        refusal = gate.refuse(scope("/v1/realtime/client_secrets", host="localhost", authorization="Bearer ek_good"))
+        assert status_of(refusal) == 401
+
+
+# ── pages of other origins, and pages that are none ─────────────────────────────────────────────────────────────────
+
+ORIGIN = {"Origin": "https://app.example"}
+ASKED = "authorization, content-type, x-openai-agents-sdk, x-stainless-lang, x-evil, x-stainless-retry-count"
+
+
+async def hello(socket: WebSocket) -> None:
+    await socket.accept()
+    await socket.close()
+
+
+def application() -> Guarded:
+    pages = routes(lambda: True, lambda: {"state": "ready"}, lambda: "echo")
+    post = Route("/v1/realtime/calls", lambda _: http.JSONResponse({}), methods=["POST"])
+    every = [*pages, post, WebSocketRoute("/v1/realtime", hello), nowhere()]
+    return Guarded(Starlette(routes=every, exception_handlers=ERROR_PAGES), replace(GATE, failures=Failures(Clock())))
+
+
+@asynccontextmanager
+async def client(**headers: str) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(application())
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000", headers=headers) as asking:
+        yield asking
+
+
+async def test_a_page_of_an_allowed_origin_may_ask_before_it_sends() -> None:
+    preflight = ORIGIN | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": ASKED}
+    async with client(**preflight) as asking:
+        answer = await asking.options("/v1/realtime/calls")
+
+    assert answer.status_code == 204
+    assert answer.headers["access-control-allow-origin"] == "https://app.example"
+    assert "POST" in answer.headers["access-control-allow-methods"]
+    allowed = answer.headers["access-control-allow-headers"].split(", ")
+    assert allowed == [name for name in ASKED.split(", ") if name != "x-evil"]
+    assert "Origin" in answer.headers["vary"]
+
+
+async def test_a_page_may_read_answers_and_refusals_of_its_key_and_the_location_of_a_call() -> None:
+    for headers, status in ((ORIGIN | {"Authorization": f"Bearer {TOKEN}"}, 200), (ORIGIN, 401)):
+        async with client(**headers) as asking:
+            answer = await asking.post("/v1/realtime/calls")
+        assert answer.status_code == status
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        assert "Location" in answer.headers["access-control-expose-headers"]
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, ORIGIN | {"Host": "evil.example"}])
+async def test_other_pages_are_told_nothing(headers: dict[str, str]) -> None:
+    async with client(**headers, **{"Access-Control-Request-Method": "POST"}) as asking:
+        for answer in (await asking.options("/v1/realtime/calls"), await asking.post("/v1/realtime/calls")):
+            assert answer.status_code in (403, 421)
+            assert not any(name.startswith("access-control") for name in answer.headers)
+
+
+async def test_without_an_origin_there_is_nothing_to_allow() -> None:
+    async with client(**AUTH) as asking:
+        assert not any(name.startswith("access-control") for name in (await asking.get("/v1/models")).headers)
+
+
+SIP = [f"/v1/realtime/calls/rtc_1/{what}" for what in ("accept", "reject", "refer")]
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/nope", *SIP])
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+async def test_an_unknown_path_is_an_error_of_the_api(path: str, method: str) -> None:
+    async with client(**AUTH) as asking:
+        answer = await asking.request(method, path)
+
+    assert answer.status_code == 404
+    assert answer.json()["error"] == {
+        "message": f"Invalid URL ({method} {path})",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "unknown_url",
+    }
+
+
+async def test_a_method_that_a_path_does_not_take() -> None:
+    async with client(**AUTH) as asking:
+        answer = await asking.post("/v1/models")
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
+    assert "GET" in answer.headers["allow"]
+
+
+async def test_too_many_wrong_keys_are_answered_with_the_time_to_wait() -> None:
+    async with client(Authorization="Bearer wrong") as asking:
+        answers = [await asking.get("/v1/models") for _ in range(6)]
+
+    assert [answer.status_code for answer in answers] == [401] * 5 + [429]
+    assert answers[-1].headers["retry-after"] == "60"
+
+
+async def upgrade(path: str, query: str = "") -> list[dict[str, Any]]:
+    """What an upgrade is answered with."""
+    asked: dict[str, Any] = scope(path, host="localhost", **AUTH)
+    asked |= {"type": "websocket", "query_string": query.encode(), "root_path": "", "scheme": "ws", "subprotocols": []}
+    asked["extensions"] = {"websocket.http.response": {}}
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, str]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await application()(asked, receive, send)
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "code"),
+    [
+        ("/v1/realtime", "call_id=rtc_1", "call_id_not_found"),
+        ("/v1/realtime", "model=x&call_id=", "call_id_not_found"),
+        ("/v1/nope", "", "unknown_url"),
+    ],
+)
+async def test_an_upgrade_to_what_is_not_there(path: str, query: str, code: str) -> None:
+    start, *body = await upgrade(path, query)
+
+    assert (start["type"], start["status"]) == ("websocket.http.response.start", 404)
+    assert json.loads(body[0]["body"])["error"]["code"] == code
+
+
+async def test_an_upgrade_to_what_is_there() -> None:
+    assert [message["type"] for message in await upgrade("/v1/realtime", "model=x")] == [
+        "websocket.accept",
+        "websocket.close",
+    ]

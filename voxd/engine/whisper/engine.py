@@ -1,0 +1,372 @@
+"""The embedded CPU engine: live text by decoding the open segment again and again.  Step 8 of a frame's path.
+
+An *utterance* is cut into *segments* of at most 14 s, for whisper sees 30 s at once and slows down with text.  The
+open segment is decoded about every second (a partial); what two decodes agree on is published (`agreement`).  A flush
+decodes the segment ahead of time; the commit after it publishes that result, or waits for it, or asks for another.
+
+Decodes take 0.3 s and run on worker threads (`workers`), in the order that `scheduler` says; all else happens in
+`receive` and `step` on the loop's thread.  This module knows no sessions, no turn rules, no wire, and not the model.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from shared.audio import RATE, Ring, pcm16_to_float, to_samples
+from voxd.engine.agreement import Transcript
+from voxd.engine.contract import LOOK_BACK, Capabilities, Engine, EngineCommand, Refuse
+from voxd.engine.voice import FRAME, Voice
+from voxd.engine.whisper.model import Hypothesis, Model, Options, Task, cores, load_model, weights_absent
+from voxd.engine.whisper.scheduler import Kind, Request
+from voxd.engine.whisper.workers import Pool, Result, Workers
+from voxd.messages import (
+    Cancel,
+    Close,
+    Commit,
+    Failed,
+    Feed,
+    Flush,
+    Heard,
+    Onset,
+    Open,
+    Output,
+    Rollback,
+    Said,
+    Settled,
+)
+
+CAPACITY = 330 * RATE  # an utterance is at most 5 min: the gateway's bound
+SOFT = 10 * RATE  # a segment longer than this is cut at the next pause
+HARD = 14 * RATE  # and at this length wherever the voice is weakest
+LEAST = 6 * RATE  # no segment is cut shorter: whisper needs context
+ROOM = to_samples(200)  # heard before the start that it is told: first words are understood better (docs/SPEED.md)
+LEAD = to_samples(500)  # silence kept around voice when an utterance begins or ends with much of it
+FIRST = to_samples(200)  # voice that a first decode needs to find a word
+EARLY = to_samples(300)  # new audio between partials as long as nothing is published
+EARLY_PARTIALS = 4
+JUST_PAUSED = to_samples(300)  # in a pause younger than this no partial begins: a flush is about to come
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One decode of samples [start, end) of a stream."""
+
+    start: int
+    end: int
+    task: Task
+
+
+@dataclass(slots=True)
+class _Utterance:
+    """One ref, from Onset to Settled."""
+
+    ref: int
+    start: int  # of the current segment
+    text: Transcript
+    end: int | None = None  # told by Flush or Commit
+    committed: bool = False
+    job: Request[_Job] | None = None  # the decode that ends a segment: cut, flush or final
+    result: Hypothesis | None = None  # of the flush
+    asked: int = 0  # audio position up to which partials were asked for
+    partials: int = 0  # of the current segment
+    provisional: str = ""
+    language: str | None = None  # found by the model in this utterance
+    failed: bool = False  # a decode that nobody waits for has failed: no more of those
+    broken: bool = False  # a segment has no text: Failed as soon as it is committed
+    compute_us: int = 0
+
+
+@dataclass(slots=True)
+class _Stream:
+    """One audio input."""
+
+    ring: Ring
+    voice: Voice
+    language: str | None
+    prompt: str
+    utterances: dict[int, _Utterance] = field(default_factory=dict)  # in order of onset
+    known: int = 0  # as Feed tells it: audio behind it may be the next utterance's
+    over: int = 0  # audio before it belongs to utterances that are over
+
+
+MakePool = Callable[[int, Callable[[_Job], Hypothesis], Callable[[], None]], Pool[_Job, Hypothesis]]
+
+
+class Whisper(Engine):
+    """faster-whisper, live."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        roles=("transcribe",),
+        summary="whisper on the CPU through faster-whisper; tiny.en unless configured",
+        needs=("faster_whisper",),
+        extra="whisper",
+        live=True,
+        fetches=True,
+    )
+
+    @classmethod
+    def absent(cls, options: Mapping[str, object]) -> str | None:
+        return weights_absent(Options.parse(options).model)
+
+    def __init__(
+        self,
+        options: Mapping[str, object],
+        wake: Callable[[], None],
+        load: Callable[[Options, Callable[[str], None]], Model] = load_model,
+        make_pool: MakePool = Workers,
+    ) -> None:
+        self._options = Options.parse(options).resolved(cores())
+        self._wake, self._load, self._make_pool = wake, load, make_pool
+        self._model: Model | None = None
+        self._pool: Pool[_Job, Hypothesis] | None = None
+        self._streams: dict[int, _Stream] = {}
+        self._outputs: list[Output] = []
+        self._decode_us = 300_000  # how long a decode takes here: a running estimate
+
+    def load(self, progress: Callable[[str], None]) -> tuple[str, ...]:
+        options = self._options
+        model = self._model = self._load(options, progress)
+        progress("warming up")
+        model.decode(Task(np.zeros(RATE, np.float32), model.languages[0]))
+        self._pool = self._make_pool(options.workers, lambda job: model.decode(job.task), self._wake)
+        notes = [f"whisper {model.name} on the CPU, {options.compute_type}, {options.workers} decodes at the same time"]
+        if len(model.languages) > 1:
+            notes.append("a session that does not name its language has it detected, which doubles the work")
+        return tuple(notes)
+
+    def stop(self) -> None:
+        self._streams.clear()
+        if self._pool is not None:
+            self._pool.stop()
+
+    # ── commands ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def receive(self, command: EngineCommand) -> None:
+        if isinstance(command, Open):
+            return self._open(command)
+        stream = self._streams.get(command.stream)
+        if stream is None:
+            return None
+        match command:
+            case Feed(pcm=pcm, known=known):
+                stream.ring.append(pcm)
+                stream.known = sys.maxsize if known is None else known
+            case Heard(start=start, probabilities=probabilities):
+                stream.voice.append(start, probabilities)
+                for utterance in list(stream.utterances.values()):
+                    self._advance(command.stream, stream, utterance)
+                self._trim(stream)
+            case Onset(ref=ref, start=start, said=said):
+                begin = max(start - ROOM, stream.over, stream.ring.start)
+                stream.utterances[ref] = _Utterance(ref, begin, Transcript(said))
+            case Close():
+                del self._streams[command.stream]
+                self._workers.withdraw(command.stream)
+                self._outputs = [out for out in self._outputs if out.stream != command.stream]
+            case Cancel(ref=ref):
+                if stream.utterances.pop(ref, None) is not None:
+                    self._workers.withdraw(command.stream, ref)
+            case Flush(ref=ref, end=end) | Commit(ref=ref, end=end):
+                self._end(command.stream, stream, ref, end, committed=isinstance(command, Commit))
+            case Rollback(ref=ref):
+                self._rollback(command.stream, stream, ref)
+        return None
+
+    def _open(self, command: Open) -> None:
+        model = self._loaded
+        if command.language is not None and command.language not in model.languages:
+            if model.languages == ("en",):
+                raise Refuse(f"{model.name} understands English only; configure a multilingual model", retry_after_s=0)
+            raise Refuse(f"{model.name} does not know the language {command.language!r}", retry_after_s=0)
+        if (stream := self._streams.get(command.stream)) is not None:
+            stream.language, stream.prompt = command.language, command.prompt
+            return
+        if len(self._streams) >= self._options.max_streams:
+            raise Refuse(f"all {self._options.max_streams} places for speech recognition are taken")
+        start = command.start
+        self._streams[command.stream] = _Stream(Ring(CAPACITY, start), Voice(start), command.language, command.prompt)
+
+    def _end(self, number: int, stream: _Stream, ref: int, end: int, *, committed: bool) -> None:
+        utterance = stream.utterances.get(ref)
+        if utterance is None:
+            return
+        if utterance.end != end:
+            self._forget_flush(number, utterance)
+        utterance.end, utterance.committed = end, committed
+        if committed:
+            stream.over = end
+        job = utterance.job
+        if committed and job is not None:
+            self._workers.promote(job)
+        self._advance(number, stream, utterance)
+
+    def _rollback(self, number: int, stream: _Stream, ref: int) -> None:
+        utterance = stream.utterances.get(ref)
+        if utterance is not None:
+            self._forget_flush(number, utterance)
+            utterance.end = None
+
+    def _forget_flush(self, number: int, utterance: _Utterance) -> None:
+        """A cut is not undone: it stands wherever the utterance ends after it."""
+        utterance.result = None
+        if utterance.job is not None and utterance.job.payload.end == utterance.end:
+            self._workers.withdraw(number, utterance.ref)
+            utterance.job = None
+
+    # ── what to decode next ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _advance(self, number: int, stream: _Stream, utterance: _Utterance) -> None:
+        """Asks for the decode that the utterance needs now, if any; settles it when there is nothing left to decode."""
+        if utterance.job is not None or utterance.ref not in stream.utterances:
+            return
+        end, voice = utterance.end, stream.voice
+        if utterance.broken:
+            if utterance.committed:
+                del stream.utterances[utterance.ref]
+                message = "the speech model failed on this utterance"
+                self._outputs.append(Failed(number, utterance.ref, "engine_error", message))
+            return
+        if end is None:
+            if voice.first_voiced(utterance.start, voice.end) is None:
+                utterance.start = max(utterance.start, min(voice.end, stream.ring.end) - LEAD)
+                return
+        elif voice.end <= end - FRAME:
+            return  # the VAD is still to say whether there is voice in it
+        if (cut := self._cut(stream, utterance)) is not None:
+            self._decode_segment(number, stream, utterance, cut, Kind.FINAL)
+        elif end is None:
+            self._decode_partial(number, stream, utterance)
+        elif voice.first_voiced(utterance.start, end) is None:
+            if utterance.committed:
+                self._settle(number, stream, utterance, Hypothesis())
+        elif utterance.result is not None:
+            if utterance.committed:
+                self._settle(number, stream, utterance, utterance.result)
+        elif utterance.committed or not utterance.failed:
+            self._decode_segment(number, stream, utterance, end, Kind.FINAL if utterance.committed else Kind.FLUSH)
+
+    def _cut(self, stream: _Stream, utterance: _Utterance) -> int | None:
+        """Where the current segment has to end although the utterance goes on."""
+        start, heard = utterance.start, min(stream.voice.end, stream.known)
+        end = heard if utterance.end is None else utterance.end
+        if end - start > HARD:
+            return stream.voice.cut(start + LEAST, min(heard, start + HARD), pause_only=False)
+        if utterance.end is not None or end - start <= SOFT:
+            return None
+        # Only a pause of just now: words after an older one may be published already.
+        return stream.voice.cut(max(start + LEAST, heard - RATE), heard, pause_only=True)
+
+    def _decode_segment(self, number: int, stream: _Stream, utterance: _Utterance, end: int, kind: Kind) -> None:
+        request = self._request(number, stream, utterance, end, kind)
+        utterance.job = request
+        self._workers.submit(request)
+
+    def _decode_partial(self, number: int, stream: _Stream, utterance: _Utterance) -> None:
+        voice, end = stream.voice, min(stream.ring.end, stream.known)
+        first = voice.first_voiced(utterance.start, voice.end)
+        if first is None or utterance.failed or 0 < voice.silence() < JUST_PAUSED:
+            return
+        early = not utterance.text.text and utterance.partials < EARLY_PARTIALS
+        since = max(first + FIRST - self._interval(early), utterance.asked)
+        if end - since < self._interval(early) or voice.last_voiced(utterance.asked, end) is None:
+            return
+        utterance.asked = end
+        utterance.partials += 1
+        self._workers.submit(self._request(number, stream, utterance, end, Kind.PARTIAL))
+
+    def _interval(self, early: bool) -> int:
+        """New audio between two partials: more when others speak too: half of the workers stays free."""
+        others = sum(bool(stream.utterances) for stream in self._streams.values()) - 1
+        load = 2 * self._decode_us * others * RATE // (1_000_000 * self._options.workers)
+        return max(EARLY if early else to_samples(self._options.partial_interval_ms), load)
+
+    def _request(self, number: int, stream: _Stream, utterance: _Utterance, end: int, kind: Kind) -> Request[_Job]:
+        last = stream.voice.last_voiced(utterance.start, end)
+        until = end if last is None or kind is Kind.PARTIAL else min(end, last + LEAD)
+        _, pcm = stream.ring.read(utterance.start, until)
+        languages = self._loaded.languages
+        language = stream.language or utterance.language or (languages[0] if len(languages) == 1 else None)
+        task = Task(pcm16_to_float(pcm), language, stream.prompt)
+        return Request(number, utterance.ref, kind, _Job(utterance.start, end, task))
+
+    def _trim(self, stream: _Stream) -> None:
+        before = min([stream.ring.end - LOOK_BACK, *(u.start for u in stream.utterances.values())])
+        stream.ring.trim(before)
+        stream.voice.trim(before)
+
+    # ── what became of it ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def step(self, now_us: int) -> Iterable[Output]:
+        for result in self._workers.results():
+            self._take(result)
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    def _take(self, result: Result[_Job, Hypothesis]) -> None:
+        request = result.request
+        self._decode_us += (result.wall_us - self._decode_us) // 8
+        stream = self._streams.get(request.stream)
+        utterance = stream.utterances.get(request.ref) if stream is not None else None
+        if stream is None or utterance is None:
+            return
+        utterance.compute_us += result.wall_us
+        if request is utterance.job:
+            utterance.job = None
+            self._take_segment(request, stream, utterance, result.value)
+        elif request.kind is Kind.PARTIAL and result.value is None:
+            utterance.failed = True
+        elif request.kind is Kind.PARTIAL and result.value and request.payload.start == utterance.start:
+            self._note_language(utterance, request.payload, result.value)
+            new, provisional = utterance.text.hear(result.value.words, result.value.sure)
+            self._say(request.stream, utterance, new, provisional)
+        self._advance(request.stream, stream, utterance)
+
+    def _take_segment(
+        self, request: Request[_Job], stream: _Stream, utterance: _Utterance, hypothesis: Hypothesis | None
+    ) -> None:
+        job = request.payload
+        last = job.end == utterance.end
+        if hypothesis is None and last and not utterance.committed:
+            utterance.failed = True
+        elif hypothesis is None:
+            utterance.broken = True
+        elif last:
+            utterance.result = hypothesis  # `_advance` settles it once it is committed
+        else:
+            self._note_language(utterance, job, hypothesis)
+            self._say(request.stream, utterance, utterance.text.finish(hypothesis.words), "", job.end)
+            utterance.start = utterance.asked = job.end
+            utterance.partials = 0
+
+    def _note_language(self, utterance: _Utterance, job: _Job, hypothesis: Hypothesis) -> None:
+        if job.end - job.start >= 2 * RATE:  # less is a poor guess
+            utterance.language = utterance.language or hypothesis.language
+
+    def _say(self, number: int, utterance: _Utterance, new: str, provisional: str, samples: int = 0) -> None:
+        if new or provisional != utterance.provisional:
+            utterance.provisional = provisional
+            self._outputs.append(Said(number, utterance.ref, new, provisional, samples))
+
+    def _settle(self, number: int, stream: _Stream, utterance: _Utterance, hypothesis: Hypothesis) -> None:
+        del stream.utterances[utterance.ref]
+        self._workers.withdraw(number, utterance.ref)
+        new = utterance.text.finish(hypothesis.words) if hypothesis.words else ""
+        if new:
+            self._outputs.append(Said(number, utterance.ref, new, "", utterance.end or 0))
+        text = utterance.text.text
+        self._outputs.append(Settled(number, utterance.ref, "completed", text, compute_us=utterance.compute_us))
+
+    @property
+    def _workers(self) -> Pool[_Job, Hypothesis]:
+        assert self._pool is not None, "load() comes first"
+        return self._pool
+
+    @property
+    def _loaded(self) -> Model:
+        assert self._model is not None, "load() comes first"
+        return self._model

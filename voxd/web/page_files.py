@@ -1,0 +1,76 @@
+"""The page at `/`: files beside this module, served as they are.  Beside step 3; its scripts are a client of their own.
+
+It knows files and the headers that browsers hold them to; not sessions, keys nor what the scripts do.  The gate lets
+everybody of this host have the page: it holds nothing but itself, and what it asks for wants a key as from any client.
+
+What the headers promise: scripts and styles of this origin only, none inline, no text taken for markup; requests to
+this origin only; in nobody's frame; the address of the page, and with it the token, is told to nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+FOLDER = Path(__file__).parent / "page"
+KINDS = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+    )
+)
+HEADERS = {
+    "Cache-Control": "no-cache",  # kept, and asked after: a page and its modules are of one version
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def files() -> dict[str, Path]:
+    """Path of the URL -> file.  All that is served is named here: a path is looked up, never put together."""
+    found = {f"/page/{file.name}": file for file in sorted(FOLDER.iterdir()) if file.suffix in KINDS}
+    return {"/": found.pop("/page/index.html"), **found}
+
+
+PATHS = frozenset(files())
+
+
+def routes() -> Iterator[Route]:
+    """Read once: a page and its modules do not change under a running daemon."""
+    for path, file in files().items():
+        yield Route(path, _Served(file).answer)
+
+
+class _Served:
+    def __init__(self, file: Path) -> None:
+        self._body = file.read_bytes()
+        self._tag = f'"{sha256(self._body).hexdigest()[:32]}"'
+        self._headers = {**HEADERS, "Content-Type": KINDS[file.suffix], "ETag": self._tag}
+
+    async def answer(self, request: Request) -> Response:
+        known = request.headers.get("if-none-match", "")
+        if self._tag in (tag.strip().removeprefix("W/") for tag in known.split(",")):
+            return Response(status_code=304, headers=self._headers)
+        return Response(self._body, headers=self._headers)

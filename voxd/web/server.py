@@ -1,0 +1,318 @@
+"""The HTTP and WebSocket server: uvicorn, made safe against peers that are slow, silent or hostile.  Below steps 3 and
+11 of a frame's path.
+
+It knows bytes, time and uvicorn's protocol classes; not routes, the gate, sessions or events.
+
+    not in yet      HANDSHAKE_S to be upgraded or answered; WAITING_LIMIT of them, one more costs the oldest its place
+    a message       MESSAGE_LIMIT bytes in FRAGMENT_LIMIT fragments, else close 1009; nothing is ever decompressed
+    silent          no byte for PING_S + PONG_S: gone
+    not reading     what it does not read waits here (64 KiB), then in the connection (which closes with 1008);
+                    nothing taken for STALL_S: gone
+
+`tests/voxd/web/test_protocol.py` names the version of uvicorn that the overridden methods were read in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from functools import partial
+from typing import cast
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode, Frame
+
+HANDSHAKE_S = 10.0
+WAITING_LIMIT = 64  # connections of one server
+MESSAGE_LIMIT = 24 << 20  # bytes of one WebSocket message
+FRAGMENT_LIMIT = 4096  # of one WebSocket message
+PING_S = 2.0
+PONG_S = 2 * PING_S  # two misses
+STALL_S = 6.0
+LINGER_S = 2.0  # a peer that broke the rules may still read why
+READ = 32 << 10  # bytes parsed in one go: as tiny frames they are 5000 objects and 50 ms
+ACCEPTED_S = 0.01  # until `Waiting` knows what asyncio has accepted; a server closed sooner drops it
+FINISH_S = 0.3  # for requests on their way when the daemon ends
+BACKLOG = 128  # connections that the kernel keeps until they are accepted
+
+
+class Waiting:
+    """Connections that are not in yet, oldest first: neither upgraded to a WebSocket nor answered.
+
+    The oldest makes room, not the newest: an honest client needs a moment, a hostile one stays as long as it can.
+    """
+
+    def __init__(self) -> None:
+        self._deadlines: dict[asyncio.Transport, asyncio.TimerHandle] = {}
+        self.nobody = asyncio.Event()
+        self.nobody.set()
+
+    def __len__(self) -> int:
+        return len(self._deadlines)
+
+    def enter(self, transport: asyncio.Transport) -> None:
+        """It has HANDSHAKE_S from now."""
+        self.leave(transport)
+        if len(self._deadlines) >= WAITING_LIMIT:
+            oldest = next(iter(self._deadlines))
+            self.leave(oldest)
+            oldest.abort()
+        self._deadlines[transport] = asyncio.get_running_loop().call_later(HANDSHAKE_S, transport.abort)
+        self.nobody.clear()
+
+    def leave(self, transport: asyncio.Transport) -> None:
+        """It is in, or gone."""
+        if deadline := self._deadlines.pop(transport, None):
+            deadline.cancel()
+        if not self._deadlines:
+            self.nobody.set()
+
+
+class HttpProtocol(H11Protocol):
+    """uvicorn's HTTP, with a deadline for the head of a request: uvicorn would wait for its end for ever.
+
+    From there to its answer a request belongs to the application, which answers at once what the gate refuses.  Who
+    takes nothing of its answer for STALL_S is gone.
+    """
+
+    _stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        _waiting(self).enter(transport)
+        transport.max_size = READ  # type: ignore[attr-defined]  # asyncio's own is 256 KiB
+        sock = transport.get_extra_info("socket")
+        if sock.family != socket.AF_UNIX:
+            # asyncio does so only where the listening socket was made with proto=IPPROTO_TCP.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        _waiting(self).leave(self.transport)
+        self._unwatch()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unwatch()
+
+    def _watch(self) -> None:
+        self._unwatch()
+        self._stalled = self.loop.call_later(STALL_S, self._check, self.transport.get_write_buffer_size())
+
+    def _unwatch(self) -> None:
+        if self._stalled:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _check(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() >= before:
+            self.transport.abort()
+        else:
+            self._watch()
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.cycle and not self.cycle.response_complete:
+            _waiting(self).leave(self.transport)
+
+    def on_response_complete(self) -> None:
+        if not self.transport.is_closing():
+            _waiting(self).enter(self.transport)  # the next request has as long as the first
+        super().on_response_complete()
+
+
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, with the bounds that it lacks.  Its transport comes from HttpProtocol, registered."""
+
+    _heard_at = 0.0
+    _failed = False
+    _stalled: asyncio.TimerHandle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        _waiting(self).leave(self.transport)
+        self._unwatch()
+        super().connection_lost(exc)
+
+    async def run_asgi(self) -> None:
+        """`transport.close()` waits until all is written, for ever when the peer does not read: hence the watch."""
+        await super().run_asgi()
+        self._watch()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Returns when there is room for more: uvicorn waits while the transport is paused."""
+        await super().send(message)
+        if message["type"] == "websocket.accept":
+            _waiting(self).leave(self.transport)
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """One message at a time: thousands in one packet would otherwise hold up everybody else, and their answers."""
+        message = await super().receive()
+        if not self.queue.empty():
+            await asyncio.sleep(0)
+        return message
+
+    # ── what comes in ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_at = self.loop.time()
+        super().data_received(data)
+
+    def handle_cont(self, event: Frame) -> None:
+        """uvicorn counts bytes only: empty fragments would be collected without end."""
+        if self.close_sent:
+            return
+        if len(self.frames) < FRAGMENT_LIMIT:
+            super().handle_cont(event)
+            return
+        self.conn.fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
+        self.handle_parser_exception()
+
+    def send_receive_event_to_app(self) -> None:
+        """uvicorn refuses text that is not UTF-8 as well, but writes a traceback to the log each time."""
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            self.frames = [b"".join(self.frames)]
+            try:
+                self.frames[0].decode()
+            except UnicodeDecodeError:
+                self.conn.fail(CloseCode.INVALID_DATA, "not UTF-8")
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
+
+    def handle_ping(self) -> None:
+        """uvicorn answers without asking whether the peer reads: a flood of pings would pile up pongs."""
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()  # forgotten; a peer may answer only the latest ping, says RFC 6455, 5.5.3
+
+    def handle_parser_exception(self) -> None:
+        """uvicorn's closes at once: with bytes unread that is a reset, and the reason never arrives."""
+        if self._failed:
+            return
+        self._failed = True
+        assert self.conn.close_sent is not None
+        code, reason = self.conn.close_sent.code, self.conn.close_sent.reason
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.frames = []
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        if self.close_timer is None:  # while it runs, uvicorn leaves the transport open
+            self.close_timer = self.loop.call_later(LINGER_S, self.transport.close)
+
+    # ── a peer that is gone, or as good as ──────────────────────────────────────────────────────────────────────────
+
+    def keepalive_timeout(self) -> None:
+        """Whoever sends is there, and a pong may wait behind audio that the server itself does not read yet."""
+        if self.read_paused or self._heard_at > self.ping_sent_at:
+            self.pong_timer, self.pending_ping_payload = None, None
+            self.schedule_ping()
+            return
+        super().keepalive_timeout()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unwatch()
+
+    def _watch(self) -> None:
+        self._unwatch()
+        if not self.disconnected:
+            self._stalled = self.loop.call_later(STALL_S, self._check, self.transport.get_write_buffer_size())
+
+    def _unwatch(self) -> None:
+        if self._stalled:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _check(self, before: int) -> None:
+        now = self.transport.get_write_buffer_size()
+        if now and now >= before:
+            self.transport.abort()
+        elif now:
+            self._watch()
+
+
+class Config(uvicorn.Config):
+    """Every choice about uvicorn.  `tls`: paths of certificate and key."""
+
+    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None) -> None:
+        self.waiting = Waiting()
+        super().__init__(
+            app,
+            http=HttpProtocol,  # "auto" would take another implementation where one is installed
+            ws=WebSocketProtocol,
+            ws_max_size=MESSAGE_LIMIT,
+            ws_per_message_deflate=False,  # a decompression bomb needs a decompressor
+            ws_ping_interval=PING_S,
+            ws_ping_timeout=PONG_S,
+            backlog=BACKLOG,
+            proxy_headers=False,  # any client on this machine could name itself anything
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=2,
+            ssl_certfile=tls[0] if tls else None,
+            ssl_keyfile=tls[1] if tls else None,
+        )
+
+
+def _waiting(protocol: HttpProtocol | WebSocketProtocol) -> Waiting:
+    return cast(Config, protocol.config).waiting
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its signal handlers: this program has its own order of stopping."""
+
+    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None = None) -> None:
+        super().__init__(Config(app, tls))
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn would leave a TLS handshake asyncio's 60 s."""
+        await super().startup(sockets=[])
+        config = self.config
+        protocol = partial(HttpProtocol, config, self.server_state, self.lifespan.state)
+        limit = HANDSHAKE_S if config.ssl else None
+        for sock in sockets or []:
+            self.servers.append(
+                await asyncio.get_running_loop().create_server(
+                    protocol, sock=sock, ssl=config.ssl, backlog=config.backlog, ssl_handshake_timeout=limit
+                )
+            )
+
+    async def finish(self) -> None:
+        """No more connections, but those that are in already get their answer: systemd keeps the others waiting for the
+        next process, and uvicorn would hang up on whoever came a moment too early."""
+        loop = asyncio.get_running_loop()
+        for server in self.servers:
+            for sock in server.sockets:
+                loop.remove_reader(sock)
+        await asyncio.sleep(ACCEPTED_S)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(cast(Config, self.config).waiting.nobody.wait(), FINISH_S)
+        self.should_exit = True

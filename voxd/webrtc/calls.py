@@ -1,0 +1,423 @@
+"""One WebRTC call ↔ one Connection: signalling over HTTP, events over a data channel, audio over a track.  Steps 3 and
+11 of a frame's path, by WebRTC.
+
+    POST   /v1/realtime/calls                an SDP offer (`application/sdp`, or a form with `sdp` and `session`) → 201
+                                             with the answer; `Location` names the call
+    POST   …/calls?voxd_session=TOKEN        the same for a leg: only the audio of a session that a WebSocket carries
+    POST   /v1/realtime/calls/{id}/hangup    ends it; so does DELETE of the call
+
+It knows HTTP and the life of a call; not aiortc (`voxd.webrtc.peer`), SDP (`voxd.webrtc.sdp`), nor what events mean.
+Of the gateway it knows what `Desk` holds.  A call takes its slot when it is offered, not when it connects: who is
+refused hears of it at once.
+
+Ends: hang-up, goodbye of the client, no consent of its ICE agent for half a minute (RFC 7675), no connection within
+CONNECT_S, or the server's own reasons; a leg's also with its WebSocket, or when a newer one takes its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import secrets
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from shared.audio import RATE
+from shared.events import WireError, explain_value
+from shared.parts import Json
+from shared.settings import WebRtc
+from voxd.gateway.connection import Closed, Connection
+from voxd.session.intake import VALUES, count_values
+from voxd.telemetry.log import fields
+from voxd.web.gate import body_of, error_body, is_unix
+from voxd.webrtc import sdp
+from voxd.webrtc.track import FACTOR, Track
+
+if TYPE_CHECKING:
+    from voxd.webrtc.peer import Peer
+
+log = logging.getLogger("voxd")
+PATH = "/v1/realtime/calls"
+CONNECT_S = 30.0
+HELD = 2 * 2 * RATE  # bytes: audio of a leg waits 2 s for what went before it by WebSocket
+FLUSH_S = 1.0  # for the last words of a call that the server ends
+BODY = (256 << 10) + sdp.MAX_BYTES  # bytes of a form
+DISABLED = "WebRTC is switched off here: set `webrtc.enabled: true` on the server, or connect by WebSocket."
+MISSING = "This server lacks aiortc: install the extra `webrtc` there (see `voxd doctor`), or connect by WebSocket."
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the gateway gives."""
+
+    refusal: Callable[[], tuple[str, str] | None]  # (code, message)
+    refused: Callable[[str], None]  # counts who was sent away
+    connect: Callable[[Request, Json | None], Connection]  # the session's configuration, if the client gave one
+    leave: Callable[[Connection, str], None]
+    find: Callable[[str], Connection | None]  # the session of a resume token, if its client is connected
+    clock: Callable[[], int]  # us
+
+
+class _Refusal(Exception):
+    """The answer is an error object."""
+
+    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+
+    def response(self) -> Response:
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        headers = {"Retry-After": "2"} if self.status == 503 else {}
+        return JSONResponse(error_body(self.code, str(self), kind, self.param), self.status, headers)
+
+
+class Calls:
+    """All calls.  Serves while `run` does."""
+
+    def __init__(self, settings: WebRtc, desk: Desk) -> None:
+        self._settings, self._desk = settings, desk
+        self._calls: dict[str, Media] = {}
+        self._legs: dict[Connection, Leg] = {}  # the latest of each session
+        self._tasks = asyncio.TaskGroup()
+        self._stopped = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @property
+    def trouble(self) -> tuple[str, str] | None:
+        """Why there can be no call: (code, message)."""
+        if not self._settings.enabled:
+            return "webrtc_disabled", DISABLED
+        return None if _aiortc() else ("webrtc_missing", MISSING)
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(PATH, self._offer, methods=["POST"]),
+            Route(PATH + "/{call_id}/hangup", self._hang_up, methods=["POST"]),
+            Route(PATH + "/{call_id}", self._hang_up, methods=["DELETE"]),
+        ]
+
+    async def run(self) -> None:
+        """Until `stop`."""
+        if trouble := self._settings.enabled and self.trouble:
+            log.warning("no calls by WebRTC: %s", trouble[1])
+        elif self._settings.enabled:
+            log.info("calls by WebRTC · UDP %s, address %s", self._settings.udp_ports, self._settings.address)
+        async with self._tasks:
+            await self._stopped.wait()
+
+    def stop(self) -> None:
+        """Every call ends."""
+        for call in self._calls.values():
+            call.hang_up("voxd is shutting down")
+        self._stopped.set()
+
+    async def _hang_up(self, request: Request) -> Response:
+        call = self._calls.get(request.path_params["call_id"])
+        if call is None:
+            return _Refusal(404, "call_id_not_found", "There is no such call.", "call_id").response()
+        call.hang_up("hung up")
+        return Response(status_code=200)
+
+    async def _offer(self, request: Request) -> Response:
+        try:
+            return await self._answer(request)
+        except _Refusal as refusal:
+            self._desk.refused(refusal.code)
+            return refusal.response()
+
+    async def _answer(self, request: Request) -> Response:
+        if trouble := self.trouble:
+            raise _Refusal(501, *trouble)
+        text, asked = await _body(request)
+        try:
+            offer = sdp.read(text, _peer(request))
+        except sdp.Refused as error:
+            raise _Refusal(400, "invalid_offer", str(error), "sdp") from None
+        session = request.query_params.get("voxd_session")
+        if session is None and not offer.has_channel:
+            message = "The offer has no section for data channels: create the channel `oai-events` before the offer."
+            raise _Refusal(400, "invalid_offer", message, "sdp")
+        with contextlib.ExitStack() as held:
+            call = self._leg(session, held) if session is not None else self._call(request, offer, asked, held)
+            answer = await self._pick_up(call, offer, request)
+            self._calls[call.id] = call
+            held.callback(self._calls.pop, call.id)
+            self._tasks.create_task(call.run(held.pop_all()))
+        return Response(answer, 201, {"Location": f"{PATH}/{call.id}"}, "application/sdp")
+
+    def _call(self, request: Request, offer: sdp.Offer, asked: Json | None, held: contextlib.ExitStack) -> Media:
+        if refusal := self._desk.refusal():  # nothing is waited for between this and the slot, or two could have one
+            raise _Refusal(503, *refusal)
+        call = Call(secrets.token_hex(12), self._desk.clock, offer.message)
+        call.connection = self._connect(request, asked)
+        held.callback(lambda: self._desk.leave(call.connection, call.why))
+        return call
+
+    def _leg(self, token: str, held: contextlib.ExitStack) -> Media:
+        connection = self._desk.find(token)
+        if connection is None:
+            raise _Refusal(404, "session_not_found", "No session of that token is connected here.", "voxd_session")
+        if connection.hz != RATE:
+            message = f"Audio beside a WebSocket needs a session at {RATE} Hz; this one is at {connection.hz}."
+            raise _Refusal(400, "invalid_value", message, "session.audio.input.format")
+        if other := self._legs.get(connection):  # a session has one UDP port, not the whole range
+            other.hang_up("another call took its place")
+        leg = Leg(secrets.token_hex(12), self._desk.clock)
+        leg.connection = connection
+        self._legs[connection] = leg
+        held.callback(self._leg_over, leg)
+        return leg
+
+    def _leg_over(self, leg: Leg) -> None:
+        if self._legs.get(leg.connection) is leg:
+            del self._legs[leg.connection]
+
+    def _connect(self, request: Request, asked: Json | None) -> Connection:
+        try:
+            return self._desk.connect(request, asked)
+        except msgspec.ValidationError as error:
+            wire = explain_value(str(error), None, "session")
+            raise _Refusal(400, wire.code, wire.message, wire.param) from None
+        except Closed as error:
+            raise _Refusal(503, "engine_loading", str(error)) from None
+
+    async def _pick_up(self, call: Media, offer: sdp.Offer, request: Request) -> str:
+        from voxd.webrtc.peer import NoPort, Peer, Ports
+
+        call.peer = peer = Peer()
+        low, high = self._settings.ports
+        async with contextlib.AsyncExitStack() as undone:
+            undone.push_async_callback(peer.close)
+            try:
+                answer = await peer.answer(offer, Ports(low, high), self._address(request))
+            except NoPort:
+                message = f"No UDP port of {low} to {high} is free; see webrtc.udp_ports."
+                raise _Refusal(503, "no_udp_port", message) from None
+            except ValueError as error:
+                raise _Refusal(400, "invalid_offer", f"The offer cannot be answered: {error}", "sdp") from None
+            undone.pop_all()
+            return answer
+
+    def _address(self, request: Request) -> str:
+        """The operator's; else the one that the client has reached this server by."""
+        if self._settings.address != "auto":
+            return self._settings.address
+        return "127.0.0.1" if is_unix(request.scope) else _ip(request.scope["server"][0])
+
+
+class Media:
+    """A peer connection and what it is for, once its offer is answered."""
+
+    connection: Connection
+    peer: Peer
+
+    def __init__(self, key: str, clock: Callable[[], int]) -> None:
+        self.id = f"rtc_{key}"
+        self.why = "closed"
+        self._clock = clock
+
+    def hang_up(self, why: str) -> None:
+        self.peer.end(why)
+
+    async def run(self, held: contextlib.ExitStack) -> None:
+        """To its end, whoever ends it."""
+        try:
+            with held:
+                try:
+                    self.why = await self._serve()
+                except Exception:
+                    self.why = "internal error"
+                    raise
+                finally:
+                    await self.peer.close()
+        except Exception:
+            # The wall: a bug of the gateway ends this call, not the daemon, nor the other calls.
+            log.exception("internal error in %s", self.connection.id)
+
+    async def _serve(self) -> str:
+        """Says how it ended."""
+        from voxd.webrtc.peer import Gone
+
+        why: list[BaseException] = []
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for job in self._jobs():
+                    tasks.create_task(job)
+        except* Gone as gone:
+            why.extend(gone.exceptions)
+        except* Closed as closed:
+            why.extend(closed.exceptions)
+            with contextlib.suppress(Gone, TimeoutError):
+                await asyncio.wait_for(self.peer.flush(), FLUSH_S)
+        return str(why[0])
+
+    def _jobs(self) -> list[Coroutine[Any, Any, None]]:
+        """What goes on at the same time; the first that raises Gone or Closed ends it."""
+        raise NotImplementedError
+
+    async def _until(self, event: asyncio.Event) -> None:
+        try:
+            await asyncio.wait_for(event.wait(), CONNECT_S)
+        except TimeoutError:
+            raise Closed(1000, f"no connection within {CONNECT_S:.0f} s") from None
+
+
+class Call(Media):
+    """A session of its own.  `message`: bytes that its peer takes at once."""
+
+    def __init__(self, key: str, clock: Callable[[], int], message: int) -> None:
+        super().__init__(key, clock)
+        self._message = message
+
+    def _jobs(self) -> list[Coroutine[Any, Any, None]]:
+        return [self._write(), self._read(), self._hear()]
+
+    async def _write(self) -> None:
+        await self._until(self.peer.opened)
+        more = fields("call.connected", session_id=self.connection.id)
+        log.info("[WebRTC] Connected with client ID: %s", self.id, extra=more)
+        while True:
+            waiting = await self.connection.next_event()
+            if len(waiting.data) > self._message:
+                self.connection.refuse(_too_large(len(waiting.data), self._message))
+                continue
+            await self.peer.send(waiting.data.decode())
+            self.connection.written(waiting)
+
+    async def _read(self) -> None:
+        while True:
+            await self.connection.receive_message(await self.peer.receive_message())
+
+    async def _hear(self) -> None:
+        """The session bounds what waits for the engine; a track cannot be told to wait."""
+        from voxd.webrtc.peer import Gone
+
+        track = Track()
+        with contextlib.suppress(Gone):  # a muted client may end its track and still talk in events
+            while self.peer.has_track:
+                timestamp, frame = await self.peer.receive_frame()
+                self.connection.receive_audio(track.receive(timestamp, frame, self._clock()))
+
+
+class Leg(Media):
+    """The audio of a session whose events go over a WebSocket.  Its timestamps are positions in that session, so that
+    audio may change over from the one way to the other, and back, at any sample.  Ends with the WebSocket."""
+
+    def _jobs(self) -> list[Coroutine[Any, Any, None]]:
+        return [self._connect(), self._hear(), self._linked(), self._ended()]
+
+    async def _connect(self) -> None:
+        await self._until(self.peer.connected)
+        more = fields("call.connected", session_id=self.connection.id)
+        log.info("[WebRTC] Connected with client ID: %s", self.id, extra=more)
+
+    async def _hear(self) -> None:
+        """What came by WebSocket before may still be on its way: the first audio waits for it a little."""
+        from voxd.webrtc.peer import nearest
+
+        track, held, position = Track(), b"", None
+        while True:
+            timestamp, frame = await self.peer.receive_frame()
+            if position is None:
+                position = nearest(timestamp, self.connection.position * FACTOR) // FACTOR
+            held += track.receive(timestamp, frame, self._clock())
+            if self.connection.position >= position or len(held) >= HELD:
+                self.connection.receive_audio(held, position)
+                position, held = position + len(held) // 2, b""
+
+    async def _ended(self) -> None:
+        """Hung up, or the client is gone.  Messages mean nothing here: events go over the WebSocket."""
+        while True:
+            await self.peer.receive_message()
+
+    async def _linked(self) -> None:
+        await self.connection.unlinked.wait()
+        raise Closed(1000, "its WebSocket is gone")
+
+
+def _too_large(size: int, limit: int) -> WireError:
+    message = f"An event of {size} bytes was left out: this data channel takes {limit}. A WebSocket takes all."
+    return WireError("event_too_large", message)
+
+
+def _aiortc() -> bool:
+    """Is it installed?  Looked for when it is wanted: it takes 0.3 s and 30 MB."""
+    try:
+        import voxd.webrtc.peer  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _peer(request: Request) -> str | None:
+    """The address that an offer came from.  Whoever opens a UNIX socket is on this machine."""
+    if is_unix(request.scope):
+        return "127.0.0.1"
+    return _ip(request.client.host) if request.client else None
+
+
+def _ip(host: str) -> str:
+    """The usual form of an address; that of a socket that serves IPv4 and IPv6 has both in it."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
+
+
+# ── the request ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def _body(request: Request) -> tuple[bytes, Json | None]:
+    """The offer, and the session that the client wants.  Raises _Refusal."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    limits = {"application/sdp": sdp.MAX_BYTES, "multipart/form-data": BODY}
+    if kind not in limits:
+        message = "Send the offer as `application/sdp`, or as `multipart/form-data` with `sdp` and `session`."
+        raise _Refusal(415, "unsupported_content_type", message)
+    try:
+        data = await body_of(request, limits[kind])
+    except WireError as error:
+        raise _Refusal(413, error.code, error.message) from None
+    return (data, None) if kind == "application/sdp" else await _form(request, data)
+
+
+async def _form(request: Request, data: bytes) -> tuple[bytes, Json | None]:
+    async def once() -> AsyncGenerator[bytes, None]:
+        yield data
+
+    try:
+        form = await MultiPartParser(request.headers, once(), max_files=4, max_fields=4).parse()
+    except MultiPartException as error:
+        raise _Refusal(400, "invalid_form", f"The form cannot be read: {error.message}") from None
+    parts = {name: await _bytes(value) for name, value in form.items()}
+    await form.close()
+    if "sdp" not in parts:
+        raise _Refusal(400, "missing_required_parameter", "The form has no part `sdp`.", "sdp")
+    return parts["sdp"], _session(parts["session"]) if "session" in parts else None
+
+
+async def _bytes(value: Any) -> bytes:
+    return await value.read() if isinstance(value, UploadFile) else value.encode()
+
+
+def _session(data: bytes) -> Json:
+    if count_values(data.decode("utf-8", "replace")) > VALUES:
+        raise _Refusal(413, "request_too_large", f"The part `session` may have {VALUES} values.", "session")
+    try:
+        return msgspec.json.decode(data, type=Json)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _Refusal(400, "invalid_json", f"The part `session` is not a JSON object: {error}.", "session") from None

@@ -1,0 +1,155 @@
+"""A voxd of one's own: started for one command, reached through a socket nobody else sees, always stopped.
+
+It knows how a daemon is started, how it says that it is ready and how it is stopped; not what is said to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import importlib.util
+import os
+import signal
+import sys
+import tempfile
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+
+from shared.extras import how_to_install
+from voxtui.link.http_client import get
+from voxtui.link.socket_folder import socket_folder
+from voxtui.link.target import Address, Target, unix_target
+from voxtui.safe_text import safe_line
+
+NEEDED = ("faster_whisper", "onnxruntime", "starlette", "uvicorn")  # what the extra [whisper] brings
+START_S = 120.0  # a cold disk and a slow core; a warm one takes two seconds
+LOOK_S = 0.1  # between two looks whether it is ready
+STOP_S = 5.0  # to say goodbye; then it is killed
+PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
+TAIL = 12  # lines of its log that are shown if it dies
+
+Tell = Callable[[str], None]
+
+
+class LocalError(Exception):
+    """No voxd could be started here; the text is for people."""
+
+
+@asynccontextmanager
+async def private_voxd(tell: Tell) -> AsyncIterator[Target]:
+    """A warm voxd with the embedded engine; `tell` is given a line whenever its loading goes on."""
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise LocalError(f"This machine has no speech engine installed: `{how_to_install('whisper')}` brings one.")
+    with tempfile.TemporaryDirectory(prefix="voxd-", dir=socket_folder()) as name:  # made with mode 0700
+        folder = Path(name)
+        socket, log = folder / "voxd.sock", folder / "voxd.log"
+        with log.open("wb") as output:
+            child = await asyncio.create_subprocess_exec(
+                *_command(socket),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C is for us; we stop it
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+        try:
+            target = unix_target(socket)
+            await _until_ready(child, target, log, tell)
+            yield target
+        finally:
+            await _stop(child)
+
+
+def _die_with_parent() -> None:
+    """Should this process be killed, so that it can stop nothing, the kernel ends its daemon."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+async def answers(target: Target) -> bool:
+    """Whether somebody listens behind the socket of a target; a daemon that died leaves its file behind."""
+    return target.socket is not None and (await _look(target))[0] != 0
+
+
+def _command(socket: Path) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "voxd",
+        "start",
+        "--socket",
+        str(socket),
+        "--transcribe",
+        "whisper",
+        "--respond",
+        "none",
+    ]
+
+
+async def _until_ready(child: Process, target: Target, log: Path, tell: Tell) -> None:
+    """Returns when GET /ready says 200.  Raises LocalError if the daemon ends before that, or takes too long."""
+    shown = ""
+    try:
+        async with asyncio.timeout(START_S):
+            while True:
+                # Its end is what is waited for; each time it has not come, one look.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await child.wait()
+                if child.returncode is not None:
+                    raise LocalError(f"The private voxd ended at once (exit {child.returncode}).{_tail(log)}")
+                status, progress = await _look(target)
+                if status == 200:
+                    return
+                if progress and progress != shown:
+                    shown = progress
+                    tell(progress)
+    except TimeoutError:
+        raise LocalError(f"The private voxd is not ready after {START_S:.0f} s.{_tail(log)}") from None
+
+
+async def _look(target: Target) -> tuple[int, str]:
+    """(status, line of progress) of GET /ready; status 0 while nobody listens."""
+    try:
+        status, body = await get(Address(target.url, target.socket), "/ready")
+    except (OSError, ValueError):
+        return 0, ""
+    return status, _progress(body)
+
+
+def _progress(body: bytes) -> str:
+    """The line of `progress` in the body, which while it loads says what is being done."""
+    try:
+        found = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return ""
+    progress = found.get("progress") if isinstance(found, dict) else None
+    if isinstance(progress, list):
+        progress = progress[-1] if progress else None
+    return safe_line(progress) if isinstance(progress, str) else ""
+
+
+def _tail(log: Path) -> str:
+    """The end of its log, each line indented."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
+    return "".join(f"\n    {safe_line(line)}" for line in lines) or " It said nothing."
+
+
+async def _stop(child: Process) -> None:
+    """SIGTERM, then, when it has not ended in time, SIGKILL to its whole process group: engine processes too."""
+    if child.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            child.terminate()
+        try:
+            async with asyncio.timeout(STOP_S):
+                await child.wait()
+        except TimeoutError:
+            pass
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+    await child.wait()

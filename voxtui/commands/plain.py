@@ -1,0 +1,188 @@
+"""`--plain`: words to standard output as they come, everything else to standard error.  Step 12 of a frame's path.
+
+For pipes and screen readers: nothing is ever taken back or redrawn, so what is provisional is not shown, and a line is
+one speaker's from its beginning to its end.  It does not know where the sound comes from.
+
+One line is open at a time and gets its words as they come; what others say meanwhile waits, in the order in which they
+began.  While an answer is given or owed, what the person says waits until it is whole, so that no answer waits for
+somebody who still speaks.  Only in a pipe, where order is worth more than a moment, an answer waits for the transcript
+of what was said before it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import click
+
+from shared.latency import TurnMetrics
+from voxtui.capture.sources import Source
+from voxtui.events import Connected, Dropped, Event, Measured, Unlinked
+from voxtui.link.client import RealtimeClient
+from voxtui.session.run import Run
+from voxtui.session.transcript import Entry, Progress, State, Voice, changes, reduce
+from voxtui.table import metrics_table
+
+Write = Callable[[str], None]
+
+
+class Printer:
+    """Events in, text out.  `terminal`: both outs are the same screen, and somebody waits for answers there."""
+
+    def __init__(self, out: Write, err: Write, *, terminal: bool = False) -> None:
+        self._out, self._err, self._terminal = out, err, terminal
+        self._state = State()
+        self._waiting: dict[str, Entry] = {}  # not yet written to its end, in the order of beginning
+        self._written: dict[str, str] = {}  # what has been written of these
+        self._line: str | None = None  # key of the entry whose line is open
+        self._later: list[str] = []  # for standard error, when the line has ended
+
+    def receive(self, event: Event) -> None:
+        before, self._state = self._state, reduce(self._state, event)
+        for old, entry in changes(before, self._state):
+            if entry.voice is Voice.NOTE:
+                self._tell_now(entry.text)
+            elif old is None or _open(old) or old.text != entry.text:
+                self._waiting[entry.key] = entry
+        if before.entries is not self._state.entries:
+            self._forget()
+            self._advance()
+        match event:
+            case Connected(path=path):
+                self._tell_now(f"connected: {path}")
+            case Measured(metrics=metrics, complete=True):
+                self._tell(_one_line(metrics))
+            case Unlinked(reason=reason, tries=1):
+                self._tell_now(f"{reason}  Trying again; what is said meanwhile is kept.")
+            case Dropped(packets=packets):
+                self._tell_now(f"sound lost: {packets * 20} ms, since the connection is too slow")
+            case _:
+                pass
+
+    def close(self) -> None:
+        """Nothing more will come: what waits is written, and the last line ends."""
+        waiting = [self._line, *self._waiting] if self._line is not None else list(self._waiting)
+        for key in dict.fromkeys(waiting):
+            self._words(self._waiting[key])
+        self._end_line()
+
+    # ── which line ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _advance(self) -> None:
+        """Writes what may be written now."""
+        while (entry := self._next()) is not None:
+            self._words(entry)
+            if _open(entry):
+                return
+            if self._line == entry.key:
+                self._end_line()
+            if entry.remark:
+                self._tell(f"{'transcript' if entry.voice is Voice.USER else 'answer'}: {entry.remark}")
+            del self._waiting[entry.key]
+            self._written.pop(entry.key, None)
+
+    def _next(self) -> Entry | None:
+        """Whose turn it is."""
+        if self._line is not None:
+            return self._waiting[self._line]
+        answering = any(entry.voice is Voice.MODEL and _open(entry) for entry in self._waiting.values())
+        held = owed = False  # something that the person says, or has said, still waits
+        for entry in self._waiting.values():
+            spoken = entry.voice is Voice.USER
+            if _open(entry) and ((spoken and answering) or not entry.text.strip()):
+                held = held or spoken
+                owed = owed or (spoken and _ended(entry) and not self._terminal)
+            elif not (held if spoken else owed):
+                return entry
+        return None
+
+    def _forget(self) -> None:
+        """What is no longer there will be heard anew, or was no speech."""
+        there = {entry.key for entry in self._state.entries}
+        for key in [key for key in self._waiting if key not in there]:
+            if self._line == key:
+                self._end_line()
+            del self._waiting[key]
+            self._written.pop(key, None)
+
+    # ── what is written ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _words(self, entry: Entry) -> None:
+        """What is new in an entry."""
+        text, written = entry.text.lstrip(), self._written.get(entry.key, "")
+        if text == written:
+            return
+        if not text.startswith(written):
+            # A sequence that the gate met in two halves: the line is written anew.
+            self._end_line()
+            written = ""
+        if self._line != entry.key:
+            self._end_line()
+            self._out(_name(entry) if self._state.responder is not None else "")
+            self._line = entry.key
+        new = text[len(written) :]
+        self._out(new.replace("\n", " ") if entry.voice is Voice.USER else new)
+        self._written[entry.key] = text
+
+    def _end_line(self) -> None:
+        if self._line is not None:
+            self._out("\n")
+            self._line = None
+        for line in self._later:
+            self._err(line)
+        self._later.clear()
+
+    def _tell(self, line: str) -> None:
+        """Not into a line of words on the same screen."""
+        if self._terminal and self._line is not None:
+            self._later.append(line)
+        else:
+            self._err(line)
+
+    def _tell_now(self, line: str) -> None:
+        """What cannot wait for the end of a line breaks it, where it must; it goes on under its speaker's name."""
+        if self._terminal:
+            self._end_line()
+        self._err(line)
+
+
+def _open(entry: Entry) -> bool:
+    return entry.progress is Progress.OPEN
+
+
+def _ended(entry: Entry) -> bool:
+    """The person no longer speaks, as far as the server has said."""
+    return entry.start_ms is None or entry.end_ms is not None
+
+
+def _name(entry: Entry) -> str:
+    return "you: " if entry.voice is Voice.USER else "voxd: "
+
+
+def _one_line(metrics: TurnMetrics) -> str:
+    return "  ".join(f"{name}={value:g}" for name, value in metrics.as_dict().items())
+
+
+def _stdout(text: str) -> None:
+    click.echo(text, nl=False)  # flushes: words appear as they come
+
+
+def _stderr(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def standard_printer() -> Printer:
+    """To this process's standard output and error."""
+    return Printer(_stdout, _stderr, terminal=sys.stdout.isatty())
+
+
+async def run_plain(client: RealtimeClient, source: Source, printer: Printer) -> None:
+    """One session on two pipes; then, where anything was measured, the table."""
+    run = Run(client, source, printer.receive)
+    try:
+        await run.run()
+    finally:
+        printer.close()
+        if table := metrics_table(run.meter.finished()):
+            _stderr(f"\n{table}")

@@ -1,0 +1,148 @@
+"""`voxtui transcribe FILE...`: files in, text out, as fast as voxd takes them.
+
+The text goes to standard output alone; progress and what is wrong go to standard error.  It does not know how words are
+found in sound, nor how a voxd is started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import click
+import msgspec
+
+from shared.audio import RATE, to_ms, to_samples
+from voxtui.capture.blocking import in_thread
+from voxtui.capture.files import shown
+from voxtui.capture.sources import FileSource, open_file
+from voxtui.errors import SourceError
+from voxtui.events import Event
+from voxtui.link.client import PATIENCE_S, SILENCE_MS, RealtimeClient, Wishes
+from voxtui.link.target import Route
+from voxtui.session.run import Run
+from voxtui.session.saving import subtitles
+from voxtui.session.transcript import Entry, Progress, State, Voice, changes, reduce
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One utterance of a file."""
+
+    start_ms: int
+    end_ms: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """All utterances of a file, in order."""
+
+    file: str
+    seconds: float
+    turns: tuple[Turn, ...]
+
+
+def as_text(found: Transcript) -> str:
+    """One line per utterance."""
+    return "".join(f"{turn.text}\n" for turn in found.turns)
+
+
+def as_json(found: Transcript) -> str:
+    """One object on one line."""
+    text = " ".join(turn.text for turn in found.turns)
+    whole = {"file": found.file, "seconds": found.seconds, "text": text, "turns": found.turns}
+    return msgspec.json.encode(whole).decode() + "\n"
+
+
+def as_srt(found: Transcript) -> str:
+    """SubRip."""
+    return subtitles([(turn.start_ms, turn.end_ms, turn.text) for turn in found.turns])
+
+
+FORMATS: dict[str, Callable[[Transcript], str]] = {"text": as_text, "json": as_json, "srt": as_srt}
+
+
+async def transcribe_files(route: Route, files: Sequence[Path], *, form: str, language: str | None) -> bool:
+    """Every file, one after the other; False if one of them could not be done.  Raises ClientError if voxd is lost."""
+    good = True
+    for file in files:
+        try:
+            source = await in_thread(partial(open_file, file, hurry=True))
+            wishes = Wishes(language=language, answers=False)
+            link = RealtimeClient.connect(route, wishes=wishes, tell=_note, live=False, patience_s=PATIENCE_S)
+            async with link as client:
+                hearing = Hearing(shown(file), client, source)
+                await hearing.run()
+        except SourceError as error:
+            click.echo(str(error), err=True)
+            good = False
+            continue
+        click.echo(FORMATS[form](hearing.transcript()), nl=False)
+        good = hearing.report() and good
+    return good
+
+
+def _note(line: str) -> None:
+    click.echo(line, err=True)
+
+
+class Hearing:
+    """One file being heard: progress while it is, its turns at the end."""
+
+    def __init__(self, file: str, client: RealtimeClient, source: FileSource) -> None:
+        self._file, self._client, self._source = file, client, source
+        self._state = State()
+        self._run = Run(client, source, self._receive, hurry=True, silence_ms=SILENCE_MS)
+        self._turns: dict[str, Turn] = {}  # of the whole file, however long: a screen may forget, a transcript may not
+        self._failures: dict[str, str] = {}
+
+    async def run(self) -> None:
+        await self._run.run()
+
+    def transcript(self) -> Transcript:
+        turns = sorted(self._turns.values(), key=lambda turn: turn.start_ms)
+        return Transcript(self._file, round(self._samples / RATE, 2), tuple(turns))
+
+    @property
+    def _samples(self) -> int:
+        """So far, until the end of the file was read."""
+        found = self._source.samples
+        return self._client.position if found is None else found
+
+    def report(self) -> bool:
+        """Says what was odd and what went wrong; True if nothing went wrong."""
+        for note in self._source.notes:
+            click.echo(f"{self._file}: {note}.", err=True)
+        if not (self._turns or self._failures) and self._samples:
+            click.echo(f"{self._file}: no speech was found in {self._samples / RATE:.1f} s of sound.", err=True)
+        for failure in self._failures.values():
+            click.echo(f"{self._file}: {failure}", err=True)
+        return not self._failures
+
+    def _receive(self, event: Event) -> None:
+        before, self._state = self._state, reduce(self._state, event)
+        for _, entry in changes(before, self._state):
+            if entry.voice is Voice.NOTE:
+                self._failures[entry.key] = entry.text
+            elif entry.voice is Voice.MODEL:
+                continue  # nobody asked for answers, and one is no transcript
+            elif entry.progress is Progress.BROKEN:
+                self._failures[entry.key] = entry.remark
+            elif entry.progress is Progress.DONE and entry.key not in self._turns:
+                self._finished(entry)
+
+    def _finished(self, entry: Entry) -> None:
+        turn = self._turn(entry)
+        self._turns[entry.key] = turn
+        heard = max(turn.end_ms for turn in self._turns.values())
+        whole = max(self._source.samples or self._source.expected, to_samples(heard))
+        click.echo(f"{self._source.name}: {heard / 1000:.1f} of {whole / RATE:.1f} s", err=True)
+
+    def _turn(self, entry: Entry) -> Turn:
+        """What the last commit brought has no place of its own: it lies behind all that was heard before."""
+        behind = max((to_samples(turn.end_ms) for turn in self._turns.values()), default=0)
+        first, last = self._run.meter.span(entry.key) or (behind, self._samples)
+        return Turn(to_ms(first), to_ms(last), " ".join(entry.text.split()))

@@ -1,0 +1,82 @@
+"""What voxtui asks of a daemon outside of a session: one request, over the way on which a session would go.  Beside
+step 2.
+
+It knows addresses, the frame of an HTTP answer and how voxd words a refusal; not what an answer means, nor how long one
+is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from urllib.parse import urlsplit
+
+import msgspec
+
+from voxtui.link.target import ENDPOINT, Address
+
+ANSWER_MAX = 1 << 20  # bytes of an answer; what is beyond them is not read
+
+
+class NoAnswer(ConnectionError):
+    """Somebody listens, and hangs up without an answer."""
+
+
+class Complaint(msgspec.Struct):
+    """Why a request was refused."""
+
+    message: str
+    code: str | None = None
+
+
+class _Refusal(msgspec.Struct):
+    error: Complaint
+
+
+def complaint(body: bytes) -> Complaint | None:
+    """What the body of a refusal says; None if it is not voxd's."""
+    try:
+        return msgspec.json.decode(body, type=_Refusal).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+async def get(address: Address, path: str) -> tuple[int, bytes]:
+    """Status code and body, as `exchange` gives them."""
+    return await exchange(address, "GET", path)
+
+
+async def exchange(address: Address, method: str, path: str, body: bytes = b"", kind: str = "") -> tuple[int, bytes]:
+    """One request with a body of this content type.  HTTP/1.0: the end of the answer is the end of the connection.
+
+    Raises OSError where nobody listens (NoAnswer: hangs up), ValueError for what is not HTTP.  Sets no deadline."""
+    parts = urlsplit(address.url)
+    reader, writer = await _opened(address)
+    token = f"Authorization: Bearer {address.token}\r\n" if address.token else ""
+    path = f"{parts.path.removesuffix(ENDPOINT)}{path}"
+    with contextlib.closing(writer):
+        about = f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n" if kind else ""
+        writer.write(f"{method} {path} HTTP/1.0\r\nHost: {parts.netloc}\r\n{token}{about}\r\n".encode() + body)
+        answer = b""
+        try:
+            while len(answer) < ANSWER_MAX and (more := await reader.read(ANSWER_MAX)):
+                answer += more
+        except OSError as error:
+            raise NoAnswer("the connection is broken off before the answer") from error
+    if not answer:
+        raise NoAnswer("the connection is closed without an answer")
+    head, _, content = answer.partition(b"\r\n\r\n")
+    words = head.split(None, 2)
+    if len(words) < 2 or not words[1].isdigit():
+        raise ValueError("somebody answers, but does not speak HTTP")
+    return int(words[1]), content
+
+
+async def _opened(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if address.socket is not None:
+        return await asyncio.open_unix_connection(str(address.socket))
+    if address.open is not None:
+        return await asyncio.open_connection(sock=address.open)
+    parts = urlsplit(address.url)
+    secure = parts.scheme == "wss"
+    return await asyncio.open_connection(parts.hostname, parts.port or (443 if secure else 80), ssl=secure or None)

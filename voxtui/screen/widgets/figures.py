@@ -1,0 +1,65 @@
+"""What is told of latency, and in which words: which metrics a conversation of this kind has, how one is written.
+
+Pure: the state in, names and numbers out; a metric that does not apply is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shared.latency import Summary, TurnMetrics, summarise
+from voxtui.session.transcript import State
+
+CONVERSING = ("ttft_engine_ms", "ttft_user_ms")  # what the graphs show, the most important first
+TRANSCRIBING = ("final_ms", "first_text_ms", "lag_over_delay_ms")
+WORDS = {
+    "ttft_user_ms": "ttft user",
+    "ttft_server_ms": "ttft server",
+    "ttft_engine_ms": "ttft engine",
+    "endpoint_ms": "endpoint",
+    "first_text_ms": "first text",
+    "lag_over_delay_ms": "lag over delay",
+    "final_ms": "final",
+    "total_ms": "total",
+    "saved_ms": "head start",
+    "itl_ms": "token gap",
+    "render_ms": "render",
+    "rtf": "rtf",
+}
+
+
+def number(name: str, value: float) -> str:
+    """Without its unit: ms have no decimals but where they are few, ratios have two."""
+    if not name.endswith("_ms"):
+        return f"{value:.2f}"
+    return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
+
+
+def graphed(state: State) -> tuple[str, ...]:
+    """Metrics whose course is shown."""
+    if state.converses:
+        return CONVERSING
+    return tuple(name for name in TRANSCRIBING if name == TRANSCRIBING[0] or course(state, name))
+
+
+def course(state: State, name: str) -> list[float]:
+    """One value per turn, oldest first; of a turn that still goes on as soon as it is known."""
+    found = [getattr(turn, name) for turn in (*state.turns, *(metrics for _, metrics in state.running))]
+    return [value for value in found if value is not None]
+
+
+def target_of(state: State, name: str) -> float | None:
+    return dict(state.targets).get(name)
+
+
+def summaries(turns: Sequence[TurnMetrics], renders: Sequence[float]) -> dict[str, Summary]:
+    """Every metric that applies, in the order of the glossary."""
+    found = summarise(turns)
+    if renders:
+        found["render_ms"] = Summary.of(renders)
+    return {name: found[name] for name in WORDS if name in found}
+
+
+def trip(rtt_ms: int) -> str:
+    """A round trip, known to the millisecond."""
+    return f"{rtt_ms} ms" if rtt_ms else "<1 ms"
