@@ -2,7 +2,7 @@
 # make install  everything for development into .venv       make check      format, lint, types, arrows, tests
 # make test     the tests                                    make test-slow  real time, browsers, systemd, soak
 # make bench    everything with a time in it                 make lock       pin the newest versions       make clean
-# make wheel    dist/*.whl: what other machines install
+# make wheel    dist/*.whl: what other machines install     make coverage   the tests, and which lines they did not run
 #
 # Another Python: PYTHON=python3.12 make demo
 
@@ -12,7 +12,7 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input
 # Editable, without build isolation: the backend comes from the lock, so that this works without a network.
 PROJECT := --no-deps --no-build-isolation --editable .
 
-.PHONY: demo install test test-slow bench check wheel lock clean
+.PHONY: coverage demo install test test-slow bench check wheel lock clean
 .DELETE_ON_ERROR:
 
 demo: .venv-demo/.done
@@ -26,8 +26,12 @@ test: install
 test-slow: install
 	.venv/bin/python -m pytest -m slow -rs  # what was skipped, and why
 
+coverage: install
+	.venv/bin/python -m coverage run --source shared,voxd,voxtui -m pytest -q
+	.venv/bin/python -m coverage report --skip-covered --sort cover
+
 bench: install
-	.venv/bin/python -m benchmarks.__main__
+	.venv/bin/python -m benchmarks
 
 # The tests come last: their summary is the last line.
 check: install

@@ -118,10 +118,15 @@ class Resampler:
         self._held, self._base = self._held[keep:], self._base + keep
         return np.concatenate(out) if out else np.zeros(0, np.float32)
 
+    @property
+    def owed(self) -> int:
+        """Samples that `finish` would give."""
+        total = -(-(self._base + self._held.size) * self._up // self._down)
+        return max(0, int(total) - self._made)
+
     def finish(self) -> Float32:
         """There is no more: the rest, with silence behind it.  The next sample begins anew."""
-        total = -(-(self._base + self._held.size) * self._up // self._down)
-        missing = max(0, total - self._made)
+        missing = self.owed
         rest = self.push(np.zeros(self._parts.shape[1] + self._half // self._up + 1, np.float32))[:missing]
         self._start()
         return rest
@@ -149,6 +154,11 @@ class Decoder:
                 return data[:whole]
             samples = np.frombuffer(data[:whole], "<i2")
         return self._resample(samples, last=False)
+
+    @property
+    def owed(self) -> int:
+        """Samples at 16 kHz that `drain` would give: the filter holds them back, but they have come."""
+        return 0 if self._resampler is None else self._resampler.owed
 
     def drain(self) -> bytes:
         """The end of a segment (commit): what the resampler still holds; an odd byte is dropped; state starts

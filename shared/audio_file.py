@@ -173,7 +173,8 @@ class AudioFile:
         if header.another:
             self._notes.append("another WAV file follows in it, which was left out")
         if header.runs_on:
-            self._notes.append("its header tells a wrong length; it was read to its end")
+            if header.size is not None:
+                self._notes.append("its header tells a wrong length; it was read to its end")
             return {"ignore_length": "1"}
         return {}
 

@@ -24,11 +24,11 @@ class Links:
 
     def __init__(self, file: Reader) -> None:
         self._file = file
+        self.cut = False  # a link ended without the end marks of its streams, or within a page
         self._page = self._next_page()
         self._ready = b""
         self._begun = False  # a page that is no first one was given: the next first page begins another link
         self._open: set[bytes] = set()  # serial numbers of streams that have begun and not ended
-        self.cut = False  # a link ended without the end marks of its streams, or within a page
 
     def read(self, size: int) -> bytes:
         if not self._ready:

@@ -10,24 +10,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from shared.given import Idle
+
 Json = dict[str, Any]
-QUOTED = 1000  # characters of an error: whatever a client sent, the answer to it is short
-
-
-class WireError(Exception):
-    """Input that is not an event; becomes the `error` event and costs nothing else."""
-
-    def __init__(self, code: str, message: str, param: str | None = None, event_id: str | None = None) -> None:
-        super().__init__(message)
-        self.code, self.event_id = code, event_id
-        self.message, self.param = _short(message, QUOTED), param and _short(param, QUOTED // 4)
-
-
-def _short(text: str, most: int) -> str:
-    """What a client sent may be quoted in it, whole."""
-    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
-
-
 TEXT = 200_000  # characters: what is echoed stays below 1 MiB with its JSON
 Text = Annotated[str, Meta(max_length=TEXT)]
 Key = Annotated[str, Meta(max_length=64)]
@@ -40,35 +25,93 @@ Metadata = Annotated[dict[Key, Value], Meta(max_length=16)]
 
 
 class Content(msgspec.Struct, frozen=True):
-    """One part of an item.  `transcript` of user audio is always written, null until it is known."""
+    """One part of a message.  `transcript` of user audio is always written, null until it is known."""
 
-    type: Literal["input_text", "input_audio", "output_text", "text"]
+    type: ContentType | UnsetType = UNSET
     text: Text | UnsetType = UNSET
-    transcript: str | UnsetType | None = UNSET
+    transcript: Text | UnsetType | None = UNSET
     audio: bytes | UnsetType = UNSET
+    image_url: str | UnsetType = UNSET
+    detail: str | UnsetType = UNSET
 
 
+ContentType = Literal["input_text", "input_audio", "input_image", "output_text", "output_audio", "text", "audio"]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
 
-class Item(msgspec.Struct, frozen=True):
-    """A conversation item as it is announced."""
+class Item(msgspec.Struct, frozen=True, tag_field="type", tag="message"):
+    """A message as it is announced."""
 
     id: str
     role: Literal["user", "assistant", "system"]
     content: tuple[Content, ...]
     status: ItemStatus
     object: str = "realtime.item"
-    type: str = "message"
 
 
 class ItemDraft(msgspec.Struct, frozen=True, tag_field="type", tag="message"):
-    """A conversation item as a client asks for it."""
+    """A message as a client asks for it."""
 
     role: Literal["user", "assistant", "system"]
     content: tuple[Content, ...]
     id: Id | UnsetType = UNSET
     status: ItemStatus | UnsetType = UNSET
+
+
+# The other items are kept as they come.  Those of MCP have neither status nor `object`, and nulls where a client of
+# theirs reads null; no engine here calls tools, so all of them are a client's memories.
+
+
+class FunctionCall(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call"):
+    name: Text
+    arguments: Text
+    id: Id | UnsetType = UNSET
+    call_id: Id | UnsetType = UNSET
+    status: ItemStatus = "completed"
+    object: str = "realtime.item"
+
+
+class FunctionCallOutput(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call_output"):
+    call_id: Id
+    output: Text
+    id: Id | UnsetType = UNSET
+    status: ItemStatus = "completed"
+    object: str = "realtime.item"
+
+
+class McpListTools(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="mcp_list_tools"):
+    server_label: Id
+    tools: tuple[Json, ...]
+    id: Id | UnsetType = UNSET
+
+
+class McpCall(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="mcp_call"):
+    name: Text
+    arguments: Text
+    server_label: Id
+    id: Id | UnsetType = UNSET
+    approval_request_id: Id | None = None
+    output: Text | None = None
+    error: Json | None = None
+
+
+class McpApprovalRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="mcp_approval_request"):
+    name: Text
+    arguments: Text
+    server_label: Id
+    id: Id | UnsetType = UNSET
+
+
+class McpApprovalResponse(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="mcp_approval_response"):
+    approval_request_id: Id
+    approve: bool
+    id: Id | UnsetType = UNSET
+    reason: str | None = None
+
+
+Memory = FunctionCall | FunctionCallOutput | McpListTools | McpCall | McpApprovalRequest | McpApprovalResponse
+AnyItem = Item | Memory
+AnyDraft = ItemDraft | Memory
 
 
 class ItemReference(msgspec.Struct, frozen=True, tag_field="type", tag="item_reference"):
@@ -77,27 +120,35 @@ class ItemReference(msgspec.Struct, frozen=True, tag_field="type", tag="item_ref
     id: Id
 
 
-class ResponseRequest(msgspec.Struct, frozen=True):
+class ResponseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What `response.create` may ask for.  `conversation: none`: beside the conversation, its answer is not kept."""
 
     instructions: Instructions | UnsetType = UNSET
-    conversation: Literal["auto", "none"] | UnsetType = UNSET
-    input: tuple[ItemDraft | ItemReference, ...] | UnsetType = UNSET
+    conversation: Id | UnsetType = UNSET
+    input: tuple[AnyDraft | ItemReference, ...] | UnsetType = UNSET
     max_output_tokens: MaxTokens | Literal["inf"] | UnsetType = UNSET
-    metadata: Metadata | None = None
+    metadata: Metadata | UnsetType = UNSET
+    output_modalities: tuple[Literal["text", "audio"], ...] | UnsetType = UNSET
+    audio: Annotated[Json | UnsetType, Idle("answers are text")] = UNSET
+    tools: Annotated[tuple[Json, ...] | UnsetType, Idle("no engine calls tools")] = UNSET
+    tool_choice: Annotated[str | Json | UnsetType, Idle("no engine calls tools")] = UNSET
+    parallel_tool_calls: Annotated[bool | UnsetType, Idle("no engine calls tools")] = UNSET
+    reasoning: Annotated[Json | UnsetType, Idle("answers come without it")] = UNSET
+    prompt: Annotated[Json | UnsetType, Idle("it belongs to OpenAI's platform")] = UNSET
 
 
 class Response(msgspec.Struct, frozen=True):
-    """A response as `response.created` and `response.done` carry it."""
+    """A response as `response.created` and `response.done` carry it.  `conversation_id` is null beside it; other nulls
+    are read and never written."""
 
     id: str
     status: Literal["in_progress", "completed", "cancelled", "incomplete", "failed"]
-    status_details: Json | None
-    output: tuple[Item, ...]
+    output: tuple[AnyItem, ...]
     conversation_id: str | None
     max_output_tokens: int | str
-    usage: Json | None
-    metadata: dict[str, str] | None
+    status_details: Json | UnsetType | None = UNSET
+    usage: Json | UnsetType | None = UNSET
+    metadata: dict[str, str] | UnsetType | None = UNSET
     output_modalities: tuple[str, ...] = ("text",)
     object: str = "realtime.response"
 
@@ -123,3 +174,11 @@ class FailureBody(msgspec.Struct, frozen=True):
     type: str
     code: str
     message: str
+
+
+class Warned(msgspec.Struct, frozen=True):
+    """Something that is not as asked for: on the event that answers, for every client, once in a session."""
+
+    code: str
+    message: str
+    param: str

@@ -61,7 +61,7 @@ def _walk(file: BinaryIO, order: str, end: int) -> Header | None:
             there = end - at - 8
             told = wide if size == 0xFFFFFFFF else size
             if told == 0 or (told >= UNKNOWN and told > there):
-                return Header(None, there, rate)
+                return Header(None, there, rate, _runs_on(file, at + 8, order, end, rate))
             behind = at + 8 + told
             another = any(is_wav(_start(file, behind + pad)) for pad in (0, 1))
             return Header(told, there, rate, not another and _runs_on(file, behind, order, end, rate), another)

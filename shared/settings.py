@@ -1,7 +1,7 @@
 """Every setting of the daemon with its default, its unit (in the name) and its range: the one place.
 
 `shared.config` reads config.yaml into these; `config.yaml` at the top of the tree says in words what each is for.
-PURE: structs and the few checks that need more than one field.
+Pure: structs and the few checks that need more than one field.
 """
 
 from __future__ import annotations

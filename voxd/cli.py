@@ -307,10 +307,12 @@ def _is_barred(path: Path) -> bool:
 
 
 def _ask(path: Path) -> dict[str, object]:
-    from voxd.commands.control import NotRunning, status
+    from voxd.commands.control import Busy, NotRunning, status
 
     try:
         return status(path)
+    except Busy as reason:
+        _die(f"{reason}: it is busy or stands still; try again, and see its log (`voxd logs`)", FAILED)
     except NotRunning:
         _die(f"not running (nobody answers at {path}); start it with `voxd start`", NOT_RUNNING)
     except PermissionError:

@@ -26,6 +26,7 @@ import msgspec
 
 Role = Literal["transcribe", "respond"]
 Status = Literal["completed", "cancelled", "incomplete"]
+Guide = Literal["language", "prompt"]
 PLAIN = 200  # bytes of a message in memory, about, beside its texts and its audio
 TURN = 100  # of an entry of a conversation beside its texts
 
@@ -328,7 +329,8 @@ class Ready(Message, frozen=True):
     """Warm; `notes` are lines that the user reads: what runs where, and what is slower than it could be.
 
     `delay_ms`: of the transcriber's live text, unless a session says otherwise; None: it has no such setting.
-    `reads_text`: the responder answers what the transcriber has written, not audio."""
+    `reads_text`: the responder answers what the transcriber has written, not audio.
+    `languages`: that the transcriber knows, (): it does not say.  `guided_by`: what of Open's hints it uses."""
 
     transcribe: str | None
     respond: str | None
@@ -336,6 +338,8 @@ class Ready(Message, frozen=True):
     notes: tuple[str, ...] = ()
     delay_ms: int | None = None
     reads_text: bool = False
+    languages: tuple[str, ...] = ()
+    guided_by: tuple[Guide, ...] = ()
 
 
 class Beat(Message, frozen=True):

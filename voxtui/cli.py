@@ -16,7 +16,6 @@ import sys
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -149,7 +148,7 @@ def connect(target: str | None, plain: bool, file: Path | None, token_file: Path
 def transcribe(
     files: tuple[Path, ...], target: str | None, form: str, language: str | None, token_file: Path | None
 ) -> None:
-    """Write down what is said in sound files (wav, flac, mp3, ogg), as fast as it goes."""
+    """Write down what is said in sound files of any common kind, or - for standard input, as fast as it goes."""
     if form == "srt" and len(files) > 1:
         raise click.UsageError("Subtitles belong to one file: give one FILE with --format srt.")
     address, token = _address(target, token_file)
@@ -353,7 +352,7 @@ async def _plain(
     def tell(sentence: str) -> None:
         lines.receive(Remark(sentence))
 
-    source = await in_thread(partial(_source, file, device))
+    source = await in_thread(lambda: _source(file, device))
     if not source.ends:
         first = [source]  # it is there: what becomes of it later does not end the session
         source = Ear(lambda: first.pop() if first else _source(file, device), tell)

@@ -1,5 +1,5 @@
 """Ways in which voxd or sound cannot be had, for whoever tries again, exits or tells.  Each text is for people and
-says what is wrong and what to do."""
+says what is wrong and what to do.  Pure."""
 
 from __future__ import annotations
 

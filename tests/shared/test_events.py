@@ -163,7 +163,7 @@ def test_g711_has_one_rate() -> None:
     after = merge(before, {"audio": {"input": {"format": {"type": "audio/pcmu"}}}}, model="m")
 
     assert after.audio.input.format.hz == 8000
-    with pytest.raises(msgspec.ValidationError, match="always 8000"):
+    with pytest.raises(WireError, match="always 8000"):
         merge(before, {"audio": {"input": {"format": {"type": "audio/pcmu", "rate": 16000}}}}, model="m")
 
 
@@ -171,7 +171,7 @@ def test_g711_has_one_rate() -> None:
 def test_any_patch_is_taken_whole_or_refused(patch: dict[str, object]) -> None:
     try:
         after = merge(RealtimeSession(id="s", model="m"), patch, model="m")
-    except msgspec.ValidationError:
+    except WireError:
         return
     assert after.id == "s"
 
@@ -192,7 +192,7 @@ def test_the_protocol_page_names_every_extension() -> None:
 def test_the_protocol_page_names_every_warning() -> None:
     root = Path(__file__).parents[2]
     source = "".join(path.read_text(encoding="utf-8") for path in sorted((root / "voxd").rglob("*.py")))
-    told = r'(?:notices\.append\(\(|Notice, code=|Warned\([^"\n]*)"([a-z_]+)"'
+    told = r'(?:Notice, code=|Warned\([^"\n]*)"([a-z_]+)"'
     codes = set(re.findall(told, source))
 
     assert len(codes) > 6

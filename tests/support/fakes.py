@@ -22,6 +22,8 @@ from shared.events import (
     AudioCommit,
     ClientEvent,
     Committed,
+    Error,
+    ErrorBody,
     Metrics,
     ServerEvent,
     SessionCreated,
@@ -70,6 +72,7 @@ class FakeVoxd:
     respond: str | None = None
     replies: Callable[[ClientEvent], Sequence[ServerEvent]] = lambda event: ()
     refuse: tuple[int, str] | None = None  # HTTP status and body instead of a WebSocket
+    wont: str = ""  # why it refuses every session.update
     first: bytes | None = None  # said instead of session.created; b"": nothing is
     noise: Sequence[bytes] = ()  # said after session.created: what no client understands
     close: int | None = None  # closes with this code after the script
@@ -124,6 +127,8 @@ class FakeVoxd:
     def _take(self, event: ClientEvent) -> Sequence[ServerEvent]:
         self.events.append(event)
         match event:
+            case SessionUpdate() if self.wont:
+                return (Error("e1", ErrorBody("invalid_request_error", "invalid_value", self.wont, None, None)),)
             case SessionUpdate(session=patch):
                 assert self.session is not None
                 self.session = merge(self.session, patch, model="fake")

@@ -173,7 +173,7 @@ async def until(pilot: Pilot[None], true: Callable[[], bool]) -> None:
 
 def response(status: str, key: str = "r") -> Response:
     state = "in_progress" if status == "in_progress" else "completed"
-    return Response(key, state, None, (), None, "inf", None, None)
+    return Response(key, state, (), None, "inf")
 
 
 def opening(respond: str | None = None, floor: Floor | None = None) -> list[Event]:

@@ -16,12 +16,17 @@ from typing import NamedTuple
 
 from shared.config import client_socket
 
-ANSWER_S = 5.0  # a daemon that takes longer is not running
+ANSWER_S = 5.0  # a daemon that takes longer is busy
+AGAIN_S = 0.02  # until a full queue of connections is tried again
 SECRETS_PATH = "/v1/realtime/client_secrets"
 
 
 class NotRunning(Exception):
     """Nobody answers on the control socket, or not a voxd."""
+
+
+class Busy(NotRunning):
+    """Somebody is there and does not answer in time: the queue of connections is full, or the process stands still."""
 
 
 class Refused(Exception):
@@ -41,13 +46,23 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
+        """A full queue refuses a socket that has a timeout at once, instead of letting it wait."""
+        latest = time.monotonic() + (self.timeout or 0)
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
+        while True:
+            try:
+                self.sock.connect(str(self._path))
+            except BlockingIOError:
+                if time.monotonic() > latest:
+                    raise
+                time.sleep(AGAIN_S)
+            else:
+                return
 
 
 def status(path: Path, timeout_s: float = ANSWER_S) -> dict[str, object]:
-    """What `/status` says.  Raises NotRunning; PermissionError if this user may not ask."""
+    """What `/status` says.  Raises NotRunning, Busy; PermissionError if this user may not ask."""
     return _ask(path, timeout_s, "GET", "/status")
 
 
@@ -56,6 +71,8 @@ def elsewhere(own: Path, environ: Mapping[str, str]) -> Path | None:
     found = client_socket(environ)
     try:
         return found if found != own and status(found) else None
+    except Busy:
+        return found
     except (NotRunning, PermissionError):
         return None
 
@@ -78,6 +95,8 @@ def _ask(path: Path, timeout_s: float, method: str, page: str, body: str | None 
         answer = json.loads(connection.getresponse().read())
     except PermissionError:
         raise
+    except (BlockingIOError, TimeoutError) as error:
+        raise Busy(f"voxd is running at {path}, but has not answered within {timeout_s:.0f} s") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NotRunning(f"no voxd answers at {path}") from error
     finally:

@@ -111,6 +111,8 @@ def run(path: Path, link: str | None, *, stdio: bool) -> Trouble | None:
             _carry(path)
         else:
             _hold(path, link)
+    except control.Busy as reason:
+        return failed(f"{reason}; try again in a moment")
     except control.NotRunning as reason:
         start = "start it with `sudo systemctl start voxd` or `voxd start`"
         return Trouble(__version__, PROTOCOL, "not_running", f"{reason}; {start}")

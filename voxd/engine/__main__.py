@@ -82,12 +82,18 @@ def build(configure: m.Configure, inbox: Inbox, link: Link) -> tuple[dict[m.Role
     for engine in made.values():
         notes += engine.load(lambda text: link.publish([m.Progress(text)]))
     engines = {role: made[name] for role, name in wanted.items() if name is not None}
-    responder = engines.get("respond")
-    speculates = responder is not None and responder.capabilities.speculates
-    reads_text = responder is not None and responder.capabilities.reads_text
-    transcriber = engines.get("transcribe")
-    delay_ms = transcriber.delay_ms if transcriber is not None else None
-    return engines, m.Ready(configure.transcribe, configure.respond, speculates, tuple(notes), delay_ms, reads_text)
+    responder, transcriber = engines.get("respond"), engines.get("transcribe")
+    ready = m.Ready(
+        configure.transcribe,
+        configure.respond,
+        speculates=responder is not None and responder.capabilities.speculates,
+        notes=tuple(notes),
+        delay_ms=transcriber.delay_ms if transcriber is not None else None,
+        reads_text=responder is not None and responder.capabilities.reads_text,
+        languages=transcriber.languages if transcriber is not None else (),
+        guided_by=transcriber.capabilities.guided_by if transcriber is not None else (),
+    )
+    return engines, ready
 
 
 def _share(engines: Mapping[str, Engine]) -> tuple[str, ...]:

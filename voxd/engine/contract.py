@@ -52,6 +52,7 @@ from voxd.messages import (
     Evict,
     Feed,
     Flush,
+    Guide,
     Heard,
     Leave,
     Onset,
@@ -107,6 +108,7 @@ class Capabilities:
     needs: tuple[str, ...] = ()  # modules that must be importable
     extra: str | None = None  # the pip extra that brings them
     languages: tuple[str, ...] = ()  # ISO 639-1; () = any
+    guided_by: tuple[Guide, ...] = ("language", "prompt")  # what of Open's hints a transcriber uses
     live: bool = False  # text while the person still speaks
     speculates: bool = False  # Speculate does something
     remembers: bool = False  # it wants Leave, and goes on after the next Open; others are told Close
@@ -170,6 +172,12 @@ class Engine(ABC):
         """By how much its live text trails audio where a session does not say (`Open.delay_ms`); None: it has no such
         setting.  Asked for once, after `load`."""
         return None
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """That it can write down, ISO 639-1; (): any.  Asked for once, after `load`: what a client names beside them is
+        refused before it comes here."""
+        return self.capabilities.languages
 
     @classmethod
     def missing(cls) -> tuple[str, ...]:

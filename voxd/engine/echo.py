@@ -81,6 +81,7 @@ class Echo(Engine):
         summary="scripted text for tests and wire checks; understands nothing",
         live=True,
         speculates=True,
+        guided_by=(),
     )
 
     def __init__(self, options: Mapping[str, object], wake: Callable[[], None]) -> None:

@@ -362,6 +362,7 @@ class Connection:
         """In the client's dialect one event may be several messages, or none; the meter sees it once."""
         if self._closing:
             return
+        self._note(event)
         told = event
         if isinstance(event, events.Ack):
             told = msgspec.structs.replace(event, received_us=self._received_us)
@@ -370,6 +371,13 @@ class Connection:
         messages = self._dialect.send(told)
         for number, data in enumerate(messages, 1):
             self._put(Waiting(event, data, again=number < len(messages)))
+
+    def _note(self, event: events.ServerEvent) -> None:
+        """What the client does not get is in the log, too."""
+        if isinstance(event, events.Error):
+            self.log.refused(event.error.code or event.error.type, event.error.param)
+        for warned in getattr(event, "voxd_warnings", UNSET) or ():
+            self.log.ignored(warned.code, warned.param)
 
     def _put(self, waiting: Waiting) -> None:
         if self.resume_token:

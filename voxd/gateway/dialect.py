@@ -100,7 +100,7 @@ class _Commit(msgspec.Struct, tag_field="type", tag="input_audio_buffer.commit")
     final: bool | None = None
 
 
-class _Greeting(events.SessionCreated, tag="session.created", frozen=True):
+class _Greeting(events.SessionCreated, tag="session.created", frozen=True, kw_only=True):
     """What both kinds of client read: a GA `session.created` with the two fields of vLLM's."""
 
     id: str

@@ -69,7 +69,7 @@ def beginning(
     query: Mapping[str, str], settings: Settings, model: str, patches: Sequence[Json]
 ) -> Callable[[str], AnySession]:
     """How a session begins, by its id: the server's defaults < the URL < each of `patches` in turn, which are like
-    `session.update`.  The result raises msgspec.ValidationError."""
+    `session.update`.  The result raises WireError."""
     wanted = {ext.strip() for ext in query.get("voxd_ext", "").split(",")}
     transcription = query.get("intent") == "transcription"
 
@@ -106,6 +106,17 @@ def profile(settings: Settings, ready: Ready, *, track: bool = False) -> Profile
         limit=to_samples(vad.max_utterance_s * 1000),
     )
     policy = ChunkPolicy(chunks.min_words_per_chunk, chunks.max_words_per_chunk, chunks.chunk_timeout_ms * 1000)
-    engines = (ready.transcribe, ready.respond, ready.speculates)
-    strict = (server.strict_models, server.strict_modalities)
-    return Profile(*engines, *strict, rules, policy, ready.delay_ms, ready.reads_text, track)
+    return Profile(
+        transcribe=ready.transcribe,
+        respond=ready.respond,
+        speculates=ready.speculates,
+        strict_models=server.strict_models,
+        strict_modalities=server.strict_modalities,
+        rules=rules,
+        chunks=policy,
+        delay_ms=ready.delay_ms,
+        reads_text=ready.reads_text,
+        languages=ready.languages,
+        guided_by=ready.guided_by,
+        track=track,
+    )

@@ -11,17 +11,29 @@ from dataclasses import dataclass
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from shared.events import ItemReference, Json, ResponseCancel, ResponseRequest, WireError
+from shared.events import (
+    Error,
+    ErrorBody,
+    ItemReference,
+    Json,
+    ResponseCancel,
+    ResponseCreate,
+    ResponseRequest,
+    Warned,
+    WireError,
+)
 from shared.parts import TEXT
 from voxd import messages as m
-from voxd.session.conversation import Conversation, Entry, draft_of
+from voxd.session.conversation import Conversation, Entry
+from voxd.session.drafts import draft_of
 from voxd.session.outbox import Outbox, ResponseNote
 from voxd.session.responses import Answer, Ending
-from voxd.session.terms import Terms
+from voxd.session.terms import Terms, Unused
 
 ASIDES = 4  # responses beside the conversation at the same time
 LONGEST = TEXT  # characters of an answer
 TOO_LONG: Json = {"type": "incomplete", "reason": "max_output_tokens"}
+NO_RESPONDER = "No engine fills the role `respond`. Start voxd with `--respond ENGINE` or set `engines.respond`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,7 @@ class Answers:
         self._held: list[_Question] = []
         self._next: str | None = None  # the user's item whose automatic answer waits for the active one to end
         self._speculation: m.Speculate | None = None
+        self._told_in_vain = False
 
     @property
     def active(self) -> bool:
@@ -70,14 +83,16 @@ class Answers:
 
     # ── asked for ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def create(self, request: ResponseRequest, *, hold: bool) -> None:
+    def create(self, event: ResponseCreate, *, hold: bool) -> None:
         """`response.create`.  `hold`: audio that the client committed has not been heard in full yet, or there is no
         engine process at the moment."""
+        request = event.response
         if not self._terms.conversation:
             raise WireError("invalid_event", "A transcription session gives no responses.", "type")
         if self._terms.profile.respond is None:
-            message = "No engine fills the role `respond`. Start voxd with `--respond ENGINE` or set `engines.respond`."
-            raise WireError("no_responder", message)
+            raise WireError("no_responder", NO_RESPONDER)
+        if request.conversation not in (UNSET, "auto", "none", self._conversation_id):
+            raise WireError("invalid_value", "It is 'auto' or 'none'.", "response.conversation")
         aside = request.conversation == "none"
         if aside and len(self._asides) >= ASIDES:
             message = f"There are {ASIDES} responses beside the conversation already; wait until one is done."
@@ -88,36 +103,43 @@ class Answers:
         limit = request.max_output_tokens
         tokens = self._terms.max_tokens if limit is UNSET else None if limit == "inf" else int(limit)
         instructions = self._terms.instructions if request.instructions is UNSET else request.instructions
-        entries = self._entries(request)
+        entries, unused = self._entries(request)
+        if entries and entries[-1].role == "user" and not entries[-1].turns():
+            message = (
+                f"'{self._terms.profile.respond}' can use nothing of what it is to answer: "
+                "send `input_text`, or speak through the audio buffer."
+            )
+            raise WireError("unsupported_content_type", message, "response")
+        warnings = self._terms.about_response(request, event.unknown, unused)
         item_id = None if aside else self._conversation.last_id
-        self._begin(item_id, instructions, entries, tokens, request.metadata, hold=hold, aside=aside)
+        metadata = None if request.metadata is UNSET else request.metadata
+        self._begin(item_id, instructions, entries, tokens, metadata, warnings, hold=hold, aside=aside)
 
-    def _entries(self, request: ResponseRequest) -> tuple[Entry, ...]:
-        """What is to be answered: the conversation, or what the request brings along instead."""
+    def _entries(self, request: ResponseRequest) -> tuple[tuple[Entry, ...], list[Unused]]:
+        """What is to be answered: the conversation, or what the request brings along instead; and what of that nobody
+        can use."""
         if request.input is UNSET:
-            return self._conversation.entries()
-        entries = []
+            return self._conversation.entries(), []
+        entries, unused = list[Entry](), list[Unused]()
         for index, part in enumerate(request.input):
             param = f"response.input[{index}]"
             if isinstance(part, ItemReference):
                 entry = self._conversation.get(part.id)
                 if entry is None:
-                    raise WireError("invalid_value", f"There is no item '{part.id}' to refer to.", f"{param}.id")
+                    raise WireError("invalid_value", f"There is no item '{part.id[:80]}' to refer to.", f"{param}.id")
             else:
-                draft = draft_of(part, param)
-                entry = draft.entry("", self.give_audio)
+                entry, more = draft_of(part, param).entry("", self.give_audio if self.hears else None)
+                unused += more
             entries.append(entry)
-        return tuple(entries)
+        return tuple(entries), unused
+
+    @property
+    def hears(self) -> bool:
+        """Is there somebody to whom audio can be given?"""
+        return "respond" in self._terms.roles and not self._terms.profile.reads_text
 
     def give_audio(self, audio: bytes) -> int:
-        """Audio that was not spoken into the stream but sent along with an item, at 16 kHz: its ref.
-
-        Raises WireError if the responder reads text, for nobody writes this audio down."""
-        if self._terms.profile.reads_text:
-            message = (
-                f"'{self._terms.profile.respond}' reads text: send `input_text`, or speak through the audio buffer."
-            )
-            raise WireError("unsupported_content_type", message, "item.content")
+        """Audio that was not spoken into the stream but sent along with an item, at 16 kHz: its ref."""
         ref = self._out.new_ref()
         self._out.command(m.Audio(self._out.stream, ref, audio))
         return ref
@@ -129,6 +151,13 @@ class Answers:
             return
         self._begin(item_id, self._terms.instructions, self._conversation.entries(), self._terms.max_tokens, None)
 
+    def refuse_turn(self) -> None:
+        """The end of a turn asks for a response that nobody can give: told once, at the first."""
+        if self._terms.answers_in_vain and not self._told_in_vain:
+            self._told_in_vain = True
+            body = ErrorBody("invalid_request_error", "no_responder", NO_RESPONDER, None, None)
+            self._out.emit(Error, error=body)
+
     def _begin(
         self,
         item_id: str | None,
@@ -136,6 +165,7 @@ class Answers:
         entries: tuple[Entry, ...],
         tokens: int | None,
         metadata: dict[str, str] | None,
+        warnings: tuple[Warned, ...] = (),
         *,
         hold: bool = False,
         aside: bool = False,
@@ -149,6 +179,7 @@ class Answers:
         )
         chunks, add_item = self._terms.profile.chunks, None if aside else self._conversation.add
         answer = Answer(ref, ids, self._out, chunks, add_item, max_tokens=tokens, metadata=metadata)
+        answer.begin(warnings)
         if aside:
             self._asides[ref] = answer
         else:

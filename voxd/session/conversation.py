@@ -9,16 +9,17 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import msgspec
 from msgspec import UNSET
 
-from shared.events import Content, Item, ItemDraft, ItemStatus, WireError
-from shared.parts import TEXT
+from shared.events import AnyItem, Content, Item, ItemStatus, WireError
 from voxd.messages import Turn
 
 MAX_ITEMS = 1000
 MAX_BYTES = 16 << 20  # of memory, of all items
-CONTENTS = 256  # of one item
 ENTRY = 600  # bytes of an item beside its texts, about
+GONE = 1000  # ids that are remembered of items that are not, or no longer, in the conversation
+ROOT = "root"  # the place in front of all items
 Piece = tuple[str, int | None]  # a text, behind the audio of a ref if there is one
 
 
@@ -30,7 +31,8 @@ def bytes_of(text: str) -> int:
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One item as the session keeps it.  `ref`: the utterance whose audio it is, or the response that said it;
-    `transcript`: None until known; `awaited`: it will be known, or fail; `more`: further pieces of a client's item."""
+    `transcript`: None until known; `awaited`: it will be known, or fail; `more`: further pieces of a client's item;
+    `shown`: a client's own item, which is told as it was given."""
 
     id: str
     role: str
@@ -40,36 +42,50 @@ class Entry:
     transcript: str | None = None
     awaited: bool = False
     more: tuple[Piece, ...] = ()
+    shown: AnyItem | None = None
 
-    def item(self) -> Item:
+    def item(self) -> AnyItem:
         """As the wire shows it; audio is never included."""
-        said = "output_text" if self.role == "assistant" else "input_text"
-        content: list[Content] = []
-        for text, ref in ((self.text, self.ref), *self.more):
-            spoken = ref is not None and self.role == "user"
-            if spoken:
-                content.append(Content("input_audio", transcript=self.transcript))
-            if text or not spoken:
-                content.append(Content(said, text=text))  # type: ignore[arg-type]  # one of two
-        return Item(self.id, self.role, tuple(content), self.status)  # type: ignore[arg-type]  # role is checked at the edge
+        if self.shown is not None:
+            return self.shown
+        if self.role == "assistant":
+            content = Content("output_text", text=self.text)
+        else:
+            content = Content("input_audio", transcript=self.transcript)
+        return Item(self.id, self.role, (content,), self.status)  # type: ignore[arg-type]  # one of two
 
     @property
     def size(self) -> int:
         """Bytes of memory, about."""
         texts = (self.text, self.transcript or "", *(text for text, _ in self.more))
-        return ENTRY + 100 * len(self.more) + sum(map(bytes_of, texts))
+        return ENTRY + 100 * len(self.more) + sum(map(bytes_of, texts)) + self._shown_size
+
+    @property
+    def _shown_size(self) -> int:
+        """Of what is shown, beside the texts that it shares; objects take some three times their JSON."""
+        if isinstance(self.shown, Item):
+            images = (each.image_url for each in self.shown.content)
+            return 200 * len(self.shown.content) + sum(len(image) for image in images if image is not UNSET)
+        return 0 if self.shown is None else 3 * len(msgspec.json.encode(self.shown))
 
     def turns(self) -> tuple[Turn, ...]:
-        """As a responder sees it: a turn for each piece."""
+        """As a responder sees it: a turn for each piece; none of what it cannot read or hear."""
+        if not self.text and self.ref is None and not self.more and self.shown is not None:
+            return ()
         first = Turn(self.role, self.text, self.ref, self.transcript or "")  # type: ignore[arg-type]
         return first, *(Turn(self.role, text, ref, continues=True) for text, ref in self.more)  # type: ignore[arg-type]
 
 
 class Conversation:
-    """Bound: MAX_ITEMS and MAX_BYTES; at the bound the oldest items go (`truncation: auto` of the API)."""
+    """Bounds: MAX_ITEMS and MAX_BYTES; at a bound the oldest items go (`truncation: auto` of the API).
+
+    An item may be put after one that was refused, deleted or left out at the bound: it then follows what that one
+    followed.  A client sends a whole history at once, each item after the last, and one that is missing must not cost
+    all that follow it."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
+        self._gone: dict[str, str] = {}  # id -> the id that it followed, or ROOT
         self._sizes: dict[str, int] = {}
         self.size = 0  # bytes, about
 
@@ -101,8 +117,9 @@ class Conversation:
             self._entries[entry.id] = entry
             self._weigh(entry.id)
         else:
+            previous = self._place(previous)
             self._insert(entry, previous)
-            previous = None if previous == "root" else previous
+        self._gone.pop(entry.id, None)
         self._trim()
         return previous if previous in self._entries else None
 
@@ -119,24 +136,45 @@ class Conversation:
             self._sizes[item_id] = entry.size
             self.size += entry.size
 
+    def _place(self, wanted: str) -> str:
+        """The item that is there to follow, or ROOT."""
+        found, seen = wanted, 0
+        while found in self._gone and found not in self._entries and seen <= GONE:
+            found, seen = self._gone[found], seen + 1
+        if found != ROOT and found not in self._entries:
+            raise WireError("invalid_value", f"There is no item '{wanted[:80]}' to insert after.", "previous_item_id")
+        return found
+
     def _insert(self, entry: Entry, previous: str) -> None:
         order = list(self._entries.values())
-        ids = list(self._entries)
-        if previous != "root" and previous not in self._entries:
-            raise WireError("invalid_value", f"There is no item '{previous}' to insert after.", "previous_item_id")
-        at = 0 if previous == "root" else ids.index(previous) + 1
+        at = 0 if previous == ROOT else list(self._entries).index(previous) + 1
         order.insert(at, entry)
         self._entries = {each.id: each for each in order}
         self._weigh(entry.id)
+
+    def skip(self, item_id: str, previous: str | None) -> None:
+        """An item of this id was asked for, after item `previous` (None: at the end), and refused."""
+        if item_id not in self._entries:
+            self._forget(item_id, (self.last_id or ROOT) if previous is None else previous)
+
+    def _forget(self, item_id: str, previous: str) -> None:
+        self._gone[item_id] = previous
+        while len(self._gone) > GONE:
+            del self._gone[next(iter(self._gone))]
 
     def get(self, item_id: str) -> Entry | None:
         return self._entries.get(item_id)
 
     def remove(self, item_id: str) -> bool:
         """Was it there?"""
-        found = self._entries.pop(item_id, None) is not None
+        if item_id not in self._entries:
+            return False
+        ids = list(self._entries)
+        at = ids.index(item_id)
+        self._forget(item_id, ids[at - 1] if at else ROOT)
+        del self._entries[item_id]
         self._weigh(item_id)
-        return found
+        return True
 
     def set(self, item_id: str, **changes: object) -> Entry | None:
         """Changes an item that is still there; returns it."""
@@ -173,46 +211,3 @@ class Conversation:
     def _now(self, entry: Entry) -> Entry:
         """An entry that is no item, or no longer, is what it was."""
         return self._entries.get(entry.id, entry)
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A client's item: its texts, and its audio in the session's format, in order."""
-
-    id: str | None
-    role: str
-    parts: tuple[str | bytes, ...]
-
-    def entry(self, new_id: str, give_audio: Callable[[bytes], int]) -> Entry:
-        """`give_audio` gives audio to the responder and names it."""
-        pieces: list[Piece] = []
-        for part in self.parts:
-            if isinstance(part, bytes):
-                pieces.append(("", give_audio(part)))
-            elif pieces:
-                pieces[-1] = (pieces[-1][0] + part, pieces[-1][1])
-            else:
-                pieces.append((part, None))
-        (text, ref), *more = pieces or [("", None)]
-        return Entry(self.id or new_id, self.role, "completed", text, ref, more=tuple(more))
-
-
-def draft_of(item: ItemDraft, param: str = "item") -> Draft:
-    """Checks an item, called `param` in errors.  Raises WireError for content that its role cannot have."""
-    if len(item.content) > CONTENTS or sum(len(each.text) for each in item.content if each.text is not UNSET) > TEXT:
-        message = f"An item may have {CONTENTS} contents with {TEXT} characters of text in all."
-        raise WireError("invalid_value", message, f"{param}.content")
-    wanted = "output_text" if item.role == "assistant" else "input_text"
-    parts: list[str | bytes] = []
-    for index, part in enumerate(item.content):
-        if part.type == "input_audio" and item.role == "user" and part.audio is not UNSET:
-            if not part.audio:
-                message = "There is no sound in this audio: leave the part out."
-                raise WireError("invalid_value", message, f"{param}.content[{index}].audio")
-            parts.append(part.audio)
-        elif part.type in (wanted, "text") and part.text is not UNSET:
-            parts.append(part.text)
-        else:
-            message = f"Content of a {item.role} item must be '{wanted}' with a `text` (got '{part.type}')."
-            raise WireError("invalid_value", message, f"{param}.content[{index}].type")
-    return Draft(None if item.id is UNSET else item.id, item.role, tuple(parts))

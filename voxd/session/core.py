@@ -23,7 +23,8 @@ from shared.session_config import AnySession
 from voxd import messages as m
 from voxd.session.answers import Answers
 from voxd.session.attached import resampled
-from voxd.session.conversation import Conversation, draft_of
+from voxd.session.conversation import Conversation
+from voxd.session.drafts import draft_of
 from voxd.session.listening import INBOUND, Listener
 from voxd.session.outbox import Out, Outbox
 from voxd.session.terms import Profile, Terms
@@ -44,7 +45,8 @@ class Session:
         self._utterances = Utterances(self._terms, self._out, self._listener, self._conversation, self._answers)
         self._settle()
         self._open(0)
-        self._out.emit(events.SessionCreated, session=self._terms.config)
+        self._out.emit(events.SessionCreated, session=self._terms.config, voxd_warnings=self._terms.warnings or UNSET)
+        self._notify(self._terms.warnings)
 
     # ── what the shell asks ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -116,7 +118,8 @@ class Session:
                 self._dispatch((yield from resampled(event, self._terms.config.audio.input.format)))
         except WireError as error:
             event_id = None if event.event_id is UNSET else event.event_id
-            self.receive_error(WireError(error.code, error.message, error.param, event_id))
+            error.event_id = event_id
+            self.receive_error(error)
 
     def receive_audio(self, data: bytes, offset: int | None = None) -> None:
         """Audio that did not come in an event (a binary message, an RTP track).  `offset`: as `voxd_offset`."""
@@ -132,6 +135,8 @@ class Session:
 
     def receive_error(self, error: WireError) -> None:
         """Input that was refused here or by the parser."""
+        if error.skipped is not None:
+            self._conversation.skip(*error.skipped)
         body = events.ErrorBody("invalid_request_error", error.code, error.message, error.param, error.event_id)
         self._out.emit(events.Error, error=body)
 
@@ -148,7 +153,7 @@ class Session:
             case events.ItemRetrieve() | events.ItemDelete() | events.ItemTruncate():
                 self._visit_item(event)
             case events.ResponseCreate():
-                self._answers.create(event.response, hold=self._utterances.closing or not self._out.engine)
+                self._answers.create(event, hold=self._utterances.closing or not self._out.engine)
             case events.ResponseCancel():
                 self._answers.cancel(event)
 
@@ -166,10 +171,14 @@ class Session:
             self._utterances.disown()
         self._settle()
         self._open(self._listener.fed)
-        self._out.emit(events.SessionUpdated, session=self._terms.config)
+        self._out.emit(events.SessionUpdated, session=self._terms.config, voxd_warnings=self._terms.warnings or UNSET)
+        self._notify(self._terms.warnings)
+
+    def _notify(self, warnings: tuple[events.Warned, ...]) -> None:
+        """To a client that has opted in to events of voxd's own, the same as events."""
         if self._terms.config.voxd.aware:
-            for code, message in self._terms.notices:
-                self._out.emit(events.Notice, code=code, message=message)
+            for each in warnings:
+                self._out.emit(events.Notice, code=each.code, message=each.message)
 
     def _settle(self) -> None:
         """The configuration takes effect."""
@@ -181,20 +190,27 @@ class Session:
         self._listener.set_rules(self._terms.rules)
 
     def _open(self, start: int) -> None:
-        asked, config = self._terms.asked, self._terms.config
-        delay = config.voxd.delay_ms
-        self._out.command(m.Open(self._out.stream, self._terms.roles, asked.language, asked.prompt or "", delay, start))
+        terms, delay = self._terms, self._terms.config.voxd.delay_ms
+        self._out.command(m.Open(self._out.stream, terms.roles, terms.language, terms.hints, delay, start))
 
     def _create_item(self, event: events.ItemCreate) -> None:
-        draft = draft_of(event.item)
-        if draft.id is not None and self._has(draft.id):
-            message = f"An item with id '{draft.id}' exists already."
-            raise WireError("item_create_duplicate_item_id", message, "item.id")
-        entry = draft.entry(self._conversation.new_id(self._out.new_id), self._answers.give_audio)
         wanted = None if event.previous_item_id is UNSET else event.previous_item_id
+        try:
+            draft = draft_of(event.item)
+        except WireError as error:
+            if event.item.id is not UNSET:
+                error.skipped = event.item.id, wanted
+            raise
+        if draft.id is not None and self._has(draft.id):
+            message = f"An item with id '{draft.id[:80]}' exists already."
+            raise WireError("item_create_duplicate_item_id", message, "item.id")
+        give_audio = self._answers.give_audio if self._answers.hears else None
+        entry, unused = draft.entry(self._conversation.new_id(self._out.new_id), give_audio)
         previous = self._conversation.add(entry, wanted)
-        self._out.emit(events.ItemAdded, item=entry.item(), previous_item_id=previous)
+        warnings = self._terms.about_item(unused)
+        self._out.emit(events.ItemAdded, item=entry.item(), previous_item_id=previous, voxd_warnings=warnings or UNSET)
         self._out.emit(events.ItemDone, item=entry.item(), previous_item_id=previous)
+        self._notify(warnings)
 
     def _has(self, item_id: str) -> bool:
         """Also those that are announced and to come."""

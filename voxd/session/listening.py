@@ -130,6 +130,11 @@ class Listener:
         """A position at 16 kHz as the client counts."""
         return position * self._rate // RATE
 
+    @property
+    def uncommitted(self) -> int:
+        """Samples that a commit would be of."""
+        return self.received - self.buffer_start + (self._decoder.owed if self._decoder else 0)
+
     def commit(self) -> int:
         """The client ends its buffer: the position up to which it is committed."""
         if self._decoder is not None:

@@ -15,8 +15,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from msgspec import UNSET
+
 from shared import events
-from shared.events import Response, TextPart
+from shared.events import Response, TextPart, Warned
 from voxd.messages import Said, Settled
 from voxd.session.conversation import Entry
 from voxd.session.outbox import Outbox
@@ -109,7 +111,10 @@ class Answer:
         self._chunker = Chunker(policy)
         self._max_tokens, self._metadata = max_tokens, metadata
         self._tokens = [0, 0, 0]  # input, cached, output: what is known so far
-        out.emit(events.ResponseCreated, response=self._response("in_progress"))
+
+    def begin(self, warnings: tuple[Warned, ...] = ()) -> None:
+        """`response.created`."""
+        self._out.emit(events.ResponseCreated, response=self._response("in_progress"), voxd_warnings=warnings or UNSET)
 
     @property
     def deadline_us(self) -> int | None:
@@ -171,7 +176,7 @@ class Answer:
     def _place(self) -> events.Json:
         return {"response_id": self.id, "item_id": self.item_id, "output_index": 0, "content_index": 0}
 
-    def _item(self, status: events.ItemStatus) -> events.Item:
+    def _item(self, status: events.ItemStatus) -> events.AnyItem:
         return Entry(self.item_id, "assistant", status, self.text).item()
 
     def _response(self, status: str, details: events.Json | None = None) -> Response:
@@ -180,12 +185,12 @@ class Answer:
         return Response(
             id=self.id,
             status=status,  # type: ignore[arg-type]  # Ending or "in_progress"
-            status_details=details,
+            status_details=UNSET if details is None else details,
             output=output,
             conversation_id=self._conversation_id,
             max_output_tokens="inf" if self._max_tokens is None else self._max_tokens,
-            usage=usage_of(*self._tokens) if done else None,
-            metadata=self._metadata,
+            usage=usage_of(*self._tokens) if done else UNSET,
+            metadata=UNSET if self._metadata is None else self._metadata,
         )
 
 

@@ -5,6 +5,8 @@ Pure.  It answers questions ("does the client commit by itself?") so that no oth
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,17 +14,25 @@ import msgspec
 from msgspec import UNSET
 
 from shared.audio import to_samples
-from shared.events import Json, SessionUpdate, WireError, explain_value
+from shared.events import Json, ResponseRequest, SessionUpdate, Warned, WireError
+from shared.given import idle
+from shared.refusals import named
 from shared.session_config import AnySession, RealtimeSession, SemanticVad, ServerVad, Transcription, merge
-from voxd.messages import Role
+from voxd.messages import Guide, Role
 from voxd.session.intake import VALUES, count_values
 from voxd.session.responses import ChunkPolicy
 from voxd.session.turns import Rules
 
+MOST_TOLD = 100  # warnings in one session
 MAX_BYTES = 900_000  # of the session as it is echoed: messages to clients stay below 1 MiB
+Unused = tuple[str, str]  # path of a field, and why it does nothing here
 
 # Until a semantic model exists, eagerness is a silence; ms.
 EAGERNESS = {"high": 400, "auto": 700, "medium": 700, "low": 1200}
+# What a turn detection may ask for, and what it gets: below the first threshold the noise of a room is speech, above
+# the last one nothing is.
+RANGES = {"threshold": (0.05, 0.95), "prefix_padding_ms": (0, 2000), "silence_duration_ms": (160, 10_000)}
+_TRANSCRIPTION = "session.audio.input.transcription"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +48,8 @@ class Profile:
     chunks: ChunkPolicy = field(default_factory=ChunkPolicy)
     delay_ms: int | None = None  # of live text, unless a session says otherwise; None: the engine has no such setting
     reads_text: bool = False  # the responder answers what the transcriber has written
+    languages: tuple[str, ...] = ()  # that the transcriber knows, ISO 639; (): it does not say
+    guided_by: tuple[Guide, ...] = ("language", "prompt")  # what of a session's hints the transcriber uses
     track: bool = False  # audio comes as a track, at 16 kHz; the format of the session is nominal
 
     @property
@@ -46,46 +58,118 @@ class Profile:
 
 
 class Terms:
+    """`warnings`: what of the configuration, or of its last update, is not as asked for and has not been told yet."""
+
     def __init__(self, config: AnySession, profile: Profile) -> None:
         self.profile = profile
-        self.notices: list[tuple[str, str]] = []  # what of the last update is not as asked for
-        self.config = self._before = self._settled(config)
+        self._told: set[tuple[str, str]] = set()
+        asked, found = self._known_language(config)
+        self.config = self._before = self._settled(asked)
+        self.warnings = self._once((*found, *self._about(asked)))
 
     def update(self, event: SessionUpdate, *, started: bool, has_items: bool) -> None:
         """`session.update`: all or nothing.  Raises WireError."""
-        event_id = None if event.event_id is UNSET else event.event_id
-        try:
-            config = merge(self.config, event.session, model=self.profile.model)
-        except msgspec.ValidationError as error:
-            raise explain_value(str(error), event_id, "session") from None
-        shown = msgspec.json.encode(config)
+        unknown: list[str] = []
+        asked = merge(self.config, event.session, model=self.profile.model, unknown=unknown)
+        shown = msgspec.json.encode(asked)
         if len(shown) > MAX_BYTES or count_values(shown.decode()) > VALUES:
             message = f"The session takes at most {MAX_BYTES} bytes of JSON, and {VALUES} values."
             raise WireError("invalid_value", message, "session")
-        self._check(event.session, config)
-        if started and not self.profile.track and config.audio.input.format != self.config.audio.input.format:
+        self._refuse(event.session, asked)
+        if started and not self.profile.track and asked.audio.input.format != self.config.audio.input.format:
             message = "The audio format cannot change once audio has been received."
             raise WireError("invalid_value", message, "session.audio.input.format")
-        if type(config) is not type(self.config) and (started or has_items):
+        if type(asked) is not type(self.config) and (started or has_items):
             message = "The session type cannot change once there is audio or an item."
             raise WireError("invalid_parameter", message, "session.type")
-        self._before, self.config = self.config, self._settled(config)
+        self._before, self.config = self.config, self._settled(asked)
+        self.warnings = self._once((*self._mapped(event.session, asked), *_unknown(unknown), *self._about(asked)))
 
-    def _check(self, patch: Json, asked: AnySession) -> None:
-        """What is not as asked for: an error if this server is strict, else a notice."""
-        self.notices = []
-        model = asked.audio.input.transcription.model if asked.audio.input.transcription else None
-        if model not in (None, self.profile.transcribe):
-            if self.profile.strict_models:
-                param = "session.audio.input.transcription.model"
-                raise WireError("model_not_found", f"There is no model '{model}' here.", param)
-            self.notices.append(("model_mapped", f"'{model}' is served by {self.profile.transcribe or 'nobody'}."))
+    def _refuse(self, patch: Json, asked: AnySession) -> None:
+        """What this server cannot do, or is too strict to do in another way.  Raises WireError."""
+        model = asked.audio.input.transcription.model if asked.audio.input.transcription else UNSET
+        if self.profile.strict_models and model not in (UNSET, self.profile.transcribe):
+            raise WireError("model_not_found", f"There is no model '{model}' here.", f"{_TRANSCRIPTION}.model")
+        if self.profile.strict_modalities and _wants_sound(asked) and "output_modalities" in patch:
+            raise WireError("invalid_value", "Answers are text: use ['text'].", "session.output_modalities")
+        _, lacking = self._known_language(asked)
+        if lacking:
+            message = f"{lacking[0].message} Nothing of this update was applied."
+            raise WireError("invalid_value", message, lacking[0].param)
+
+    def _known_language(self, asked: AnySession) -> tuple[AnySession, list[Warned]]:
+        """The same without a language that the transcriber does not know, and what is to be said of it."""
+        sound = asked.audio.input
+        code = sound.transcription.language if sound.transcription is not None else UNSET
+        if not code or not self.profile.languages or code in self.profile.languages:
+            return asked, []
+        known = ", ".join(self.profile.languages[:20]) + (" and more" if len(self.profile.languages) > 20 else "")
+        message = f"'{self.profile.transcribe}' does not know the language '{code}'; it knows {known}."
+        bare = msgspec.structs.replace(sound.transcription, language=UNSET)  # type: ignore[type-var]  # it has a language
+        audio: Any = msgspec.structs.replace(asked.audio, input=msgspec.structs.replace(sound, transcription=bare))
+        warned = Warned("language_unknown", message, f"{_TRANSCRIPTION}.language")
+        return msgspec.structs.replace(asked, audio=audio), [warned]
+
+    # ── what is not as asked for ────────────────────────────────────────────────────────────────────────────────────
+
+    def _mapped(self, patch: Json, asked: AnySession) -> Iterator[Warned]:
+        """What means something else here than its name says."""
+        model = asked.audio.input.transcription.model if asked.audio.input.transcription else UNSET
+        if model not in (UNSET, self.profile.transcribe):
+            served = f"'{model}' is served by {self.profile.transcribe or 'nobody'}."
+            yield Warned("model_mapped", served, f"{_TRANSCRIPTION}.model")
+        if isinstance(asked, RealtimeSession) and patch.get("model") not in (None, self.profile.model):
+            yield Warned("model_mapped", f"'{asked.model}' is served by {self.profile.model}.", "session.model")
         if asked.voxd.delay_ms is not None and self.profile.delay_ms is None:
-            self.notices.append(("delay_ignored", f"{self.profile.transcribe or 'This server'} has no delay to set."))
-        if isinstance(asked, RealtimeSession) and "audio" in asked.output_modalities and "output_modalities" in patch:
-            if self.profile.strict_modalities:
-                raise WireError("invalid_value", "Answers are text: use ['text'].", "session.output_modalities")
-            self.notices.append(("modality_coerced", "Answers are text; output_modalities is ['text']."))
+            who = self.profile.transcribe or "This server"
+            yield Warned("delay_ignored", f"{who} has no delay to set.", f"{_TRANSCRIPTION}.delay")
+        if _wants_sound(asked) and "output_modalities" in patch:
+            message = "Answers are text; output_modalities is ['text']."
+            yield Warned("modality_coerced", message, "session.output_modalities")
+
+    def _about(self, asked: AnySession) -> Iterator[Warned]:
+        """What has no effect, or less than asked for."""
+        yield from _unused(idle(asked, "session"))
+        hints = asked.audio.input.transcription or Transcription()
+        guided = {"language": ("language",), "prompt": ("prompt", "keywords")}
+        for guide, names in guided.items():
+            if guide not in self.profile.guided_by:
+                why = f"{self.profile.transcribe or 'nobody'} cannot be guided by it"
+                yield from _unused((f"{_TRANSCRIPTION}.{name}", why) for name in names if getattr(hints, name))
+        if hints.languages and len(hints.languages) > 1:
+            yield from _unused([(f"{_TRANSCRIPTION}.languages", "the language is found from what is said")])
+        detection = asked.audio.input.turn_detection
+        if isinstance(detection, ServerVad):
+            for name, (low, high) in RANGES.items():
+                if not low <= getattr(detection, name) <= high:
+                    path = f"session.audio.input.turn_detection.{name}"
+                    yield Warned("limited", f"'{path}' is kept between {low} and {high}.", path)
+
+    def about_response(
+        self, request: ResponseRequest, unknown: tuple[str, ...], unused: list[Unused]
+    ) -> tuple[Warned, ...]:
+        """What a response will not be as asked for."""
+        found = [*_unknown(unknown), *_unused([*idle(request, "response"), *unused])]
+        if request.output_modalities and "audio" in request.output_modalities:
+            message = "Answers are text; output_modalities is ['text']."
+            found.append(Warned("modality_coerced", message, "response.output_modalities"))
+        return self._once(found)
+
+    def about_item(self, unused: list[Unused]) -> tuple[Warned, ...]:
+        """What of an item is kept and not used."""
+        return self._once(_unused(unused))
+
+    def _once(self, found: Iterable[Warned]) -> tuple[Warned, ...]:
+        """Those that have not been told in this session."""
+        fresh = []
+        for each in found:
+            key = each.code, re.sub(r"\[\d+\]", "[]", each.param)
+            if key not in self._told and len(self._told) < MOST_TOLD:
+                self._told.add(key)
+                fresh.append(each)
+        return tuple(fresh)
+
+    # ── what is in effect ───────────────────────────────────────────────────────────────────────────────────────────
 
     def _delay(self, config: AnySession) -> int | None:
         """The one in effect, for the echo."""
@@ -100,8 +184,12 @@ class Terms:
         engine, sound = self.profile.transcribe, config.audio.input
         if sound.transcription is not None:
             conversation = isinstance(config, RealtimeSession)
-            asked = msgspec.structs.replace(sound.transcription, model=engine)
+            asked = msgspec.structs.replace(sound.transcription, model=engine or UNSET)
             sound = msgspec.structs.replace(sound, transcription=None if conversation and engine is None else asked)
+        if isinstance(sound.turn_detection, ServerVad):
+            vad = sound.turn_detection
+            kept = {name: min(max(getattr(vad, name), low), high) for name, (low, high) in RANGES.items()}
+            sound = msgspec.structs.replace(sound, turn_detection=msgspec.structs.replace(vad, **kept))
         changes: dict[str, Any] = {
             "audio": msgspec.structs.replace(config.audio, input=sound),
             "voxd": msgspec.structs.replace(
@@ -126,6 +214,16 @@ class Terms:
         return self.config.audio.input.transcription or Transcription()
 
     @property
+    def language(self) -> str | None:
+        """That the transcriber is told, ISO 639; None: it finds out."""
+        return self.asked.language or None
+
+    @property
+    def hints(self) -> str:
+        """Words and names that the transcriber is told to expect."""
+        return ", ".join(filter(None, (self.asked.prompt or "", *(self.asked.keywords or ()))))
+
+    @property
     def roles(self) -> tuple[Role, ...]:
         """The engines that a stream of this session needs."""
         wanted = self.shows_text or (self.profile.reads_text and self.conversation)
@@ -146,6 +244,14 @@ class Terms:
         """Does the end of a turn start a response?"""
         detection = self.config.audio.input.turn_detection
         return "respond" in self.roles and detection is not None and detection.create_response
+
+    @property
+    def answers_in_vain(self) -> bool:
+        """Does the client expect an answer at the end of a turn, and there is nobody to give one?"""
+        detection = self.config.audio.input.turn_detection
+        return (
+            self.conversation and self.profile.respond is None and detection is not None and detection.create_response
+        )
 
     @property
     def interrupts(self) -> bool:
@@ -175,3 +281,17 @@ class Terms:
         tentative = min(base.tentative, silence)
         padding = to_samples(vad.prefix_padding_ms)
         return Rules(vad.threshold, padding, silence, tentative, base.onset, base.hangover, base.limit)
+
+
+def _wants_sound(asked: AnySession) -> bool:
+    return isinstance(asked, RealtimeSession) and "audio" in asked.output_modalities
+
+
+def _unused(found: Iterable[Unused]) -> Iterator[Warned]:
+    for path, why in found:
+        yield Warned("no_effect", f"'{path}' is kept and has no effect here: {why}.", path)
+
+
+def _unknown(paths: Iterable[str]) -> Iterator[Warned]:
+    for path in named(tuple(paths)):
+        yield Warned("unknown_field", f"'{path}' is no field that voxd knows; it was left out.", path)

@@ -2,8 +2,9 @@
 
 Pure.  It knows frames and sample positions; no clock, no wire names, no engine, no response.
 
-The theory.  A VAD frame is 32 ms.  Its probability makes it *voiced* (>= threshold), *quiet* (< threshold - 0.15) or
-neither (hysteresis: it prolongs what is going on).  Counting frames turns them into cues:
+The theory.  A VAD frame is 32 ms.  Its probability makes it *voiced* (>= threshold), *quiet* (< threshold - 0.15, or
+half the threshold where that is more: what is low already must have something below it) or neither (hysteresis: it
+prolongs what is going on).  Counting frames turns them into cues:
 
     ONSET      enough voiced frames among the last few (one click of a keyboard is not speech)
     OVER       the same while an answer is being given
@@ -94,6 +95,11 @@ class Rules:
     hangover: int = to_samples(96)
     limit: int | None = to_samples(300_000)
 
+    @property
+    def quiet(self) -> float:
+        """Below this probability nobody speaks."""
+        return max(self.threshold - HYSTERESIS, self.threshold / 2)
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:
@@ -136,7 +142,7 @@ class Turns:
         if probability >= self.rules.threshold:
             self._recent.append(start)
         voiced = bool(self._recent) and self._recent[-1] == start
-        if voiced or (self.open and probability >= self.rules.threshold - HYSTERESIS):
+        if voiced or (self.open and probability >= self.rules.quiet):
             self._spoken_until = end
         return [mark for cue in self._cues(end, voiced, answering) for mark in self._apply(cue, end)]
 

@@ -112,8 +112,7 @@ class Utterances:
 
     def commit(self) -> None:
         """`input_audio_buffer.commit`.  Raises WireError for less than 100 ms."""
-        begun = self._listener.buffer_start
-        samples = self._listener.received - begun
+        begun, samples = self._listener.buffer_start, self._listener.uncommitted
         if samples < MIN_COMMIT:
             message = (
                 "Error committing input audio buffer: buffer too small. Expected at least 100ms of audio, "
@@ -254,6 +253,7 @@ class Utterances:
             self._answers.answer_turn(utterance.item_id)
         elif by_rules:
             self._answers.crop()  # answers were switched off in the pause
+            self._answers.refuse_turn()
 
     def _reach(self) -> None:
         """All audio of the oldest client commit has been heard; if there was speech in it, `_end` has come before."""

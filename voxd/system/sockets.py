@@ -5,7 +5,9 @@ It knows addresses and who may open them; not what is served.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import socket
 import stat
@@ -15,7 +17,9 @@ from typing import NamedTuple
 
 from shared.settings import Tcp
 
-BACKLOG = 128
+BACKLOG = (
+    4096  # connections that the kernel keeps until they are accepted; as many as Linux allows unless told otherwise
+)
 
 
 class CannotStart(Exception):
@@ -27,11 +31,13 @@ class AlreadyRunning(Exception):
 
 
 class Listener(NamedTuple):
-    """`kept`: it was there before this process and stays when it ends; who connects meanwhile waits."""
+    """`kept`: it was there before this process and stays when it ends; who connects meanwhile waits.  `file`: what
+    tells the file of a socket that was made here from any other."""
 
     address: Tcp | Path
     sock: socket.socket
     kept: bool = False
+    file: tuple[int, int, int] | None = None
 
 
 def handed_over(inherited: Sequence[socket.socket]) -> tuple[Listener, ...]:
@@ -57,23 +63,49 @@ def listeners(wanted: Sequence[Tcp | Path], kept: Sequence[Listener]) -> tuple[L
 
     Raises AlreadyRunning, CannotStart."""
     there = {each.address: each for each in kept}
-    chosen = [there[address] if address in there else _bound(address) for address in wanted]
+    chosen = list[Listener]()
+    with contextlib.ExitStack() as undone:  # of those that could be had, if one cannot
+        for address in wanted:
+            if address in there:
+                chosen.append(there[address])
+                continue
+            chosen.append(made := _bound(address))
+            undone.callback(discard, (made,))
+            undone.callback(made.sock.close)
+        undone.pop_all()
     return (*chosen, *(each for each in kept if each.address not in wanted))
 
 
 def discard(given: Sequence[Listener]) -> None:
-    """Removes the files of sockets that end with this process."""
-    for path in _own_files(given):
-        path.unlink(missing_ok=True)
+    """Removes the files of sockets that end with this process; one that a successor has put in their place is his."""
+    for each in given:
+        if isinstance(each.address, Path) and each.file is not None:
+            with _alone_in(each.address.parent), contextlib.suppress(FileNotFoundError):
+                if _identity(each.address) == each.file:
+                    each.address.unlink()
 
 
-def _own_files(given: Sequence[Listener]) -> Iterator[Path]:
-    return (each.address for each in given if isinstance(each.address, Path) and not each.kept)
+def _identity(path: Path) -> tuple[int, int, int]:
+    """Device, inode, and when it was made: the number of an inode that is gone is given again at once."""
+    found = path.stat(follow_symlinks=False)
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """No other voxd makes or removes a socket there meanwhile: each looks first and acts then.  Where a folder cannot
+    be locked, it goes on without."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def _bound(address: Tcp | Path) -> Listener:
     if isinstance(address, Path):
-        return Listener(address, _bind_unix(address))
+        return Listener(address, _bind_unix(address), file=_identity(address))
     sock = _bind_tcp(address)
     return Listener(Tcp(address.host, sock.getsockname()[1]), sock)  # port 0 has become a number
 
@@ -81,33 +113,40 @@ def _bound(address: Tcp | Path) -> Listener:
 def _bind_unix(path: Path) -> socket.socket:
     """A listening socket that only this user can open."""
     sock = socket.socket(socket.AF_UNIX)
+    undone = contextlib.ExitStack()
+    undone.callback(sock.close)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if path.exists():
-            if not stat.S_ISSOCK(path.stat().st_mode):
-                raise CannotStart(
-                    f"cannot listen on {path}: it is there and no socket; name another (server.socket, --listen)"
-                )
-            _refuse_if_answered(path)
-            path.unlink()
-        before = os.umask(0o177)
-        try:
-            sock.bind(str(path))
-        finally:
-            os.umask(before)
+        with undone, _alone_in(path.parent):
+            if path.exists():
+                if not stat.S_ISSOCK(path.stat().st_mode):
+                    raise CannotStart(
+                        f"cannot listen on {path}: it is there and no socket; name another (server.socket, --listen)"
+                    )
+                _refuse_if_answered(path)
+                path.unlink()
+            before = os.umask(0o177)
+            try:
+                sock.bind(str(path))
+            finally:
+                os.umask(before)
+            sock.listen(BACKLOG)  # within the lock: a socket that is bound and does not listen looks like a dead one
+            undone.pop_all()
     except OSError as error:
         raise CannotStart(f"cannot listen on {path}: {error.strerror}") from error
-    sock.listen(BACKLOG)
     return sock
 
 
 def _refuse_if_answered(path: Path) -> None:
+    """One whose queue is full, or who does not get round to it, is there all the same."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(1.0)
         try:
             probe.connect(str(path))
         except (ConnectionRefusedError, FileNotFoundError):
             return
+        except (BlockingIOError, TimeoutError):
+            pass
         raise AlreadyRunning(f"voxd is already running at {path}")
 
 

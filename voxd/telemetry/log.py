@@ -3,10 +3,14 @@
 Under journald each line has fields beside it (`voxd.telemetry.journald`), for `voxd logs` and journalctl:
 
     EVENT  session.start session.end response.done transcription.done turn.failed turn.refused file.odd
-           slo.breach call.connected client.failed engine.lost engine.nostart engine.stall daemon.start daemon.ready
-           daemon.reload daemon.drain daemon.stop settings.changed
-    SESSION_ID TURN TURN_ID ENGINE KIND ERR_CODE SLO_BREACH DELTAS AUDIO_MS, and the latency words in
+           slo.breach request.refused request.ignored call.connected client.failed door.full
+           engine.lost engine.nostart engine.stall daemon.start daemon.ready daemon.reload daemon.drain
+           daemon.stop settings.changed
+    SESSION_ID TURN TURN_ID ENGINE KIND PEER ERR_CODE FIELD SLO_BREACH DELTAS AUDIO_MS, and the latency words in
     capitals; of a changed setting SETTING EFFECT
+
+What a client asked for and did not get is told by code and field, never by value: once of a kind in a session, and
+over HTTP once a minute to a peer.
 
 It does not know sessions or sockets: numbers and ids in, lines out.
 """
@@ -15,8 +19,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from voxd.telemetry import journald
 from voxd.telemetry.turn_meter import Targets, TurnReport
@@ -24,6 +29,9 @@ from voxd.traces import Reticent
 
 log = logging.getLogger("voxd")
 BREACH_EVERY_US = 60_000_000
+KINDS = 50  # of refusals that are told of a session
+EVERY_S = 60.0  # a refusal over HTTP is told again after so long
+REMEMBERED = 1000  # refusals over HTTP; above it the oldest is forgotten
 LEVELS = ("debug", "info", "warning", "error")  # the most talkative first
 
 
@@ -50,6 +58,34 @@ def fields(event: str, **more: object) -> dict[str, dict[str, object]]:
     return {"fields": {"EVENT": event, **{name.upper(): value for name, value in more.items()}}}
 
 
+def field_name(param: str | None) -> str | None:
+    """A field as it may stand in the log.  Some names are a client's own: what is not like a name is not told."""
+    if param is None:
+        return None
+    name = re.sub(r"\[\d+\]", "[]", param)
+    return name if re.fullmatch(r"[A-Za-z0-9_.\[\]-]{1,120}", name) else "(no name)"
+
+
+class HttpRefusals:
+    """Refusals before there is a session.  `clock`: seconds, monotonic.  Bound: REMEMBERED."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._told: dict[tuple[str, str | None, str], float] = {}  # oldest first
+
+    def tell(self, code: str, param: str | None, peer: str) -> None:
+        """Once in EVERY_S for each code, field and peer."""
+        key, now = (code, field_name(param), peer), self._clock()
+        if now - self._told.get(key, -EVERY_S) < EVERY_S:
+            return
+        self._told.pop(key, None)
+        self._told[key] = now
+        if len(self._told) > REMEMBERED:
+            del self._told[next(iter(self._told))]
+        more = fields("request.refused", err_code=key[0], field=key[1], peer=peer)
+        log.warning("refused · %s%s · %s", code, f" · {key[1]}" if key[1] else "", peer or "unknown peer", extra=more)
+
+
 class SessionLog:
     """The lines of one session."""
 
@@ -60,12 +96,15 @@ class SessionLog:
         self._targets = targets
         self._turns = 0
         self._engines: dict[str, str] = {}
+        self._peer = ""
+        self._told: set[tuple[str, str | None]] = set()
         self.breaches = 0
 
     def started(self, kind: str, peer: str, transcribe: str | None, respond: str | None) -> None:
         self._engines = {
             role: name for role, name in (("transcribe", transcribe), ("respond", respond)) if name is not None
         }
+        self._peer = peer
         engines = " ".join(f"{role}={name}" for role, name in self._engines.items())
         more = self._fields("session.start", kind=kind, peer=peer, engine=engines or None)
         log.info("session %s started · %s · %s · %s", self._id, kind, peer, engines or "no engine", extra=more)
@@ -103,6 +142,26 @@ class SessionLog:
         """A turn that ended without its text."""
         more = self._fields("turn.failed", turn_id=turn_id, err_code=code)
         log.warning("session %s · a turn failed · %s", self._id, code, extra=more)
+
+    def refused(self, code: str, param: str | None) -> None:
+        """Something that the client asked for and does not get."""
+        if name := self._fresh(code, param):
+            more = self._fields("request.refused", err_code=code, field=name[0], peer=self._peer)
+            log.warning("session %s · refused · %s%s · %s", self._id, code, name[1], self._peer, extra=more)
+
+    def ignored(self, code: str, param: str | None) -> None:
+        """Something that the client asked for and that does nothing here, or something else than it may think."""
+        if name := self._fresh(code, param):
+            more = self._fields("request.ignored", err_code=code, field=name[0], peer=self._peer)
+            log.info("session %s · not as asked for · %s%s · %s", self._id, code, name[1], self._peer, extra=more)
+
+    def _fresh(self, code: str, param: str | None) -> tuple[str | None, str] | None:
+        """The field's name, alone and for a line; None if this kind has been told."""
+        name = field_name(param)
+        if (code, name) in self._told or len(self._told) >= KINDS:
+            return None
+        self._told.add((code, name))
+        return name, f" · {name}" if name else ""
 
     def _fields(self, event: str, **more: object) -> dict[str, dict[str, object]]:
         return fields(event, session_id=self._session_id, **more)

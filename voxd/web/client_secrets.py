@@ -16,14 +16,16 @@ from secrets import token_urlsafe
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Scope
 
-from shared.events import WireError, explain_value
+from shared.events import WireError
+from shared.given import given
 from shared.parts import Json
+from shared.refusals import explain_value, named
 from shared.session_config import AnySession, RealtimeSession, merge
 from voxd.session.intake import VALUES, count_values
 from voxd.web.gate import SECRETS_PATH, body_of, error_body, offered_key
@@ -110,14 +112,14 @@ def _bytes(key: str) -> bytes:
 # ── the endpoint ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Expiry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Expiry(msgspec.Struct, frozen=True):
     anchor: Literal["created_at"] = "created_at"
     seconds: Annotated[int, Meta(ge=10, le=7200)] = 600
 
 
-class _Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Request(msgspec.Struct, frozen=True):
     expires_after: _Expiry = _Expiry()
-    session: Json | None = None
+    session: Json | UnsetType = UNSET
 
 
 def client_secrets(secrets: Secrets, fresh: Callable[[], AnySession], model: Callable[[], str]) -> Route:
@@ -127,8 +129,8 @@ def client_secrets(secrets: Secrets, fresh: Callable[[], AnySession], model: Cal
     async def make(request: Request) -> Response:
         try:
             asked = _parse(await body_of(request, BODY))
-            session = _effective(fresh(), asked.session, model())
-            secret = secrets.make(asked.expires_after.seconds, _patch(asked.session))
+            session = _effective(fresh(), asked.session or {}, model())
+            secret = secrets.make(asked.expires_after.seconds, _patch(asked.session or {}))
         except WireError as error:
             status = 413 if error.code == "request_too_large" else 400
             return JSONResponse(error_body(error.code, error.message, param=error.param), status)
@@ -146,25 +148,30 @@ def _parse(body: bytes) -> _Request:
     """Nothing at all asks for the defaults.  Raises WireError."""
     if count_values(body.decode("utf-8", "replace")) > VALUES:
         raise WireError("request_too_large", f"The request may have {VALUES} values.")
+    unknown: list[str] = []
     try:
-        return msgspec.json.decode(body or b"{}", type=_Request)
+        asked: _Request = msgspec.convert(given(msgspec.json.decode(body or b"{}"), _Request, "", unknown), _Request)
     except msgspec.ValidationError as error:
         raise explain_value(str(error), None) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError("invalid_json", f"The request is not valid JSON: {error}.") from None
+    if unknown:
+        raise WireError("unknown_parameter", f"Unknown parameters: {', '.join(named(unknown))}.", named(unknown)[0])
+    return asked
 
 
-def _effective(fresh: AnySession, asked: Json | None, model: str) -> AnySession:
+def _effective(fresh: AnySession, asked: Json, model: str) -> AnySession:
     """The session as it will begin.  Raises WireError."""
-    try:
-        session = merge(fresh, asked or {}, model=model)
-    except msgspec.ValidationError as error:
-        raise explain_value(str(error), None, "session") from None
-    if isinstance(session, RealtimeSession):
-        return msgspec.structs.replace(session, model=model, output_modalities=("text",))
-    return session
+    session = merge(fresh, asked, model=model)
+    if not isinstance(session, RealtimeSession):
+        return session
+    output = session.audio.output
+    if isinstance(output.voice, dict):  # this answer names a voice by a string, whatever it was asked for by
+        output = msgspec.structs.replace(output, voice=str(output.voice.get("id", "none")))
+    audio = msgspec.structs.replace(session.audio, output=output)
+    return msgspec.structs.replace(session, model=model, output_modalities=("text",), audio=audio)
 
 
-def _patch(asked: Json | None) -> Json:
+def _patch(asked: Json) -> Json:
     """A configuration without a type is one of a conversation; none at all leaves the type to the URL."""
     return {"type": "realtime"} | asked if asked else {}

@@ -29,6 +29,8 @@ from starlette.websockets import WebSocket
 
 from shared.events import WireError
 from voxd.gateway.budget import BODIES, Held, Kept
+from voxd.telemetry.log import HttpRefusals
+from voxd.web.refused import noting
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN_PATHS = frozenset({"/health"})  # says nothing but that the daemon lives
@@ -188,11 +190,13 @@ class Guarded:
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self._app, self.gate = app, gate
         self._bodies = Kept(BODIES)
+        self._refusals = HttpRefusals(time.monotonic)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        send = noting(scope, send, self._refusals)
         refusal = self.gate.refuse(scope)
         headers = _headers(scope)
         origin = headers.get("origin")

@@ -3,7 +3,7 @@
 
 It knows bytes, time and uvicorn's protocol classes; not routes, the gate, sessions or events.
 
-    not in yet      HANDSHAKE_S to be upgraded or answered; WAITING_LIMIT of them, one more costs the oldest its place
+    not in yet      `door`: how many, for how long, who makes room
     a message       MESSAGE_LIMIT bytes in FRAGMENT_LIMIT fragments, else close 1009; nothing is ever decompressed
     silent          no byte for PING_S + PONG_S: gone
     not reading     what it does not read waits here (64 KiB), then in the connection (which closes with 1008);
@@ -28,8 +28,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
-HANDSHAKE_S = 10.0
-WAITING_LIMIT = 64  # connections of one server
+from voxd.web.door import Door, Waiting
+
 MESSAGE_LIMIT = 24 << 20  # bytes of one WebSocket message
 FRAGMENT_LIMIT = 4096  # of one WebSocket message
 PING_S = 2.0
@@ -37,41 +37,7 @@ PONG_S = 2 * PING_S  # two misses
 STALL_S = 6.0
 LINGER_S = 2.0  # a peer that broke the rules may still read why
 READ = 32 << 10  # bytes parsed in one go: as tiny frames they are 5000 objects and 50 ms
-ACCEPTED_S = 0.01  # until `Waiting` knows what asyncio has accepted; a server closed sooner drops it
 FINISH_S = 0.3  # for requests on their way when the daemon ends
-BACKLOG = 128  # connections that the kernel keeps until they are accepted
-
-
-class Waiting:
-    """Connections that are not in yet, oldest first: neither upgraded to a WebSocket nor answered.
-
-    The oldest makes room, not the newest: an honest client needs a moment, a hostile one stays as long as it can.
-    """
-
-    def __init__(self) -> None:
-        self._deadlines: dict[asyncio.Transport, asyncio.TimerHandle] = {}
-        self.nobody = asyncio.Event()
-        self.nobody.set()
-
-    def __len__(self) -> int:
-        return len(self._deadlines)
-
-    def enter(self, transport: asyncio.Transport) -> None:
-        """It has HANDSHAKE_S from now."""
-        self.leave(transport)
-        if len(self._deadlines) >= WAITING_LIMIT:
-            oldest = next(iter(self._deadlines))
-            self.leave(oldest)
-            oldest.abort()
-        self._deadlines[transport] = asyncio.get_running_loop().call_later(HANDSHAKE_S, transport.abort)
-        self.nobody.clear()
-
-    def leave(self, transport: asyncio.Transport) -> None:
-        """It is in, or gone."""
-        if deadline := self._deadlines.pop(transport, None):
-            deadline.cancel()
-        if not self._deadlines:
-            self.nobody.set()
 
 
 class HttpProtocol(H11Protocol):
@@ -127,7 +93,7 @@ class HttpProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         if not self.transport.is_closing():
-            _waiting(self).enter(self.transport)  # the next request has as long as the first
+            _waiting(self).enter(self.transport, new=False)  # the next request has as long as the first
         super().on_response_complete()
 
 
@@ -266,7 +232,6 @@ class Config(uvicorn.Config):
             ws_per_message_deflate=False,  # a decompression bomb needs a decompressor
             ws_ping_interval=PING_S,
             ws_ping_timeout=PONG_S,
-            backlog=BACKLOG,
             proxy_headers=False,  # any client on this machine could name itself anything
             lifespan="off",
             access_log=False,
@@ -287,32 +252,29 @@ class Server(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, tls: tuple[str, str] | None = None) -> None:
         super().__init__(Config(app, tls))
+        self._doors: list[Door] = []
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """uvicorn would leave a TLS handshake asyncio's 60 s."""
+        """uvicorn would accept all that wait in one go, and leave a TLS handshake asyncio's 60 s."""
         await super().startup(sockets=[])
         config = self.config
         protocol = partial(HttpProtocol, config, self.server_state, self.lifespan.state)
-        limit = HANDSHAKE_S if config.ssl else None
-        for sock in sockets or []:
-            self.servers.append(
-                await asyncio.get_running_loop().create_server(
-                    protocol, sock=sock, ssl=config.ssl, backlog=config.backlog, ssl_handshake_timeout=limit
-                )
-            )
+        self._doors = [Door(sock, protocol, config.ssl) for sock in sockets or []]
+        for door in self._doors:
+            door.open()
 
     async def finish(self) -> None:
         """No more connections, but those that are in already get their answer: systemd keeps the others waiting for the
         next process, and uvicorn would hang up on whoever came a moment too early."""
-        loop = asyncio.get_running_loop()
-        for server in self.servers:
-            for sock in server.sockets:
-                loop.remove_reader(sock)
-        await asyncio.sleep(ACCEPTED_S)
+        for door in self._doors:
+            door.close()
+        beginning = [task for door in self._doors for task in door.beginning]
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(cast(Config, self.config).waiting.nobody.wait(), FINISH_S)
+            async with asyncio.timeout(FINISH_S):
+                await asyncio.gather(*beginning, return_exceptions=True)
+                await cast(Config, self.config).waiting.nobody.wait()
         self.should_exit = True

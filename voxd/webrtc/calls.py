@@ -33,7 +33,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from shared.audio import RATE
-from shared.events import WireError, explain_value
+from shared.events import WireError
 from shared.parts import Json
 from shared.settings import WebRtc
 from voxd.gateway.connection import Closed, Connection
@@ -187,9 +187,8 @@ class Calls:
     def _connect(self, request: Request, asked: Json | None) -> Connection:
         try:
             return self._desk.connect(request, asked)
-        except msgspec.ValidationError as error:
-            wire = explain_value(str(error), None, "session")
-            raise _Refusal(400, wire.code, wire.message, wire.param) from None
+        except WireError as error:
+            raise _Refusal(400, error.code, error.message, error.param) from None
         except Closed as error:
             raise _Refusal(503, "engine_loading", str(error)) from None
 

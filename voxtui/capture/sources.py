@@ -100,6 +100,12 @@ class FileSource:
         """Samples that it may have, as long as that is not known; 0: nobody can tell."""
         return round(self._file.expected_s * RATE) if self._file is not None else 0
 
+    def remarks(self, *, spoken: bool) -> list[str]:
+        """What a person should know when it is over: sentences without a name or a full stop.  `spoken`: there were
+        words in it."""
+        silent = not spoken and self.ends and bool(self.samples)
+        return [*self.notes, *([f"no speech was found in {(self.samples or 0) / RATE:.1f} s of sound"] * silent)]
+
     async def packets(self) -> AsyncIterator[Packet]:
         """Raises SourceError when a file can be read no further."""
         start_us = self._clock.now_us()
@@ -116,8 +122,12 @@ class FileSource:
                     await self._clock.sleep_until(due_us)
                 yield Packet(number * PACKET, pcm.ljust(2 * PACKET, b"\0"), due_us)
         finally:
-            if self._file is not None:
-                self._file.close()
+            self.close()
+
+    def close(self) -> None:
+        """For one that is not played, or not to its end."""
+        if self._file is not None:
+            self._file.close()
 
     async def _packet(self) -> bytes:
         while self._file is not None and len(self._pcm) - self._at < 2 * PACKET:

@@ -29,6 +29,7 @@ from voxtui.safe_text import safe_line
 NEEDED = ("faster_whisper", "onnxruntime", "starlette", "uvicorn")  # what the extra [whisper] brings
 START_S = 120.0  # a cold disk and a slow core; a warm one takes two seconds
 LOOK_S = 0.1  # between two looks whether it is ready
+ANSWER_S = 5.0  # for somebody who listens
 STOP_S = 5.0  # to say goodbye; then it is killed
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 TAIL = 12  # lines of its log that are shown if it dies
@@ -72,8 +73,18 @@ def _die_with_parent() -> None:
 
 
 async def answers(target: Target) -> bool:
-    """Whether somebody listens behind the socket of a target; a daemon that died leaves its file behind."""
-    return target.socket is not None and (await _look(target))[0] != 0
+    """Whether somebody listens behind the socket of a target; a daemon that died leaves its file behind.  One that is
+    too busy to answer is there all the same, and a second one beside it would make it no better."""
+    if target.socket is None:
+        return False
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            await get(Address(target.url, target.socket), "/ready")
+    except (BlockingIOError, TimeoutError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _command(socket: Path) -> list[str]:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import click
 
 from shared.latency import TurnMetrics
-from voxtui.capture.sources import Source
+from voxtui.capture.sources import FileSource, Source
 from voxtui.events import Connected, Dropped, Event, Measured, Unlinked
 from voxtui.link.client import RealtimeClient
 from voxtui.session.run import Run
@@ -36,6 +36,7 @@ class Printer:
         self._waiting: dict[str, Entry] = {}  # not yet written to its end, in the order of beginning
         self._written: dict[str, str] = {}  # what has been written of these
         self._line: str | None = None  # key of the entry whose line is open
+        self.spoken = False  # somebody said something, and it was written down
         self._later: list[str] = []  # for standard error, when the line has ended
 
     def receive(self, event: Event) -> None:
@@ -121,6 +122,7 @@ class Printer:
             self._end_line()
             self._out(_name(entry) if self._state.responder is not None else "")
             self._line = entry.key
+        self.spoken = self.spoken or entry.voice is Voice.USER
         new = text[len(written) :]
         self._out(new.replace("\n", " ") if entry.voice is Voice.USER else new)
         self._written[entry.key] = text
@@ -184,5 +186,8 @@ async def run_plain(client: RealtimeClient, source: Source, printer: Printer) ->
         await run.run()
     finally:
         printer.close()
+        if isinstance(source, FileSource):
+            for remark in source.remarks(spoken=printer.spoken or client.transcriber is None):
+                _stderr(f"{source.name}: {remark}.")
         if table := metrics_table(run.meter.finished()):
             _stderr(f"\n{table}")

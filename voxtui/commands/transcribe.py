@@ -6,6 +6,7 @@ found in sound, nor how a voxd is started.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +16,7 @@ import click
 import msgspec
 
 from shared.audio import RATE, to_ms, to_samples
+from shared.events import Notice
 from voxtui.capture.blocking import in_thread
 from voxtui.capture.files import shown
 from voxtui.capture.sources import FileSource, open_file
@@ -25,6 +27,8 @@ from voxtui.link.target import Route
 from voxtui.session.run import Run
 from voxtui.session.saving import subtitles
 from voxtui.session.transcript import Entry, Progress, State, Voice, changes, reduce
+
+NO_EFFECT = "no_effect"  # a wish that changes nothing with this engine: no failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +77,10 @@ async def transcribe_files(route: Route, files: Sequence[Path], *, form: str, la
             source = await in_thread(partial(open_file, file, hurry=True))
             wishes = Wishes(language=language, answers=False)
             link = RealtimeClient.connect(route, wishes=wishes, tell=_note, live=False, patience_s=PATIENCE_S)
-            async with link as client:
-                hearing = Hearing(shown(file), client, source)
-                await hearing.run()
+            with contextlib.closing(source):
+                async with link as client:
+                    hearing = Hearing(shown(file), client, source)
+                    await hearing.run()
         except SourceError as error:
             click.echo(str(error), err=True)
             good = False
@@ -114,10 +119,9 @@ class Hearing:
 
     def report(self) -> bool:
         """Says what was odd and what went wrong; True if nothing went wrong."""
-        for note in self._source.notes:
-            click.echo(f"{self._file}: {note}.", err=True)
-        if not (self._turns or self._failures) and self._samples:
-            click.echo(f"{self._file}: no speech was found in {self._samples / RATE:.1f} s of sound.", err=True)
+        spoken = bool(self._failures) or any(turn.text for turn in self._turns.values())
+        for remark in self._source.remarks(spoken=spoken):
+            click.echo(f"{self._file}: {remark}.", err=True)
         for failure in self._failures.values():
             click.echo(f"{self._file}: {failure}", err=True)
         return not self._failures
@@ -126,7 +130,10 @@ class Hearing:
         before, self._state = self._state, reduce(self._state, event)
         for _, entry in changes(before, self._state):
             if entry.voice is Voice.NOTE:
-                self._failures[entry.key] = entry.text
+                if isinstance(event, Notice) and event.code == NO_EFFECT:
+                    click.echo(f"{self._file}: {entry.text}", err=True)
+                else:
+                    self._failures[entry.key] = entry.text
             elif entry.voice is Voice.MODEL:
                 continue  # nobody asked for answers, and one is no transcript
             elif entry.progress is Progress.BROKEN:

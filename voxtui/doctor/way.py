@@ -27,7 +27,7 @@ from voxtui.doctor.machine import ssh_config, ssh_forwards, ssh_version
 from voxtui.errors import ClientError, Misconfigured, SourceError
 from voxtui.events import Event, Measured
 from voxtui.link.client import RealtimeClient, Wishes
-from voxtui.link.http_client import complaint, get
+from voxtui.link.http_client import complaint, get, unix_opened
 from voxtui.link.ssh_child import still_loading
 from voxtui.link.ssh_tunnel import ssh_command
 from voxtui.link.target import Address, Route, Target
@@ -53,7 +53,7 @@ async def look_at_way(target: Target, route: Route, environ: Mapping[str, str]) 
     if target.ssh is not None:
         return await _over_ssh(target.ssh, route, environ)
     if target.socket is not None:
-        knock = await knock_at(str(target.socket), asyncio.open_unix_connection(str(target.socket)))
+        knock = await knock_at(str(target.socket), unix_opened(target.socket))
         return Way("unix", True, knock, forwards=await find_forwards(target))
     proxy = None if target.loopback else get_proxy(parse_uri(target.url))
     parts = urlsplit(target.url)
@@ -182,6 +182,8 @@ def _why(error: Exception) -> str:
     error = _plain(error)
     if isinstance(error, FileNotFoundError | ConnectionRefusedError):
         return "nobody listens there"
+    if isinstance(error, BlockingIOError):
+        return "it is busy: more clients want to connect than it can take at once"
     if isinstance(error, sockets.gaierror):
         return "there is no such host"
     return error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)

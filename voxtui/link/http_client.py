@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
 
 from voxtui.link.target import ENDPOINT, Address
 
+BUSY_S = 5.0  # in front of a full queue of connections
+AGAIN_S = 0.02  # until it is tried again
 ANSWER_MAX = 1 << 20  # bytes of an answer; what is beyond them is not read
 
 
@@ -72,9 +76,35 @@ async def exchange(address: Address, method: str, path: str, body: bytes = b"", 
     return int(words[1]), content
 
 
+async def reached(path: Path) -> socket.socket:
+    """Connected to the UNIX socket of that path.
+
+    asyncio's own takes a full queue of connections for a connection.  Here whoever finds it full waits in front of it,
+    BUSY_S at most; then BlockingIOError, another OSError at once."""
+    latest = asyncio.get_running_loop().time() + BUSY_S
+    while True:
+        with contextlib.ExitStack() as undone:
+            sock = socket.socket(socket.AF_UNIX)
+            undone.callback(sock.close)
+            sock.setblocking(False)
+            try:
+                sock.connect(str(path))
+            except BlockingIOError:
+                if asyncio.get_running_loop().time() > latest:
+                    raise
+            else:
+                undone.pop_all()
+                return sock
+        await asyncio.sleep(AGAIN_S)
+
+
+async def unix_opened(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection(sock=await reached(path))
+
+
 async def _opened(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     if address.socket is not None:
-        return await asyncio.open_unix_connection(str(address.socket))
+        return await unix_opened(address.socket)
     if address.open is not None:
         return await asyncio.open_connection(sock=address.open)
     parts = urlsplit(address.url)

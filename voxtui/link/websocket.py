@@ -10,12 +10,12 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from websockets.asyncio.client import ClientConnection, connect, unix_connect
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from shared.events import ServerEvent, WireError, parse_server
 from voxtui.errors import ClientError, Full, NotReady, Refused, Unreachable
-from voxtui.link.http_client import Complaint, complaint
+from voxtui.link.http_client import Complaint, complaint, reached
 from voxtui.link.target import LOOPBACK, Address
 from voxtui.safe_text import safe_line
 
@@ -44,7 +44,7 @@ async def dial(address: Address, label: str, resume: tuple[str, int] | None = No
     url = _with_extensions(address.url, resume)
     try:
         if address.socket is not None:
-            return await unix_connect(str(address.socket), url, **options)
+            return await connect(url, sock=await reached(address.socket), **options)
         if address.open is not None:
             return await connect(url, sock=address.open, **options)
         # A forwarded port never goes through a proxy.
@@ -111,6 +111,8 @@ def _nobody(address: Address, label: str, error: OSError) -> str:
         return f"{label} may not be opened by this user: {error.strerror}."
     if isinstance(error, (FileNotFoundError, ConnectionRefusedError)):
         return f"No voxd is running at {label}. {how}"
+    if isinstance(error, BlockingIOError):  # the queue of a UNIX socket
+        return f"{label} is busy: more clients want to connect than it can take at once. Try again in a moment."
     return f"{label} cannot be reached: {safe_line(error.strerror or str(error))}. {how}"
 
 

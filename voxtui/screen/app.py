@@ -25,7 +25,7 @@ from shared.events import OutputTextDelta, Provisional, TranscriptionDelta
 from voxtui.capture.blocking import in_thread
 from voxtui.capture.microphone import Device
 from voxtui.capture.resilient import Ear
-from voxtui.capture.sources import Source
+from voxtui.capture.sources import FileSource, Source
 from voxtui.errors import ClientError, SourceError
 from voxtui.events import Connecting, Disconnected, Event, Painted, Remark, Wiped
 from voxtui.link.client import RealtimeClient, Wishes
@@ -47,7 +47,7 @@ from voxtui.screen.widgets.voice import VoiceBar
 from voxtui.screen.widgets.welcome import Welcome
 from voxtui.session.run import Run
 from voxtui.session.saving import Keeper
-from voxtui.session.transcript import Link, State, plain_text, reduce
+from voxtui.session.transcript import Link, State, Voice, plain_text, reduce
 
 WORDS = (TranscriptionDelta, OutputTextDelta, Provisional)  # what comes by the token
 SHOWN = StatusBar, Conversation, Welcome, VoiceBar, LatencyStrip, LatencyPanel, KeyBar  # these are handed the state
@@ -136,6 +136,10 @@ class VoxtuiApp(App[None]):
             ):
                 self._session = Run(client, source, self._post, level=Levels(self.post_message))
                 await self._session.run()
+            if isinstance(source, FileSource):
+                spoken = any(entry.voice is Voice.USER and entry.text.strip() for entry in self._state.entries)
+                for remark in source.remarks(spoken=spoken or client.transcriber is None):
+                    self._remark(f"{source.name}: {remark}.")
             self._post(Disconnected("The clip is over." if source.ends else "voxd closed the session."))
         except (ClientError, SourceError) as error:
             self._post(Disconnected(str(error)))

@@ -15,6 +15,7 @@ from msgspec import UNSET
 from shared.audio import RATE, to_samples
 from shared.events import (
     Committed,
+    Item,
     ItemAdded,
     Metrics,
     OutputTextDelta,
@@ -121,7 +122,7 @@ class Meter:
                 self._stopped(event, at_us)
             case Committed(item_id=key):
                 self._committed(self._turn(key).stamps, at_us)
-            case ItemAdded(item=item) if item.role == "user" and any(p.type == "input_text" for p in item.content):
+            case ItemAdded(item=Item(role="user") as item) if any(p.type == "input_text" for p in item.content):
                 self._floor = None
             case TranscriptionDelta(item_id=key, delta=delta, voxd_audio_ms=ms) if delta.strip():
                 reached_us = self._captured(None if ms is UNSET else ms)

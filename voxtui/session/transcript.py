@@ -14,6 +14,7 @@ from itertools import takewhile
 from shared.events import (
     Content,
     Error,
+    Item,
     ItemAdded,
     Notice,
     OutputTextDelta,
@@ -198,7 +199,7 @@ def _user(state: State, event: SpeechStarted | SpeechStopped | ItemAdded) -> Sta
             if key != state.speaking_in:
                 return state
             return _settled(replace(state, speech=Speech.SETTLING, speaking_in=""))
-        case ItemAdded(item=item) if item.role == "user":
+        case ItemAdded(item=Item(role="user") as item):
             state = _with(state, item.id, Voice.USER, heard=not _typed(item.content))
             if not (text := _typed(item.content)):
                 return _settled(_untranscribed(state, item.id))

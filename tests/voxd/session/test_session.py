@@ -361,7 +361,7 @@ def test_options_that_the_engine_refuses_are_taken_back_and_shown() -> None:
     assert desk.names() == ["error", "session.updated"]
     transcription = desk.session.config.audio.input.transcription
     assert transcription is not None
-    assert transcription.language is None
+    assert not transcription.language
 
 
 # ── the engine process is lost ──────────────────────────────────────────────────────────────────────────────────────

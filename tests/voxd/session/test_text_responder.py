@@ -117,14 +117,24 @@ def test_an_answer_beside_the_conversation_waits_for_nobody() -> None:
     assert context(made) == [("user", "Weather?")]
 
 
-def test_audio_sent_along_is_refused_with_what_to_do_instead() -> None:
+def test_audio_sent_along_is_kept_and_cannot_be_answered() -> None:
     made = desk()
     draft = events.ItemDraft("user", (events.Content("input_audio", audio=bytes(3200)),))
     made.send(events.ItemCreate(item=draft))
+    assert [(w.code, w.param) for w in made.last(events.ItemAdded).voxd_warnings] == [("no_effect", "item.content[0]")]
 
-    error = made.last(events.Error).error
-    assert error.code == "unsupported_content_type"
-    assert "'cascade' reads text" in error.message
+    made.send(events.ResponseCreate(), events.ResponseCreate(response=events.ResponseRequest(input=(draft,))))
+    for error in made.all(events.Error):
+        assert error.error.code == "unsupported_content_type"
+        assert "'cascade' can use nothing" in error.error.message
+    assert len(made.all(events.Error)) == 2
+
+
+def test_audio_sent_along_with_what_is_said_in_it_is_read() -> None:
+    made = desk()
+    sound = events.Content("input_audio", audio=bytes(3200), transcript="Is it late?")
+    made.send(events.ItemCreate(item=events.ItemDraft("user", (sound,))), events.ResponseCreate())
+    assert context(made) == [("user", "Is it late?")]
 
 
 def test_an_engine_loss_ends_the_wait() -> None:

@@ -18,7 +18,7 @@ MS = 1000
 
 
 def done(response_id: str) -> events.ResponseDone:
-    response = Response(response_id, "completed", None, (), "c", "inf", None, None)
+    response = Response(response_id, "completed", (), "c", "inf")
     return events.ResponseDone("e", response)
 
 

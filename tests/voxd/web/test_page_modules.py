@@ -50,7 +50,7 @@ async def modules() -> AsyncIterator[Page]:
 
 
 def response(key: str, status: Literal["in_progress", "completed"]) -> Response:
-    return Response(key, status, None, (), None, "inf", None, None)
+    return Response(key, status, (), None, "inf")
 
 
 def conversation() -> list[tuple[ServerEvent, float]]:

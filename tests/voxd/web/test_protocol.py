@@ -20,7 +20,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from benchmarks.ws_echo import application
 from tests.support import peers
 from tests.support.peers import tcp, upgraded
-from voxd.web import server
+from voxd.web import door, server
 from voxd.web.server import HttpProtocol, Server, WebSocketProtocol
 
 # uvicorn 0.54.0: the methods that voxd.web.server overrides or counts on, by a digest of their source.
@@ -83,8 +83,9 @@ async def serving(tls: tuple[str, str] | None = None) -> AsyncIterator[tuple[Ser
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deadlines of a tenth of a second and a little more."""
-    for name in ("HANDSHAKE_S", "STALL_S", "LINGER_S"):
+    for name in ("STALL_S", "LINGER_S"):
         monkeypatch.setattr(server, name, 0.2)
+    monkeypatch.setattr(door, "HANDSHAKE_S", 0.2)
     monkeypatch.setattr(server, "PING_S", 0.1)
     monkeypatch.setattr(server, "PONG_S", 0.2)
 
@@ -130,23 +131,6 @@ async def test_a_websocket_that_is_in_has_no_deadline() -> None:
     async with serving() as (running, address), upgraded(address) as peer:
         assert b"101" in peer.head
         assert len(running.config.waiting) == 0  # type: ignore[attr-defined]
-
-
-async def test_the_oldest_of_those_that_wait_makes_room_for_the_newest() -> None:
-    waiting, transports = server.Waiting(), [_Transport() for _ in range(server.WAITING_LIMIT + 3)]
-    for transport in transports:
-        waiting.enter(transport)
-    assert [each.aborted for each in transports] == [True] * 3 + [False] * server.WAITING_LIMIT
-    for transport in transports:
-        waiting.leave(transport)
-    assert len(waiting) == 0
-
-
-class _Transport(asyncio.Transport):
-    aborted = False
-
-    def abort(self) -> None:
-        self.aborted = True
 
 
 # ── messages ────────────────────────────────────────────────────────────────────────────────────────────────────────

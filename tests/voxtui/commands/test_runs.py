@@ -143,7 +143,7 @@ async def test_muted_means_silence() -> None:
 
 
 async def test_typing() -> None:
-    answered = ResponseDone("", Response("r", "completed", None, (), None, "inf", None, None))
+    answered = ResponseDone("", Response("r", "completed", (), None, "inf"))
     voxd = FakeVoxd([(1200, [*utterance("b", 0, 1100, "x"), answered])], respond="echo")
     async with voxd.serve() as target, RealtimeClient.connect(Direct(target), live=False) as client:
         found = Run(client, FileSource("x", clip(), clock=FakeClock()), lambda _: None)

@@ -129,7 +129,7 @@ async def screen_ms() -> float:
         engines = Extensions(metrics=True, transcribe="whisper", respond="echo")
         app._post(Connected("x"))
         app._post(SessionCreated("", RealtimeSession(id="s", model="m", voxd=engines)))
-        app._post(ResponseCreated("", Response("r", "in_progress", None, (), None, "inf", None, None)))
+        app._post(ResponseCreated("", Response("r", "in_progress", (), None, "inf")))
         async for n in ticks():
             app._post(OutputTextDelta("", "r", "i", 0, 0, f" token{n}"))
         assert app._state.entries[-1].text.split()[-1] == f"token{TOKENS - 1}"

@@ -154,7 +154,7 @@ def creates(voxd: FakeVoxd) -> bool:
 
 
 async def test_an_answer_is_stopped() -> None:
-    begun = ResponseCreated("", Response("resp_1", "in_progress", None, (), None, "inf", None, None))
+    begun = ResponseCreated("", Response("resp_1", "in_progress", (), None, "inf"))
     voxd, tape = FakeVoxd(respond="echo", script=[(20, [begun])]), Tape()
     async with running(voxd, tape, Wishes()) as (run, told):
         await run.cancel()  # nothing to stop

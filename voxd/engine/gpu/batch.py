@@ -1,4 +1,4 @@
-"""How an engine hands a batch to its device.  Step 7 to 8 of a frame's path; no tensor in sight.
+"""How an engine hands a batch to its device.  Between steps 7 and 8.  Pure; it knows no tensor.
 
 The engine decides who goes (`Row`s), a `Runner` computes and gives a `Flight`: the ids come when they are asked for.
 """

@@ -66,6 +66,7 @@ class VoxtralMini(Engine):
         summary="Voxtral Mini: answers speech with text, or writes utterances down when they are over; needs a GPU",
         needs=NEEDS,
         extra="voxtral",
+        guided_by=("language",),
         speculates=True,
         remembers=True,
     )

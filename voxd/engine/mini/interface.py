@@ -3,7 +3,7 @@
 The device computes three kinds of steps, each a `Runner` (`batch`): a window of 30 s becomes 375 embeddings at a
 *place*; some hundred consecutive tokens of one sequence are *prefilled*; one token each of many sequences is *decoded*.
 A sequence is a *slot*; its positions lie in *pages* of 64, and which page a position lies in travels with the position,
-so the device has no list of its own to keep in step with ours.  It knows no tensor and no conversation.
+so the device has no list of its own to keep in step with ours.  Pure; it knows no tensor and no conversation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which work goes to the device next.  Step 7 of a frame's path, for Voxtral Mini; no tensor in sight.
+"""Which work goes to the device next.  Step 7, for Voxtral Mini.  Pure; it knows no tensor.
 
 A round is: at most one window encoded *or* one piece of a prompt prefilled, for the work that is most wanted and, among
 equals, has waited longest; and one id for each work that decodes.  So somebody's long question costs the others one

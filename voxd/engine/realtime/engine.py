@@ -34,6 +34,7 @@ class VoxtralRealtime(Engine):
         summary="Voxtral Realtime: live text in 13 languages, hundreds of streams on one GPU",
         needs=NEEDS,
         extra="voxtral",
+        guided_by=(),
         live=True,
     )
 

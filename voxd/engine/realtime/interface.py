@@ -1,4 +1,7 @@
-"""What Voxtral Realtime is told by the settings, and what it sees of its device.  Knows no tensor and no stream."""
+"""What Voxtral Realtime is told by the settings, and what it sees of its device.  Part of step 8.
+
+Pure; it knows no tensor and no stream.
+"""
 
 from __future__ import annotations
 

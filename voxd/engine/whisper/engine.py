@@ -139,6 +139,10 @@ class Whisper(Engine):
             notes.append("a session that does not name its language has it detected, which doubles the work")
         return tuple(notes)
 
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return self._loaded.languages
+
     def stop(self) -> None:
         self._streams.clear()
         if self._pool is not None:

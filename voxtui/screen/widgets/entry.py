@@ -1,6 +1,6 @@
 """One entry as rows of text with the names of their styles: what was said, why it broke off, how fast it was.
 
-Pure.  Confirmed words stand solid, provisional ones stand back; nothing in a text is markup.  It does not know colours
+Confirmed words stand solid, provisional ones stand back; nothing in a text is markup.  It does not know colours
 nor the screen; what was drawn of it, it only keeps.
 """
 

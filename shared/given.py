@@ -1,0 +1,110 @@
+"""What a client gave, read by the types of the wire: nulls that say nothing, unknown fields, fields without effect.
+
+Pure.  A part of `shared.events`.  It knows msgspec types, and three rules that hold for all of them:
+
+    null     is "not given", unless the type of its field has a meaning for null (`| None`)
+    unknown  fields are left out and named: a client of tomorrow is served, and told
+    idle     a field whose type says so (`Idle("why")` in its annotation) is kept and echoed, but does nothing here
+
+It does not check values: `msgspec.convert` does, with what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import NODEFAULT, UNSET, Meta
+
+
+def Idle(why: str) -> Meta:  # noqa: N802  # reads as the annotation that it makes
+    """The annotation of a field that is kept and does nothing; `why` ends the sentence "has no effect here: …"."""
+    return Meta(extra={"idle": why})
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    kind: object
+    nullable: bool
+    idle: str
+    default: object
+
+
+def given(tree: Any, kind: object, where: str, unknown: list[str]) -> Any:
+    """`tree` (JSON as Python holds it) as far as type `kind` knows it; paths of other fields are added to `unknown`."""
+    members = _members(kind)
+    if isinstance(tree, list):
+        inner = next((get_args(each)[0] for each in members if get_origin(each) is tuple), None)
+        return tree if inner is None else [given(v, inner, f"{where}[{i}]", unknown) for i, v in enumerate(tree)]
+    struct = _struct(members, tree) if isinstance(tree, dict) else None
+    if struct is None:
+        return tree
+    kept, fields, tag = {}, _fields(struct), struct.__struct_config__.tag_field
+    for name, value in tree.items():
+        place = f"{where}.{name}" if where else name
+        if name == tag:
+            kept[name] = value
+        elif name not in fields:
+            if value is not None:
+                unknown.append(place)
+        elif value is not None or fields[name].nullable:
+            kept[name] = given(value, fields[name].kind, place, unknown)
+    return kept
+
+
+def idle(value: msgspec.Struct, where: str) -> Iterator[tuple[str, str]]:
+    """(path, why) of each field that is not as if it had never been given, and does nothing here."""
+    for name, field in _fields(type(value)).items():
+        found = getattr(value, name)
+        if found is UNSET or found is None or found == field.default:
+            continue
+        if field.idle:
+            yield f"{where}.{name}", field.idle
+        elif isinstance(found, msgspec.Struct):
+            yield from idle(found, f"{where}.{name}")
+
+
+@cache
+def _fields(struct: type[msgspec.Struct]) -> dict[str, _Field]:
+    hints = get_type_hints(struct, include_extras=True)
+    return {
+        field.name: _Field(
+            hints[field.name],
+            NoneType in _members(hints[field.name]),
+            _why(hints[field.name]),
+            None if field.default is NODEFAULT else field.default,
+        )
+        for field in msgspec.structs.fields(struct)
+    }
+
+
+def _members(kind: object) -> tuple[object, ...]:
+    """The types of a union, without what is annotated about them."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) in (Union, UnionType):
+        return tuple(member for each in get_args(kind) for member in _members(each))
+    return (kind,)
+
+
+def _why(kind: object) -> str:
+    if get_origin(kind) is not Annotated:
+        return ""
+    notes = (note.extra or {} for note in get_args(kind)[1:] if isinstance(note, Meta))
+    return next((str(note["idle"]) for note in notes if "idle" in note), "")
+
+
+def _struct(members: tuple[object, ...], tree: dict[str, Any]) -> type[msgspec.Struct] | None:
+    """Which of them this object is; None: anything goes, or its tag is none of theirs, which `convert` will say."""
+    structs = [each for each in members if isinstance(each, type) and issubclass(each, msgspec.Struct)]
+    if len(structs) == 1 and len(members) - (NoneType in members) == len(structs) + (msgspec.UnsetType in members):
+        return structs[0]
+    for each in structs:
+        config = each.__struct_config__
+        if config.tag_field is not None and tree.get(config.tag_field) == config.tag:
+            return each
+    return None

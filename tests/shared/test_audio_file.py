@@ -1,0 +1,213 @@
+"""shared.audio_file, mono, ogg, riff: odd files of every kind come out as long as ffmpeg finds them, or say why not."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import threading
+import tracemalloc
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from shared import audio_file
+from shared.audio import RATE, level_dbfs, pcm16_to_float
+from shared.audio_file import AudioFile, TooLong, Unreadable, read_whole
+from shared.mono import Mono
+from shared.ogg import Links
+from tests.support.odd_files import FFMPEG, Odd, coded, corpus, voice, wav
+
+CLOSE_S = 0.05  # to what ffmpeg finds
+needs_ffmpeg = pytest.mark.skipif(FFMPEG is None, reason="ffmpeg is not installed (Debian: apt-get install ffmpeg)")
+
+
+def heard(data: bytes | BinaryIO, limit: int | None = None) -> tuple[bytes, str]:
+    """All of it, and what was said of it."""
+    with AudioFile(io.BytesIO(data) if isinstance(data, bytes) else data, limit=limit) as file:
+        pcm = b"".join(iter(file.read, b""))
+        return pcm, "; ".join(file.notes)
+
+
+def attempt(data: bytes) -> tuple[bytes, str]:
+    """The same; of what cannot be read nothing, and why."""
+    try:
+        return heard(data)
+    except Unreadable as error:
+        return b"", str(error)
+
+
+def ffmpeg_s(path: Path) -> float:
+    command = [str(FFMPEG), "-v", "quiet", "-i", str(path), "-f", "s16le", "-ac", "1", "-ar", str(RATE), "-"]
+    return len(subprocess.run(command, capture_output=True, check=False).stdout) / 2 / RATE
+
+
+@pytest.mark.parametrize("odd", corpus(), ids=lambda odd: odd.name)
+def test_odd_files(odd: Odd, tmp_path: Path) -> None:
+    """As long as it is known to be, or as ffmpeg finds; more than ffmpeg finds where that stops too early."""
+    pcm, told = attempt(odd.data)
+    assert pcm or odd.seconds == 0, told
+    there_s = len(pcm) / 2 / RATE
+    assert re.search(odd.told, told)
+    assert odd.told or not told or odd.seconds == 0, f"nothing is odd: {told}"
+    if odd.seconds is not None:
+        assert abs(there_s - odd.seconds) <= CLOSE_S
+    if FFMPEG:
+        path = tmp_path / "odd"
+        path.write_bytes(odd.data)
+        found_s = ffmpeg_s(path)
+        assert abs(there_s - found_s) <= CLOSE_S or (odd.seconds is not None and there_s > found_s)
+    if odd.seconds:
+        assert level_dbfs(pcm16_to_float(pcm)) > level_dbfs(voice()) - 9, "the voice is as loud as it was"
+
+
+def test_it_is_the_same_sound_whatever_the_channels_and_scale() -> None:
+    """Opposite channels, floats in the range of integers, NaN: what comes out is the voice."""
+    plain = voice()
+    for odd in corpus():
+        if re.fullmatch(r"opposite-1\.0.*|two-opposite.*|(float|double)-\d+-.*|1-nan.wav|\d+-channels.*", odd.name):
+            found = pcm16_to_float(heard(odd.data)[0])
+            assert np.abs(found - plain[: found.size]).max() < 0.02 or odd.name == "1-nan.wav", odd.name
+            assert np.corrcoef(found, plain[: found.size])[0, 1] > 0.999, odd.name
+
+
+def test_what_only_one_channel_holds_is_kept_beside_channels_that_cancel_each_other() -> None:
+    """Somebody speaks on the right alone, after a jingle that cancels itself."""
+    hum = 0.3 * np.sin(2 * np.pi * 300 * np.arange(2 * RATE) / RATE).astype(np.float32)
+    left = np.concatenate([hum, np.zeros_like(voice())])
+    right = np.concatenate([-hum, voice()])
+    pcm, told = heard(wav(np.stack([left, right], axis=1)))
+    assert "cancel" in told
+    found = pcm16_to_float(pcm)
+    assert level_dbfs(found[: 2 * RATE]) == pytest.approx(level_dbfs(hum), abs=0.5)
+    assert level_dbfs(found[2 * RATE :]) == pytest.approx(level_dbfs(voice()) - 6, abs=0.5)
+
+
+def test_one_broken_sample_changes_no_scale() -> None:
+    samples = voice().copy()
+    samples[9_000] = 30_000.0
+    pcm, told = heard(wav(samples, subtype="FLOAT"))
+    assert told == ""
+    assert level_dbfs(pcm16_to_float(pcm)) == pytest.approx(level_dbfs(voice()), abs=0.5)
+
+
+# ── bounds ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "CAF"])
+def test_a_limit_holds_before_much_was_decoded(kind: str) -> None:
+    """Where the header tells the length, at once; else when it is reached."""
+    data = wav(np.zeros(600 * RATE, np.float32), kind=kind)
+    with pytest.raises(TooLong, match=r"more than 0\.0833 hours"):
+        heard(data, limit=300 * RATE)
+    assert len(heard(data, limit=600 * RATE)[0]) == 2 * 600 * RATE
+
+
+def test_memory_does_not_grow_with_the_file() -> None:
+    """Of half an hour, never more than a few seconds are there: the bound is in bytes, not in time."""
+    data = wav(np.zeros(1800 * RATE, np.int16).astype(np.float32), kind="FLAC")
+    tracemalloc.start()
+    with AudioFile(io.BytesIO(data)) as file:
+        while file.read():
+            pass
+        assert file.samples == 1800 * RATE
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+# ── pipes ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def piped(data: bytes) -> BinaryIO:
+    """What somebody else writes, in pieces that have nothing to do with the file's."""
+    reader, writer = os.pipe()
+
+    def write() -> None:
+        with os.fdopen(writer, "wb") as out:
+            out.write(data)
+
+    threading.Thread(target=write, daemon=True).start()
+    return os.fdopen(reader, "rb")
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("wav", ()),
+        ("flac", ()),
+        ("mp3", ()),
+        ("ogg", ("-c:a", "libopus")),
+        ("webm", ()),
+        ("mp4", ("-movflags", "frag_keyframe+empty_moov")),
+    ],
+)
+def test_a_pipe_gives_what_the_file_gives(kind: str, options: tuple[str, ...]) -> None:
+    data = coded(*options, kind=kind)
+    assert heard(piped(data)) == heard(data)
+
+
+@needs_ffmpeg
+def test_a_pipe_is_kept_where_its_index_comes_last(tmp_path: Path) -> None:
+    """An mp4 and a finished WAV; of neither can be told from its beginning what is in it."""
+    path = tmp_path / "x.m4a"
+    (tmp_path / "x.wav").write_bytes(wav())
+    subprocess.run([str(FFMPEG), "-v", "error", "-i", str(tmp_path / "x.wav"), str(path)], check=True)
+    data = path.read_bytes()
+    assert data.index(b"moov") > data.index(b"mdat")
+    assert heard(piped(data)) == heard(data)
+    with pytest.raises(Unreadable, match="moov"):
+        heard(data[: data.index(b"moov") - 4])
+    lying = next(odd.data for odd in corpus() if odd.name == "size-too-small-1000.wav")
+    assert heard(piped(lying)) == heard(lying)
+
+
+def test_a_pipe_is_kept_only_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio_file, "COPIED", 1000)
+    with pytest.raises(Unreadable, match="give it as a file"):
+        heard(piped(wav()))
+
+
+# ── the parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(st.binary(max_size=3000), st.integers(1, 700))
+def test_no_bytes_upset_the_links_of_an_ogg_file(data: bytes, size: int) -> None:
+    """What is given are pages of it, in order, and it ends."""
+    links, found = Links(io.BytesIO(b"OggS" + data)), b""
+    while True:
+        while piece := links.read(size):
+            found += piece
+        if not links.go_on():
+            break
+    assert len(found) <= len(data) + 4
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3000), st.sampled_from([8_000, 16_000, 44_100]), st.integers(1, 4)), max_size=9)
+)
+def test_frames_of_any_rate_and_channels_in_any_order(frames: list[tuple[int, int, int]]) -> None:
+    mono, made = Mono(), 0
+    for size, rate, channels in frames:
+        made += len(mono.push(np.zeros((channels, size), np.int16), rate)) // 2
+    made += len(mono.finish()) // 2
+    whole = sum(size * RATE / rate for size, rate, _ in frames)
+    assert abs(made - whole) <= len(frames) + 1
+
+
+@given(data=st.binary(max_size=2000), start=st.sampled_from([wav()[:44], wav(kind="FLAC")[:80], b"OggS\0\2", b"ID3"]))
+def test_no_bytes_are_more_than_unreadable(start: bytes, data: bytes) -> None:
+    pcm, told = attempt(start + data)
+    assert pcm or told[0].islower()
+
+
+def test_a_short_file_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.wav"
+    path.write_bytes(wav())
+    assert read_whole(path) == heard(wav())[0]
+    assert read_whole(path, 100) == heard(wav())[0][:200]
