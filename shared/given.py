@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import NODEFAULT, UNSET, Meta
@@ -39,7 +39,9 @@ def given(tree: Any, kind: object, where: str, unknown: list[str]) -> Any:
     members = _members(kind)
     if isinstance(tree, list):
         inner = next((get_args(each)[0] for each in members if get_origin(each) is tuple), None)
-        return tree if inner is None else [given(v, inner, f"{where}[{i}]", unknown) for i, v in enumerate(tree)]
+        if inner is None or not any(map(_is_struct, _members(inner))):  # a list of anything is not gone through
+            return tree
+        return [given(v, inner, f"{where}[{i}]", unknown) for i, v in enumerate(tree)]
     struct = _struct(members, tree) if isinstance(tree, dict) else None
     if struct is None:
         return tree
@@ -91,6 +93,10 @@ def _members(kind: object) -> tuple[object, ...]:
     return (kind,)
 
 
+def _is_struct(kind: object) -> TypeGuard[type[msgspec.Struct]]:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
 def _why(kind: object) -> str:
     if get_origin(kind) is not Annotated:
         return ""
@@ -100,7 +106,7 @@ def _why(kind: object) -> str:
 
 def _struct(members: tuple[object, ...], tree: dict[str, Any]) -> type[msgspec.Struct] | None:
     """Which of them this object is; None: anything goes, or its tag is none of theirs, which `convert` will say."""
-    structs = [each for each in members if isinstance(each, type) and issubclass(each, msgspec.Struct)]
+    structs = [each for each in members if _is_struct(each)]
     if len(structs) == 1 and len(members) - (NoneType in members) == len(structs) + (msgspec.UnsetType in members):
         return structs[0]
     for each in structs:

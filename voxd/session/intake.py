@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from shared.events import AudioAppend, ClientEvent, ItemCreate, ItemDraft, ResponseCreate, WireError
 
-PLAIN = 64 << 10  # characters of a message that is parsed as it came
+PLAIN = 32 << 10  # characters of a message that is parsed as it came
 STRUCTURE = 256 << 10  # characters of a message outside of its long strings
 VALUES = 20_000  # of a message: objects, lists and what is in them
 TEXTS = 4 << 20  # characters of all long strings that are no audio
