@@ -54,7 +54,9 @@ from voxd.telemetry.log import fields
 from voxd.telemetry.prometheus import Exposition
 from voxd.web import gate as http, page_files, transcriptions, websocket
 from voxd.web.client_secrets import Secrets, client_secrets, secret_of
+from voxd.web.hold import Held
 from voxd.web.server import Server
+from voxd.web.shares import Shares
 from voxd.webrtc.calls import Calls, Desk
 
 log = logging.getLogger("voxd")
@@ -97,7 +99,8 @@ class Gateway:
         )
         self.connections: set[Connection] = set()  # those with a transport
         self.parking = Parking()
-        self.secrets = Secrets(unix_s)
+        self.shares = Shares()  # of the loop
+        self.secrets = Secrets(time.monotonic, unix_s)
         self._budget = Budget()
         self.draining = False
         self._begun = time.monotonic()
@@ -111,11 +114,11 @@ class Gateway:
 
     def asgi(self) -> http.Guarded:
         """The application behind the gate."""
-        pages = http.routes(lambda: self.host.state == "ready" and not self.draining, self.status, lambda: self.model)
+        pages = http.routes(lambda: self.host.state == "ready" and not self.draining, self.status, self._engines)
         files = transcriptions.Offer(
             self._refusal,
             self._exposition.refused,
-            self._transcriber,
+            lambda: self.plan.transcribe,
             self._hearing,
             lambda: self.settings.server.max_sessions,
         )
@@ -132,7 +135,8 @@ class Gateway:
         app = Starlette(routes=routes, exception_handlers=http.ERROR_PAGES)
         origins, free = frozenset(self.settings.server.allow_origin), http.OPEN_PATHS | page_files.PATHS
         gate = http.Gate(self.plan.token, self._hosts(), origins, self.secrets.holds, open_paths=free)
-        self._guarded = http.Guarded(app, gate)
+        held = Held(app, lambda: not self.draining and self.host.state in ("loading", "restarting"), self.host.changed)
+        self._guarded = http.Guarded(held, gate)
         return self._guarded
 
     def _hosts(self) -> frozenset[str]:
@@ -158,7 +162,10 @@ class Gateway:
 
     @property
     def model(self) -> str:
-        return self.plan.respond or self.plan.transcribe or "none"
+        return next(iter(self._engines()), "none")
+
+    def _engines(self) -> tuple[str, ...]:  # the one that answers first
+        return tuple(dict.fromkeys(name for name in (self.plan.respond, self.plan.transcribe) if name))
 
     def status(self) -> dict[str, object]:
         """For /status, /ready and `voxd status`."""
@@ -210,7 +217,7 @@ class Gateway:
         self.parking.admit(connection)
         ticket, end = connection.ticket, websocket.End("internal error")
         try:
-            end = await websocket.serve(socket, connection)
+            end = await websocket.serve(socket, connection, self.shares)
         finally:
             if ticket == connection.ticket:  # else another transport serves it now
                 self._over(connection, end)
@@ -284,9 +291,6 @@ class Gateway:
         finally:
             self.connections.discard(hearing)
 
-    def _transcriber(self) -> str | None:
-        return self.plan.transcribe
-
     async def _metrics(self, _: Request) -> Response:
         return Response(self._exposition.page(), headers={"Content-Type": prometheus.CONTENT_TYPE})
 
@@ -301,6 +305,8 @@ class Gateway:
     async def drain(self) -> None:
         """Clients are told; turns in flight may end; then every connection is closed."""
         self.draining = True
+        async with self.host.changed:
+            self.host.changed.notify_all()
         for connection in list(self.connections):
             connection.going_away(self.settings.server.drain_s, RETRY_S)
         turns = [asyncio.create_task(connection.idle.wait()) for connection in self.connections]
@@ -340,7 +346,9 @@ async def run(plan: Plan, systemd: Supervisor, read_again: Callable[[], Settings
     tls = (server.tls_cert, server.tls_key) if server.tls_cert and server.tls_key else None
     unix = [each.sock for each in given if isinstance(each.address, Path)]
     tcp = [each.sock for each in given if isinstance(each.address, Tcp)]
-    servers = [(Server(app), unix)] + ([(Server(app, tls), tcp)] if tcp else [])
+    servers = [(Server(app, None, gateway.shares), unix)]
+    if tcp:
+        servers.append((Server(app, tls, gateway.shares), tcp))
     for each in given:
         log.info("listening on %s%s", address_text(each.address), " (systemd's)" if each.kept else "")
     try:

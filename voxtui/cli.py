@@ -23,6 +23,7 @@ import click
 
 import shared
 from shared.program import Failure, OutputFile, Program, likely, written
+from shared.terminal import draw, note, say
 
 if TYPE_CHECKING:
     from voxtui.bench.goals import Goal
@@ -162,7 +163,7 @@ def devices() -> None:
     from voxtui.errors import SourceError
 
     try:
-        click.echo(device_list())
+        say(device_list())
     except SourceError as error:
         _fail(str(error), FAILED)
 
@@ -184,7 +185,7 @@ def doctor(target: str | None, token_file: Path | None) -> None:
     address, token = _address(target, token_file)
     from voxtui.doctor.command import doctor as examine
 
-    _finish(examine(address, token, os.environ, click.echo, token_file=token_file))
+    _finish(examine(address, token, os.environ, draw, token_file=token_file))
 
 
 @main.command(epilog=EPILOG, short_help="How fast is a voxd, and for how many at once?")
@@ -308,7 +309,7 @@ def _screen(address: Target, token: str | None, wishes: Wishes, file: Path | Non
     gc.freeze()  # what is loaded by now stays: each search for garbage among it would stop the screen for 30 ms
     app.run()
     if app.kept is not None:
-        click.echo(f"The conversation is kept in {app.kept}", err=True)
+        say(f"The conversation is kept in {app.kept}", err=True)
     sys.exit(app.return_code)
 
 
@@ -374,7 +375,7 @@ async def _transcribe(
 
     async with contextlib.AsyncExitStack() as stack:
         if private and not await answers(address):
-            address = await stack.enter_async_context(private_voxd(_note))
+            address = await stack.enter_async_context(private_voxd(note))
         route = await stack.enter_async_context(opened(address, token))
         return await transcribe_files(route, files, form=form, language=language)
 
@@ -393,7 +394,7 @@ async def _bench(
     from voxtui.capture.sources import CLIP
     from voxtui.link.route import opened
 
-    progress = Progress(lambda text: click.echo(text, nl=False, err=True), redraws=sys.stderr.isatty())
+    progress = Progress(lambda text: draw(text, nl=False, err=True), redraws=sys.stderr.isatty())
     bench = Bench(plan, audio or CLIP, progress, goals)
     first, second = targets
     async with contextlib.AsyncExitStack() as stack:
@@ -408,14 +409,10 @@ async def _bench(
             outcome = await bench.compare(route, await stack.enter_async_context(opened(second, token)))
         else:
             outcome = await bench.run(route)
-    click.echo(outcome.text)
+    say(outcome.text)
     if json_file is not None:
         await asyncio.to_thread(written, json_file, json.dumps(outcome.record, indent=1) + "\n")
     return outcome.passed
-
-
-def _note(line: str) -> None:
-    click.echo(line, err=True)
 
 
 def _fail(message: str, code: int) -> NoReturn:

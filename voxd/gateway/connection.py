@@ -28,11 +28,11 @@ from shared import events
 from shared.events import WireError
 from shared.session_config import AnySession
 from voxd import messages as m
-from voxd.gateway.budget import Budget, Pace
+from voxd.gateway.budget import Budget
 from voxd.gateway.dialect import Dialect
 from voxd.gateway.engine_host import EngineHost
 from voxd.session import Profile, Session
-from voxd.session.intake import PLAIN, lighten
+from voxd.session.intake import lighten
 from voxd.telemetry.log import SessionLog, fields
 from voxd.telemetry.turn_meter import Observer, Targets, TurnMeter
 
@@ -96,7 +96,7 @@ class Connection:
         self._begun_us = clock()
         self._meter, self._observer, self._observed = TurnMeter(), observer, 0
         self._received_us = self._begun_us  # when audio last came
-        self._budget, self._pace = budget, Pace(budget.lane)
+        self._budget = budget
         self._kept = self._told = 0  # its part of the budget: audio, and what was said and written
         self.log = SessionLog(self.id, targets)
         self.readable = asyncio.Event()
@@ -152,16 +152,13 @@ class Connection:
 
     # ── from the transport ──────────────────────────────────────────────────────────────────────────────────────────
 
-    async def receive_message(self, data: str) -> None:
-        """One JSON message, of any size."""
-        await self._pace.work(self._work_on(data), large=len(data) > PLAIN)
-
     def receive_text(self, data: str) -> None:
-        """A small one, in one go."""
-        for _ in self._work_on(data):
+        """One JSON message."""
+        for _ in self.work_on(data):
             pass
 
-    def _work_on(self, data: str) -> Iterator[None]:
+    def work_on(self, data: str) -> Iterator[None]:
+        """One JSON message, of any size, a piece at a time: between them others may have their turn."""
         try:
             light = yield from lighten(data)
             received = self._dialect.receive(light.text, light.audio)
@@ -182,10 +179,10 @@ class Connection:
         self._session.receive_error(error)
         self._drain()
 
-    async def receive_binary(self, data: bytes) -> None:
-        """A binary message: audio, if the client has said that it would send some."""
+    def work_on_binary(self, data: bytes) -> Iterator[None]:
+        """A binary message, likewise: audio, if the client has said that it would send some."""
         if self._session.config.voxd.binary_audio:
-            await self._pace.work(self._work_on_audio(data, None), large=len(data) > PLAIN)
+            yield from self._work_on_audio(data, None)
             return
         message = "Binary messages are not accepted; send audio as `input_audio_buffer.append`."
         self.refuse(WireError("invalid_event", message))

@@ -22,6 +22,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from shared.safe_text import safe_line, safe_text
 from voxd.traces import Reticent
 
 SOCKET = Path("/run/systemd/journal/socket")
@@ -60,7 +61,7 @@ def encode(fields: Mapping[str, object]) -> bytes:
 def _record(record: logging.LogRecord) -> dict[str, object]:
     """A line of the log as the journal's fields."""
     fields: dict[str, object] = {
-        "MESSAGE": record.getMessage(),
+        "MESSAGE": safe_line(record.getMessage()),
         "PRIORITY": PRIORITIES.get(record.levelno, 6),
         "SYSLOG_IDENTIFIER": "voxd",
         "LOGGER": record.name,
@@ -70,7 +71,8 @@ def _record(record: logging.LogRecord) -> dict[str, object]:
     }
     if record.exc_info:
         fields["EXCEPTION"] = Reticent().formatException(record.exc_info)
-    return fields | getattr(record, "fields", {})
+    fields |= getattr(record, "fields", {})
+    return {name: safe_text(value) if isinstance(value, str) else value for name, value in fields.items()}
 
 
 class JournalHandler(logging.Handler):

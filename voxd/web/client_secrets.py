@@ -55,27 +55,29 @@ class Secret:
 
 
 class Secrets:
-    """`clock`: seconds of the Unix epoch.  Bounds: MOST and HELD; at a bound expired ones are dropped, and none is made
-    while there are no expired ones, for the others are in use."""
+    """`clock`: seconds that only go forward, by which secrets expire, whatever is done to the machine's time; `epoch`:
+    seconds of the Unix epoch, for what is told.  Bounds: MOST and HELD; at a bound expired ones are dropped, and none is
+    made while there are no expired ones, for the others are in use."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._secrets: dict[bytes, Secret] = {}  # by digest: looking one up takes no time that tells of another
+    def __init__(self, clock: Callable[[], float], epoch: Callable[[], float]) -> None:
+        self._clock, self._epoch = clock, epoch
+        # By digest: looking one up takes no time that tells of another.  Each with its end by the clock.
+        self._secrets: dict[bytes, tuple[float, Secret]] = {}
 
     def make(self, seconds: int, session: Json) -> Secret:
         """Raises Full."""
         told = msgspec.json.encode(session)
         if self._full(told):
             now = self._clock()
-            self._secrets = {digest: each for digest, each in self._secrets.items() if each.expires_at > now}
+            self._secrets = {digest: each for digest, each in self._secrets.items() if each[0] > now}
         if self._full(told):
             raise Full
-        secret = Secret(PREFIX + token_urlsafe(32), int(self._clock()) + seconds, told)
-        self._secrets[_digest(secret.value)] = secret
+        secret = Secret(PREFIX + token_urlsafe(32), int(self._epoch()) + seconds, told)
+        self._secrets[_digest(secret.value)] = self._clock() + seconds, secret
         return secret
 
     def _full(self, told: bytes) -> bool:
-        held = sum(len(each.told) for each in self._secrets.values())
+        held = sum(len(each.told) for _, each in self._secrets.values())
         return len(self._secrets) >= MOST or held + len(told) > HELD
 
     def find(self, key: str) -> Secret | None:
@@ -83,10 +85,12 @@ class Secrets:
         if not key.startswith(PREFIX):
             return None
         digest = _digest(key)
-        secret = self._secrets.get(digest)
-        if secret is None or not hmac.compare_digest(_bytes(key), _bytes(secret.value)):
+        if (found := self._secrets.get(digest)) is None:
             return None
-        if secret.expires_at <= self._clock():
+        end, secret = found
+        if not hmac.compare_digest(_bytes(key), _bytes(secret.value)):
+            return None
+        if end <= self._clock():
             del self._secrets[digest]
             return None
         return secret

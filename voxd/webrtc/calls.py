@@ -32,6 +32,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from shared import events
 from shared.audio import RATE
 from shared.events import WireError
 from shared.parts import Json
@@ -195,7 +196,7 @@ class Calls:
     async def _pick_up(self, call: Media, offer: sdp.Offer, request: Request) -> str:
         from voxd.webrtc.peer import NoPort, Peer, Ports
 
-        call.peer = peer = Peer()
+        call.peer = peer = Peer(call.stray_channel)
         low, high = self._settings.ports
         async with contextlib.AsyncExitStack() as undone:
             undone.push_async_callback(peer.close)
@@ -225,10 +226,20 @@ class Media:
     def __init__(self, key: str, clock: Callable[[], int]) -> None:
         self.id = f"rtc_{key}"
         self.why = "closed"
+        self._strayed = False
         self._clock = clock
 
     def hang_up(self, why: str) -> None:
         self.peer.end(why)
+
+    def stray_channel(self, label: str) -> str:
+        """The `error` that a data channel gets which carries nothing; the journal hears of the first of a call."""
+        message = f"Events go over one data channel called `oai-events`; this one, {label[:60]!r}, is not used."
+        if not self._strayed:
+            self._strayed = True
+            log.warning("call %s: its data channel %.60r is not used; events go over `oai-events`", self.id, label)
+        body = events.ErrorBody("invalid_request_error", "unknown_data_channel", message, None, None)
+        return events.dump(events.Error(event_id=f"event_{secrets.token_hex(12)}", error=body)).decode()
 
     async def run(self, held: contextlib.ExitStack) -> None:
         """To its end, whoever ends it."""
@@ -297,7 +308,7 @@ class Call(Media):
 
     async def _read(self) -> None:
         while True:
-            await self.connection.receive_message(await self.peer.receive_message())
+            self.connection.receive_text(await self.peer.receive_message())
 
     async def _hear(self) -> None:
         """The session bounds what waits for the engine; a track cannot be told to wait."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import gc
 import itertools
@@ -17,7 +16,7 @@ from shared.session_config import Extensions, RealtimeSession
 from tests.support.still import LIMIT_S, Steps, quickest
 from tests.voxd.gateway.test_connection import Host, Nobody
 from voxd import messages as m
-from voxd.gateway.budget import Budget, Pace
+from voxd.gateway.budget import Budget
 from voxd.gateway.connection import Connection
 from voxd.gateway.dialect import Dialect
 from voxd.session import Profile, intake
@@ -117,7 +116,7 @@ MESSAGES: dict[str, Callable[[], str]] = {
 
 async def through(connection: Connection, message: str, steps: Steps) -> None:
     """As the gateway does it; then everything that came of it is written."""
-    steps.run(connection._work_on(message))
+    steps.run(connection.work_on(message))
     while connection._outbound:
         steps.run(_once(lambda: connection.written(connection._outbound[0])))
         steps.run(_once(lambda: _take(connection)))
@@ -177,39 +176,3 @@ async def test_a_full_session_is_no_slower() -> None:
         runs.append(steps)
     connection.close("over")
     assert max(quickest(runs[at::3]) for at in range(3)) < LIMIT_S
-
-
-# ── together ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_large_messages_of_many_take_turns() -> None:
-    """In a round of the loop there is one piece of one of them, and everybody's turn comes."""
-    budget, rounds, done = Budget(), [0], []
-    pieces: list[int] = []
-
-    def work(number: int) -> Iterator[None]:
-        for _ in range(10):
-            pieces.append(rounds[0])
-            yield
-        done.append(number)
-
-    async def count() -> None:
-        while len(done) < 40:
-            rounds[0] += 1
-            await asyncio.sleep(0)
-
-    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
-        tasks.create_task(count())
-        for number in range(40):
-            tasks.create_task(Pace(budget.lane).work(work(number), large=True))
-    assert max(pieces.count(each) for each in set(pieces)) <= 2
-    assert sorted(done) == list(range(40))
-    assert len(set(pieces)) > 200
-
-
-async def test_a_small_message_waits_for_nobody() -> None:
-    budget = Budget()
-    async with budget.lane.turn():
-        worked: list[int] = []
-        await asyncio.wait_for(Pace(budget.lane).work(_once(lambda: worked.append(1)), large=False), 60)
-        assert worked == [1]

@@ -12,7 +12,7 @@ from shared import events
 from shared.events import WireError
 from shared.refusals import QUOTED
 from tests.support.talk import Desk
-from voxd import framing
+from voxd.framing import encode
 from voxd.session import Profile
 
 HUGE = [10**29, -(10**29), 2**64, 2**63, -1, 10**400, 1e308, "x" * 100_000, "\0" * 1000, [], [[]], {}, {"a": []}, True]
@@ -84,7 +84,7 @@ def test_whatever_stands_in_a_field_the_session_lives_and_can_be_written(kind: s
             if isinstance(told, events.Error):
                 assert len(data) < 12 * QUOTED, what
         for command in desk.commands[before[1] :]:
-            framing.encode(command)
+            encode(command)
     desk.send(events.SessionUpdate(session={}))
     assert isinstance(desk.events[-1], events.SessionUpdated | events.Notice)
 

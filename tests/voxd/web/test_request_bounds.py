@@ -40,7 +40,7 @@ def guarded() -> Guarded:
     offer = rest.Offer(lambda: None, lambda code: None, lambda: "echo", refuse, lambda: 100)
     desk = Desk(lambda: None, lambda code: None, refuse, lambda *_: None, lambda token: None, lambda: 0)  # type: ignore[arg-type]
     routes = [
-        client_secrets(Secrets(lambda: 1.0), lambda: RealtimeSession(id="s", model="m"), lambda: "m"),
+        client_secrets(Secrets(lambda: 1.0, lambda: 1.0), lambda: RealtimeSession(id="s", model="m"), lambda: "m"),
         Route("/v1/audio/transcriptions", rest.Transcriptions(offer), methods=["POST"]),
         *Calls(WebRtc(enabled=True), desk).routes(),
     ]
@@ -146,7 +146,7 @@ def test_a_header_that_lies_does_not_help() -> None:
 def test_secrets_hold_no_more_than_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secrets, "HELD", 1000)
     now = [0.0]
-    store = Secrets(lambda: now[0])
+    store = Secrets(lambda: now[0], lambda: 0.0)
     first = store.make(60, {"instructions": "x" * 600})
     with pytest.raises(secrets.Full):
         store.make(60, {"instructions": "x" * 600})
