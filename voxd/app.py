@@ -101,8 +101,7 @@ class Gateway:
         self.parking = Parking()
         self.shares = Shares()  # of the loop
         self.secrets = Secrets(time.monotonic, unix_s)
-        self._budget = Budget()
-        self.draining = False
+        self._budget, self.draining = Budget(), False
         self._begun = time.monotonic()
         self._targets = targets(settings)
         self._waiting: tuple[str, ...] = ()  # what of the settings file takes a restart
@@ -267,9 +266,9 @@ class Gateway:
     def _resumed(self, socket: WebSocket) -> Connection | None:
         """The session that a client comes back to, if it is still here."""
         token, last = socket.query_params.get("voxd_resume"), socket.query_params.get("voxd_last_seq", "0")
-        seq = int(last) if len(last) <= SEQ_DIGITS and last.isdecimal() else None
-        connection = self.parking.find(token, seq) if token and seq is not None else None
-        if connection is not None and seq is not None:
+        seq = int(last) if len(last) <= SEQ_DIGITS and last.isdecimal() else -1  # no event of any session
+        connection = self.parking.find(token, seq) if token else None
+        if connection is not None:
             connection.take_over(seq)
         return connection
 
@@ -281,9 +280,8 @@ class Gateway:
             return first_config(session_id, self.settings, self.model, set(), transcription=True)
 
         parts = self.host, partial(profile, self.settings), config, monotonic_us, self._targets, peer
-        hearing = transcriptions.Hearing(
-            *parts, Dialect({"dialect": "ga"}, 0), prometheus.Files(self._exposition), self._budget
-        )
+        counted = Dialect({"dialect": "ga"}, 0), prometheus.Files(self._exposition)
+        hearing = transcriptions.Hearing(*parts, *counted, self._budget)
         self._exposition.connected("http")
         self.connections.add(hearing)
         try:

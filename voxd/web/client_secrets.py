@@ -56,8 +56,8 @@ class Secret:
 
 class Secrets:
     """`clock`: seconds that only go forward, by which secrets expire, whatever is done to the machine's time; `epoch`:
-    seconds of the Unix epoch, for what is told.  Bounds: MOST and HELD; at a bound expired ones are dropped, and none is
-    made while there are no expired ones, for the others are in use."""
+    seconds of the Unix epoch, for what is told.  Bounds: MOST and HELD; at a bound expired ones are dropped, and none
+    is made while there are no expired ones, for the others are in use."""
 
     def __init__(self, clock: Callable[[], float], epoch: Callable[[], float]) -> None:
         self._clock, self._epoch = clock, epoch
