@@ -44,7 +44,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     real, link = tmp_path / "real", tmp_path / "token"
     token_file.load_or_make(real)
     link.symlink_to(real)
-    with pytest.raises(TokenError, match="is a link, which is not followed"):
+    with pytest.raises(TokenError, match="is a symbolic link, which is not followed"):
         token_file.load(link)
     dangling = tmp_path / "dangling"
     dangling.symlink_to(tmp_path / "elsewhere")
