@@ -25,6 +25,7 @@ import random
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -182,9 +183,12 @@ def _listen(ice: IceConnection, ports: Ports, address: str) -> None:
 
 
 class Peer:
-    """A peer connection: `answer` an offer, wait for `opened`, then receive and send until a method raises PeerGone."""
+    """A peer connection: `answer` an offer, wait for `opened`, then receive and send until a method raises PeerGone.
 
-    def __init__(self) -> None:
+    `stray`: given the name of a data channel that is not the one for events, returns what is written to it."""
+
+    def __init__(self, stray: Callable[[str], str]) -> None:
+        self._stray = stray
         servers = RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.BALANCED)
         self._pc = RTCPeerConnection(servers)
         audio = self._pc.addTransceiver("audio", direction="recvonly")
@@ -295,6 +299,7 @@ class Peer:
     def _channel_came(self, channel: RTCDataChannel) -> None:
         """The client has opened a data channel; it is usable at once."""
         if channel.label != CHANNEL or self._channel is not None:
+            channel.send(self._stray(channel.label))
             return
         self._channel = channel
         channel.on("message", self._message_came)
