@@ -11,11 +11,10 @@ turns are transcribed, and gives the slot back when it is answered or the client
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 from starlette.datastructures import UploadFile
@@ -26,7 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from shared import events
 from shared.audio import RATE, to_ms
-from shared.audio_file import KINDS, AudioFile, Unreadable
+from shared.audio_file import KINDS, AudioFile, TooLong, Unreadable
 from shared.events import Json
 from shared.languages import language_of
 from shared.session_config import ServerVad
@@ -39,6 +38,7 @@ from voxd.web.gate import error_body
 
 FILE = 25 << 20  # bytes, as the API
 BODY = FILE + (1 << 20)  # the other fields of the form, and the form itself
+HOURS = 4  # of sound in a file
 FIELDS = 1000  # of a form: lists, such as `keywords[]`, have one for each of their values
 STALL_S = 30.0  # without a byte of an upload
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
@@ -116,7 +116,7 @@ class Offer:
 class Wanted:
     """The form."""
 
-    file: bytes
+    file: BinaryIO  # in memory
     format: str
     stream: bool
     language: str | None
@@ -169,14 +169,12 @@ async def read_form(request: Request) -> Wanted:
     if not isinstance(file, UploadFile):
         message = "The part `file` came as text, for it has no file name; with curl: -F file=@talk.wav"
         raise Problem(400, "invalid_value", message, "file")
-    data = await file.read()
-    await form.close()
-    if len(data) > FILE:
+    if (file.size or 0) > FILE:
         raise _too_large()
-    return _checked(data, [(name, value) for name, value in form.multi_items() if isinstance(value, str)])
+    return _checked(file.file, [(name, value) for name, value in form.multi_items() if isinstance(value, str)])
 
 
-def _checked(file: bytes, named: list[tuple[str, str]]) -> Wanted:
+def _checked(file: BinaryIO, named: list[tuple[str, str]]) -> Wanted:
     """`model` may have any name: the configured transcriber does the work.  `temperature` and the like do nothing.
     Words have no timestamps here: whoever wants them beside those of segments gets segments."""
     fields = dict(named)
@@ -316,14 +314,17 @@ def _unavailable(code: str, message: str) -> Problem:
     return Problem(503, code, message, Retry_After="2")
 
 
-def _open(data: bytes) -> AudioFile:
+def _open(file: BinaryIO) -> AudioFile:
     try:
-        return AudioFile(io.BytesIO(data))
+        return AudioFile(file, limit=HOURS * 3600 * RATE)
     except Unreadable as error:
         raise _unreadable(error) from error
 
 
 def _unreadable(error: Unreadable) -> Problem:
+    if isinstance(error, TooLong):
+        message = f"A file may hold {HOURS} hours of sound at most: {error}. Send it in parts."
+        return Problem(413, "file_too_long", message, "file")
     message = f"The file was not understood: {error}. Supported are: {KINDS}."
     return Problem(400, "invalid_value", message, "file")
 

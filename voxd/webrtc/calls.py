@@ -38,6 +38,7 @@ from shared.events import WireError
 from shared.parts import Json
 from shared.settings import WebRtc
 from voxd.gateway.connection import Closed, Connection
+from voxd.session.intake import VALUES, count_values
 from voxd.telemetry.log import fields
 from voxd.web.gate import body_of, error_body, is_unix
 from voxd.webrtc import sdp
@@ -429,6 +430,8 @@ async def _bytes(value: Any) -> bytes:
 
 
 def _session(data: bytes) -> Json:
+    if count_values(data.decode("utf-8", "replace")) > VALUES:
+        raise _Refusal(413, "request_too_large", f"The part `session` may have {VALUES} values.", "session")
     try:
         return msgspec.json.decode(data, type=Json)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
