@@ -25,6 +25,7 @@ from whisper_normalizer.english import EnglishTextNormalizer
 
 from shared.audio import PACKET, RATE, Float32, Truth, float_to_pcm16
 from shared.latency import percentile
+from shared.terminal import say
 from tests.support.speech import clips
 from voxd.engine.contract import EngineCommand
 from voxd.engine.vad import FRAME, Vad
@@ -261,7 +262,7 @@ def measure(bench: Bench, model: FasterWhisper, rules: Rules, *, verbose: bool) 
         if clip.seconds > 3 and (text_us is None or text_us > last * 1_000_000 // RATE):
             out.late.append(clip.name)
         if verbose:
-            click.echo(f"{clip.name}\n  reference {clip.text}\n  live      {run.text}\n  whole     {whole[-1].strip()}")
+            say(f"{clip.name}\n  reference {clip.text}\n  live      {run.text}\n  whole     {whole[-1].strip()}")
     out.wer_live, out.wer_whole, out.rtf = wer(references, live), wer(references, whole), decoded / audio
     return out
 
@@ -295,14 +296,14 @@ def main(options: str, silence_ms: int, cost_ms: int, verbose: bool) -> None:
     bench, rules = Bench(model, given, cost_ms * 1000 or None), Rules(silence=silence_ms * RATE // 1000)
     figures = measure(bench, model, rules, verbose=verbose)
     noises = noise_decodes(bench, rules)
-    click.echo(f"WER live {figures.wer_live:.1f} %, whole clips {figures.wer_whole:.1f} %")
-    click.echo("ms, p50 / p95 / worst, after the first or last voiced sample:")
-    click.echo(f"  first guess {spread(figures.first_guess_ms)}, first text {spread(figures.first_text_ms)}")
-    click.echo(f"  final {spread(figures.final_ms)}")
-    click.echo(f"decoding {figures.rtf:.2f} s of one worker per s of audio")
-    click.echo(f"over 3 s and no text before the end: {', '.join(figures.late) or 'none'}")
+    say(f"WER live {figures.wer_live:.1f} %, whole clips {figures.wer_whole:.1f} %")
+    say("ms, p50 / p95 / worst, after the first or last voiced sample:")
+    say(f"  first guess {spread(figures.first_guess_ms)}, first text {spread(figures.first_text_ms)}")
+    say(f"  final {spread(figures.final_ms)}")
+    say(f"decoding {figures.rtf:.2f} s of one worker per s of audio")
+    say(f"over 3 s and no text before the end: {', '.join(figures.late) or 'none'}")
     for name, (begun, decodes) in noises.items():
-        click.echo(f"60 s of {name}: {begun} utterances, {decodes} decodes")
+        say(f"60 s of {name}: {begun} utterances, {decodes} decodes")
     good = figures.wer_live <= min(figures.wer_whole + WORSE_BY_AT_MOST, WER_AT_MOST)
     good = good and not figures.late and not any(decodes for _, decodes in noises.values())
     raise SystemExit(0 if good else 1)

@@ -27,20 +27,34 @@ def Idle(why: str) -> Meta:  # noqa: N802  # reads as the annotation that it mak
 
 
 @dataclass(frozen=True, slots=True)
-class _Field:
-    kind: object
+class _Kind:
+    """A type, as far as a walk over values needs it.  `alone`: nothing but these objects is of it, so no tag is asked
+    for; `inner`: of the elements of an array."""
+
+    structs: tuple[type[msgspec.Struct], ...]
+    alone: bool
     nullable: bool
+    inner: _Kind | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    kind: _Kind
     idle: str
     default: object
 
 
-def given(tree: Any, kind: object, where: str, unknown: list[str]) -> Any:
-    """`tree` (JSON as Python holds it) as far as type `kind` knows it; paths of other fields are added to `unknown`."""
-    members = _members(kind)
+def given(tree: Any, struct: type[msgspec.Struct], where: str, unknown: list[str]) -> Any:
+    """`tree` (JSON as Python holds it) as far as type `struct` knows it; paths of other fields are added to
+    `unknown`."""
+    return _walk(tree, _Kind((struct,), True, False, None), where, unknown)
+
+
+def _walk(tree: Any, kind: _Kind, where: str, unknown: list[str]) -> Any:
     if isinstance(tree, list):
-        inner = next((get_args(each)[0] for each in members if get_origin(each) is tuple), None)
-        return tree if inner is None else [given(v, inner, f"{where}[{i}]", unknown) for i, v in enumerate(tree)]
-    struct = _struct(members, tree) if isinstance(tree, dict) else None
+        inner = kind.inner
+        return tree if inner is None else [_walk(v, inner, f"{where}[{i}]", unknown) for i, v in enumerate(tree)]
+    struct = _struct(kind, tree) if isinstance(tree, dict) else None
     if struct is None:
         return tree
     kept, fields, tag = {}, _fields(struct), struct.__struct_config__.tag_field
@@ -51,8 +65,8 @@ def given(tree: Any, kind: object, where: str, unknown: list[str]) -> Any:
         elif name not in fields:
             if value is not None:
                 unknown.append(place)
-        elif value is not None or fields[name].nullable:
-            kept[name] = given(value, fields[name].kind, place, unknown)
+        elif value is not None or fields[name].kind.nullable:
+            kept[name] = _walk(value, fields[name].kind, place, unknown)
     return kept
 
 
@@ -73,37 +87,43 @@ def _fields(struct: type[msgspec.Struct]) -> dict[str, _Field]:
     hints = get_type_hints(struct, include_extras=True)
     return {
         field.name: _Field(
-            hints[field.name],
-            NoneType in _members(hints[field.name]),
-            _why(hints[field.name]),
-            None if field.default is NODEFAULT else field.default,
+            _kind(hints[field.name]), _why(hints[field.name]), None if field.default is NODEFAULT else field.default
         )
         for field in msgspec.structs.fields(struct)
     }
 
 
-def _members(kind: object) -> tuple[object, ...]:
+def _kind(hint: object) -> _Kind:
+    members = _members(hint)
+    structs = tuple(each for each in members if isinstance(each, type) and issubclass(each, msgspec.Struct))
+    others = [each for each in members if each not in (*structs, NoneType, msgspec.UnsetType)]
+    inner = next((get_args(each)[0] for each in members if get_origin(each) is tuple), None)
+    return _Kind(
+        structs, len(structs) == 1 and not others, NoneType in members, None if inner is None else _kind(inner)
+    )
+
+
+def _members(hint: object) -> tuple[object, ...]:
     """The types of a union, without what is annotated about them."""
-    while get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    if get_origin(kind) in (Union, UnionType):
-        return tuple(member for each in get_args(kind) for member in _members(each))
-    return (kind,)
+    while get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(member for each in get_args(hint) for member in _members(each))
+    return (hint,)
 
 
-def _why(kind: object) -> str:
-    if get_origin(kind) is not Annotated:
+def _why(hint: object) -> str:
+    if get_origin(hint) is not Annotated:
         return ""
-    notes = (note.extra or {} for note in get_args(kind)[1:] if isinstance(note, Meta))
+    notes = (note.extra or {} for note in get_args(hint)[1:] if isinstance(note, Meta))
     return next((str(note["idle"]) for note in notes if "idle" in note), "")
 
 
-def _struct(members: tuple[object, ...], tree: dict[str, Any]) -> type[msgspec.Struct] | None:
+def _struct(kind: _Kind, tree: dict[str, Any]) -> type[msgspec.Struct] | None:
     """Which of them this object is; None: anything goes, or its tag is none of theirs, which `convert` will say."""
-    structs = [each for each in members if isinstance(each, type) and issubclass(each, msgspec.Struct)]
-    if len(structs) == 1 and len(members) - (NoneType in members) == len(structs) + (msgspec.UnsetType in members):
-        return structs[0]
-    for each in structs:
+    if kind.alone:
+        return kind.structs[0]
+    for each in kind.structs:
         config = each.__struct_config__
         if config.tag_field is not None and tree.get(config.tag_field) == config.tag:
             return each

@@ -19,6 +19,8 @@ from typing import IO, Any
 import click
 
 from shared.environment import begin
+from shared.safe_text import safe_text
+from shared.terminal import say
 
 FAILED = 1
 FETCHING = frozenset({"pull"})  # commands that get something from the hub
@@ -39,7 +41,7 @@ class Failure(click.ClickException):
         self._program = program or (context.find_root().command.name if context else None)
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"{self._program}: {self.message}" if self._program else self.message, file, err=True)
+        say(f"{self._program}: {self.message}" if self._program else self.message, err=True)
 
 
 class Program(click.Group):
@@ -50,7 +52,7 @@ class Program(click.Group):
         return super().main(*args, **extra)
 
     def make_context(self, info_name: str | None, *args: Any, **extra: Any) -> click.Context:
-        with _errors_told(self.name):
+        with _errors_told(self.name), _errors_safe():
             return super().make_context(info_name, *args, **extra)
 
     def resolve_command(
@@ -61,7 +63,7 @@ class Program(click.Group):
         return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _errors_told(self.name):
+        with _errors_told(self.name), _errors_safe():
             return super().invoke(ctx)
 
 
@@ -88,7 +90,7 @@ def written(path: Path, text: str) -> None:
     try:
         path.write_text(text, "utf-8")
     except OSError as error:
-        click.echo(text, nl=False)
+        say(text, nl=False)
         raise Failure(f"{path} cannot be written ({error.strerror}): it stands on standard output.", FAILED) from None
 
 
@@ -141,6 +143,16 @@ def _text(raw: io.FileIO, like: Any) -> io.TextIOWrapper:
     """`like`: the stream that Python has made of the same file, or None."""
     encoding, errors = (like.encoding, like.errors) if like is not None else ("utf-8", "backslashreplace")
     return io.TextIOWrapper(io.BufferedWriter(raw), encoding, errors, line_buffering=True)
+
+
+@contextlib.contextmanager
+def _errors_safe() -> Iterator[None]:
+    """Click shows errors itself, and quotes file names and options in them."""
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = safe_text(error.message, None)  # type: ignore[misc]  # final in the stubs, an attribute as any in fact
+        raise
 
 
 @contextlib.contextmanager

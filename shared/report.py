@@ -12,6 +12,8 @@ from typing import Literal
 
 import click
 
+from shared.safe_text import safe_line
+
 Mark = Literal["ok", "warn", "bad", "skipped"]
 
 MARKS = {"ok": ("✓", "ok  "), "warn": ("!", "warn"), "bad": ("✗", "bad "), "skipped": ("–", "-   ")}
@@ -38,17 +40,15 @@ def healthy(findings: Iterable[Finding]) -> bool:
 class Report:
     """Findings as lines: aligned, coloured on a terminal, in plain letters where it cannot show others.
 
-    `width`: columns of the terminal, 0 for a pipe; `clean`: makes harmless what others have put into a text."""
+    `width`: columns of the terminal, 0 for a pipe.  What others have put into a text is made harmless."""
 
-    def __init__(
-        self, out: Callable[[str], None], *, width: int, utf8: bool, coloured: bool, clean: Callable[[str], str] = str
-    ) -> None:
-        self._write, self._utf8, self._coloured, self._clean = out, utf8, coloured, clean
+    def __init__(self, out: Callable[[str], None], *, width: int, utf8: bool, coloured: bool) -> None:
+        self._write, self._utf8, self._coloured = out, utf8, coloured
         self._width = min(width, WIDEST)
         self.healthy = True
 
     def group(self, title: str, findings: Iterable[Finding]) -> None:
-        self._out(self._style(self._clean(title), bold=True))
+        self._out(self._style(safe_line(title), bold=True))
         for finding in findings:
             self.more(finding)
 
@@ -56,22 +56,23 @@ class Report:
         """One finding, under the last title."""
         self.healthy = self.healthy and healthy([finding])
         mark = MARKS[finding.mark][0 if self._utf8 else 1]
-        start = f"  {mark} {finding.name:<{NAME}}"
+        name = f"{safe_line(finding.name):<{NAME}}"
+        start = f"  {mark} {name}"
         first, *rest = self._wrapped(finding.detail, len(start))
         colour, quiet = COLOURS.get(finding.mark), finding.mark == "skipped"
-        self._out(f"  {self._style(mark, fg=colour, dim=quiet)} {finding.name:<{NAME}}{self._style(first, dim=quiet)}")
+        self._out(f"  {self._style(mark, fg=colour, dim=quiet)} {name}{self._style(first, dim=quiet)}")
         for line in rest:
             self._out(" " * len(start) + self._style(line, dim=quiet))
         for remedy in finding.remedy:
             # Never cut: it may be a command, to be copied.
-            self._out(" " * len(start) + ("→ " if self._utf8 else "> ") + self._clean(remedy))
+            self._out(" " * len(start) + ("→ " if self._utf8 else "> ") + safe_line(remedy))
 
     def _out(self, line: str) -> None:
         self._write(line if self._utf8 else line.encode("ascii", "replace").decode("ascii"))
 
     def _wrapped(self, text: str, indent: int) -> list[str]:
         """Lines that fit beside the indent."""
-        text = self._clean(text)
+        text = safe_line(text)
         room = self._width - indent
         if room < 20:
             return [text]

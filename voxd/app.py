@@ -37,6 +37,7 @@ from shared.environment import names_of_keys
 from shared.session_config import AnySession, Json
 from shared.settings import Settings, Tcp
 from voxd import messages as m
+from voxd.gateway.budget import Budget
 from voxd.gateway.connection import Connection, id_factory
 from voxd.gateway.dialect import Dialect
 from voxd.gateway.engine_host import EngineFailed, EngineHost
@@ -53,7 +54,9 @@ from voxd.telemetry.log import fields
 from voxd.telemetry.prometheus import Exposition
 from voxd.web import gate as http, page_files, transcriptions, websocket
 from voxd.web.client_secrets import Secrets, client_secrets, secret_of
+from voxd.web.hold import Held
 from voxd.web.server import Server
+from voxd.web.shares import Shares
 from voxd.webrtc.calls import Calls, Desk
 
 log = logging.getLogger("voxd")
@@ -96,8 +99,9 @@ class Gateway:
         )
         self.connections: set[Connection] = set()  # those with a transport
         self.parking = Parking()
-        self.secrets = Secrets(unix_s)
-        self.draining = False
+        self.shares = Shares()  # of the loop
+        self.secrets = Secrets(time.monotonic, unix_s)
+        self._budget, self.draining = Budget(), False
         self._begun = time.monotonic()
         self._targets = targets(settings)
         self._waiting: tuple[str, ...] = ()  # what of the settings file takes a restart
@@ -109,11 +113,11 @@ class Gateway:
 
     def asgi(self) -> http.Guarded:
         """The application behind the gate."""
-        pages = http.routes(lambda: self.host.state == "ready" and not self.draining, self.status, lambda: self.model)
+        pages = http.routes(lambda: self.host.state == "ready" and not self.draining, self.status, self._engines)
         files = transcriptions.Offer(
             self._refusal,
             self._exposition.refused,
-            self._transcriber,
+            lambda: self.plan.transcribe,
             self._hearing,
             lambda: self.settings.server.max_sessions,
         )
@@ -130,7 +134,8 @@ class Gateway:
         app = Starlette(routes=routes, exception_handlers=http.ERROR_PAGES)
         origins, free = frozenset(self.settings.server.allow_origin), http.OPEN_PATHS | page_files.PATHS
         gate = http.Gate(self.plan.token, self._hosts(), origins, self.secrets.holds, open_paths=free)
-        self._guarded = http.Guarded(app, gate)
+        held = Held(app, lambda: not self.draining and self.host.state in ("loading", "restarting"), self.host.changed)
+        self._guarded = http.Guarded(held, gate)
         return self._guarded
 
     def _hosts(self) -> frozenset[str]:
@@ -156,7 +161,10 @@ class Gateway:
 
     @property
     def model(self) -> str:
-        return self.plan.respond or self.plan.transcribe or "none"
+        return next(iter(self._engines()), "none")
+
+    def _engines(self) -> tuple[str, ...]:  # the one that answers first
+        return tuple(dict.fromkeys(name for name in (self.plan.respond, self.plan.transcribe) if name))
 
     def status(self) -> dict[str, object]:
         """For /status, /ready and `voxd status`."""
@@ -208,7 +216,7 @@ class Gateway:
         self.parking.admit(connection)
         ticket, end = connection.ticket, websocket.End("internal error")
         try:
-            end = await websocket.serve(socket, connection)
+            end = await websocket.serve(socket, connection, self.shares)
         finally:
             if ticket == connection.ticket:  # else another transport serves it now
                 self._over(connection, end)
@@ -218,7 +226,7 @@ class Gateway:
         dialect = Dialect(socket.query_params, int(unix_s()))
         offered, config = partial(profile, self.settings), self._config(socket)
         parts = self.host, offered, config, monotonic_us, self._targets, _peer(socket), dialect
-        connection = Connection(*parts, self._exposition)
+        connection = Connection(*parts, self._exposition, self._budget)
         self._exposition.connected("websocket")
         return connection
 
@@ -242,7 +250,7 @@ class Gateway:
         dialect = Dialect({"dialect": "ga"}, int(unix_s()))
         offered = partial(profile, self.settings, track=True)
         parts = self.host, offered, config, monotonic_us, self._targets, _peer(request), dialect
-        connection = Connection(*parts, self._exposition)
+        connection = Connection(*parts, self._exposition, self._budget)
         self._exposition.connected("webrtc")
         self.connections.add(connection)
         return connection
@@ -258,9 +266,9 @@ class Gateway:
     def _resumed(self, socket: WebSocket) -> Connection | None:
         """The session that a client comes back to, if it is still here."""
         token, last = socket.query_params.get("voxd_resume"), socket.query_params.get("voxd_last_seq", "0")
-        seq = int(last) if len(last) <= SEQ_DIGITS and last.isdecimal() else None
-        connection = self.parking.find(token, seq) if token and seq is not None else None
-        if connection is not None and seq is not None:
+        seq = int(last) if len(last) <= SEQ_DIGITS and last.isdecimal() else -1  # no event of any session
+        connection = self.parking.find(token, seq) if token else None
+        if connection is not None:
             connection.take_over(seq)
         return connection
 
@@ -272,16 +280,14 @@ class Gateway:
             return first_config(session_id, self.settings, self.model, set(), transcription=True)
 
         parts = self.host, partial(profile, self.settings), config, monotonic_us, self._targets, peer
-        hearing = transcriptions.Hearing(*parts, Dialect({"dialect": "ga"}, 0), prometheus.Files(self._exposition))
+        counted = Dialect({"dialect": "ga"}, 0), prometheus.FileObserver(self._exposition)
+        hearing = transcriptions.Hearing(*parts, *counted, self._budget)
         self._exposition.connected("http")
         self.connections.add(hearing)
         try:
             yield hearing
         finally:
             self.connections.discard(hearing)
-
-    def _transcriber(self) -> str | None:
-        return self.plan.transcribe
 
     async def _metrics(self, _: Request) -> Response:
         return Response(self._exposition.page(), headers={"Content-Type": prometheus.CONTENT_TYPE})
@@ -291,12 +297,14 @@ class Gateway:
         limit, beat = self.settings.server.max_sessions, self.host.beat
         state = "draining" if self.draining else self.host.state
         sessions = Counter(connection.kind for connection in self.connections)
-        engine = prometheus.Engine(beat, (monotonic_us() - beat.at_us) / 1e6) if beat else None
+        engine = prometheus.EngineHealth(beat, (monotonic_us() - beat.at_us) / 1e6) if beat else None
         return prometheus.Live(state, sessions, limit, self.host.losses, engine)
 
     async def drain(self) -> None:
         """Clients are told; turns in flight may end; then every connection is closed."""
         self.draining = True
+        async with self.host.changed:
+            self.host.changed.notify_all()
         for connection in list(self.connections):
             connection.going_away(self.settings.server.drain_s, RETRY_S)
         turns = [asyncio.create_task(connection.idle.wait()) for connection in self.connections]
@@ -336,7 +344,9 @@ async def run(plan: Plan, systemd: Supervisor, read_again: Callable[[], Settings
     tls = (server.tls_cert, server.tls_key) if server.tls_cert and server.tls_key else None
     unix = [each.sock for each in given if isinstance(each.address, Path)]
     tcp = [each.sock for each in given if isinstance(each.address, Tcp)]
-    servers = [(Server(app), unix)] + ([(Server(app, tls), tcp)] if tcp else [])
+    servers = [(Server(app, None, gateway.shares), unix)]
+    if tcp:
+        servers.append((Server(app, tls, gateway.shares), tcp))
     for each in given:
         log.info("listening on %s%s", address_text(each.address), " (systemd's)" if each.kept else "")
     try:

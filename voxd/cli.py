@@ -19,6 +19,7 @@ import click
 
 from shared import __version__
 from shared.program import Failure, Program
+from shared.terminal import say
 from voxd.commands import models, service
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def start(config_path: Path | None, socket_path: str | None, check: bool, **opti
     plan = _plan(settings, _control(settings, socket_path), given, token=settings.server.token and not check)
     if check:
         _try_engines(plan)
-        click.echo(f"{source or 'no settings file: defaults'}: valid")
+        say(f"{source or 'no settings file: defaults'}: valid")
         return
     if (
         not given
@@ -92,7 +93,7 @@ def start(config_path: Path | None, socket_path: str | None, check: bool, **opti
         and settings.server.socket == "auto"
         and (there := elsewhere(plan.control, os.environ))
     ):
-        click.echo(f"voxd: voxd is already running at {there}; another beside it takes --socket PATH")
+        say(f"voxd: voxd is already running at {there}; another beside it takes --socket PATH")
         return
     _serve(plan, source, systemd, lambda: _read_again(config_path, socket_path, options))
 
@@ -167,7 +168,7 @@ def _serve(plan: Plan, source: Path | None, systemd: Supervisor, read_again: Cal
     try:
         asyncio.run(app.run(plan, systemd, read_again))
     except app.AlreadyRunning as running:
-        click.echo(f"voxd: {running}")
+        say(f"voxd: {running}")
     except app.CannotStart as reason:
         _die(str(reason), FAILED)
     except app.EngineFailed as reason:
@@ -182,7 +183,7 @@ def _settings(path: Path | None) -> tuple[Settings, Path | None]:
     except ConfigError as error:
         _die(str(error), CONFIGURATION)
     for warning in loaded.warnings:
-        click.echo(f"voxd: {warning}", err=True)
+        say(f"voxd: {warning}", err=True)
     return loaded.settings, loaded.source
 
 
@@ -227,7 +228,7 @@ def _plan(settings: Settings, control: Path, given: tuple[socket.socket, ...], *
     over_tcp = any(isinstance(address, Tcp) for address in (*listen, *(each.address for each in kept)))
     secret = _token(settings).encode() if token and over_tcp else None
     if over_tcp and secret is None:
-        notes = (*notes, "no token: whoever reaches a TCP listener may use it")
+        notes = (*notes, "no token: whoever reaches a TCP listener may use it, and any page on a loopback port too")
     if not settings.server.tls_cert:
         notes = (*notes, *unencrypted((*listen, *(each.address for each in kept))))
     return Plan(settings, control, listen, transcriber, responder, secret, notes, kept)
@@ -299,10 +300,8 @@ def _is_barred(path: Path) -> bool:
     """Whether it lies in a directory of another user, who does not let this one look."""
     try:
         path.stat()
-    except PermissionError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return False
 
 
@@ -330,24 +329,24 @@ def status(config_path: Path | None, socket_path: str | None, as_json: bool) -> 
     except Failure as failure:
         if as_json:
             state = "not_running" if failure.exit_code == NOT_RUNNING else "unknown"
-            click.echo(json.dumps({"state": state, "error": failure.message}, indent=1))
+            say(json.dumps({"state": state, "error": failure.message}, indent=1))
         raise
     if as_json:
-        click.echo(json.dumps(found, indent=1))
+        say(json.dumps(found, indent=1))
         return
     engines = found["engines"] if isinstance(found["engines"], dict) else {}
-    click.echo(f"voxd {found['version']} · {found['state']} · pid {found['pid']} · up {found['uptime_s']} s")
+    say(f"voxd {found['version']} · {found['state']} · pid {found['pid']} · up {found['uptime_s']} s")
     for role, name in engines.items():
-        click.echo(f"  {role:<11}{name or 'none'}")
+        say(f"  {role:<11}{name or 'none'}")
     calls = f" · {found['calls']} by WebRTC" if found.get("calls") else ""
-    click.echo(f"  {'sessions':<11}{found['sessions']} of {found['max_sessions']}{calls} · lag {found['lag_ms']} ms")
+    say(f"  {'sessions':<11}{found['sessions']} of {found['max_sessions']}{calls} · lag {found['lag_ms']} ms")
     listen = found["listen"] if isinstance(found["listen"], list) else []
     for address in (f"unix:{found['socket']}", *listen):
-        click.echo(f"  {'listening':<11}{address}")
+        say(f"  {'listening':<11}{address}")
     if found["state"] != "ready":
-        click.echo(f"  {'progress':<11}{found['progress']}")
+        say(f"  {'progress':<11}{found['progress']}")
     for note in found["notes"] if isinstance(found["notes"], list) else []:
-        click.echo(f"  {'note':<11}{note}")
+        say(f"  {'note':<11}{note}")
 
 
 @main.command()
@@ -373,7 +372,7 @@ def stop(config_path: Path | None, socket_path: str | None) -> None:
         _die(f"voxd (pid {pid}) runs as another user; under systemd: sudo systemctl stop voxd", FAILED)
     if not ended(pid, settings.server.drain_s + 10):
         _die(f"voxd (pid {pid}) has not stopped yet", FAILED)
-    click.echo("stopped")
+    say("stopped")
 
 
 # ── token ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -392,14 +391,14 @@ def token(config_path: Path | None, socket_path: str | None, url: bool) -> None:
     secret = _token(settings)
     own = settings.server.token_file == "auto" and not os.access(config.SYSTEM_CREDENTIAL, os.R_OK)
     if own and config.SYSTEM_CREDENTIAL.parent.exists():
-        click.echo("voxd: this is of a voxd of your own; the token of the machine's service: sudo voxd token", err=True)
+        say("voxd: this is of a voxd of your own; the token of the machine's service: sudo voxd token", err=True)
     if not url:
-        click.echo(secret)
+        say(secret)
         return
     page = page_url(_ask(_client_socket(config_path, socket_path)))
     if page is None:
         _die("the voxd that runs listens on no TCP port: `voxd start --listen localhost:8000`", FAILED)
-    click.echo(f"{page}#token={secret}")
+    say(f"{page}#token={secret}")
 
 
 def _token(settings: Settings) -> str:
@@ -433,7 +432,7 @@ def tunnel(config_path: Path | None, socket_path: str | None, link: str | None, 
     if link is not None and stdio:
         raise click.UsageError("--link and --stdio exclude each other")
     if os.isatty(tunnel.STDIN):
-        click.echo("voxd: this is for `voxtui connect HOST`, which starts it through ssh; Ctrl-D ends it", err=True)
+        say("voxd: this is for `voxtui connect HOST`, which starts it through ssh; Ctrl-D ends it", err=True)
     try:
         trouble = tunnel.run(_client_socket(config_path, socket_path), link, stdio=stdio)
         status = NOT_RUNNING if trouble and trouble.code == "not_running" else FAILED

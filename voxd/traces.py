@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
+from shared.safe_text import safe_line, safe_text
+
 
 def trace(error: BaseException) -> str:
     """Oldest cause first, as Python shows it."""
@@ -31,9 +33,13 @@ def _shown(error: BaseException) -> str:
 
 
 class Reticent(logging.Formatter):
-    """Of exceptions it writes what `trace` says."""
+    """Of exceptions it writes what `trace` says.  A message is one line, whoever is quoted in it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's)
+        record.message = safe_line(record.message)
+        return super().formatMessage(record)
 
     def formatException(  # noqa: N802  (logging's)
         self, ei: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None] | Any
     ) -> str:
-        return trace(ei[1]) if ei[1] is not None else ""
+        return safe_text(trace(ei[1]), None) if ei[1] is not None else ""

@@ -52,8 +52,8 @@ class Desk:
         self.send(events.SessionUpdate(session={"audio": {"input": sound | update}}))
 
     def drain(self) -> None:
-        sent, commands, notes = self.session.to_send()
-        self.events += sent
+        commands, notes = self.session.to_send()
+        self.events += iter(self.session.next_event, None)
         self.commands += commands
         self.notes += notes
         for command in commands:

@@ -98,8 +98,8 @@ def replay(script: list[Input]) -> Iterator[str]:
 
 
 def outputs(session: Session) -> Iterator[str]:
-    sent, commands, _ = session.to_send()
-    for event in sent:
+    commands, _ = session.to_send()
+    for event in iter(session.next_event, None):
         yield '{"event": ' + events.dump(event).decode() + "}"
     for command in commands:
         fields = msgspec.structs.asdict(command)

@@ -13,6 +13,7 @@ import click
 
 from shared.extras import how_to_install
 from shared.program import FAILED, Failure, OutputFile, written
+from shared.terminal import say
 
 EXTRA = ("torch", "transformers", "mistral_common", "huggingface_hub")
 device_option = click.option(
@@ -21,7 +22,7 @@ device_option = click.option(
 
 
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    say(text, err=True)
 
 
 def _die(message: str) -> NoReturn:
@@ -72,14 +73,14 @@ def engines(as_json: bool) -> None:
             }
             for each in found
         ]
-        click.echo(json.dumps(rows, indent=1))
+        say(json.dumps(rows, indent=1))
         return
     for each in found:
-        click.echo(f"{each.name}  ({each.package})  {'ready to use' if each.problem is None else each.problem}")
+        say(f"{each.name}  ({each.package})  {'ready to use' if each.problem is None else each.problem}")
         if each.capabilities:
             live = " · text while you speak" if each.capabilities.live else ""
-            click.echo(f"    {' + '.join(each.capabilities.roles)}{live}")
-            click.echo(f"    {each.capabilities.summary}")
+            say(f"    {' + '.join(each.capabilities.roles)}{live}")
+            say(f"    {each.capabilities.summary}")
 
 
 @click.command()
@@ -101,8 +102,8 @@ def pull(model: str | None, revision: str | None, source: Path | None) -> None:
         found = fetch(model, revision, _say) if source is None else take(model, source, _say)
     except CannotPull as reason:
         _die(str(reason))
-    click.echo(f"{model} is here, revision {found.revision[:12]} ({size_text(found.size)} new): {found.folder}")
-    click.echo(f"next: voxd verify {model}")
+    say(f"{model} is here, revision {found.revision[:12]} ({size_text(found.size)} new): {found.folder}")
+    say(f"next: voxd verify {model}")
 
 
 @click.command()
@@ -135,7 +136,7 @@ def verify(model: str | None, audio: tuple[Path, ...], seed: int, device: str) -
     except (Unusable, Unreadable) as reason:
         _die(str(reason))
     for agreement in found:
-        click.echo(str(agreement))
+        say(str(agreement))
     sys.exit(0 if all(agreement.holds for agreement in found) else 1)
 
 
@@ -179,10 +180,10 @@ def bench_engine(
         _die(str(reason))
     text = json.dumps(found, indent=1) + "\n"
     if path is None:
-        click.echo(text, nl=False)
+        say(text, nl=False)
     else:
         written(path, text)
-        click.echo(f"written: {path}")
+        say(f"written: {path}")
 
 
 def _bench_realtime(model: str | None, device: str, *, compare: bool, quick: bool) -> dict[str, Any]:

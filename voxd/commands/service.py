@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from shared.program import FAILED, Failure
+from shared.terminal import draw, say
 
 if TYPE_CHECKING:
     from voxd.commands.install import Kind
@@ -63,9 +64,9 @@ def _ask(question: str, *, yes: bool) -> None:
 
 
 def _say_next(commands: tuple[str, str]) -> None:
-    click.echo("next:")
+    say("next:")
     for command in commands:
-        click.echo(f"  {command}")
+        say(f"  {command}")
 
 
 def _with_kind_options(command: click.Command) -> click.Command:
@@ -80,7 +81,7 @@ def doctor(config_path: Path | None) -> None:
     """Check what `voxd start` needs: each line is fine, or says what to do."""
     from voxd.commands.doctor import doctor as examine
 
-    sys.exit(0 if examine(config_path, os.environ, click.echo) else 1)
+    sys.exit(0 if examine(config_path, os.environ, draw) else 1)
 
 
 @_with_kind_options
@@ -109,23 +110,23 @@ def install(kind: str | None, webrtc: bool, yes: bool, root: Path | None) -> Non
         todo = pending(pieces(which, program, os.environ, webrtc=webrtc), place)
         for piece in todo:
             for line in diff(piece, place):
-                click.echo(line)
+                say(line)
         if todo:
             _ask(f"Write {len(todo)} file{'' if len(todo) == 1 else 's'}?", yes=yes)
         for piece in todo:
             old = write(piece, place)
-            click.echo(f"written: {piece.path}" + (f" (before: {old.name})" if old else ""))
+            say(f"written: {piece.path}" + (f" (before: {old.name})" if old else ""))
     except CannotInstall as reason:
         _die(str(reason))
     if not todo:
-        click.echo("nothing to write: every file is as it should be")
+        say("nothing to write: every file is as it should be")
     drop_in = webrtc_drop_in(units_folder(which, os.environ))
     if not webrtc and os.path.lexists(below(place, drop_in)):
-        click.echo(f"other machines may send to voxd, by an earlier --webrtc; to end that, remove {drop_in}")
+        say(f"other machines may send to voxd, by an earlier --webrtc; to end that, remove {drop_in}")
     if which == "system" and "current" not in program.parts:
-        click.echo(f"the unit names {program}; a link `current` beside the environment makes going back one command")
+        say(f"the unit names {program}; a link `current` beside the environment makes going back one command")
     if root is None and shutil.which("systemctl") is None:
-        click.echo("there is no systemctl here: only systemd reads these files; `voxd start` runs in the foreground")
+        say("there is no systemctl here: only systemd reads these files; `voxd start` runs in the foreground")
         return
     _say_next(NEXT[which])
 
@@ -139,19 +140,19 @@ def uninstall(kind: str | None, yes: bool, root: Path | None) -> None:
     which, place = _kind(kind), root or Path("/")
     there = [path for path in unit_files(which, os.environ) if os.path.lexists(below(place, path))]
     if not there:
-        click.echo("nothing to remove: voxd is no service here")
+        say("nothing to remove: voxd is no service here")
         return
     for path in there:
-        click.echo(f"  {path}")
+        say(f"  {path}")
     _ask(f"Remove {len(there)} file{'' if len(there) == 1 else 's'}?", yes=yes)
     try:
         known = {piece.path: piece.text for piece in pieces(which, _program(root), os.environ, webrtc=True)}
         for path, old in remove(there, known, place):
-            click.echo(f"removed: {path}" + (f" (it was changed; kept as {old.name})" if old else ""))
+            say(f"removed: {path}" + (f" (it was changed; kept as {old.name})" if old else ""))
     except CannotInstall as reason:
         _die(str(reason))
     for left in put_aside(there, place):
-        click.echo(f"left, as an earlier one or a changed one: {left}")
+        say(f"left, as an earlier one or a changed one: {left}")
     _say_next(AFTER[which])
 
 
@@ -182,14 +183,14 @@ def logs(follow: bool, session: str | None, where: str | None, as_json: bool) ->
                 found = logs.row(line)
                 if found is not None and logs.wanted(found, session, conditions):
                     shown += 1
-                    click.echo(line.decode().rstrip() if as_json else logs.shown(found))
+                    say(line.decode().rstrip() if as_json else logs.shown(found))
         except (KeyboardInterrupt, BrokenPipeError):
             reader.terminate()
     if reader.returncode > 0:
         _die("journalctl failed; to read the service's log, be root or in the group systemd-journal")
     if not shown and not follow:
         barred = "" if os.geteuid() == 0 else "; the service of the machine logs for root and the group systemd-journal"
-        click.echo(f"voxd: no such record in the journal{barred}", err=True)
+        say(f"voxd: no such record in the journal{barred}", err=True)
 
 
 COMMANDS = (doctor, install, uninstall, logs)

@@ -1,7 +1,8 @@
-"""`/metrics`: what happened so far and how things are, in the text format of Prometheus.  Beside steps 4 to 11.
+"""The page `/metrics` in the text format of Prometheus: counters and histograms so far, and the state of the daemon.
+Beside steps 4 to 11 of a packet's path.
 
-It knows names, units and buckets; not sessions or sockets: connections tell it what happened, and `live` is asked how
-things are when somebody reads.  Words are those of `shared.latency`, times are seconds.
+It knows names, units and buckets; not sessions or sockets.  Connections report what happens, and `live` is called for
+the current state whenever the page is read.  Metrics are those of `shared.latency`, with times in seconds.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ WORDS: dict[str, tuple[str, tuple[float, ...]]] = {
 }
 
 
-class Engine(NamedTuple):
-    """What the engine process has told last, and how many seconds ago."""
+class EngineHealth(NamedTuple):
+    """The last heartbeat of the engine process, and its age in seconds."""
 
     beat: Beat
     age_s: float
@@ -54,21 +55,21 @@ class Engine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """How things are now."""
+    """The state of the daemon now."""
 
     state: str
     sessions: Mapping[str, int] = field(default_factory=dict)  # by kind
     limit: int = 0
     restarts: int = 0
-    engine: Engine | None = None  # None: it has not spoken yet
+    engine: EngineHealth | None = None  # None: no heartbeat has come yet
 
 
 class Exposition:
-    """All that is counted, in a registry of its own."""
+    """Everything that is counted, in a registry of its own."""
 
     def __init__(self, targets: Targets, live: Callable[[], Live]) -> None:
         self._targets = targets
-        # Otherwise every series has a twin that says when it began.
+        # Otherwise every series would have a second one, with the time at which it began.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         self._connections = Counter(
@@ -105,20 +106,20 @@ class Exposition:
         self._refusals.labels(reason).inc()
 
     def received(self, samples: int) -> None:
-        """More audio, in samples at 16 kHz."""
+        """Audio came from a client: so many more samples at 16 kHz."""
         self._audio.inc(samples / RATE)
 
     def speculated(self) -> None:
         self._speculations.inc()
 
     def written(self, event: events.ServerEvent, report: TurnReport | None) -> None:
-        """An event has gone to a client; `report` if a turn was over with it."""
+        """An event was written to a client; `report` is there if a turn ended with it."""
         self.count(event)
         if report:
             self._measure(report, "response" if isinstance(event, events.ResponseDone) else "transcription")
 
     def count(self, event: events.ServerEvent) -> None:
-        """The same without its times."""
+        """Counts an event without any of its times."""
         match event:
             case events.TranscriptionCompleted():
                 self._turns.labels("transcription", "completed").inc()
@@ -130,7 +131,7 @@ class Exposition:
                 self.refused(error.code)
 
     def load(self, rtf: float) -> None:
-        """The work that a turn of a file was."""
+        """Records the compute over audio of a turn of a file."""
         self._words["rtf"].labels("file").observe(rtf)
 
     def _measure(self, report: TurnReport, scope: str) -> None:
@@ -144,8 +145,8 @@ class Exposition:
             self._breaches.labels(metric).inc()
 
 
-class Files:
-    """What sessions for files tell: their audio comes faster than it was spoken, so no time means anything."""
+class FileObserver:
+    """The observer of sessions for files: their audio comes faster than it was spoken, so latencies mean nothing."""
 
     def __init__(self, exposition: Exposition) -> None:
         self._exposition = exposition
@@ -154,7 +155,7 @@ class Files:
         self._exposition.received(samples)
 
     def speculated(self) -> None:
-        """Files are not answered."""
+        """Nothing to count: files are transcribed, not answered."""
 
     def written(self, event: events.ServerEvent, report: TurnReport | None) -> None:
         self._exposition.count(event)
@@ -171,7 +172,7 @@ def _histogram(word: str, about: str, buckets: tuple[float, ...], registry: Coll
 
 
 class _Collector(Collector):
-    """Asks when somebody reads: nothing is kept that could go stale."""
+    """Reads the current state each time the page is read, so that no value can be out of date."""
 
     def __init__(self, live: Callable[[], Live]) -> None:
         self._live = live
@@ -192,8 +193,8 @@ class _Collector(Collector):
             yield from _engine(live.engine)
 
 
-def _engine(engine: Engine) -> Iterable[Metric]:
-    """Totals begin anew with every process, as readers of counters expect."""
+def _engine(engine: EngineHealth) -> Iterable[Metric]:
+    """Totals start from zero with every engine process; Prometheus handles such resets of counters."""
     beat = engine.beat
     lag, age = beat.lag_samples / RATE, max(0.0, engine.age_s)
     yield GaugeMetricFamily("voxd_engine_streams", "Streams open in the engine process", value=beat.streams)

@@ -3,16 +3,18 @@
 The gate: a UNIX socket's file mode is the right to use it.  Over TCP the Host must be ours (DNS rebinding), an Origin
 must be the request's own host or allowed (a page of another site), and a key is wanted always: the bearer token, or a
 client secret (`voxd.web.client_secrets`).  Whoever offers wrong keys is told to wait; a right key passes at any time,
-for many people share one address behind a tunnel, and a token of 256 bits is not found by trying. It does not know
-sessions or engines: it is given functions that describe them.
+for many people share one address behind a tunnel, and a token of 256 bits is not found by trying.  The body of what
+passes has a deadline, and all bodies together a bound.  It does not know sessions or engines: it is given functions
+that describe them.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -26,19 +28,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from shared.events import WireError
+from voxd.gateway.budget import BODIES, Held, Kept
 from voxd.telemetry.log import HttpRefusals
 from voxd.web.refused import noting
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN_PATHS = frozenset({"/health"})  # says nothing but that the daemon lives
+REALTIME_PATH = "/v1/realtime"
 SECRETS_PATH = "/v1/realtime/client_secrets"  # the one path that a client secret does not open: it would live for ever
 KEY_PROTOCOL = "openai-insecure-api-key."  # how a browser, which cannot set headers, hands over its key
 FAILED_KEYS = 5  # in a window, from one peer
 WINDOW_S = 60.0
 PEERS = 1000  # that are remembered; above it the one that began to fail first is forgotten
 METHODS = "GET, POST, DELETE"
-REQUEST_HEADERS = ("authorization", "content-type", "x-openai-agents-sdk", "x-stainless-")  # the last one begins names
+REQUEST_HEADERS = frozenset(
+    {"authorization", "api-key", "content-type", "user-agent", "idempotency-key", "last-event-id", "cache-control"}
+    | {"x-request-id", "x-client-request-id", "traceparent", "tracestate", "baggage"}  # what SDKs and tracers add
+)
+REQUEST_PREFIXES = ("openai-", "x-openai-", "x-stainless-")
 PREFLIGHT_S = 600
+REQUEST_S = 120.0  # for the whole of a request, its body as it is
 KEY_REFUSALS = (401, 429)  # host and origin were right
 
 
@@ -107,9 +116,9 @@ class Gate:
 
     def refuse(self, scope: Scope) -> Refusal | None:
         """None for what may pass."""
-        if is_unix(scope):
-            return None  # whoever could open it may use it
         headers = _headers(scope)
+        if is_unix(scope):
+            return self._refuse_page(headers.get("origin"))  # else whoever could open it may use it
         host = headers.get("host", "")
         name = _name(host)
         if name not in LOOPBACK and name not in self.hosts:
@@ -123,14 +132,19 @@ class Gate:
             return None
         return self._refuse_key(offered_key(scope), scope)
 
+    def _refuse_page(self, origin: str | None) -> Refusal | None:
+        """No page can open a UNIX socket; but a port that leads to it, as `ssh -L` makes one, is open to all pages of a
+        browser there.  The host's name says nothing here, for a page may have its own name lead to this machine."""
+        if origin is None or origin in self.origins or _origin_name(origin) in LOOPBACK:
+            return None
+        message = f"Pages of '{origin}' may not use this socket; see server.allow_origin."
+        return Refusal(403, "origin_not_allowed", message)
+
     def _same_site(self, origin: str, host: str, name: str) -> bool:
         if origin in self.origins:
             return True
-        try:
-            own = _name(urlsplit(origin).netloc)
-        except ValueError:  # of a bracket that is not closed
-            return False
-        return origin.partition("://")[2] == host or (own in LOOPBACK and name in LOOPBACK)
+        own = _origin_name(origin)
+        return bool(own) and (origin.partition("://")[2] == host or (own in LOOPBACK and name in LOOPBACK))
 
     def _refuse_key(self, key: str, scope: Scope) -> Refusal | None:
         if self.token is None or hmac.compare_digest(key.encode("utf-8", "replace"), self.token):
@@ -180,11 +194,20 @@ def _name(host: str) -> str:
     return host.partition(":")[0].lower()
 
 
+def _origin_name(origin: str) -> str:
+    """ "" where there is none."""
+    try:
+        return _name(urlsplit(origin).netloc)
+    except ValueError:  # of a bracket that is not closed
+        return ""
+
+
 class Guarded:
     """The gate as ASGI middleware, for HTTP and WebSocket upgrades alike; pages that may come are told so (CORS)."""
 
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self._app, self.gate = app, gate
+        self._bodies = Kept(BODIES)
         self._refusals = HttpRefusals(time.monotonic)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -208,8 +231,34 @@ class Guarded:
             await reply(
                 scope, receive, send, 404, error_body("call_id_not_found", "There is no such call.", param="call_id")
             )
+        elif scope["type"] == "http":
+            with Held(self._bodies) as held:
+                await self._app(scope, _in_bounds(receive, held), send)
         else:
             await self._app(scope, receive, send)
+
+
+def _in_bounds(receive: Receive, held: Held) -> Receive:
+    """The body of a request comes within REQUEST_S and into what all bodies may take, or is answered without."""
+    deadline, whole = asyncio.get_running_loop().time() + REQUEST_S, False
+
+    async def take() -> Message:
+        nonlocal whole
+        if whole:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await receive()
+        except TimeoutError:
+            late = f"The request did not come within {REQUEST_S:.0f} s."
+            raise HTTPException(408, late, {"Connection": "close"}) from None
+        whole = not message.get("more_body", False)
+        if not held.grew(len(message.get("body", b""))):
+            told = "The server holds as much of requests as it may; try again in a moment."
+            raise HTTPException(503, told, {"Retry-After": "2", "Connection": "close"})
+        return message
+
+    return take
 
 
 def _telling(send: Send, origin: str) -> Send:
@@ -229,7 +278,7 @@ def _telling(send: Send, origin: str) -> Send:
 def _permissions(headers: Mapping[str, str]) -> dict[str, str]:
     """What a page may send: those of the headers it asks for that clients are known to need."""
     asked = (name.strip().lower() for name in headers.get("access-control-request-headers", "").split(","))
-    allowed = [name for name in asked if name.startswith(REQUEST_HEADERS[-1]) or name in REQUEST_HEADERS]
+    allowed = [name for name in asked if name in REQUEST_HEADERS or name.startswith(REQUEST_PREFIXES)]
     return {
         "Access-Control-Allow-Methods": METHODS,
         "Access-Control-Allow-Headers": ", ".join(allowed),
@@ -254,9 +303,9 @@ async def reply(
 
 
 def routes(
-    is_ready: Callable[[], bool], status: Callable[[], dict[str, object]], model: Callable[[], str]
+    is_ready: Callable[[], bool], status: Callable[[], dict[str, object]], engines: Callable[[], Sequence[str]]
 ) -> list[Route]:
-    """The read-only pages."""
+    """The read-only pages.  `engines`: the names of those that serve, the one that answers first."""
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -269,15 +318,43 @@ def routes(
         return Response(json.dumps(status(), indent=1), media_type="application/json")
 
     async def models(_: Request) -> Response:
-        listed = {"id": model(), "object": "model", "created": 0, "owned_by": "voxd"}
-        return JSONResponse({"object": "list", "data": [listed]})
+        return JSONResponse({"object": "list", "data": [_model(name) for name in engines()]})
+
+    async def one_model(request: Request) -> Response:
+        name, there = request.path_params["name"], engines()
+        if name in there:
+            return JSONResponse(_model(name))
+        message = f"The model {name[:60]!r} does not exist here. There are: {', '.join(there) or 'none'}."
+        return JSONResponse(error_body("model_not_found", message, param="model"), 404)
 
     return [
         Route("/health", health),
         Route("/ready", ready),
         Route("/status", status_page),
         Route("/v1/models", models),
+        Route("/v1/models/{name:path}", one_model),
+        Route(REALTIME_PATH, _not_upgraded, methods=["GET"]),
     ]
+
+
+def _model(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "voxd"}
+
+
+async def _not_upgraded(request: Request) -> Response:
+    """A WebSocket's path, asked for without an upgrade.  A proxy that takes no notice of upgrades forwards the client's
+    own headers and drops the two that name the next hop, so what is left tells one from the other."""
+    message = f"{REALTIME_PATH} is a WebSocket: connect to it with ws:// (wss:// with TLS) and a WebSocket client."
+    if "sec-websocket-key" in request.headers:
+        wanted = {"Upgrade": "websocket", "Connection": "upgrade"}
+        lost = [name for name, value in wanted.items() if value not in request.headers.get(name, "").lower()]
+        message = (
+            f"This was a WebSocket upgrade, but it came without {' and '.join(lost) or 'HTTP/1.1'}: a proxy on the way "
+            "has to pass on `Upgrade` and `Connection`, by HTTP/1.1. In nginx: proxy_http_version 1.1; "
+            'proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";'
+        )
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    return JSONResponse(error_body("upgrade_required", message), 426, headers)
 
 
 def nowhere() -> BaseRoute:
@@ -297,9 +374,12 @@ async def error_page(request: Request, error: Exception) -> Response:
     path = request.url.path
     code, message = {
         404: ("unknown_url", f"Invalid URL ({request.method} {path})"),
+        408: ("request_timeout", error.detail),
+        503: ("server_overloaded", error.detail),
         405: ("method_not_allowed", f"{path} does not take {request.method}"),
     }.get(error.status_code, ("invalid_request", error.detail))
-    return JSONResponse(error_body(code, message), error.status_code, error.headers)
+    kind = "server_error" if error.status_code >= 500 else "invalid_request_error"
+    return JSONResponse(error_body(code, message, kind), error.status_code, error.headers)
 
 
 ERROR_PAGES = {HTTPException: error_page}

@@ -5,6 +5,7 @@ It knows bytes, time and uvicorn's protocol classes; not routes, the gate, sessi
 
     not in yet      `door`: how many, for how long, who makes room
     a message       MESSAGE_LIMIT bytes in FRAGMENT_LIMIT fragments, else close 1009; nothing is ever decompressed
+    costly          parsed in turn with others who cost much (`shares`)
     silent          no byte for PING_S + PONG_S: gone
     not reading     what it does not read waits here (64 KiB), then in the connection (which closes with 1008);
                     nothing taken for STALL_S: gone
@@ -23,12 +24,13 @@ from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
 from voxd.web.door import Door, Waiting
+from voxd.web.shares import Share, Shares
 
 MESSAGE_LIMIT = 24 << 20  # bytes of one WebSocket message
 FRAGMENT_LIMIT = 4096  # of one WebSocket message
@@ -36,17 +38,50 @@ PING_S = 2.0
 PONG_S = 2 * PING_S  # two misses
 STALL_S = 6.0
 LINGER_S = 2.0  # a peer that broke the rules may still read why
-READ = 32 << 10  # bytes parsed in one go: as tiny frames they are 5000 objects and 50 ms
+READ = 4 << 10  # bytes parsed in one go: as tiny frames they are 600 objects and 5 ms
 FINISH_S = 0.3  # for requests on their way when the daemon ends
 
 
-class HttpProtocol(H11Protocol):
+class _InTurn(asyncio.Protocol):
+    """Bytes are parsed at once, or, of who costs the loop much, in turn with others; until then no more is read."""
+
+    transport: asyncio.Transport
+    _share: Share
+    _late: bytes = b""
+
+    @property
+    def _holds(self) -> bool:
+        """Does uvicorn itself want nothing to be read now?"""
+        raise NotImplementedError
+
+    def data_received(self, data: bytes) -> None:
+        waits, self._late = bool(self._late), self._late + data
+        if waits or not _config(self).shares.soon(self._share, self._parse):
+            self.transport.pause_reading()
+
+    def _parse(self) -> None:
+        data, self._late = self._late, b""
+        if not self.transport.is_closing():
+            super().data_received(data)
+            if not self._holds:
+                self.transport.resume_reading()
+
+
+class HttpProtocol(_InTurn, H11Protocol):
     """uvicorn's HTTP, with a deadline for the head of a request: uvicorn would wait for its end for ever.
 
-    From there to its answer a request belongs to the application, which answers at once what the gate refuses.
+    From there to its answer a request belongs to the application, which answers at once what the gate refuses.  Who
+    takes nothing of its answer for STALL_S is gone.
     """
 
+    _stalled: asyncio.TimerHandle | None = None
+
+    @property
+    def _holds(self) -> bool:
+        return self.flow.read_paused
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._share = _config(self).strangers
         super().connection_made(transport)
         _waiting(self).enter(transport)
         transport.max_size = READ  # type: ignore[attr-defined]  # asyncio's own is 256 KiB
@@ -57,7 +92,31 @@ class HttpProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         _waiting(self).leave(self.transport)
+        self._unwatch()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unwatch()
+
+    def _watch(self) -> None:
+        self._unwatch()
+        self._stalled = self.loop.call_later(STALL_S, self._check, self.transport.get_write_buffer_size())
+
+    def _unwatch(self) -> None:
+        if self._stalled:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _check(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() >= before:
+            self.transport.abort()
+        else:
+            self._watch()
 
     def handle_events(self) -> None:
         super().handle_events()
@@ -70,12 +129,20 @@ class HttpProtocol(H11Protocol):
         super().on_response_complete()
 
 
-class WebSocketProtocol(WebSocketsSansIOProtocol):
+class WebSocketProtocol(_InTurn, WebSocketsSansIOProtocol):
     """uvicorn's WebSocket, with the bounds that it lacks.  Its transport comes from HttpProtocol, registered."""
 
     _heard_at = 0.0
     _failed = False
     _stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._share = _config(self).shares.newcomer()
+        super().connection_made(transport)
+
+    @property
+    def _holds(self) -> bool:
+        return self.read_paused
 
     def connection_lost(self, exc: Exception | None) -> None:
         _waiting(self).leave(self.transport)
@@ -92,13 +159,6 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.accept":
             _waiting(self).leave(self.transport)
-
-    async def receive(self) -> ASGIReceiveEvent:
-        """One message at a time: thousands in one packet would otherwise hold up everybody else, and their answers."""
-        message = await super().receive()
-        if not self.queue.empty():
-            await asyncio.sleep(0)
-        return message
 
     # ── what comes in ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -193,10 +253,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
 
 class Config(uvicorn.Config):
-    """Every choice about uvicorn.  `tls`: paths of certificate and key."""
+    """Every choice about uvicorn.  `tls`: paths of certificate and key; `shares`: of the loop."""
 
-    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None) -> None:
+    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None, shares: Shares) -> None:
         self.waiting = Waiting()
+        self.shares = shares
+        self.strangers = shares.newcomer()  # of all that are not in yet: nobody knows who they are
         super().__init__(
             app,
             http=HttpProtocol,  # "auto" would take another implementation where one is installed
@@ -216,15 +278,19 @@ class Config(uvicorn.Config):
         )
 
 
+def _config(protocol: object) -> Config:
+    return cast(Config, cast(HttpProtocol, protocol).config)
+
+
 def _waiting(protocol: HttpProtocol | WebSocketProtocol) -> Waiting:
-    return cast(Config, protocol.config).waiting
+    return _config(protocol).waiting
 
 
 class Server(uvicorn.Server):
     """uvicorn without its signal handlers: this program has its own order of stopping."""
 
-    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None = None) -> None:
-        super().__init__(Config(app, tls))
+    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None = None, shares: Shares | None = None) -> None:
+        super().__init__(Config(app, tls, shares or Shares()))
         self._doors: list[Door] = []
 
     @contextlib.contextmanager

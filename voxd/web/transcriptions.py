@@ -11,11 +11,10 @@ turns are transcribed, and gives the slot back when it is answered or the client
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 from starlette.datastructures import UploadFile
@@ -26,8 +25,9 @@ from starlette.types import Receive, Scope, Send
 
 from shared import events
 from shared.audio import RATE, to_ms
-from shared.audio_file import KINDS, AudioFile, Unreadable
+from shared.audio_file import KINDS, AudioFile, TooLong, Unreadable
 from shared.events import Json
+from shared.languages import language_of
 from shared.session_config import ServerVad
 from voxd import messages as m
 from voxd.gateway.connection import Closed, Connection
@@ -38,6 +38,8 @@ from voxd.web.gate import error_body
 
 FILE = 25 << 20  # bytes, as the API
 BODY = FILE + (1 << 20)  # the other fields of the form, and the form itself
+HOURS = 4  # of sound in a file
+FIELDS = 1000  # of a form: lists, such as `keywords[]`, have one for each of their values
 STALL_S = 30.0  # without a byte of an upload
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 STREAMED = ("json", "text")
@@ -114,7 +116,7 @@ class Offer:
 class Wanted:
     """The form."""
 
-    file: bytes
+    file: BinaryIO  # in memory
     format: str
     stream: bool
     language: str | None
@@ -153,26 +155,30 @@ def _too_large() -> Problem:
 
 async def read_form(request: Request) -> Wanted:
     """Raises Problem for what is not as the API wants it."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         message = "The request must be multipart/form-data with a part `file`."
         raise Problem(415, "unsupported_media_type", message)
-    parser = _Parser(request.headers, _bounded(request.stream()), max_files=1, max_fields=32, max_part_size=65_536)
+    parser = _Parser(request.headers, _bounded(request.stream()), max_files=1, max_fields=FIELDS, max_part_size=65_536)
     try:
         form = await parser.parse()
     except MultiPartException as error:
         raise Problem(400, "invalid_form", f"The form cannot be read: {error.message}") from error
     file = form.get("file")
-    if not isinstance(file, UploadFile):
+    if file is None:
         raise Problem(400, "missing_required_parameter", "Missing required parameter: 'file'.", "file")
-    data = await file.read()
-    await form.close()
-    if len(data) > FILE:
+    if not isinstance(file, UploadFile):
+        message = "The part `file` came as text, for it has no file name; with curl: -F file=@talk.wav"
+        raise Problem(400, "invalid_value", message, "file")
+    if (file.size or 0) > FILE:
         raise _too_large()
-    return _checked(data, {name: value for name, value in form.multi_items() if isinstance(value, str)})
+    return _checked(file.file, [(name, value) for name, value in form.multi_items() if isinstance(value, str)])
 
 
-def _checked(file: bytes, fields: dict[str, str]) -> Wanted:
-    """`model` may have any name: the configured transcriber does the work.  `temperature` and the like do nothing."""
+def _checked(file: BinaryIO, named: list[tuple[str, str]]) -> Wanted:
+    """`model` may have any name: the configured transcriber does the work.  `temperature` and the like do nothing.
+    Words have no timestamps here: whoever wants them beside those of segments gets segments."""
+    fields = dict(named)
+    granularities = {value for name, value in named if name.removesuffix("[]") == "timestamp_granularities"}
     form = fields.get("response_format", "json")
     stream = fields.get("stream", "false").lower()
     if form not in FORMATS:
@@ -182,10 +188,13 @@ def _checked(file: bytes, fields: dict[str, str]) -> Wanted:
     streams = stream in ("true", "1")
     if streams and form not in STREAMED:
         raise _not_allowed("response_format", form, STREAMED, " when stream is true")
-    for name in ("timestamp_granularities[]", "timestamp_granularities"):
-        if fields.get(name, "segment") != "segment":
-            raise _not_allowed("timestamp_granularities", fields[name], ("segment",))
-    return Wanted(file, form, streams, fields.get("language") or None, fields.get("prompt") or None)
+    if not granularities <= {"segment", "word"} or granularities == {"word"}:
+        raise _not_allowed("timestamp_granularities", ", ".join(sorted(granularities)), ("segment",))
+    try:
+        language = language_of(fields.get("language", ""))
+    except ValueError as error:
+        raise Problem(400, "invalid_value", f"Invalid value for 'language': {error}.", "language") from None
+    return Wanted(file, form, streams, language, fields.get("prompt") or None)
 
 
 def _not_allowed(param: str, found: str, allowed: tuple[str, ...], when: str = "") -> Problem:
@@ -305,14 +314,17 @@ def _unavailable(code: str, message: str) -> Problem:
     return Problem(503, code, message, Retry_After="2")
 
 
-def _open(data: bytes) -> AudioFile:
+def _open(file: BinaryIO) -> AudioFile:
     try:
-        return AudioFile(io.BytesIO(data))
+        return AudioFile(file, limit=HOURS * 3600 * RATE)
     except Unreadable as error:
         raise _unreadable(error) from error
 
 
 def _unreadable(error: Unreadable) -> Problem:
+    if isinstance(error, TooLong):
+        message = f"A file may hold {HOURS} hours of sound at most: {error}. Send it in parts."
+        return Problem(413, "file_too_long", message, "file")
     message = f"The file was not understood: {error}. Supported are: {KINDS}."
     return Problem(400, "invalid_value", message, "file")
 

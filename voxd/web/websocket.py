@@ -8,12 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from voxd.gateway.connection import Closed, Connection
+from voxd.web.shares import Shares
 
 log = logging.getLogger("voxd")
+END = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +35,12 @@ class _Gone(Exception):
         self.end = end
 
 
-async def serve(socket: WebSocket, connection: Connection) -> End:
+async def serve(socket: WebSocket, connection: Connection, shares: Shares) -> End:
     """Runs until either side ends it; says how it ended.  What becomes of the session then is the caller's affair."""
     ticket, end = connection.ticket, End("closed")
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_read(socket, connection))
+            tasks.create_task(_read(socket, connection, shares))
             tasks.create_task(_write(socket, connection, ticket))
     except* _Gone as gone:
         end = next(each.end for each in gone.exceptions if isinstance(each, _Gone))
@@ -53,7 +56,8 @@ async def serve(socket: WebSocket, connection: Connection) -> End:
     return end
 
 
-async def _read(socket: WebSocket, connection: Connection) -> None:
+async def _read(socket: WebSocket, connection: Connection, shares: Shares) -> None:
+    share = shares.newcomer()
     while True:
         await connection.readable.wait()
         message = await socket.receive()
@@ -62,9 +66,11 @@ async def _read(socket: WebSocket, connection: Connection) -> None:
             raise _Gone(End("closed by the client" if goodbye else "the client vanished", vanished=not goodbye))
         text = message.get("text")
         if text is not None:
-            connection.receive_text(text)
+            pieces = connection.work_on(text)
         else:
-            connection.receive_binary(message["bytes"])
+            pieces = connection.work_on_binary(message["bytes"])
+        while await shares.run(share, partial(next, pieces, END)) is not END:
+            pass
 
 
 async def _write(socket: WebSocket, connection: Connection, ticket: int) -> None:

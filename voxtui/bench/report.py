@@ -11,10 +11,10 @@ from typing import Any
 
 from shared import __version__
 from shared.latency import Summary, percentile
+from shared.safe_text import safe_line
 from voxtui.bench.goals import Goal, Verdict
 from voxtui.bench.plan import Plan
 from voxtui.bench.tally import LATE, UPLINK, Compared, Counts, Result
-from voxtui.safe_text import safe_line
 from voxtui.table import number, table
 
 SCHEMA = 1  # of the record; a change that breaks readers raises it

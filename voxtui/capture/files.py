@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shared.audio_file import KINDS, AudioFile, Unreadable, read_whole
+from shared.safe_text import safe_line
 from voxtui.errors import SourceError
-from voxtui.safe_text import safe_line
 
 STANDARD_INPUT = Path("-")
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.audio import PACKET, RATE, Decoder, Truth
+from shared.safe_text import safe_line
 from voxtui.capture.sources import Packet
 from voxtui.errors import SourceError
-from voxtui.safe_text import safe_line
 
 HELD = 250  # blocks of 20 ms that may wait for a slow connection: 5 s; beyond it the oldest goes and is counted
 

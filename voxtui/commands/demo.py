@@ -10,6 +10,7 @@ from collections.abc import Callable
 import click
 
 from shared.audio import RATE
+from shared.terminal import draw, say
 from voxtui.capture.sources import CLIP, FileSource, read_clip
 from voxtui.commands.local import private_voxd
 from voxtui.events import Event
@@ -71,7 +72,7 @@ class Lines:
 
 
 def _say(line: str) -> None:
-    click.echo(line, err=True)
+    say(line, err=True)
 
 
 async def demo(width: int) -> bool:
@@ -83,8 +84,8 @@ async def demo(width: int) -> bool:
         RealtimeClient.connect(Direct(target), wishes=Wishes(answers=False), patience_s=0) as client,
     ):
         _say(f"{client.transcriber} listens to {clip.size / RATE:.0f} s of LibriVox, in real time:\n")
-        lines = Lines(lambda text: click.echo(text, nl=False), width)
+        lines = Lines(lambda text: draw(text, nl=False), width)
         run = Run(client, FileSource(CLIP.name, clip), lines.receive)
         await run.run()
-    click.echo(f"\n{metrics_table(run.meter.finished())}")
+    say(f"\n{metrics_table(run.meter.finished())}")
     return lines.words > 0

@@ -21,10 +21,10 @@ from pathlib import Path
 import msgspec
 
 from shared.extras import how_to_install
+from shared.safe_text import safe_line
 from voxtui.link.http_client import get
 from voxtui.link.socket_folder import socket_folder
 from voxtui.link.target import Address, Target, unix_target
-from voxtui.safe_text import safe_line
 
 NEEDED = ("faster_whisper", "onnxruntime", "starlette", "uvicorn")  # what the extra [whisper] brings
 START_S = 120.0  # a cold disk and a slow core; a warm one takes two seconds

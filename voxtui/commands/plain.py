@@ -14,9 +14,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-import click
-
 from shared.latency import TurnMetrics
+from shared.terminal import draw, say
 from voxtui.capture.sources import FileSource, Source
 from voxtui.events import Connected, Dropped, Event, Measured, Unlinked
 from voxtui.link.client import RealtimeClient
@@ -167,11 +166,11 @@ def _one_line(metrics: TurnMetrics) -> str:
 
 
 def _stdout(text: str) -> None:
-    click.echo(text, nl=False)  # flushes: words appear as they come
+    draw(text, nl=False)  # flushes: words appear as they come
 
 
 def _stderr(line: str) -> None:
-    click.echo(line, err=True)
+    say(line, err=True)
 
 
 def standard_printer() -> Printer:

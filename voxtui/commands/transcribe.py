@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import click
 import msgspec
 
 from shared.audio import RATE, to_ms, to_samples
 from shared.events import Notice
+from shared.terminal import say
 from voxtui.capture.blocking import in_thread
 from voxtui.capture.files import shown
 from voxtui.capture.sources import FileSource, open_file
@@ -82,16 +82,16 @@ async def transcribe_files(route: Route, files: Sequence[Path], *, form: str, la
                     hearing = Hearing(shown(file), client, source)
                     await hearing.run()
         except SourceError as error:
-            click.echo(str(error), err=True)
+            say(str(error), err=True)
             good = False
             continue
-        click.echo(FORMATS[form](hearing.transcript()), nl=False)
+        say(FORMATS[form](hearing.transcript()), nl=False)
         good = hearing.report() and good
     return good
 
 
 def _note(line: str) -> None:
-    click.echo(line, err=True)
+    say(line, err=True)
 
 
 class Hearing:
@@ -121,9 +121,9 @@ class Hearing:
         """Says what was odd and what went wrong; True if nothing went wrong."""
         spoken = bool(self._failures) or any(turn.text for turn in self._turns.values())
         for remark in self._source.remarks(spoken=spoken):
-            click.echo(f"{self._file}: {remark}.", err=True)
+            say(f"{self._file}: {remark}.", err=True)
         for failure in self._failures.values():
-            click.echo(f"{self._file}: {failure}", err=True)
+            say(f"{self._file}: {failure}", err=True)
         return not self._failures
 
     def _receive(self, event: Event) -> None:
@@ -131,7 +131,7 @@ class Hearing:
         for _, entry in changes(before, self._state):
             if entry.voice is Voice.NOTE:
                 if isinstance(event, Notice) and event.code == NO_EFFECT:
-                    click.echo(f"{self._file}: {entry.text}", err=True)
+                    say(f"{self._file}: {entry.text}", err=True)
                 else:
                     self._failures[entry.key] = entry.text
             elif entry.voice is Voice.MODEL:
@@ -146,7 +146,7 @@ class Hearing:
         self._turns[entry.key] = turn
         heard = max(turn.end_ms for turn in self._turns.values())
         whole = max(self._source.samples or self._source.expected, to_samples(heard))
-        click.echo(f"{self._source.name}: {heard / 1000:.1f} of {whole / RATE:.1f} s", err=True)
+        say(f"{self._source.name}: {heard / 1000:.1f} of {whole / RATE:.1f} s", err=True)
 
     def _turn(self, entry: Entry) -> Turn:
         """What the last commit brought has no place of its own: it lies behind all that was heard before."""

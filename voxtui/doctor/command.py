@@ -23,7 +23,6 @@ from voxtui.doctor.rules import (
 from voxtui.doctor.way import ask_status, look_at_way, open_link, speak
 from voxtui.link.route import opened
 from voxtui.link.target import Route, Target
-from voxtui.safe_text import safe_line
 
 
 async def doctor(
@@ -74,6 +73,4 @@ def _mode(path: Path | None) -> int:
 def report_on(screen: Screen, out: Callable[[str], None]) -> Report:
     """A report that this screen can show, and that cannot touch it."""
     width = screen.columns if screen.terminal else 0
-    return Report(
-        out, width=width, utf8=screen.utf8, coloured=bool(screen.terminal and screen.colours), clean=safe_line
-    )
+    return Report(out, width=width, utf8=screen.utf8, coloured=bool(screen.terminal and screen.colours))

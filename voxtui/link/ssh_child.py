@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from shared.safe_text import safe_line
 from shared.tunnel import BEAT_S, LINE_MAX, PROTOCOL, Beat, Hello, Trouble, parse_line
 from voxtui.errors import Misconfigured, Unreachable
 from voxtui.link.ssh_errors import failure, other_protocol, silence
-from voxtui.safe_text import safe_line
 
 HELLO_S = 20.0  # to connect, to log in, and for the far program to start
 STALE_S = 3 * BEAT_S  # without a beat: nothing comes any more

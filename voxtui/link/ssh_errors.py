@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 
 from shared import __version__
+from shared.safe_text import safe_line
 from shared.tunnel import PROTOCOL, Trouble
 from voxtui.errors import Misconfigured, Unreachable
-from voxtui.safe_text import safe_line
 
 SSH_FAILED = 255  # exit status of ssh for its own failures; any other one is the far command's
 NOT_EXECUTABLE, NOT_FOUND, WRONG_USE = 126, 127, 2

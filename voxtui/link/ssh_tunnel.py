@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from shared.safe_text import safe_line
 from shared.tunnel import BEAT_S, LINK_NAME
 from voxtui.errors import Misconfigured, Unreachable
 from voxtui.link.http_client import NoAnswer, get
@@ -30,7 +31,6 @@ from voxtui.link.socket_folder import socket_folder
 from voxtui.link.ssh_child import Ssh, still_loading
 from voxtui.link.ssh_errors import NoForwarding, last_words
 from voxtui.link.target import ENDPOINT, PORT, SSH_HOST, Address, Target
-from voxtui.safe_text import safe_line
 
 PROBE_S = 5.0  # for an answer to the first request through a tunnel
 TRIES = 3  # with an ssh that was already there, with a new one, and with one that knows the port

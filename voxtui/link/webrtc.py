@@ -19,9 +19,9 @@ import numpy as np
 
 from shared.audio import PACKET, RATE
 from shared.extras import how_to_install
+from shared.safe_text import safe_line
 from voxtui.link.http_client import NoAnswer, complaint, exchange
 from voxtui.link.target import Address
-from voxtui.safe_text import safe_line
 
 if TYPE_CHECKING:
     from aiortc import RTCPeerConnection

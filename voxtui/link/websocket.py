@@ -14,10 +14,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from shared.events import ServerEvent, WireError, parse_server
+from shared.safe_text import safe_line
 from voxtui.errors import ClientError, Full, NotReady, Refused, Unreachable
 from voxtui.link.http_client import Complaint, complaint, reached
 from voxtui.link.target import LOOPBACK, Address
-from voxtui.safe_text import safe_line
 
 OPEN_S = 10.0  # the server gives a handshake as long
 PING_S = 2.0  # between two pings

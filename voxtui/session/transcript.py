@@ -31,6 +31,7 @@ from shared.events import (
     TranscriptionFailed,
 )
 from shared.latency import TurnMetrics
+from shared.safe_text import safe_line, safe_text
 from shared.session_config import RealtimeSession
 from voxtui.events import (
     Connected,
@@ -48,7 +49,6 @@ from voxtui.events import (
     Unlinked,
     Wiped,
 )
-from voxtui.safe_text import safe_line, safe_text
 
 ENTRIES = 500  # the oldest go beyond it
 RECENT = 20  # the latest entries, among which an open answer is

@@ -72,7 +72,8 @@ class Player:
     # ── what leaves ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _drain(self, cause: str | None = None) -> list[events.ServerEvent]:
-        sent, commands, _ = self.session.to_send()
+        commands, _ = self.session.to_send()
+        sent = list(iter(self.session.next_event, None))
         assert self.link == "up" or not commands, "nobody is there to be told"
         for event in sent:
             frame = msgspec.json.decode(events.dump(event))

@@ -61,14 +61,22 @@ def single() -> Iterator[dict[str, Any]]:
             yield published.put(example, path, odd)
 
 
+def walk(tree: Any, chance: random.Random) -> Iterator[published.Path]:
+    """The places on one way down, from the first to the deepest."""
+    path: published.Path = ()
+    while isinstance(tree, (dict, list)) and tree:
+        key = chance.choice(list(tree) if isinstance(tree, dict) else range(len(tree)))
+        path, tree = (*path, key), tree[key]
+        yield path
+
+
 def double(seed: int, count: int) -> Iterator[dict[str, Any]]:
     chance, spots = random.Random(seed), list(places())
     for _ in range(count):
         example, path = chance.choice(spots)
         event = published.put(example, path, chance.choice(ODD))
-        more = [each for each in published.paths(event) if each]
-        if more:
-            event = published.put(event, chance.choice(more), chance.choice(ODD))
+        if below := list(walk(event, chance)):
+            event = published.put(event, chance.choice(below), chance.choice(ODD))
         yield event
 
 

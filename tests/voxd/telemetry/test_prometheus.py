@@ -22,11 +22,12 @@ from tests.support.daemon import Daemon, voxd_process
 from tests.support.speech import FOLDER
 from tests.voxd.test_server import SILENCE, SPEECH, talk
 from voxd.messages import Beat
-from voxd.telemetry.prometheus import WORDS, Engine, Exposition, Files, Live
+from voxd.telemetry.prometheus import WORDS, EngineHealth, Exposition, FileObserver, Live
 from voxd.telemetry.turn_meter import Targets, TurnReport
 
-pytestmark = pytest.mark.timeout(60)
-LIVE = Live("ready", {"realtime": 2, "rest": 1}, 64, 3, Engine(Beat(0, 3, 8000, 10, 40, 1_500_000, 250_000), 0.25))
+LIVE = Live(
+    "ready", {"realtime": 2, "rest": 1}, 64, 3, EngineHealth(Beat(0, 3, 8000, 10, 40, 1_500_000, 250_000), 0.25)
+)
 COMPLETED = TranscriptionCompleted("", "item", 0, "words", {})
 FAILED = TranscriptionFailed("", "item", 0, FailureBody("server_error", "engine_lost", ""))
 
@@ -118,7 +119,7 @@ def test_times_are_seconds_and_fall_into_their_buckets() -> None:
 
 def test_files_have_load_but_no_times() -> None:
     counted = exposition()
-    Files(counted).written(COMPLETED, report(final_ms=1.0, rtf=0.25))
+    FileObserver(counted).written(COMPLETED, report(final_ms=1.0, rtf=0.25))
     page = counted.page().decode()
     assert value(page, "voxd_turns_total", scope="transcription", ending="completed") == 1
     assert value(page, "voxd_rtf_ratio_count", scope="file") == 1
@@ -171,7 +172,7 @@ async def scrape(daemon: Daemon) -> str:
 
 
 async def becomes(daemon: Daemon, wanted: float, name: str, **labels: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while value(await scrape(daemon), name, **labels) != wanted:
             pass
 
@@ -227,5 +228,5 @@ async def test_a_lost_engine_process_is_counted() -> None:
 async def transcribe(daemon: Daemon) -> httpx.Response:
     transport = httpx.AsyncHTTPTransport(uds=str(daemon.socket))
     file = (FOLDER / "librivox_austen_0880.flac").read_bytes()
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=300) as http:
         return await http.post("/v1/audio/transcriptions", files={"file": ("a.flac", file)})

@@ -30,12 +30,17 @@ class Clock:
         return self.now
 
 
+def a_store(clock: Clock) -> Secrets:
+    """On a machine whose time of day is never set."""
+    return Secrets(clock, clock)
+
+
 # ── the store ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_secret_is_good_until_it_expires_as_often_as_wanted() -> None:
     clock = Clock()
-    store = Secrets(clock)
+    store = a_store(clock)
     secret = store.make(600, {"instructions": "Be brief."})
 
     assert secret.value.startswith("ek_")
@@ -49,9 +54,22 @@ def test_a_secret_is_good_until_it_expires_as_often_as_wanted() -> None:
     assert not store.holds(secret.value), "a clock that is set back does not revive it"
 
 
+def test_setting_the_machines_time_neither_prolongs_nor_ends_a_secret() -> None:
+    clock, epoch = Clock(), Clock()
+    store = Secrets(clock, epoch)
+    secret = store.make(600, {})
+    assert secret.expires_at == NOW + 600
+    for shift in (-7200, 7200, 10**8):
+        epoch.now = NOW + shift
+        assert store.holds(secret.value)
+    clock.now += 600
+    epoch.now = 0
+    assert not store.holds(secret.value)
+
+
 @given(st.text())
 def test_nothing_else_is_a_secret(key: str) -> None:
-    store = Secrets(Clock())
+    store = a_store(Clock())
     value = store.make(600, {}).value
 
     for each in (key, f"ek_{key}", value + key if key else "", value[:-1], value.upper()):
@@ -61,7 +79,7 @@ def test_nothing_else_is_a_secret(key: str) -> None:
 def test_the_store_is_bounded_and_makes_room_by_expiry_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secrets, "MOST", 3)
     clock = Clock()
-    store = Secrets(clock)
+    store = a_store(clock)
     early, *late = [store.make(seconds, {}) for seconds in (10, 600, 600)]
 
     with pytest.raises(Full):
@@ -76,7 +94,7 @@ def test_the_store_is_bounded_and_makes_room_by_expiry_only(monkeypatch: pytest.
 
 
 def application(store: Secrets) -> Guarded:
-    pages = routes(lambda: True, lambda: {"state": "ready"}, lambda: "echo")
+    pages = routes(lambda: True, lambda: {"state": "ready"}, lambda: ("echo",))
     route = client_secrets(store, lambda: RealtimeSession(id="sess_new", model="echo"), lambda: "echo")
     gate = Gate(TOKEN.encode(), frozenset(), frozenset(), store.holds)
     return Guarded(Starlette(routes=[*pages, route]), gate)
@@ -92,13 +110,13 @@ async def client(store: Secrets, key: str | None = TOKEN) -> AsyncIterator[httpx
 
 async def make(body: Any, store: Secrets | None = None) -> httpx.Response:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    async with client(store or Secrets(Clock())) as asking:
+    async with client(store or a_store(Clock())) as asking:
         return await asking.post(PATH, content=content)
 
 
 @pytest.mark.parametrize("body", [{}, {"session": None}, {"expires_after": {"anchor": "created_at"}}, b""])
 async def test_the_defaults_are_a_conversation_and_ten_minutes(body: Any) -> None:
-    store = Secrets(Clock())
+    store = a_store(Clock())
     made = await make(body, store)
 
     assert made.status_code == 200
@@ -113,7 +131,7 @@ async def test_the_defaults_are_a_conversation_and_ten_minutes(body: Any) -> Non
 
 
 async def test_the_session_is_shown_as_it_will_begin_and_kept() -> None:
-    store = Secrets(Clock())
+    store = a_store(Clock())
     asked = {"model": "gpt-realtime", "instructions": "Be brief.", "output_modalities": ["audio"]}
     made = await make({"session": asked, "expires_after": {"anchor": "created_at", "seconds": 7200}}, store)
 
@@ -142,7 +160,7 @@ async def test_a_transcription_session() -> None:
     [
         (b"{", "invalid_json", None),
         (b"\xff", "invalid_json", None),
-        pytest.param(b'{"session":{"a":' + b"[" * 100_000, "invalid_json", None, id="deep"),
+        pytest.param(b'{"session":{"a":' + b"[" * 10_000, "invalid_json", None, id="deep"),
         ([], "invalid_value", None),
         ({"seconds": 5}, "unknown_parameter", "seconds"),
         ({"expires_after": {"seconds": 9}}, "invalid_value", "expires_after.seconds"),
@@ -174,7 +192,7 @@ async def test_a_huge_request_is_not_read() -> None:
 
 async def test_a_full_store_says_when_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secrets, "MOST", 1)
-    store = Secrets(Clock())
+    store = a_store(Clock())
     assert (await make({}, store)).status_code == 200
     refused = await make({}, store)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "client_secret_limit_reached")
@@ -186,7 +204,7 @@ async def test_a_full_store_says_when_to_come_back(monkeypatch: pytest.MonkeyPat
 
 async def test_a_secret_opens_everything_but_the_making_of_secrets() -> None:
     clock = Clock()
-    store = Secrets(clock)
+    store = a_store(clock)
     value = store.make(600, {}).value
     async with client(store, value) as asking:
         assert (await asking.get("/v1/models")).status_code == 200
@@ -207,7 +225,7 @@ async def test_a_secret_opens_everything_but_the_making_of_secrets() -> None:
 )
 @pytest.mark.parametrize("server", [("127.0.0.1", 8000), ("/run/voxd.sock", None)])
 def test_the_endpoint_finds_the_secret_wherever_a_key_may_stand(name: str, value: str, server: Any) -> None:
-    store = Secrets(Clock())
+    store = a_store(Clock())
     secret = store.make(600, {"instructions": "Be brief."})
     scope = {"server": server, "headers": [(name.encode(), value.format(secret.value).encode())]}
 

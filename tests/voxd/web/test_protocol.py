@@ -30,6 +30,7 @@ READ: dict[Callable[..., object], str] = {
     uvicorn.Server.shutdown: "9b33c50562992b1e",
     H11Protocol.connection_made: "6efb565ff3d36b91",
     H11Protocol.connection_lost: "dbb688fa2b386000",
+    H11Protocol.data_received: "e03b145518ca44aa",
     H11Protocol.handle_events: "e63a9d1492e3efe7",
     H11Protocol.on_response_complete: "1fbb8f48c6a1afc4",
     H11Protocol.handle_websocket_upgrade: "6f42a029e35aed5c",

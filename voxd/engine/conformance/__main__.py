@@ -17,6 +17,7 @@ import click
 import yaml
 
 from shared.environment import begin
+from shared.terminal import say
 from voxd.engine.conformance import Conformance
 from voxd.engine.contract import Engine, Unusable
 from voxd.engine.registry import engine_class
@@ -88,13 +89,13 @@ def main(name: str, options: dict[str, object], clip: Path | None) -> None:
 
     Suite.clip = clip
     try:
-        broken = check(Suite(), click.echo)
+        broken = check(Suite(), say)
     except (Unusable, ValueError) as reason:
-        click.echo(f"{name}: {reason}", err=True)
+        say(f"{name}: {reason}", err=True)
         sys.exit(1)
     finally:
         Suite.teardown_class()
-    click.echo(f"{name}: {f'{broken} checks failed' if broken else 'every promise is kept'}")
+    say(f"{name}: {f'{broken} checks failed' if broken else 'every promise is kept'}")
     sys.exit(1 if broken else 0)
 
 

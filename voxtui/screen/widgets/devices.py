@@ -25,10 +25,10 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from shared.audio import level_dbfs, pcm16_to_float
+from shared.safe_text import safe_line
 from voxtui.capture.microphone import Device
 from voxtui.capture.sources import Packet, Source
 from voxtui.errors import SourceError
-from voxtui.safe_text import safe_line
 from voxtui.screen.widgets.blocks import MUTED
 from voxtui.screen.widgets.dialogs import Choices
 from voxtui.screen.widgets.levels import Levels

@@ -1,4 +1,4 @@
-"""voxtui.safe_text: nothing that a server says acts on the terminal."""
+"""shared.safe_text: nothing that a server says acts on the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from voxtui.safe_text import LIMIT, safe_line, safe_text
+from shared.safe_text import LIMIT, safe_line, safe_text
 
 NASTY = st.text(alphabet=st.sampled_from(list("\x1b]52;c0PX^_\x07\x9b\x9d\x9c[@mJ\\ abc\r\n\t\u202e\u2066\u200fé漢😀")))
 TEXT = NASTY | st.text()

@@ -30,11 +30,11 @@ _UNSAFE = re.compile(
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
-def safe_text(text: str) -> str:
+def safe_text(text: str, limit: int | None = LIMIT) -> str:
     """The text without anything that acts on a terminal; newline and tab stay, line ends become \\n.
 
     Idempotent, and safe under concatenation of its results."""
-    text = text[:LIMIT].replace("\r\n", "\n").replace("\r", "\n")
+    text = text[:limit].replace("\r\n", "\n").replace("\r", "\n")
     return _UNSAFE.sub(REPLACEMENT, _SEQUENCE.sub("", text)).translate(_QUIET)
 
 
