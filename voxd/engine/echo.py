@@ -21,7 +21,6 @@ from voxd.messages import (
     Close,
     Commit,
     Crop,
-    Evict,
     Feed,
     Flush,
     Heard,
@@ -97,9 +96,7 @@ class Echo(Engine):
         self._streams: dict[int, bool] = {}  # and whether it is to write down what is said there
         self._utterances: dict[int, _Utterance] = {}
         self._known: dict[int, int | None] = {}  # as Feed tells it
-        self._voiced: dict[
-            int, deque[int]
-        ] = {}  # ends of the latest voiced frames: onsets are told after they were heard
+        self._voiced: dict[int, deque[int]] = {}  # ends of the latest voiced frames: an onset is told after them
         self._answers: dict[tuple[int, int], _Answer] = {}
         self._out: list[Output] = []
 
@@ -130,7 +127,7 @@ class Echo(Engine):
             case Feed():
                 self._known[stream] = command.known
                 self._go_on(stream)
-            case Audio() | Prepare() | Flush() | Rollback() | Evict():
+            case Audio() | Prepare() | Flush() | Rollback():
                 pass  # what it says depends on positions alone: there is nothing to prepare, undo, truncate or free
 
     def step(self, now_us: int) -> Iterable[Output]:
@@ -203,6 +200,9 @@ class Echo(Engine):
         utterance = self._utterances.get(stream)
         if utterance and utterance.ref == ref:
             del self._utterances[stream]
+            self._out = [
+                out for out in self._out if not (isinstance(out, Said) and (out.stream, out.ref) == (stream, ref))
+            ]
 
     def _close(self, stream: int) -> None:
         self._streams.pop(stream, None)

@@ -14,7 +14,6 @@ from voxd.messages import (
     Close,
     Commit,
     Crop,
-    Evict,
     Flush,
     Heard,
     Onset,
@@ -215,7 +214,7 @@ def test_a_replay_continues_what_a_client_holds() -> None:
 
 def test_pauses_and_evictions_are_not_heard() -> None:
     script = Script()
-    assert script.tell(Onset(1, 3, 0), Flush(1, 3, 5 * WORD), Rollback(1, 3), Evict(1)) == []
+    assert script.tell(Onset(1, 3, 0), Flush(1, 3, 5 * WORD), Rollback(1, 3)) == []
 
 
 def test_a_cancelled_utterance_and_a_closed_stream_are_silent() -> None:
