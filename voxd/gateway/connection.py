@@ -379,7 +379,7 @@ class Connection:
     def _put(self, waiting: Waiting) -> None:
         if self.resume_token:
             self._seq = waiting.seq = self._seq + 1
-            waiting.data = waiting.data[:-1] + b',"voxd_seq":%d}' % self._seq
+            waiting.data = events.numbered(waiting.data, self._seq)
             self._remember(waiting)
         self._outbound.append(waiting)
         self._grew(waiting)
