@@ -31,8 +31,9 @@ from voxd import messages as m
 from voxd.gateway.budget import Budget
 from voxd.gateway.dialect import Dialect
 from voxd.gateway.engine_host import EngineHost
-from voxd.session import Profile, Session
+from voxd.session.core import Session
 from voxd.session.intake import lighten
+from voxd.session.terms import Profile
 from voxd.telemetry.log import SessionLog, fields
 from voxd.telemetry.turn_meter import Observer, Targets, TurnMeter
 
