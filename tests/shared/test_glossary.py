@@ -1,4 +1,4 @@
-"""The glossary in `shared/__init__.py`: each word once, the field's words among them, and its numbers are the code's."""
+"""The glossary in `shared/__init__.py` has each word once, the field's words among them; its numbers are the code's."""
 
 from __future__ import annotations
 
