@@ -280,7 +280,7 @@ class Gateway:
             return first_config(session_id, self.settings, self.model, set(), transcription=True)
 
         parts = self.host, partial(profile, self.settings), config, monotonic_us, self._targets, peer
-        counted = Dialect({"dialect": "ga"}, 0), prometheus.Files(self._exposition)
+        counted = Dialect({"dialect": "ga"}, 0), prometheus.FileObserver(self._exposition)
         hearing = transcriptions.Hearing(*parts, *counted, self._budget)
         self._exposition.connected("http")
         self.connections.add(hearing)
@@ -297,7 +297,7 @@ class Gateway:
         limit, beat = self.settings.server.max_sessions, self.host.beat
         state = "draining" if self.draining else self.host.state
         sessions = Counter(connection.kind for connection in self.connections)
-        engine = prometheus.Engine(beat, (monotonic_us() - beat.at_us) / 1e6) if beat else None
+        engine = prometheus.EngineHealth(beat, (monotonic_us() - beat.at_us) / 1e6) if beat else None
         return prometheus.Live(state, sessions, limit, self.host.losses, engine)
 
     async def drain(self) -> None:

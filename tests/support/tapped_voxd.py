@@ -45,7 +45,7 @@ def stock() -> None:
 
     import voxd.webrtc.peer
 
-    voxd.webrtc.peer.Prompt = lambda: JitterBuffer(capacity=16, prefetch=4)  # type: ignore[misc,assignment,return-value]
+    voxd.webrtc.peer.ImmediateBuffer = lambda: JitterBuffer(capacity=16, prefetch=4)  # type: ignore[misc,assignment,return-value]
 
 
 if __name__ == "__main__":
