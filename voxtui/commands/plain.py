@@ -11,6 +11,7 @@ of what was said before it.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 
@@ -198,15 +199,18 @@ async def talk(
     found = await in_thread(lambda: _tried(open_source))
     if isinstance(found, SourceError) and not live:
         raise found
-    async with (
-        opened(target, token) as route,
-        RealtimeClient.connect(route, wishes=wishes, tell=tell, patience_s=None if live else PATIENCE_S) as client,
-    ):
-        if isinstance(found, SourceError):
-            raise found
-        first = [found]  # it is there: what becomes of it later does not end the session
-        source = Ear(lambda: first.pop() if first else open_source(), tell) if live else found
-        await run_plain(client, source, lines)
+    with contextlib.ExitStack() as undone:
+        if isinstance(found, FileSource):
+            undone.callback(found.close)
+        async with (
+            opened(target, token) as route,
+            RealtimeClient.connect(route, wishes=wishes, tell=tell, patience_s=None if live else PATIENCE_S) as client,
+        ):
+            if isinstance(found, SourceError):
+                raise found
+            first = [found]  # it is there: what becomes of it later does not end the session
+            source = Ear(lambda: first.pop() if first else open_source(), tell) if live else found
+            await run_plain(client, source, lines)
     return True
 
 

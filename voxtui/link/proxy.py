@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import errno
 import ipaddress
 import re
@@ -149,8 +150,8 @@ async def _by_http(proxy: Proxy, host: str, port: int, place: str) -> socket.soc
     """HTTP CONNECT (RFC 9110, 9.3.6).  Reads not one byte of what comes behind the answer."""
     key = base64.b64encode(f"{proxy.user}:{proxy.password}".encode()).decode() if proxy.user is not None else ""
     authorization = f"Proxy-Authorization: Basic {key}\r\n" if key else ""
-    sock = await _connected(proxy)
-    try:
+    with contextlib.ExitStack() as undone:
+        sock = undone.enter_context(await _connected(proxy))
         loop = asyncio.get_running_loop()
         await loop.sock_sendall(sock, f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{authorization}\r\n".encode())
         head = b""
@@ -162,9 +163,7 @@ async def _by_http(proxy: Proxy, host: str, port: int, place: str) -> socket.soc
                 raise (Misconfigured if head else Unreachable)(_told(proxy, place, what, host))
         if (error := _refusal(proxy, place, host, head)) is not None:
             raise error
-    except BaseException:
-        sock.close()
-        raise
+        undone.pop_all()
     return sock
 
 
@@ -188,18 +187,16 @@ async def _connected(proxy: Proxy) -> socket.socket:
     loop = asyncio.get_running_loop()
     failed = OSError(errno.EADDRNOTAVAIL, "its name has no address")
     for family, kind, number, _, where in await loop.getaddrinfo(proxy.host, proxy.port, type=socket.SOCK_STREAM):
-        sock = socket.socket(family, kind, number)
-        try:
+        with contextlib.ExitStack() as undone:
+            sock = undone.enter_context(socket.socket(family, kind, number))
             sock.setblocking(False)
-            await loop.sock_connect(sock, where)
-        except OSError as error:
-            failed = error
-            sock.close()
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
+            try:
+                await loop.sock_connect(sock, where)
+            except OSError as error:
+                failed = error
+            else:
+                undone.pop_all()
+                return sock
     raise failed
 
 
