@@ -60,7 +60,7 @@ class Draft:
     unused: tuple[tuple[str, str], ...] = ()  # (path, why)
 
     def entry(self, new_id: str, give_audio: Callable[[bytes], int] | None) -> tuple[Entry, list[tuple[str, str]]]:
-        """The entry, and the fields of it that nobody uses.  `give_audio`: sends audio to the responder, gives its ref."""
+        """The entry, and the fields of it that nobody uses.  `give_audio` sends audio to the responder."""
         unused, pieces = list(self.unused), list[Piece]()
         first = ""
         for part in self.parts:
