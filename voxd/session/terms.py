@@ -117,8 +117,10 @@ class Terms:
         """Warnings for fields that mean something else here than their names say."""
         model = asked.audio.input.transcription.model if asked.audio.input.transcription else UNSET
         if model not in (UNSET, self.profile.transcribe):
-            instead = f"{self.profile.transcribe} transcribes" if self.profile.transcribe else "nothing is transcribed"
-            message = f"This server has no model '{model}'; {instead} instead."
+            other = self.profile.transcribe
+            message = f"This server has no model '{model}'" + (
+                f"; {other} transcribes." if other else ", and none that transcribes."
+            )
             yield Warned("model_mapped", message, f"{_TRANSCRIPTION}.model")
         if isinstance(asked, RealtimeSession) and patch.get("model") not in (None, self.profile.model):
             message = f"This server has no model '{asked.model}'; it uses {self.profile.model} instead."
