@@ -420,9 +420,7 @@ def _token(settings: Settings) -> str:
 @main.command()
 @config_option
 @socket_option
-@click.option(
-    "--link", metavar="DIRECTORY", help="Make it, with a link to the daemon's socket, while the tunnel stands."
-)
+@click.option("--link", metavar="DIRECTORY", help="Make it meanwhile, with a link in it to the daemon's socket.")
 @click.option("--stdio", is_flag=True, help="Carry one connection over standard input and output.")
 def tunnel(config_path: Path | None, socket_path: str | None, link: str | None, stdio: bool) -> None:
     """The far end of an SSH tunnel; voxtui starts it.

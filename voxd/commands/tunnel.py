@@ -4,9 +4,9 @@
                        daemon's socket lies: the directory is made, with a symbolic link to that, and removed at the end
     --stdio            where sshd forbids forwarding: standard input and output carry one connection
 
-Beside step 3.  It knows the lines of `shared.tunnel` and the control socket; not SSH, nor what a connection says.  Every
-connect waits for it, so it imports little.  It uses threads and blocking calls, because standard streams may be anything,
-also files, and a daemon that does not answer must not delay the end.
+Beside step 3.  It knows the lines of `shared.tunnel` and the control socket; not SSH, nor what a connection says.
+Every connect waits for it, so it imports little.  It uses threads and blocking calls, because standard streams may be
+anything, also files, and a daemon that does not answer must not delay the end.
 """
 
 from __future__ import annotations
