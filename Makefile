@@ -1,6 +1,7 @@
 # make demo     speech becomes text here and now: an own environment, the built-in engine, no GPU, no microphone
 # make install  everything for development into .venv       make check      format, lint, types, arrows, tests
 # make test     the tests                                    make test-slow  real time, browsers, systemd, soak
+# make test-clients  clients of others: openai, LiveKit, pipecat, AI SDK ...
 # make bench    everything with a time in it                 make lock       pin the newest versions       make clean
 # make wheel    dist/*.whl: what other machines install     make coverage   the tests, and which lines they did not run
 #
@@ -12,7 +13,7 @@ PIP_INSTALL := -m pip install -qq --disable-pip-version-check --no-input
 # Editable, without build isolation: the backend comes from the lock, so that this works without a network.
 PROJECT := --no-deps --no-build-isolation --editable .
 
-.PHONY: coverage demo install test test-slow bench check wheel lock clean
+.PHONY: coverage demo install test test-clients test-slow bench check wheel lock clean
 .DELETE_ON_ERROR:
 
 demo: .venv-demo/.done
@@ -25,6 +26,11 @@ test: install
 
 test-slow: install
 	.venv/bin/python -m pytest -m slow -rs  # what was skipped, and why
+
+# Clients that others wrote, each in an environment of its own under .venv-clients (about 1.1 GB).
+test-clients: install
+	@.venv/bin/python -m tests.clients.install
+	.venv/bin/python -m pytest -m clients -rs tests/clients
 
 coverage: install
 	.venv/bin/python -m coverage run --source shared,voxd,voxtui -m pytest -q
@@ -89,6 +95,11 @@ lock:
 	$(COMPILE) --extra dev --override $(LOCK)/no-torch.in -o $(LOCK)/dev.txt
 	$(COMPILE) --extra server --extra whisper --group build --constraint $(LOCK)/dev.txt -o $(LOCK)/demo.txt
 	$(COMPILE:pyproject.toml=) --group build --constraint $(LOCK)/dev.txt -o $(LOCK)/build.txt
+
+	for group in openai livekit pipecat; do \
+	    .venv/bin/uv pip compile $(LOCK)/clients/$$group.in --quiet --upgrade --universal --python-version 3.11 \
+	        --generate-hashes --no-header --no-emit-index-url -o $(LOCK)/clients/$$group.txt || exit 1; done
+	cd tests/clients/npm && npm update --save --package-lock-only --no-audit --no-fund
 
 clean:
 	rm -rf .venv .venv-demo .venv-wheel build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis \

@@ -53,6 +53,7 @@ from voxd.telemetry.log import fields
 from voxd.telemetry.prometheus import Exposition
 from voxd.web import gate as http, page_files, transcriptions, websocket
 from voxd.web.client_secrets import Secrets, client_secrets, secret_of
+from voxd.web.hold import Held
 from voxd.web.server import Server
 from voxd.web.shares import Shares
 from voxd.webrtc.calls import Calls, Desk
@@ -111,11 +112,11 @@ class Gateway:
 
     def asgi(self) -> http.Guarded:
         """The application behind the gate."""
-        pages = http.routes(lambda: self.host.state == "ready" and not self.draining, self.status, lambda: self.model)
+        pages = http.routes(lambda: self.host.state == "ready" and not self.draining, self.status, self._engines)
         files = transcriptions.Offer(
             self._refusal,
             self._exposition.refused,
-            self._transcriber,
+            lambda: self.plan.transcribe,
             self._hearing,
             lambda: self.settings.server.max_sessions,
         )
@@ -132,7 +133,8 @@ class Gateway:
         app = Starlette(routes=routes, exception_handlers=http.ERROR_PAGES)
         origins, free = frozenset(self.settings.server.allow_origin), http.OPEN_PATHS | page_files.PATHS
         gate = http.Gate(self.plan.token, self._hosts(), origins, self.secrets.holds, open_paths=free)
-        self._guarded = http.Guarded(app, gate)
+        held = Held(app, lambda: not self.draining and self.host.state in ("loading", "restarting"), self.host.changed)
+        self._guarded = http.Guarded(held, gate)
         return self._guarded
 
     def _hosts(self) -> frozenset[str]:
@@ -158,7 +160,10 @@ class Gateway:
 
     @property
     def model(self) -> str:
-        return self.plan.respond or self.plan.transcribe or "none"
+        return next(iter(self._engines()), "none")
+
+    def _engines(self) -> tuple[str, ...]:  # the one that answers first
+        return tuple(dict.fromkeys(name for name in (self.plan.respond, self.plan.transcribe) if name))
 
     def status(self) -> dict[str, object]:
         """For /status, /ready and `voxd status`."""
@@ -282,9 +287,6 @@ class Gateway:
         finally:
             self.connections.discard(hearing)
 
-    def _transcriber(self) -> str | None:
-        return self.plan.transcribe
-
     async def _metrics(self, _: Request) -> Response:
         return Response(self._exposition.page(), headers={"Content-Type": prometheus.CONTENT_TYPE})
 
@@ -299,6 +301,8 @@ class Gateway:
     async def drain(self) -> None:
         """Clients are told; turns in flight may end; then every connection is closed."""
         self.draining = True
+        async with self.host.changed:
+            self.host.changed.notify_all()
         for connection in list(self.connections):
             connection.going_away(self.settings.server.drain_s, RETRY_S)
         turns = [asyncio.create_task(connection.idle.wait()) for connection in self.connections]

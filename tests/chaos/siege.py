@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from tests.chaos.attacker import Attacker, Denied, Target
-from tests.chaos.attacks import ATTACKS, Attack
+from tests.chaos.attacks import ATTACKS, Attack, bodies, sessions, sounds
 from tests.support.service import pause
 
 LAST = 5  # priority: they have some of a busy machine, too
@@ -59,6 +59,15 @@ async def repeat(attack: Attack, attacker: Attacker, course: Course) -> None:
         course.told = dict(attacker.told + Counter(course.told))
 
 
+def prepare() -> None:
+    """Makes what takes long to make, so that no attack waits while another one is at it."""
+    for make in (sessions.great_update, sounds.great_append, sounds.speech, bodies.silence):
+        make()
+    for sign in ("a", "b", "\N{GRINNING FACE}"):
+        sessions.written(sign)
+    sounds.noise(10)
+
+
 async def besiege(orders: Orders) -> dict[str, Course]:
     draw, numbers = random.Random(orders.seed), itertools.count(orders.first)
     courses = {name: Course() for name in orders.attacks}
@@ -87,6 +96,7 @@ def yield_to_others() -> None:
 def main() -> None:
     yield_to_others()
     orders = msgspec.json.decode(sys.stdin.buffer.read(), type=Orders)
+    prepare()
     courses = asyncio.run(besiege(orders))
     sys.stdout.write(msgspec.json.encode(courses).decode())
 

@@ -13,8 +13,6 @@ import pytest
 from tests.chaos.fault_proxy import Address, Ends, FaultProxy
 from tests.support.fakes import short_folder
 
-pytestmark = pytest.mark.timeout(20)
-
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with suppress(ConnectionError):

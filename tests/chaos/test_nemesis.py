@@ -12,7 +12,6 @@ from tests.chaos.nemesis_check import violations
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(400),
     pytest.mark.skipif(sys.platform != "linux", reason="what a process handles is read from /proc"),
 ]
 

@@ -15,7 +15,6 @@ from tests.chaos.ordeal import ordeal
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(400),
     pytest.mark.skipif(sys.platform != "linux", reason="addresses of loopback, memory from /proc"),
 ]
 

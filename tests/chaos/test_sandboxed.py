@@ -119,7 +119,6 @@ def _calls(group: str) -> set[str]:
 
 @pytest.mark.root
 @pytest.mark.gpu
-@pytest.mark.timeout(600)
 def test_graphs_and_kernels_work_in_it() -> None:
     needs_root()
     if reason := why_not():

@@ -15,7 +15,7 @@ from shared import __version__
 from tests.support.sdbox import ECHO, SETTINGS, Box, add_version, installed, records, reset, show, state, until
 from tests.support.speech import clip
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.root]
 PAGE = (Path(__file__).parents[2] / "docs" / "OPERATE.md").read_text()
 LONG = "frame" * 1000
 FAILED_SOMETIMES = ECHO + "performance_targets: {total_latency_ms: 1}\nengine_options: {echo: {tokens: 3}}\n"

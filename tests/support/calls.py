@@ -22,7 +22,7 @@ from tests.support.daemon import Daemon
 RATE = 48_000  # Hz
 FRAME = 960  # samples in 20 ms
 PATH = "/v1/realtime/calls"
-OPEN_S = 10.0
+OPEN_S = 60.0
 Json = dict[str, Any]
 
 
@@ -74,7 +74,7 @@ class Caller:
         self.location = answer.headers["Location"]
         await self.pc.setRemoteDescription(RTCSessionDescription(answer.text, "answer"))
 
-    async def until(self, kind: str, seconds: float = 20.0) -> Json:
+    async def until(self, kind: str, seconds: float = 120.0) -> Json:
         """The next event of this type."""
         async with asyncio.timeout(seconds):
             while (event := await self.events.get())["type"] != kind:
@@ -87,7 +87,7 @@ class Caller:
 
 def http(daemon: Daemon) -> httpx.AsyncClient:
     transport = httpx.AsyncHTTPTransport(uds=str(daemon.socket))
-    return httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30)
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=300)
 
 
 def form(sdp: str, session: Json) -> dict[str, tuple[str | None, str, str]]:

@@ -17,7 +17,7 @@ from voxd.engine.contract import EngineCommand
 from voxd.engine.registry import GROUP, names
 from voxd.messages import Failed, Open, Output, Respond, Said, Settled, Turn
 
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 QUESTION = (Turn("user", "Who are you?"),)
 
 ROOT = Path(__file__).parents[2]

@@ -24,7 +24,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from shared.audio import RATE, Float32
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-START_S = 30.0
+START_S = 120.0
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage", "--mute-audio"),
@@ -81,7 +81,7 @@ class Page:
             raise PageError(json.dumps(answer["exceptionDetails"])[:1000])
         return answer["result"].get("value")
 
-    async def until(self, expression: str, seconds: float = 20.0) -> None:
+    async def until(self, expression: str, seconds: float = 120.0) -> None:
         """Returns once it holds; the page itself looks, every 20 ms.  Raises PageError."""
         found = await self.evaluate(
             f"""new Promise(done => {{

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from voxd.commands.control import NotRunning, status
 
-READY_S = 60.0  # a model may have to be loaded
-STOP_S = 10.0
+READY_S = 300.0  # a model may have to be loaded
+STOP_S = 60.0
 TICK_S = 0.05
 
 

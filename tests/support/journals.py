@@ -90,5 +90,5 @@ def journalled(*arguments: str, env: Mapping[str, str] = {}) -> Iterator[tuple[J
             yield journal, daemon
         finally:
             process.terminate()
-            process.wait(15)
+            process.wait(60)
             journal.close()

@@ -114,7 +114,7 @@ async def upgraded(
             f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{headers}\r\n"
         )
         peer.writer.write(request.encode())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             peer.head = await peer.reader.readuntil(b"\r\n\r\n")
         yield peer
 

@@ -163,7 +163,7 @@ async def settle(pilot: Pilot[None]) -> None:
 
 async def until(pilot: Pilot[None], true: Callable[[], bool]) -> None:
     """Lets the app work until something is so."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not true():
             await pilot.pause(0.002)  # without a number it also waits until the process is idle, 20 ms at least
 

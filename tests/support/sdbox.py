@@ -134,7 +134,7 @@ class Box:
         """Output of a command inside."""
         enter = ["nsenter", "-t", str(self._init), "-m", "-u", "-i", "-n", "-p", "-C", *ENVIRONMENT, *command]
         join = ["bash", "-c", 'echo $$ >"$0/cgroup.procs"; exec "$@"', str(self._cgroup), *enter]
-        done = subprocess.run(join, input=text or "", capture_output=True, text=True, timeout=90, check=False)
+        done = subprocess.run(join, input=text or "", capture_output=True, text=True, timeout=300, check=False)
         assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout.strip()
 
@@ -154,7 +154,7 @@ class Box:
         if self._starter.poll() is None:
             subprocess.run(["kill", "-s", "RTMIN+4", str(self._init)], check=False)  # to systemd: power off
             with suppress(subprocess.TimeoutExpired):
-                self._starter.wait(15)
+                self._starter.wait(60)
         self._starter.kill()
         self._starter.wait()
         for folder, _, _ in os.walk(self._cgroup, topdown=False):

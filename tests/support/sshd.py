@@ -21,8 +21,8 @@ from typing import Literal
 
 import pytest
 
-START_S = 20.0
-STOP_S = 10.0
+START_S = 120.0
+STOP_S = 60.0
 TICK_S = 0.05
 BIN = str(Path(sys.executable).parent)  # where the `voxd` under test is
 SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"

@@ -22,7 +22,7 @@ from voxtui.link.ssh_tunnel import Tunnel, Way
 from voxtui.link.target import Address, ssh_target
 from voxtui.link.websocket import dial
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 def knows(daemon: Daemon) -> dict[str, str]:

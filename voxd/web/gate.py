@@ -12,7 +12,7 @@ from __future__ import annotations
 import hmac
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import parse_qs, urlsplit
@@ -31,13 +31,18 @@ from voxd.web.refused import noting
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN_PATHS = frozenset({"/health"})  # says nothing but that the daemon lives
+REALTIME_PATH = "/v1/realtime"
 SECRETS_PATH = "/v1/realtime/client_secrets"  # the one path that a client secret does not open: it would live for ever
 KEY_PROTOCOL = "openai-insecure-api-key."  # how a browser, which cannot set headers, hands over its key
 FAILED_KEYS = 5  # in a window, from one peer
 WINDOW_S = 60.0
 PEERS = 1000  # that are remembered; above it the one that began to fail first is forgotten
 METHODS = "GET, POST, DELETE"
-REQUEST_HEADERS = ("authorization", "content-type", "x-openai-agents-sdk", "x-stainless-")  # the last one begins names
+REQUEST_HEADERS = frozenset(
+    {"authorization", "api-key", "content-type", "user-agent", "idempotency-key", "last-event-id", "cache-control"}
+    | {"x-request-id", "x-client-request-id", "traceparent", "tracestate", "baggage"}  # what SDKs and tracers add
+)
+REQUEST_PREFIXES = ("openai-", "x-openai-", "x-stainless-")
 PREFLIGHT_S = 600
 KEY_REFUSALS = (401, 429)  # host and origin were right
 
@@ -242,7 +247,7 @@ def _telling(send: Send, origin: str) -> Send:
 def _permissions(headers: Mapping[str, str]) -> dict[str, str]:
     """What a page may send: those of the headers it asks for that clients are known to need."""
     asked = (name.strip().lower() for name in headers.get("access-control-request-headers", "").split(","))
-    allowed = [name for name in asked if name.startswith(REQUEST_HEADERS[-1]) or name in REQUEST_HEADERS]
+    allowed = [name for name in asked if name in REQUEST_HEADERS or name.startswith(REQUEST_PREFIXES)]
     return {
         "Access-Control-Allow-Methods": METHODS,
         "Access-Control-Allow-Headers": ", ".join(allowed),
@@ -267,9 +272,9 @@ async def reply(
 
 
 def routes(
-    is_ready: Callable[[], bool], status: Callable[[], dict[str, object]], model: Callable[[], str]
+    is_ready: Callable[[], bool], status: Callable[[], dict[str, object]], engines: Callable[[], Sequence[str]]
 ) -> list[Route]:
-    """The read-only pages."""
+    """The read-only pages.  `engines`: the names of those that serve, the one that answers first."""
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -282,15 +287,43 @@ def routes(
         return Response(json.dumps(status(), indent=1), media_type="application/json")
 
     async def models(_: Request) -> Response:
-        listed = {"id": model(), "object": "model", "created": 0, "owned_by": "voxd"}
-        return JSONResponse({"object": "list", "data": [listed]})
+        return JSONResponse({"object": "list", "data": [_model(name) for name in engines()]})
+
+    async def one_model(request: Request) -> Response:
+        name, there = request.path_params["name"], engines()
+        if name in there:
+            return JSONResponse(_model(name))
+        message = f"The model {name[:60]!r} does not exist here. There are: {', '.join(there) or 'none'}."
+        return JSONResponse(error_body("model_not_found", message, param="model"), 404)
 
     return [
         Route("/health", health),
         Route("/ready", ready),
         Route("/status", status_page),
         Route("/v1/models", models),
+        Route("/v1/models/{name:path}", one_model),
+        Route(REALTIME_PATH, _not_upgraded, methods=["GET"]),
     ]
+
+
+def _model(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "voxd"}
+
+
+async def _not_upgraded(request: Request) -> Response:
+    """A WebSocket's path, asked for without an upgrade.  A proxy that takes no notice of upgrades forwards the client's
+    own headers and drops the two that name the next hop, so what is left tells one from the other."""
+    message = f"{REALTIME_PATH} is a WebSocket: connect to it with ws:// (wss:// with TLS) and a WebSocket client."
+    if "sec-websocket-key" in request.headers:
+        wanted = {"Upgrade": "websocket", "Connection": "upgrade"}
+        lost = [name for name, value in wanted.items() if value not in request.headers.get(name, "").lower()]
+        message = (
+            f"This was a WebSocket upgrade, but it came without {' and '.join(lost) or 'HTTP/1.1'}: a proxy on the way "
+            "has to pass on `Upgrade` and `Connection`, by HTTP/1.1. In nginx: proxy_http_version 1.1; "
+            'proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";'
+        )
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    return JSONResponse(error_body("upgrade_required", message), 426, headers)
 
 
 def nowhere() -> BaseRoute:

@@ -39,6 +39,7 @@ from voxd.web.gate import error_body
 
 FILE = 25 << 20  # bytes, as the API
 BODY = FILE + (1 << 20)  # the other fields of the form, and the form itself
+FIELDS = 1000  # of a form: lists, such as `keywords[]`, have one for each of their values
 STALL_S = 30.0  # without a byte of an upload
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 STREAMED = ("json", "text")
@@ -154,26 +155,32 @@ def _too_large() -> Problem:
 
 async def read_form(request: Request) -> Wanted:
     """Raises Problem for what is not as the API wants it."""
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         message = "The request must be multipart/form-data with a part `file`."
         raise Problem(415, "unsupported_media_type", message)
-    parser = _Parser(request.headers, _bounded(request.stream()), max_files=1, max_fields=32, max_part_size=65_536)
+    parser = _Parser(request.headers, _bounded(request.stream()), max_files=1, max_fields=FIELDS, max_part_size=65_536)
     try:
         form = await parser.parse()
     except MultiPartException as error:
         raise Problem(400, "invalid_form", f"The form cannot be read: {error.message}") from error
     file = form.get("file")
-    if not isinstance(file, UploadFile):
+    if file is None:
         raise Problem(400, "missing_required_parameter", "Missing required parameter: 'file'.", "file")
+    if not isinstance(file, UploadFile):
+        message = "The part `file` came as text, for it has no file name; with curl: -F file=@talk.wav"
+        raise Problem(400, "invalid_value", message, "file")
     data = await file.read()
     await form.close()
     if len(data) > FILE:
         raise _too_large()
-    return _checked(data, {name: value for name, value in form.multi_items() if isinstance(value, str)})
+    return _checked(data, [(name, value) for name, value in form.multi_items() if isinstance(value, str)])
 
 
-def _checked(file: bytes, fields: dict[str, str]) -> Wanted:
-    """`model` may have any name: the configured transcriber does the work.  `temperature` and the like do nothing."""
+def _checked(file: bytes, named: list[tuple[str, str]]) -> Wanted:
+    """`model` may have any name: the configured transcriber does the work.  `temperature` and the like do nothing.
+    Words have no timestamps here: whoever wants them beside those of segments gets segments."""
+    fields = dict(named)
+    granularities = {value for name, value in named if name.removesuffix("[]") == "timestamp_granularities"}
     form = fields.get("response_format", "json")
     stream = fields.get("stream", "false").lower()
     if form not in FORMATS:
@@ -183,9 +190,8 @@ def _checked(file: bytes, fields: dict[str, str]) -> Wanted:
     streams = stream in ("true", "1")
     if streams and form not in STREAMED:
         raise _not_allowed("response_format", form, STREAMED, " when stream is true")
-    for name in ("timestamp_granularities[]", "timestamp_granularities"):
-        if fields.get(name, "segment") != "segment":
-            raise _not_allowed("timestamp_granularities", fields[name], ("segment",))
+    if not granularities <= {"segment", "word"} or granularities == {"word"}:
+        raise _not_allowed("timestamp_granularities", ", ".join(sorted(granularities)), ("segment",))
     try:
         language = language_of(fields.get("language", ""))
     except ValueError as error:

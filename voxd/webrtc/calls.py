@@ -32,6 +32,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from shared import events
 from shared.audio import RATE
 from shared.events import WireError
 from shared.parts import Json
@@ -194,7 +195,7 @@ class Calls:
     async def _pick_up(self, call: Media, offer: sdp.Offer, request: Request) -> str:
         from voxd.webrtc.peer import NoPort, Peer, Ports
 
-        call.peer = peer = Peer()
+        call.peer = peer = Peer(call.stray_channel)
         low, high = self._settings.ports
         async with contextlib.AsyncExitStack() as undone:
             undone.push_async_callback(peer.close)
@@ -224,10 +225,20 @@ class Media:
     def __init__(self, key: str, clock: Callable[[], int]) -> None:
         self.id = f"rtc_{key}"
         self.why = "closed"
+        self._strayed = False
         self._clock = clock
 
     def hang_up(self, why: str) -> None:
         self.peer.end(why)
+
+    def stray_channel(self, label: str) -> str:
+        """The `error` that a data channel gets which carries nothing; the journal hears of the first of a call."""
+        message = f"Events go over one data channel called `oai-events`; this one, {label[:60]!r}, is not used."
+        if not self._strayed:
+            self._strayed = True
+            log.warning("call %s: its data channel %.60r is not used; events go over `oai-events`", self.id, label)
+        body = events.ErrorBody("invalid_request_error", "unknown_data_channel", message, None, None)
+        return events.dump(events.Error(event_id=f"event_{secrets.token_hex(12)}", error=body)).decode()
 
     async def run(self, held: contextlib.ExitStack) -> None:
         """To its end, whoever ends it."""

@@ -24,6 +24,7 @@ import random
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -178,9 +179,12 @@ def _listen(ice: IceConnection, ports: Ports, address: str) -> None:
 
 
 class Peer:
-    """`answer` an offer, wait for `opened`; then `receive_frame`, `receive_message`, `send`, until they raise Gone."""
+    """`answer` an offer, wait for `opened`; then `receive_frame`, `receive_message`, `send`, until they raise Gone.
 
-    def __init__(self) -> None:
+    `stray`: what is written to a data channel that is not the one for events, by its name."""
+
+    def __init__(self, stray: Callable[[str], str]) -> None:
+        self._stray = stray
         servers = RTCConfiguration(iceServers=[], bundlePolicy=RTCBundlePolicy.BALANCED)
         self._pc = RTCPeerConnection(servers)
         audio = self._pc.addTransceiver("audio", direction="recvonly")
@@ -290,6 +294,7 @@ class Peer:
     def _channel_came(self, channel: RTCDataChannel) -> None:
         """In-band, and already open."""
         if channel.label != CHANNEL or self._channel is not None:
+            channel.send(self._stray(channel.label))
             return
         self._channel = channel
         channel.on("message", self._message_came)

@@ -9,13 +9,15 @@ from functools import cache
 import numpy as np
 import soundfile
 
-from tests.chaos.attacker import Attacker
+from tests.chaos.attacker import Attacker, Denied
+from tests.support.peers import Peer
 
 FILES, SECRETS, CALLS = "/v1/audio/transcriptions", "/v1/realtime/client_secrets", "/v1/realtime/calls"
 EDGE = "----edge"
 FORM = f"multipart/form-data; boundary={EDGE}"
 JSON = "application/json"
 HOURS = 5
+MIB = bytes(1 << 20)
 
 
 def part(name: str, data: bytes, more: str = "") -> bytes:
@@ -62,16 +64,26 @@ async def begun(me: Attacker, path: str, kind: str, said: int, sent: bytes, *, k
         await peer.is_cut(me.draw.uniform(10, 40))
 
 
+async def most_of_a_file(me: Attacker, peer: Peer, mib: int) -> None:
+    """So many MiB of an upload of 25, in pieces: nobody holds them all."""
+    headers = f"Content-Type: {FORM}\r\nContent-Length: {25 << 20}\r\n"
+    await peer.send(me.head("POST", FILES, headers) + part("file", b"", '; filename="a.wav"')[:-2])
+    for _ in range(mib):
+        if not await peer.send(MIB):
+            raise Denied("not taken")
+
+
 async def held_uploads(me: Attacker) -> None:
     """24 MiB, but for the end."""
-    await begun(me, FILES, FORM, 25 << 20, part("file", bytes(24 << 20), '; filename="a.wav"')[:-2])
+    async with me.line() as peer:
+        await most_of_a_file(me, peer, 24)
+        await peer.is_cut(me.draw.uniform(10, 40))
 
 
 async def dripped_uploads(me: Attacker) -> None:
     """A byte now and then, so that it never stalls."""
     async with me.line() as peer:
-        headers = f"Content-Type: {FORM}\r\nContent-Length: {25 << 20}\r\n"
-        await peer.send(me.head("POST", FILES, headers) + part("file", bytes(8 << 20), '; filename="a.wav"')[:-2])
+        await most_of_a_file(me, peer, 8)
         for _ in range(60):
             if not await peer.send(b"\0") or await peer.is_cut(1):
                 break

@@ -219,7 +219,7 @@ def test_uninstall_leaves_the_token_and_what_was_changed(tmp_path: Path) -> None
 
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=300, check=False)
 
 
 @needs_analyze

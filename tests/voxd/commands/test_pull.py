@@ -54,7 +54,7 @@ def test_it_is_loaded_by_its_name_without_internet(home: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert loaded.stdout == "32\n", loaded.stderr

@@ -29,7 +29,7 @@ from voxd.commands.tunnel import TOKEN_S, Watch
 
 ECHO = ("--transcribe", "echo", "--respond", "none")
 TUNNEL = [sys.executable, "-m", "voxd", "tunnel"]
-WAIT_S = 30.0
+WAIT_S = 120.0
 PIPE = asyncio.subprocess.PIPE
 NOBODY = 65_534
 

@@ -97,7 +97,7 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         [sys.executable, "-m", "pip", "install", *offline, "--target", str(target), str(source)],
         check=True,
         capture_output=True,
-        timeout=100,
+        timeout=300,
     )
     return {"PYTHONPATH": f"{target}:{ROOT}"}
 
@@ -108,7 +108,7 @@ def python(environment: dict[str, str], *arguments: str) -> subprocess.Completed
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
 
@@ -187,7 +187,7 @@ def test_a_daemon_with_an_unusable_engine_says_why_and_exits_with_78(
     plugins: dict[str, str], name: str, told: str
 ) -> None:
     with voxd_process("--transcribe", name, env=plugins, ready=False) as daemon:
-        assert daemon.ended(30)
+        assert daemon.ended(60)
         assert daemon.process.returncode == 78
         lines = daemon.log.read_text().splitlines()
         with pytest.raises(NotRunning):

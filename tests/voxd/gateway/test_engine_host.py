@@ -18,7 +18,7 @@ import pytest
 from voxd import framing, messages as m
 from voxd.gateway.engine_host import EngineFailed, EngineHost, State
 
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 ECHO = m.Configure("echo", "echo", {"echo": {"tokens": 3, "token_ms": 1}})
 STUCK = """
 import threading

@@ -20,7 +20,7 @@ from voxd import framing, messages as m
 from voxd.gateway import engine_queue
 from voxd.gateway.engine_host import EngineFailed, EngineHost
 
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 
 # ── a client that throws ────────────────────────────────────────────────────────────────────────────────────────────
 

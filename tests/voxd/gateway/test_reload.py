@@ -296,7 +296,7 @@ def test_a_terminal_that_is_closed_stops_what_was_started_in_it() -> None:
         daemon.process.send_signal(signal.SIGHUP)
         until(lambda: "settings read again" in daemon.log.read_text(), "a reload: the terminal is there")
         os.close(ours)
-        assert daemon.process.wait(20) == 0
+        assert daemon.process.wait(60) == 0
 
 
 def test_nohup_is_respected() -> None:
@@ -304,5 +304,5 @@ def test_nohup_is_respected() -> None:
         daemon.process.send_signal(signal.SIGHUP)
         assert daemon.status()["state"] == "ready"
         daemon.process.terminate()
-        assert daemon.process.wait(20) == 0
+        assert daemon.process.wait(60) == 0
         assert "settings read again" not in daemon.log.read_text()

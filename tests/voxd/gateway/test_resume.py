@@ -21,8 +21,6 @@ from voxd import messages as m
 from voxd.session import Profile
 from voxd.session.turns import FRAME
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from tests.voxd.session.test_properties import ANSWERS, COMMON, PROFILES, Op, Player, scripts
 from voxd.session import Profile
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow]
 
 
 @settings(deadline=None, max_examples=4000)

@@ -22,7 +22,6 @@ from voxd.gateway.supervision import LOAD_STEP_S
 from voxd.system.sockets import CannotStart, handed_over
 from voxd.system.systemd import Supervisor, inherited
 
-pytestmark = pytest.mark.timeout(60)
 ECHO = ("--transcribe", "echo", "--respond", "echo")
 
 
@@ -74,7 +73,7 @@ def test_loading_then_ready_then_alive_then_stopping(abstract: bool) -> None:
         daemon.process.send_signal(signal.SIGTERM)
         systemd.until("STOPPING=1")
         systemd.until("EXTEND_TIMEOUT_USEC=")
-        assert daemon.process.wait(15) == 0
+        assert daemon.process.wait(60) == 0
 
     assert before[0] == f"EXTEND_TIMEOUT_USEC={LOAD_STEP_S * 1e6:.0f}"
     assert before[1].startswith("STATUS=loading · ")
@@ -175,7 +174,7 @@ def test_a_socket_of_systemd_outlives_the_daemon() -> None:
         with voxd_process(*ECHO, "--socket", str(path), given=[sock], ready=False) as daemon:
             assert status(path, 30)["pid"] == daemon.process.pid  # asked before it listens, answered when it does
             daemon.process.send_signal(signal.SIGTERM)
-            assert daemon.process.wait(15) == 0
+            assert daemon.process.wait(60) == 0
         assert path.is_socket()
         with voxd_process(*ECHO, "--socket", str(path), given=[sock], ready=False) as daemon:
             assert status(path, 30)["pid"] == daemon.process.pid
@@ -225,7 +224,7 @@ async def test_no_connection_is_refused_over_a_restart() -> None:
                     await asyncio.sleep(0)
                     await asyncio.wait(clients, timeout=0.05)
                 await asyncio.to_thread(daemon.process.send_signal, signal.SIGTERM)
-                assert await asyncio.to_thread(daemon.process.wait, 15) == 0
+                assert await asyncio.to_thread(daemon.process.wait, 60) == 0
         with voxd_process(*ECHO, "--socket", str(path), given=[sock], ready=False):
             over.set()
             await asyncio.gather(*clients)  # a refusal would be raised here

@@ -15,7 +15,7 @@ from websockets.sync.client import unix_connect
 from tests.support.sdbox import ECHO, SETTINGS, VOXD, Box, add_version, installed, records, reset, show, state, until
 from voxd.commands.control import status
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.root]
 URL = "ws://localhost/v1/realtime"
 SWITCH = 'ln -sfn "$0" /opt/voxd/next && mv -T /opt/voxd/next /opt/voxd/current && systemctl restart voxd'
 

@@ -27,7 +27,7 @@ from tests.support.sdbox import (
 )
 from tests.support.speech import clip
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.root]
 ASK = """
 import sys; sys.path[:0] = ["/opt/voxd/tree", "/opt/voxd/site"]
 from pathlib import Path; from voxd.commands.control import status

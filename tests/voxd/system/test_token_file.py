@@ -158,7 +158,7 @@ async def test_it_stands_in_no_log_and_no_environment() -> None:
             told = (await http.get("/status", headers=good)).text + (await http.get("/metrics", headers=good)).text
         shown = b"".join(map(facts_of, (daemon.process.pid, int(str(daemon.status()["engine_pid"])))))
         daemon.process.terminate()
-        assert daemon.ended(10)
+        assert daemon.ended(60)
         written = shown.decode(errors="replace") + daemon.log.read_text()
     assert "stopped" in written
     assert secret not in told + written

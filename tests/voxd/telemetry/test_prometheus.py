@@ -25,7 +25,6 @@ from voxd.messages import Beat
 from voxd.telemetry.prometheus import WORDS, Engine, Exposition, Files, Live
 from voxd.telemetry.turn_meter import Targets, TurnReport
 
-pytestmark = pytest.mark.timeout(60)
 LIVE = Live("ready", {"realtime": 2, "rest": 1}, 64, 3, Engine(Beat(0, 3, 8000, 10, 40, 1_500_000, 250_000), 0.25))
 COMPLETED = TranscriptionCompleted("", "item", 0, "words", {})
 FAILED = TranscriptionFailed("", "item", 0, FailureBody("server_error", "engine_lost", ""))
@@ -171,7 +170,7 @@ async def scrape(daemon: Daemon) -> str:
 
 
 async def becomes(daemon: Daemon, wanted: float, name: str, **labels: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while value(await scrape(daemon), name, **labels) != wanted:
             pass
 
@@ -227,5 +226,5 @@ async def test_a_lost_engine_process_is_counted() -> None:
 async def transcribe(daemon: Daemon) -> httpx.Response:
     transport = httpx.AsyncHTTPTransport(uds=str(daemon.socket))
     file = (FOLDER / "librivox_austen_0880.flac").read_bytes()
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=300) as http:
         return await http.post("/v1/audio/transcriptions", files={"file": ("a.flac", file)})

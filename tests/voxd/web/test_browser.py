@@ -28,7 +28,6 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
-    pytest.mark.timeout(120),
 ]
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -124,7 +123,7 @@ async def visited(site: Site, url: str) -> dict[str, str]:
             env={**os.environ, "TMPDIR": profile},  # where it forgets a socket
         )  # fmt: skip
         try:
-            return await asyncio.to_thread(site.reports.get, timeout=60)
+            return await asyncio.to_thread(site.reports.get, timeout=300)
         finally:
             browser.terminate()
             await browser.wait()

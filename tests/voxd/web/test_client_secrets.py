@@ -94,7 +94,7 @@ def test_the_store_is_bounded_and_makes_room_by_expiry_only(monkeypatch: pytest.
 
 
 def application(store: Secrets) -> Guarded:
-    pages = routes(lambda: True, lambda: {"state": "ready"}, lambda: "echo")
+    pages = routes(lambda: True, lambda: {"state": "ready"}, lambda: ("echo",))
     route = client_secrets(store, lambda: RealtimeSession(id="sess_new", model="echo"), lambda: "echo")
     gate = Gate(TOKEN.encode(), frozenset(), frozenset(), store.holds)
     return Guarded(Starlette(routes=[*pages, route]), gate)

@@ -164,7 +164,10 @@ def test_a_client_secret_is_a_key_but_not_for_making_more() -> None:
 # ── pages of other origins, and pages that are none ─────────────────────────────────────────────────────────────────
 
 ORIGIN = {"Origin": "https://app.example"}
-ASKED = "authorization, content-type, x-openai-agents-sdk, x-stainless-lang, x-evil, x-stainless-retry-count"
+ASKED = (
+    "authorization, content-type, x-openai-agents-sdk, x-stainless-lang, x-evil, x-stainless-retry-count, api-key, "
+    "openai-organization, OpenAI-Project, openai-beta, user-agent, x-openai-client, idempotency-key"
+)
 
 
 async def hello(socket: WebSocket) -> None:
@@ -173,7 +176,7 @@ async def hello(socket: WebSocket) -> None:
 
 
 def application() -> Guarded:
-    pages = routes(lambda: True, lambda: {"state": "ready"}, lambda: "echo")
+    pages = routes(lambda: True, lambda: {"state": "ready"}, lambda: ("cascade", "whisper"))
     post = Route("/v1/realtime/calls", lambda _: http.JSONResponse({}), methods=["POST"])
     every = [*pages, post, WebSocketRoute("/v1/realtime", hello), nowhere()]
     return Guarded(Starlette(routes=every, exception_handlers=ERROR_PAGES), replace(GATE, failures=Failures(Clock())))
@@ -195,7 +198,7 @@ async def test_a_page_of_an_allowed_origin_may_ask_before_it_sends() -> None:
     assert answer.headers["access-control-allow-origin"] == "https://app.example"
     assert "POST" in answer.headers["access-control-allow-methods"]
     allowed = answer.headers["access-control-allow-headers"].split(", ")
-    assert allowed == [name for name in ASKED.split(", ") if name != "x-evil"]
+    assert allowed == [name for name in ASKED.lower().split(", ") if name != "x-evil"]
     assert "Origin" in answer.headers["vary"]
 
 
@@ -219,6 +222,47 @@ async def test_other_pages_are_told_nothing(headers: dict[str, str]) -> None:
 async def test_without_an_origin_there_is_nothing_to_allow() -> None:
     async with client(**AUTH) as asking:
         assert not any(name.startswith("access-control") for name in (await asking.get("/v1/models")).headers)
+
+
+async def test_every_engine_that_serves_is_a_model() -> None:
+    async with client(**AUTH) as asking:
+        listed = (await asking.get("/v1/models")).json()
+        for model in listed["data"]:
+            assert (await asking.get(f"/v1/models/{model['id']}")).json() == model
+        unknown = await asking.get("/v1/models/mistralai/nope")
+
+    assert [model["id"] for model in listed["data"]] == ["cascade", "whisper"]
+    assert listed["object"] == "list"
+    error = unknown.json()["error"]
+    assert (unknown.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
+    assert "cascade, whisper" in error["message"]
+
+
+KEY = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Version": "13"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "told", "not_told"),
+    [
+        ({}, "ws://", "proxy"),
+        (KEY, "without Upgrade and Connection: a proxy", ""),
+        (KEY | {"Upgrade": "websocket", "Connection": "close"}, "without Connection: a proxy", "without Upgrade"),
+        (KEY | {"Connection": "keep-alive, Upgrade"}, "without Upgrade: a proxy", "and Connection:"),
+        (KEY | {"Upgrade": "WebSocket", "Connection": "Upgrade"}, "without HTTP/1.1: a proxy", ""),
+    ],
+)
+async def test_a_websocket_asked_for_without_an_upgrade_says_what_is_missing(
+    headers: dict[str, str], told: str, not_told: str
+) -> None:
+    async with client(**AUTH, **headers) as asking:
+        answer = await asking.get("/v1/realtime?model=x")
+
+    assert answer.status_code == 426
+    assert answer.headers["upgrade"] == "websocket"
+    error = answer.json()["error"]
+    assert error["code"] == "upgrade_required"
+    assert told in error["message"]
+    assert not not_told or not_told not in error["message"]
 
 
 SIP = [f"/v1/realtime/calls/rtc_1/{what}" for what in ("accept", "reject", "refer")]

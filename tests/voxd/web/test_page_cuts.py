@@ -30,7 +30,6 @@ from tests.voxd.web.test_page_live import (
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
-    pytest.mark.timeout(240),
 ]
 NAMES = ("two_cities_1", "two_cities_2", "two_cities_5", "librivox_austen_0920", "two_cities_7")
 SAID = "document.querySelectorAll('.user').length > 1 && document.querySelector('.user.open')?.textContent.length > 8"

@@ -21,7 +21,6 @@ from tests.support.sshd import sshd
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
-    pytest.mark.timeout(180),
 ]
 WORDS = ("--transcribe", "whisper")
 ECHO = ("--transcribe", "echo", "--respond", "echo")

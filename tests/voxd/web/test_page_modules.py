@@ -36,7 +36,6 @@ from voxtui.session.meter import Meter
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
-    pytest.mark.timeout(120),
 ]
 
 

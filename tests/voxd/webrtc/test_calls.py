@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -26,7 +27,6 @@ from voxd.commands.control import status
 from voxd.webrtc import calls as webrtc, sdp
 from voxd.webrtc.peer import Gone, NoPort, Peer, Ports, Prompt
 
-pytestmark = pytest.mark.timeout(60)
 ENGINES = ("--transcribe", "echo", "--respond", "echo")
 CHROMIUM = (Path(__file__).parents[2] / "data" / "chromium_offer.sdp").read_text()
 
@@ -51,7 +51,7 @@ async def client(daemon: Daemon) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def become(daemon: Daemon, calls: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await asyncio.to_thread(status, daemon.socket))["calls"] != calls:
             pass
 
@@ -87,7 +87,7 @@ async def test_a_call_from_offer_to_goodbye(daemon: Daemon, client: httpx.AsyncC
         assert 2000 <= stopped["audio_end_ms"] < 4000, "the sample clock is that of the track"
         assert (await caller.until("response.output_text.delta"))["delta"] == "one"
         assert (await client.post(f"{caller.location}/hangup")).status_code == 200
-        await asyncio.wait_for(caller.closed.wait(), 5)
+        await asyncio.wait_for(caller.closed.wait(), 60)
     log = daemon.log.read_text()
     assert f"[WebRTC] Connected with client ID: {caller.location.rpartition('/')[2]}\n" in log
     assert "hung up" in log
@@ -107,6 +107,26 @@ async def test_events_go_both_ways_but_audio_only_by_the_track(client: httpx.Asy
         await caller.until("response.output_text.delta")
         caller.say(type="response.cancel")
         assert (await caller.until("response.done"))["response"]["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("label", ["events", "OAI-EVENTS", "oai-events", "x" * 300])
+async def test_a_data_channel_that_is_not_used_is_told_so(
+    daemon: Daemon, client: httpx.AsyncClient, label: str
+) -> None:
+    """Also the second of the right name."""
+    caller = Caller()
+    told: asyncio.Queue[Any] = asyncio.Queue()
+    stray = caller.pc.createDataChannel(label)
+    stray.on("message", told.put_nowait)
+    try:
+        await caller.take(await client.post(PATH, files=form(await caller.offer(), {"type": "realtime"})))
+        error = json.loads(await asyncio.wait_for(told.get(), 60))["error"]
+        await caller.until("session.created")
+    finally:
+        await caller.pc.close()
+    assert error["code"] == "unknown_data_channel"
+    assert "`oai-events`" in error["message"]
+    assert daemon.log.read_text().count(f"call {caller.location.rpartition('/')[2]}: its data channel") == 1
 
 
 async def test_the_format_of_the_session_is_nominal(client: httpx.AsyncClient) -> None:
@@ -186,20 +206,20 @@ async def test_the_journal_tells_a_goodbye_from_a_client_that_vanished(
 ) -> None:
     monkeypatch.setattr("aioice.ice.CONSENT_INTERVAL", 0.05)
     monkeypatch.setattr("aioice.ice.CONSENT_FAILURES", 1)
-    caller, peer = Caller(), Peer()
+    caller, peer = Caller(), Peer(str)
     try:
         answer = await peer.answer(
             sdp.read((await caller.offer()).encode(), "127.0.0.1"), Ports(61_000, 61_999), "127.0.0.1"
         )
         await caller.pc.setRemoteDescription(RTCSessionDescription(answer, "answer"))
-        await asyncio.wait_for(peer.opened.wait(), 10)
+        await asyncio.wait_for(peer.opened.wait(), 60)
         if goodbye:
             await caller.pc.close()
         else:
             for protocol in caller.pc.sctp.transport.transport._connection._protocols:  # type: ignore[union-attr]
                 protocol.transport.abort()
         with pytest.raises(Gone, match=expected):
-            await asyncio.wait_for(peer.receive_message(), 10)
+            await asyncio.wait_for(peer.receive_message(), 60)
     finally:
         await peer.close()
         await caller.pc.close()
@@ -348,7 +368,7 @@ async def test_a_call_that_never_connects_is_over_after_a_while(monkeypatch: pyt
     monkeypatch.setattr(webrtc, "CONNECT_S", 0.01)
     call = webrtc.Call("key", lambda: 0, 65_535)
     call.peer, call.connection = Nobody(), Nobody()  # type: ignore[assignment]
-    assert await asyncio.wait_for(call._serve(), 5) == "no connection within 0 s"
+    assert await asyncio.wait_for(call._serve(), 60) == "no connection within 0 s"
 
 
 # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────────

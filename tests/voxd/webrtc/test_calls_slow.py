@@ -26,7 +26,6 @@ from voxtui.link.target import Direct, parse_target
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(300),
     pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
 ]
 CHROMIUM = (Path(__file__).parents[2] / "data" / "chromium_offer.sdp").read_text()
@@ -49,7 +48,7 @@ def held(daemon: Daemon) -> tuple[int, int, int]:
 
 async def over(daemon: Daemon) -> None:
     """No call is left."""
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(60):
         while (await asyncio.to_thread(status, daemon.socket))["calls"]:
             pass
 

@@ -79,7 +79,7 @@ async def room() -> AsyncIterator[dict[str, str]]:
         )
         child = await asyncio.create_subprocess_exec("pulseaudio", "-n", *quiet, *loads, env=environ, stderr=PIPE)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await line_with(child.stderr, "Daemon startup complete")
             yield environ
         finally:

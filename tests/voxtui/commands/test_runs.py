@@ -96,7 +96,7 @@ async def test_acknowledgements_are_nothing_that_happens(monkeypatch: pytest.Mon
         return (Ack("", 0, 0),) if isinstance(event, AudioAppend) else ()
 
     async with FakeVoxd(replies=replies).serve() as target, RealtimeClient.connect(Direct(target)) as client:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await Run(client, FileSource("x", clip((100, 900))), lambda _: None).run()
 
 

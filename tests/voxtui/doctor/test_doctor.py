@@ -47,7 +47,7 @@ async def test_the_microphone_of_this_machine_or_why_there_is_none() -> None:
 @pytest.mark.audio
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
 async def test_a_muted_microphone_and_one_that_hears() -> None:
-    async with room() as environ, asyncio.timeout(30):
+    async with room() as environ, asyncio.timeout(60):
         quiet = await hear(environ)
         noise = asyncio.create_task(play(environ, bytes(range(256)) * 400))
         loud = quiet
@@ -129,7 +129,7 @@ def running(*command: str) -> Iterator[int]:
 async def test_a_hand_made_tunnel_is_found_and_its_server_asked() -> None:
     """A real ssh, at a server that never goes beyond its first line; the target's port is the one that it forwards."""
     target = parse_target("localhost:48123")
-    async with listener(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n") as (port, came), asyncio.timeout(20):
+    async with listener(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n") as (port, came), asyncio.timeout(60):
         forward = ("-N", "-L", "48123:localhost:8000", "-p", str(port))
         with running(*PLAIN, "-o", "BatchMode=yes", *forward, "127.0.0.1") as pid:
             await came.wait()

@@ -12,7 +12,7 @@ from benchmarks.tunnel import ONE_WAY_MS, PLAIN, STDIO, TUNNEL, Outcome, measure
 from shared.latency import percentile
 from tests.support.netns import why_not
 
-pytestmark = [pytest.mark.slow, pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.root]
 
 ATTEMPTS = 3
 BOUND_MS = 5.0  # over the direct route and the network

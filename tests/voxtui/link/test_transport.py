@@ -16,8 +16,6 @@ from voxtui.link.transport import BY_SOCKET, BY_UDP, SSH, Link, Sound, Transport
 from voxtui.link.transport_policy import MANY, MIXED, REST, TRIAL, WINDOW
 from voxtui.link.webrtc import Leg
 
-pytestmark = pytest.mark.timeout(60)
-
 
 async def _never() -> None:
     await asyncio.Event().wait()
@@ -33,13 +31,13 @@ LINK = Link(_never, _nowhere, lambda: None, lambda: None)
 @pytest.mark.parametrize("wanted", ["webrtc", "auto"])
 async def test_through_ssh_it_is_the_websocket_and_that_is_said(wanted: Transport) -> None:
     told = Told()
-    await asyncio.wait_for(Sound(wanted, udp=False, tell=told).run(LINK), 5)
+    await asyncio.wait_for(Sound(wanted, udp=False, tell=told).run(LINK), 60)
     assert told.lines == [SSH]
 
 
 async def test_the_websocket_is_taken_without_a_word() -> None:
     told = Told()
-    await asyncio.wait_for(Sound("ws", udp=True, tell=told).run(LINK), 5)
+    await asyncio.wait_for(Sound("ws", udp=True, tell=told).run(LINK), 60)
     assert told.lines == []
 
 
@@ -83,7 +81,7 @@ async def choosing(
     chosen = Sound(wanted, udp=True, tell=told)
     running = asyncio.create_task(chosen.run(Link(ready, address, lambda: "token", lambda: again.append(None))))
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             yield chosen, told, again
     finally:
         running.cancel()

@@ -32,7 +32,7 @@ from voxtui.screen.app import VoxtuiApp
 from voxtui.screen.widgets.pace import Pace
 from voxtui.session.transcript import Link
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow]
 TOKENS, EVERY_S = 10_000, 0.002
 TURNS, SETTLED = 2000, 600  # after so many turns nothing grows any more: 500 entries are kept
 SIZE = (120, 40)

@@ -19,7 +19,7 @@ from tests.support.fakes import short_folder
 from voxtui.capture.sources import CLIP
 from voxtui.commands.local import NEEDED
 
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 
 pytestmark = [
     pytest.mark.slow,

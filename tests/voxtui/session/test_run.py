@@ -71,7 +71,7 @@ async def running(voxd: FakeVoxd, source: Source, wishes: Wishes) -> AsyncIterat
 
 
 async def until(done: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not done():
             await asyncio.to_thread(threading.Event().wait, 0.005)
 

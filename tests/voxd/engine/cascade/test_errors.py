@@ -168,7 +168,7 @@ def test_a_certificate_of_nobody_known_is_told_with_where_to_name_its_authority(
         pytest.skip("openssl is not installed")
     made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1"]
     made += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([openssl, *made], check=True, capture_output=True, timeout=60)
+    subprocess.run([openssl, *made], check=True, capture_output=True, timeout=300)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     with ChatServer().running(context) as server:

@@ -33,7 +33,7 @@ from voxtui.link.client import RealtimeClient, Wishes
 from voxtui.link.target import Direct, unix_target
 from voxtui.session.run import Run
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 SILENCE = bytes(2 * RATE)  # one second
 
 
@@ -149,7 +149,7 @@ def test_what_is_wrong_is_a_sentence_at_the_client_and_the_next_turn_works() -> 
 )
 def test_a_daemon_that_cannot_cascade_says_why(transcribe: str, options: dict[str, object], told: str) -> None:
     with ChatServer().running() as server, voxd_and(server, transcribe, ready=False, **options) as daemon:
-        assert daemon.ended(30)
+        assert daemon.ended(60)
         assert daemon.process.returncode == 78
         lines = daemon.log.read_text().splitlines()
     assert told in lines[-1]
@@ -222,7 +222,6 @@ class Scripted:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 async def test_a_conversation_of_twenty_spoken_turns_with_barge_ins() -> None:
     gap = np.zeros(int(GAP_S * RATE), np.float32)
     sound = np.concatenate([part for name in SPOKEN for part in (clip(name).samples(), gap)])

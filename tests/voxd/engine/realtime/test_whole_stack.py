@@ -49,7 +49,7 @@ def test_a_clip_is_answered_as_generate_does_and_written_down_too(tmp_path: Path
         assert "Voxtral Mini on the CPU" in str(daemon.status()["notes"])
         command = [sys.executable, "-m", "voxtui", "connect", f"unix:{daemon.socket}", "--file", str(sound), "--plain"]
         done = subprocess.run(
-            command, env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=False
+            command, env=environment(tmp_path), capture_output=True, text=True, timeout=300, check=False
         )
     assert done.returncode == 0, done.stderr
     found, mark = mini_reference(0, ends=True), utterance(samples)
@@ -75,7 +75,7 @@ def test_a_clip_comes_out_as_the_text_that_generate_gives(tmp_path: Path) -> Non
         command = [sys.executable, "-m", "voxtui", "transcribe", str(sound), "--format", "json"]
         command += ["--target", f"unix:{daemon.socket}"]
         done = subprocess.run(
-            command, env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=False
+            command, env=environment(tmp_path), capture_output=True, text=True, timeout=300, check=False
         )
     assert done.returncode == 0, done.stderr
     (turn,) = json.loads(done.stdout)["turns"]

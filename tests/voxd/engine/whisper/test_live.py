@@ -20,7 +20,7 @@ from voxtui.link.client import RealtimeClient, Wishes
 from voxtui.link.target import Direct, Target
 from voxtui.session.run import Run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow]
 
 
 @cache

@@ -21,7 +21,7 @@ def test_workers_run_wake_and_stop() -> None:
     for n in (1, 2, 3):
         pool.submit(Request(n, 1, Kind.FINAL, n))
     while len(found) < 3:
-        assert woken.wait(10)
+        assert woken.wait(60)
         woken.clear()
         found |= {result.request.payload: result.value for result in pool.results()}
     pool.stop()
