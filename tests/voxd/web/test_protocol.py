@@ -33,6 +33,7 @@ READ: dict[Callable[..., object], str] = {
     H11Protocol.data_received: "e03b145518ca44aa",
     H11Protocol.handle_events: "e63a9d1492e3efe7",
     H11Protocol.on_response_complete: "1fbb8f48c6a1afc4",
+    H11Protocol._should_upgrade: "8d1b36a28f19bc27",
     H11Protocol.handle_websocket_upgrade: "6f42a029e35aed5c",
     WebSocketsSansIOProtocol.connection_made: "f533ec93747c2cbf",
     WebSocketsSansIOProtocol.connection_lost: "dd116afc4d8034e1",
