@@ -13,7 +13,8 @@ from msgspec import UNSET, Meta, UnsetType
 from shared.given import Idle
 
 Json = dict[str, Any]
-Text = Annotated[str, Meta(max_length=200_000)]  # characters: what is echoed stays below 1 MiB with its JSON
+TEXT = 200_000  # characters: what is echoed stays below 1 MiB with its JSON
+Text = Annotated[str, Meta(max_length=TEXT)]
 Key = Annotated[str, Meta(max_length=64)]
 Value = Annotated[str, Meta(max_length=512)]
 ID = 512  # characters
@@ -29,7 +30,7 @@ class Content(msgspec.Struct, frozen=True):
     type: ContentType | UnsetType = UNSET
     text: Text | UnsetType = UNSET
     transcript: Text | UnsetType | None = UNSET
-    audio: str | UnsetType = UNSET
+    audio: bytes | UnsetType = UNSET
     image_url: str | UnsetType = UNSET
     detail: str | UnsetType = UNSET
 

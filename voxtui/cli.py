@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 import shared
-from shared.program import Failure, OutputFile, Program, likely, written
+from shared.program import Failure, OutputFile, written
 from shared.terminal import draw, note, say
+from voxtui.commands.choice import Commands
 
 if TYPE_CHECKING:
     from voxtui.bench.goals import Goal
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from voxtui.capture.sources import Source
     from voxtui.link.client import Wishes
     from voxtui.link.target import Target
+    from voxtui.screen.app import VoxtuiApp
     from voxtui.settings import Settings
 
 FAILED, USAGE, UNREACHABLE, REFUSED = 1, 2, 69, 77
@@ -47,27 +49,6 @@ A token is read from VOXD_TOKEN or --token-file.
 
 \b
 Exit codes: 0 ok · 1 failed · 2 usage · 69 no voxd reachable · 77 refused (token)"""
-
-
-class Commands(Program):
-    """`voxtui` and `voxtui TARGET` mean `voxtui connect`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        own = {"--help", "-h", "--version"}
-        if not args or (args[0] not in self.commands and args[0] not in own):
-            if args:
-                self._look_at(args[0], ctx)
-            args = ["connect", *args]
-        return super().parse_args(ctx, args)
-
-    def _look_at(self, word: str, ctx: click.Context) -> None:
-        """A slip of the finger is no host, and neither is a sound file."""
-        if word.isalpha() and (meant := likely(word, list(self.commands))):
-            told = f"No such command {word!r}. Did you mean {meant!r}? (A host of that name: voxtui connect {word})"
-            raise click.UsageError(told, ctx)
-        if not word.startswith("-") and Path(word).is_file():
-            ways = f"`voxtui transcribe {word}` or `voxtui connect --file {word}`"
-            raise click.UsageError(f"{word!r} is a file, and a target is wanted: {ways}.", ctx)
 
 
 @click.group("voxtui", cls=Commands, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -113,7 +94,12 @@ def connect(target: str | None, plain: bool, file: Path | None, token_file: Path
     ~/Library/Application Support/voxtui/config.yaml."""
     if file is not None and given["device"] is not None:
         raise click.UsageError("--file and --device exclude each other.")
-    plain = plain or not sys.stdout.isatty()
+    from voxtui.commands.choice import why_plain
+
+    if not plain and (reason := why_plain(os.environ)) is not None:
+        plain = True
+        if sys.stdout.isatty():
+            note(f"voxtui: plain text, for {reason}")
     if plain and given["hands_free"] is False:
         raise click.UsageError("--push-to-talk needs the screen: plain text has no keys.")
     settings = _settings(given)
@@ -307,10 +293,17 @@ def _screen(address: Target, token: str | None, wishes: Wishes, file: Path | Non
         targets=asdict(settings.targets),
     )
     gc.freeze()  # what is loaded by now stays: each search for garbage among it would stop the screen for 30 ms
-    app.run()
+    asyncio.run(_shown(app))
     if app.kept is not None:
         say(f"The conversation is kept in {app.kept}", err=True)
-    sys.exit(app.return_code)
+    sys.exit(FAILED if app.return_code is None else app.return_code)  # None: it broke off
+
+
+async def _shown(app: VoxtuiApp) -> None:
+    """Signals end it in order, so that the terminal is given back as it was."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        asyncio.get_running_loop().add_signal_handler(number, app.end, number)
+    await app.run_async()
 
 
 # ── what the commands share ─────────────────────────────────────────────────────────────────────────────────────────

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
-from shared.audio import Decoder
 from shared.events import (
     Error,
     ErrorBody,
@@ -22,6 +22,7 @@ from shared.events import (
     Warned,
     WireError,
 )
+from shared.parts import TEXT
 from voxd import messages as m
 from voxd.session.conversation import Conversation, Entry
 from voxd.session.drafts import draft_of
@@ -30,6 +31,8 @@ from voxd.session.responses import Answer, Ending
 from voxd.session.terms import Terms, Unused
 
 ASIDES = 4  # responses beside the conversation at the same time
+LONGEST = TEXT  # characters of an answer
+TOO_LONG: Json = {"type": "incomplete", "reason": "max_output_tokens"}
 NO_RESPONDER = "No engine fills the role `respond`. Start voxd with `--respond ENGINE` or set `engines.respond`."
 
 
@@ -136,10 +139,9 @@ class Answers:
         return "respond" in self._terms.roles and not self._terms.profile.reads_text
 
     def give_audio(self, audio: bytes) -> int:
-        """Audio that was not spoken into the stream but sent along with an item: its ref."""
-        ref, form = self._out.new_ref(), self._terms.config.audio.input.format
-        decoder = Decoder(form.type, form.hz)
-        self._out.command(m.Audio(self._out.stream, ref, decoder.decode(audio) + decoder.drain()))
+        """Audio that was not spoken into the stream but sent along with an item, at 16 kHz: its ref."""
+        ref = self._out.new_ref()
+        self._out.command(m.Audio(self._out.stream, ref, audio))
         return ref
 
     def answer_turn(self, item_id: str) -> None:
@@ -176,7 +178,7 @@ class Answers:
             None if aside else self._conversation_id,
         )
         chunks, add_item = self._terms.profile.chunks, None if aside else self._conversation.add
-        answer = Answer(ref, ids, self._out.emit, chunks, add_item, max_tokens=tokens, metadata=metadata)
+        answer = Answer(ref, ids, self._out, chunks, add_item, max_tokens=tokens, metadata=metadata)
         answer.begin(warnings)
         if aside:
             self._asides[ref] = answer
@@ -274,12 +276,16 @@ class Answers:
 
     def receive_said(self, said: m.Said) -> None:
         if answer := self._find(said.ref):
-            answer.receive_said(said)
+            room = LONGEST - len(answer.text)
+            answer.receive_said(replace(said, text=said.text[:room]) if len(said.text) > room else said)
+            if len(said.text) >= room:
+                self._out.command(m.Cancel(self._out.stream, answer.ref))
+                self._close(answer, "incomplete", TOO_LONG)
 
     def receive_settled(self, settled: m.Settled) -> None:
         """The engine is done.  Its cancellation was the client's or a barge-in, and has been told already."""
         ending: Ending = "incomplete" if settled.status == "incomplete" else "completed"
-        details = {"type": "incomplete", "reason": "max_output_tokens"} if ending == "incomplete" else None
+        details = TOO_LONG if ending == "incomplete" else None
         if answer := self._find(settled.ref):
             self._close(answer, ending, details, settled)
 

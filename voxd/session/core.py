@@ -4,7 +4,7 @@ Pure.  It deals events out to the parts and answers for what is wrong with them;
 
     session.receive_event(event) | receive_audio(bytes) | receive_output(output) | receive_time(now_us)
             | receive_error(error) | engine_lost() | engine_ready(profile)
-    events, commands, notes = session.to_send()
+    commands, notes = session.to_send();  session.next_event() until it is None
 
 Order: `session.created` is the first event; events leave in the order in which their causes came; every response and
 every item ends exactly once, whatever the engine or the client does.
@@ -12,7 +12,7 @@ every item ends exactly once, whatever the engine or the client does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from msgspec import UNSET
 
@@ -22,6 +22,7 @@ from shared.events import WireError
 from shared.session_config import AnySession
 from voxd import messages as m
 from voxd.session.answers import Answers
+from voxd.session.attached import resampled
 from voxd.session.conversation import Conversation
 from voxd.session.drafts import draft_of
 from voxd.session.listening import INBOUND, Listener
@@ -50,8 +51,17 @@ class Session:
     # ── what the shell asks ─────────────────────────────────────────────────────────────────────────────────────────
 
     def to_send(self) -> Out:
-        """Server events, engine commands and notes that came of everything received since the last call."""
+        """Engine commands and notes that came of everything received since the last call."""
         return self._out.take()
+
+    def next_event(self) -> events.ServerEvent | None:
+        """The oldest server event that has not been taken; None: there is none."""
+        return self._out.next_event()
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of events that have not been taken, about."""
+        return self._out.waiting
 
     @property
     def config(self) -> AnySession:
@@ -66,6 +76,11 @@ class Session:
     def kept(self) -> int:
         """Bytes of audio that are held for it."""
         return self._listener.kept
+
+    @property
+    def told(self) -> int:
+        """Bytes of what was said and written that are held for it."""
+        return self._conversation.size
 
     @property
     def position(self) -> int:
@@ -91,8 +106,16 @@ class Session:
 
     def receive_event(self, event: events.ClientEvent) -> None:
         """Whatever is wrong with an event becomes an `error` event, and costs nothing else."""
+        for _ in self.work_on(event):
+            pass
+
+    def work_on(self, event: events.ClientEvent) -> Iterator[None]:
+        """The same a piece at a time: at each of them others may have their turn, and outputs may be received."""
         try:
-            self._dispatch(event)
+            if isinstance(event, events.AudioAppend):
+                yield from self._append(event)
+            else:
+                self._dispatch((yield from resampled(event, self._terms.config.audio.input.format)))
         except WireError as error:
             event_id = None if event.event_id is UNSET else event.event_id
             error.event_id = event_id
@@ -100,8 +123,13 @@ class Session:
 
     def receive_audio(self, data: bytes, offset: int | None = None) -> None:
         """Audio that did not come in an event (a binary message, an RTP track).  `offset`: as `voxd_offset`."""
+        for _ in self.work_on_audio(data, offset):
+            pass
+
+    def work_on_audio(self, data: bytes, offset: int | None = None) -> Iterator[None]:
+        """The same a piece at a time."""
         try:
-            self._utterances.receive_audio(data, offset)
+            yield from self._utterances.receive_audio(data, offset)
         except WireError as error:
             self.receive_error(error)
 
@@ -114,11 +142,6 @@ class Session:
 
     def _dispatch(self, event: events.ClientEvent) -> None:
         match event:
-            case events.AudioAppend() if self._terms.profile.track:
-                raise WireError("invalid_event", "The audio of this call is its track; events carry none.", "type")
-            case events.AudioAppend():
-                offset = None if event.voxd_offset is UNSET else event.voxd_offset
-                self._utterances.receive_audio(event.audio, offset)
             case events.SessionUpdate():
                 self._update(event)
             case events.AudioCommit():
@@ -133,6 +156,13 @@ class Session:
                 self._answers.create(event, hold=self._utterances.closing or not self._out.engine)
             case events.ResponseCancel():
                 self._answers.cancel(event)
+
+    def _append(self, event: events.AudioAppend) -> Iterator[None]:
+        if self._terms.profile.track:
+            raise WireError("invalid_event", "The audio of this call is its track; events carry none.", "type")
+        yield from self._utterances.receive_audio(
+            event.audio, None if event.voxd_offset is UNSET else event.voxd_offset
+        )
 
     def _update(self, event: events.SessionUpdate) -> None:
         has_items = self._conversation.last_id is not None

@@ -7,7 +7,6 @@ What nobody here can use is kept and shown all the same, and named, so that a hi
 
 from __future__ import annotations
 
-import binascii
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,8 +25,11 @@ from shared.events import (
     McpCall,
     WireError,
 )
+from shared.parts import TEXT
 from voxd.session.conversation import Entry, Piece
 
+CONTENTS = 256  # of one message
+MEMORY = 900_000  # bytes of another item, as JSON: messages to clients stay below 1 MiB
 IMAGE = 200_000  # characters of an address of a picture that are kept: messages to clients stay below 1 MiB
 UNSEEN = "no engine here sees pictures"
 UNHEARD = "no engine here hears it, and it has no transcript"
@@ -84,12 +86,24 @@ class Draft:
 def draft_of(item: AnyDraft, param: str = "item") -> Draft:
     """Checks an item, called `param` in errors.  Raises WireError for content that its role cannot have."""
     wanted = None if item.id is UNSET else item.id
+    _check_size(item, param)
     if isinstance(item, ItemDraft):
         return _message(item, wanted, param)
     role, text = _told(item)
     if isinstance(item, (FunctionCall, FunctionCallOutput)) and item.status == "in_progress":
         item = msgspec.structs.replace(item, status="completed")
     return Draft(role, (text,) if text else (), item, wanted)
+
+
+def _check_size(item: AnyDraft, param: str) -> None:
+    """Raises WireError for more than a client can be shown in one message."""
+    if isinstance(item, ItemDraft):
+        characters = sum(len(part.text or "") + len(part.transcript or "") for part in item.content)
+        if len(item.content) > CONTENTS or characters > TEXT:
+            message = f"An item may have {CONTENTS} contents with {TEXT} characters of text in all."
+            raise WireError("invalid_value", message, f"{param}.content")
+    elif len(msgspec.json.encode(item)) > MEMORY:
+        raise WireError("invalid_value", f"An item may have {MEMORY} bytes of JSON.", param)
 
 
 def _told(item: AnyItem) -> tuple[str, str]:
@@ -118,7 +132,7 @@ def _message(item: ItemDraft, wanted: str | None, param: str) -> Draft:
         elif kind in ("input_text", "output_text"):
             parts.append(part.text or "")
         elif kind == "input_audio" and part.audio:
-            parts.append(Sound(_bytes(part.audio, f"{where}.audio"), part.transcript or "", where))
+            parts.append(Sound(part.audio, part.transcript or "", where))
         elif part.transcript:
             parts.append(part.transcript)
         else:
@@ -148,10 +162,3 @@ def _shown(part: Content, kind: str) -> Content:
     transcript = (part.transcript or None) if kind == "input_audio" else part.transcript or UNSET
     image = UNSET if part.image_url is UNSET or len(part.image_url) > IMAGE else part.image_url
     return Content(kind, text, transcript, image_url=image, detail=part.detail)  # type: ignore[arg-type]  # one of KINDS
-
-
-def _bytes(text: str, param: str) -> bytes:
-    try:
-        return binascii.a2b_base64(text, strict_mode=True)
-    except (binascii.Error, ValueError):
-        raise WireError("invalid_value", "The audio is not valid base64.", param) from None

@@ -28,6 +28,8 @@ WINDOW = 2 * RATE
 LOOK_BACK = 3 * RATE  # the longest prefix padding (2 s) and an onset
 PIECE = RATE  # samples in one Feed at most
 CAPACITY_S = 300  # of audio that waits for a commit, or for the engine
+PIECES = 2  # of a second: as much sound is resampled in one go, some 3 ms of work
+COPIED = 8  # s of sound that is not resampled
 INBOUND = 4 << 20  # bytes: above this backlog a connection stops reading its socket
 
 
@@ -66,12 +68,22 @@ class Listener:
         """Samples received that the engine process has not been given."""
         return self.received - self.fed
 
-    def has_room(self, data: bytes) -> bool:
-        """Would these bytes stay within the bound, waiting for a commit or for the engine?"""
-        encoding, rate = self._format
-        samples = len(data) // 2 * RATE // rate if encoding == "audio/pcm" else len(data) * RATE // 8000
+    def has_room(self, data: bytes, missing: int = 0) -> bool:
+        """Would these bytes, after `missing` samples of silence, stay within the bound, waiting for a commit or for the
+        engine?"""
+        samples = (len(data) // self._width + missing) * RATE // self._rate
         waiting = self.backlog if self._turns.rules.silence is not None else self.received - self.buffer_start
         return waiting + samples <= self._capacity
+
+    @property
+    def _rate(self) -> int:
+        """Hz of the session's format."""
+        return self._format[1] if self._format[0] == "audio/pcm" else 8000
+
+    @property
+    def _width(self) -> int:
+        """Bytes of one of its samples."""
+        return 2 if self._format[0] == "audio/pcm" else 1
 
     def set_format(self, encoding: Encoding, rate: int) -> None:
         """Before the first audio."""
@@ -81,23 +93,42 @@ class Listener:
         """Takes effect at once, also for a turn that is open."""
         self._turns.rules = rules
 
-    def receive_audio(self, data: bytes, offset: int | None = None) -> int:
+    def missing(self, offset: int | None) -> int:
+        """How many samples should have come before sample `offset`, and have not; at the rate of the format."""
+        return 0 if offset is None else max(0, offset - self.sent)
+
+    def receive_audio(self, data: bytes, offset: int | None = None) -> Iterator[None]:
         """Bytes in the session's format.  `offset`: number of their first sample at its rate; what is here already is
-        passed over, what is missing in between is silence.  Returns how many samples were missing."""
+        passed over, what is missing in between is silence.  Yields between two pieces of work."""
         if self._decoder is None:
             self._decoder = Decoder(*self._format)
-        width = 2 if self._format[0] == "audio/pcm" else 1
-        missing = 0
-        if offset is not None and offset != self.sent:
-            missing = min(max(0, offset - self.sent), self._capacity)
-            data = bytes(missing * width) + data[max(0, self.sent - offset) * width :]
-        self.sent += len(data) // width
-        self._ring.append(self._decoder.decode(data))
-        return missing
+        if offset is not None and offset < self.sent:
+            data = data[(self.sent - offset) * self._width :]
+        missing = self.missing(offset)
+        if missing:
+            yield from self._receive_silence(missing)
+        # Sound that is at 16 kHz already is only copied.
+        piece = (COPIED * RATE if self._rate == RATE else self._rate // PIECES) * self._width
+        for at in range(0, len(data), piece):
+            if missing or at:
+                yield
+            part = data[at : at + piece]
+            self.sent += len(part) // self._width
+            self._ring.append(self._decoder.decode(part))
+
+    def _receive_silence(self, samples: int) -> Iterator[None]:
+        """It is counted, not computed: a message of a few bytes may stand for minutes."""
+        assert self._decoder is not None
+        self._ring.append(self._decoder.drain())
+        end = self._ring.end + samples * RATE // self._rate
+        self.sent += samples
+        while self._ring.end < end:
+            self._ring.append(bytes(2 * min(end - self._ring.end, INBOUND)))
+            yield
 
     def at_client_rate(self, position: int) -> int:
         """A position at 16 kHz as the client counts."""
-        return position * (8000 if self._format[0] != "audio/pcm" else self._format[1]) // RATE
+        return position * self._rate // RATE
 
     @property
     def uncommitted(self) -> int:

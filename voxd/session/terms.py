@@ -19,6 +19,7 @@ from shared.given import idle
 from shared.refusals import named
 from shared.session_config import AnySession, RealtimeSession, SemanticVad, ServerVad, Transcription, merge
 from voxd.messages import Guide, Role
+from voxd.session.intake import VALUES, count_values
 from voxd.session.responses import ChunkPolicy
 from voxd.session.turns import Rules
 
@@ -70,8 +71,10 @@ class Terms:
         """`session.update`: all or nothing.  Raises WireError."""
         unknown: list[str] = []
         asked = merge(self.config, event.session, model=self.profile.model, unknown=unknown)
-        if len(msgspec.json.encode(asked)) > MAX_BYTES:
-            raise WireError("invalid_value", f"The session takes at most {MAX_BYTES} bytes of JSON.", "session")
+        shown = msgspec.json.encode(asked)
+        if len(shown) > MAX_BYTES or count_values(shown.decode()) > VALUES:
+            message = f"The session takes at most {MAX_BYTES} bytes of JSON, and {VALUES} values."
+            raise WireError("invalid_value", message, "session")
         self._refuse(event.session, asked)
         if started and not self.profile.track and asked.audio.input.format != self.config.audio.input.format:
             message = "The audio format cannot change once audio has been received."

@@ -14,6 +14,7 @@ heard (`closing`, in order), and those that the engine still owes a final text (
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -82,17 +83,28 @@ class Utterances:
 
     # ── the client ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def receive_audio(self, data: bytes, offset: int | None = None) -> None:
-        """Audio in the session's format.  Raises WireError once when the buffer is full; audio is dropped."""
-        if not self._listener.has_room(data):
+    def receive_audio(self, data: bytes, offset: int | None = None) -> Iterator[None]:
+        """Audio in the session's format; yields between two pieces of work.  Raises WireError for a gap that is longer
+        than the buffer, and once when the buffer is full; audio is dropped."""
+        missing = self._listener.missing(offset)
+        if not self._listener.has_room(data, missing):
+            if missing and self._listener.has_room(data):
+                message = f"{missing} samples before sample {offset} never came: more than the buffer holds as silence."
+                raise WireError("invalid_value", message, "voxd_offset")
             if self._full_told:
                 return
             self._full_told = True
             raise WireError("input_audio_buffer_full", "The input audio buffer is full; commit or clear it.", "audio")
-        missing = self._listener.receive_audio(data, offset)
         if missing:
             message = f"{missing} samples before sample {offset} never came; silence stands for them."
             self._out.emit(events.Notice, code="audio_gap", message=message)
+        for _ in self._listener.receive_audio(data, offset):
+            self._collect()
+            yield
+        self._collect()
+
+    def _collect(self) -> None:
+        """There is more audio."""
         if self._terms.manual and self._current is None and self._listener.received > self._listener.buffer_start:
             self._current = self._new()
             self._current.start = self._listener.buffer_start

@@ -23,7 +23,7 @@ from starlette.types import Receive, Scope, Send
 
 from shared import events
 from shared.audio import RATE, to_ms
-from shared.audio_file import KINDS, AudioFile, Unreadable
+from shared.audio_file import KINDS, AudioFile, TooLong, Unreadable
 from shared.events import Json, WireError
 from shared.refusals import named
 from shared.safe_text import safe_line
@@ -38,6 +38,7 @@ from voxd.web.gate import error_body
 
 FILE = 25 << 20  # bytes, as the API
 BODY = FILE + (1 << 20)  # the other fields of the form, and the form itself
+HOURS = 4  # of sound in a file
 STALL_S = 30.0  # without a byte of an upload
 AHEAD = 30 * RATE  # samples fed past the start of the oldest turn whose text is owed: an engine keeps only minutes
 PIECE = 4 * FRAME  # samples that are heard before more is sent: no engine hears a turn before the last one is ended
@@ -292,12 +293,15 @@ def _unavailable(code: str, message: str) -> Problem:
 
 def _open(file: BinaryIO) -> AudioFile:
     try:
-        return AudioFile(file)
+        return AudioFile(file, limit=HOURS * 3600 * RATE)
     except Unreadable as error:
         raise _unreadable(error) from error
 
 
 def _unreadable(error: Unreadable) -> Problem:
+    if isinstance(error, TooLong):
+        message = f"A file may hold {HOURS} hours of sound at most: {error}. Send it in parts."
+        return Problem(413, "file_too_long", message, "file")
     message = f"The file was not understood: {error}. Supported are: {KINDS}."
     return Problem(400, "invalid_value", message, "file")
 

@@ -15,8 +15,9 @@ from shared.session_config import AnySession, Extensions, RealtimeSession, Trans
 from tests.support.checker import EngineChecker, WireChecker
 from tests.support.talk import STREAM, counting_ids
 from voxd import messages as m
-from voxd.session import Profile, Session
+from voxd.session.core import Session
 from voxd.session.responses import ChunkPolicy
+from voxd.session.terms import Profile
 from voxd.session.turns import FRAME
 
 QUIET, VOICE = 0.01, 0.97
@@ -72,7 +73,8 @@ class Player:
     # ── what leaves ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _drain(self, cause: str | None = None) -> list[events.ServerEvent]:
-        sent, commands, _ = self.session.to_send()
+        commands, _ = self.session.to_send()
+        sent = list(iter(self.session.next_event, None))
         assert self.link == "up" or not commands, "nobody is there to be told"
         for event in sent:
             frame = msgspec.json.decode(events.dump(event))

@@ -17,7 +17,7 @@ from shared.events import WireError
 from tests.support.odd_values import SEED, every, some, twice
 from tests.support.talk import SILENCE, Desk
 from voxd.gateway.dialect import Dialect
-from voxd.session import Profile
+from voxd.session.terms import Profile
 
 QUIET = ("input_audio_buffer.append", "output_audio_buffer.clear", "voxd.ping")  # are not answered
 
