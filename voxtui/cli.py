@@ -60,8 +60,23 @@ def main() -> None:
 _token_file = click.option(
     "--token-file", type=click.Path(dir_okay=False, path_type=Path), help="A file that holds the bearer token."
 )
+
+
+def _named_language(_ctx: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    """Told before anything is sent: a daemon would say the same, but later."""
+    from shared.languages import language_of
+
+    try:
+        return text if text is None else language_of(text) or ""
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 _language = click.option(
-    "--language", metavar="CODE", help="Language of the speech, such as en; else the engine decides."
+    "--language",
+    metavar="CODE",
+    callback=_named_language,
+    help="Language of the speech, such as en, or its name; auto: the engine decides.",
 )
 
 
