@@ -1,6 +1,6 @@
 """Is a request for a WebSocket one that can be answered by a WebSocket?  Below `server` and `gate`.
 
-Pure.  The library that speaks WebSocket refuses what it cannot read by plain text, which no log of ours sees, and by
+The library that speaks WebSocket refuses what it cannot read by plain text, which no log of ours sees, and by
 nothing at all where a header is not ASCII.  So it is asked before: a request that it would refuse stays a request, and
 is refused as any other.
 """
