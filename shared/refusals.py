@@ -58,7 +58,7 @@ def refuse_moved(unknown: Sequence[str]) -> None:
     found = [path for path in unknown if path in MOVED]
     if found:
         places = "; ".join(f"'{path}' is now '{MOVED[path]}'" if MOVED[path] else f"'{path}' is gone" for path in found)
-        message = f"These fields are of the beta API, which is no longer spoken: {places}. Nothing was applied."
+        message = f"These fields belong to the beta API, which voxd does not support: {places}. Nothing was applied."
         raise WireError("unknown_parameter", message, found[0])
 
 
