@@ -37,6 +37,7 @@ from shared.environment import names_of_keys
 from shared.session_config import AnySession, Json
 from shared.settings import Settings, Tcp
 from voxd import messages as m
+from voxd.gateway.budget import Budget
 from voxd.gateway.connection import Connection, id_factory
 from voxd.gateway.dialect import Dialect
 from voxd.gateway.engine_host import EngineFailed, EngineHost
@@ -100,7 +101,7 @@ class Gateway:
         self.parking = Parking()
         self.shares = Shares()  # of the loop
         self.secrets = Secrets(time.monotonic, unix_s)
-        self.draining = False
+        self._budget, self.draining = Budget(), False
         self._begun = time.monotonic()
         self._targets = targets(settings)
         self._waiting: tuple[str, ...] = ()  # what of the settings file takes a restart
@@ -225,7 +226,7 @@ class Gateway:
         dialect = Dialect(socket.query_params, int(unix_s()))
         offered, config = partial(profile, self.settings), self._config(socket)
         parts = self.host, offered, config, monotonic_us, self._targets, _peer(socket), dialect
-        connection = Connection(*parts, self._exposition)
+        connection = Connection(*parts, self._exposition, self._budget)
         self._exposition.connected("websocket")
         return connection
 
@@ -249,7 +250,7 @@ class Gateway:
         dialect = Dialect({"dialect": "ga"}, int(unix_s()))
         offered = partial(profile, self.settings, track=True)
         parts = self.host, offered, config, monotonic_us, self._targets, _peer(request), dialect
-        connection = Connection(*parts, self._exposition)
+        connection = Connection(*parts, self._exposition, self._budget)
         self._exposition.connected("webrtc")
         self.connections.add(connection)
         return connection
@@ -265,9 +266,9 @@ class Gateway:
     def _resumed(self, socket: WebSocket) -> Connection | None:
         """The session that a client comes back to, if it is still here."""
         token, last = socket.query_params.get("voxd_resume"), socket.query_params.get("voxd_last_seq", "0")
-        seq = int(last) if len(last) <= SEQ_DIGITS and last.isdecimal() else None
-        connection = self.parking.find(token, seq) if token and seq is not None else None
-        if connection is not None and seq is not None:
+        seq = int(last) if len(last) <= SEQ_DIGITS and last.isdecimal() else -1  # no event of any session
+        connection = self.parking.find(token, seq) if token else None
+        if connection is not None:
             connection.take_over(seq)
         return connection
 
@@ -279,7 +280,8 @@ class Gateway:
             return first_config(session_id, self.settings, self.model, set(), transcription=True)
 
         parts = self.host, partial(profile, self.settings), config, monotonic_us, self._targets, peer
-        hearing = transcriptions.Hearing(*parts, Dialect({"dialect": "ga"}, 0), prometheus.Files(self._exposition))
+        counted = Dialect({"dialect": "ga"}, 0), prometheus.FileObserver(self._exposition)
+        hearing = transcriptions.Hearing(*parts, *counted, self._budget)
         self._exposition.connected("http")
         self.connections.add(hearing)
         try:
@@ -295,7 +297,7 @@ class Gateway:
         limit, beat = self.settings.server.max_sessions, self.host.beat
         state = "draining" if self.draining else self.host.state
         sessions = Counter(connection.kind for connection in self.connections)
-        engine = prometheus.Engine(beat, (monotonic_us() - beat.at_us) / 1e6) if beat else None
+        engine = prometheus.EngineHealth(beat, (monotonic_us() - beat.at_us) / 1e6) if beat else None
         return prometheus.Live(state, sessions, limit, self.host.losses, engine)
 
     async def drain(self) -> None:

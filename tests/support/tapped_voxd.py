@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,8 @@ def tap(path: Path) -> None:
     original, file = Utterances.receive_audio, path.open("a")
     quiet = {"samples": QUIET}
 
-    def receive_audio(self: Utterances, data: bytes, offset: int | None = None) -> None:
-        original(self, data, offset)
+    def receive_audio(self: Utterances, data: bytes, offset: int | None = None) -> Iterator[None]:
+        yield from original(self, data, offset)
         now_us = time.monotonic_ns() // 1000
         samples = np.frombuffer(data[: len(data) & ~1], "<i2").astype(np.int32)
         hot = np.flatnonzero(np.abs(samples) > LOUD)
@@ -44,7 +45,7 @@ def stock() -> None:
 
     import voxd.webrtc.peer
 
-    voxd.webrtc.peer.Prompt = lambda: JitterBuffer(capacity=16, prefetch=4)  # type: ignore[misc,assignment,return-value]
+    voxd.webrtc.peer.ImmediateBuffer = lambda: JitterBuffer(capacity=16, prefetch=4)  # type: ignore[misc,assignment,return-value]
 
 
 if __name__ == "__main__":

@@ -340,7 +340,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 
     assert found.returncode == 1
     assert listening[0] in found.stderr
-    assert f"ss -ltnp 'sport = :{listening[0].rpartition(':')[2]}' shows by whom" in found.stderr
+    assert f"ss -ltnp 'sport = :{listening[0].rpartition(':')[2]}' shows who uses it" in found.stderr
     assert "Traceback" not in found.stderr
 
 

@@ -5,8 +5,9 @@ It owns the session and the clock; it does not know sockets (a transport calls `
 what events mean.
 
 Bounds: what waits for the socket is at most OUTBOUND bytes; above that the client is too slow to be served and is
-closed. While too much audio waits for the engine, `readable` is clear and the transport stops reading.  All sessions
-together keep at most AUDIO bytes of audio; whose audio goes over it is closed, and may come back.
+closed.  While half of that waits, or too much audio for the engine, `readable` is clear and the transport stops
+reading.  A long answer waits as its text, so a client that reads is never closed for it.  All sessions together keep
+what `Budget` says; who goes over it is closed, and may come back.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import itertools
 import logging
 import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -27,16 +28,21 @@ from shared import events
 from shared.events import WireError
 from shared.session_config import AnySession
 from voxd import messages as m
+from voxd.gateway.budget import Budget
 from voxd.gateway.dialect import Dialect
 from voxd.gateway.engine_host import EngineHost
-from voxd.session import Profile, Session
+from voxd.session.core import Session
+from voxd.session.intake import lighten
+from voxd.session.terms import Profile
 from voxd.telemetry.log import SessionLog, fields
 from voxd.telemetry.turn_meter import Observer, Targets, TurnMeter
 
 log = logging.getLogger("voxd")
 OUTBOUND = 4 << 20  # bytes
-AUDIO = 2 << 30  # bytes, of all sessions
+READY = 64 << 10  # bytes that wait as messages; the rest waits as events
+AT_ONCE = 16  # messages written before others have their turn
 HISTORY = 200  # events kept for a client that comes back
+HISTORY_BYTES = 4 << 20  # of them
 
 
 @dataclass(slots=True)
@@ -71,8 +77,6 @@ def id_factory() -> Callable[[str], str]:
 class Connection:
     """`make_config(session_id)` gives the session's first configuration; `profile` says what this server offers."""
 
-    _kept_by_all = 0  # bytes of audio; shared by all connections
-
     def __init__(
         self,
         host: EngineHost,
@@ -83,6 +87,7 @@ class Connection:
         peer: str,
         dialect: Dialect,
         observer: Observer,
+        budget: Budget,
     ) -> None:
         if host.ready is None:
             raise Closed(1013, "the engine is not ready")
@@ -92,7 +97,8 @@ class Connection:
         self._begun_us = clock()
         self._meter, self._observer, self._observed = TurnMeter(), observer, 0
         self._received_us = self._begun_us  # when audio last came
-        self._kept = 0  # its part of `_kept_by_all`
+        self._budget = budget
+        self._kept = self._told = 0  # its part of the budget: audio, and what was said and written
         self.log = SessionLog(self.id, targets)
         self.readable = asyncio.Event()
         self.readable.set()
@@ -100,7 +106,8 @@ class Connection:
         self.unlinked = asyncio.Event()  # no transport serves it
         self._outbound: deque[Waiting] = deque()
         self._outbound_bytes = 0
-        self._history: deque[Waiting] = deque(maxlen=HISTORY)  # for a client that comes back
+        self._history: deque[Waiting] = deque()  # for a client that comes back
+        self._history_bytes = self._taken = 0
         self._seq = 0
         self._parked = False
         self.ticket = 0  # counts the transports; only the latest is served
@@ -148,16 +155,24 @@ class Connection:
 
     def receive_text(self, data: str) -> None:
         """One JSON message."""
+        for _ in self.work_on(data):
+            pass
+
+    def work_on(self, data: str) -> Iterator[None]:
+        """One JSON message, of any size, a piece at a time: between them others may have their turn."""
         try:
-            received = self._dialect.receive(data)
+            light = yield from lighten(data)
+            received = self._dialect.receive(light.text, light.audio)
         except WireError as error:
             self._session.receive_error(error)
         else:
             for event in received:
                 if isinstance(event, events.Ping):
                     self._pong(event)
-                else:
-                    self._session.receive_event(event)
+                    continue
+                for _ in self._session.work_on(event):
+                    self._drain()
+                    yield
         self._drain()
 
     def refuse(self, error: WireError) -> None:
@@ -165,22 +180,32 @@ class Connection:
         self._session.receive_error(error)
         self._drain()
 
-    def receive_binary(self, data: bytes) -> None:
-        """A binary message: audio, if the client has said that it would send some."""
+    def work_on_binary(self, data: bytes) -> Iterator[None]:
+        """A binary message, likewise: audio, if the client has said that it would send some."""
         if self._session.config.voxd.binary_audio:
-            self.receive_audio(data)
+            yield from self._work_on_audio(data, None)
             return
         message = "Binary messages are not accepted; send audio as `input_audio_buffer.append`."
         self.refuse(WireError("invalid_event", message))
 
     def receive_audio(self, data: bytes, offset: int | None = None) -> None:
-        """Audio in the session's format.  `offset`: number of its first sample; what is here already is passed over."""
-        self._session.receive_audio(data, offset)
+        """A little audio in the session's format.  `offset`: number of its first sample; what is here already is passed
+        over."""
+        for _ in self._work_on_audio(data, offset):
+            pass
+
+    def _work_on_audio(self, data: bytes, offset: int | None) -> Iterator[None]:
+        for _ in self._session.work_on_audio(data, offset):
+            self._drain()
+            yield
         self._drain()
 
     async def next_event(self, ticket: int = 0) -> Waiting:
         """The next event for the socket.  Raises Closed when the server ends the connection and all is written, or when
         another transport has taken over."""
+        self._taken += 1
+        if self._taken % AT_ONCE == 0:
+            await asyncio.sleep(0)  # a long answer is not written in one go
         while True:
             if ticket != self.ticket:
                 raise Closed(1001, "the session goes on over another connection")
@@ -192,6 +217,7 @@ class Connection:
             await self._outbound_changed.wait()
         waiting = self._outbound.popleft()
         self._outbound_bytes -= waiting.cost
+        self._refill()
         return waiting
 
     def written(self, waiting: Waiting) -> None:
@@ -244,7 +270,7 @@ class Connection:
         if self._timer:
             self._timer.cancel()
         self._host.detach(self.stream)
-        self._weigh(0)
+        self._weigh(0, 0)
         seconds = (self._clock() - self._begun_us) / 1e6
         self.log.ended(seconds, self._session.received * 1000 // 16_000, why)
 
@@ -292,26 +318,36 @@ class Connection:
         self._meter.receive_audio(received, now_us)
         self._observer.received(received - self._observed)
         self._observed = received
-        self._weigh(self._session.kept)
-        outgoing, commands, notes = self._session.to_send()
+        self._weigh(self._session.kept, self._session.told)
+        commands, notes = self._session.to_send()
         for note in notes:
             self._meter.receive_note(note, now_us)
         self._host.send(commands)
         for command in commands:
             if isinstance(command, m.Speculate):
                 self._observer.speculated()
-        for event in outgoing:
-            self._send(event)
-        _show(self.readable, not self._session.stalled)
-        _show(self.idle, not self._session.busy)
+        self._refill()
         self._set_timer(now_us)
 
-    def _weigh(self, kept: int) -> None:
-        """So many bytes of audio are held for this session now."""
-        grown, self._kept = kept - self._kept, kept
-        Connection._kept_by_all += grown
-        if grown > 0 and Connection._kept_by_all > AUDIO:
+    def _refill(self) -> None:
+        """Events become messages no faster than the client takes them; who sends and does not take is not read."""
+        while self._outbound_bytes < READY and (event := self._session.next_event()) is not None:
+            self._send(event)
+        waiting = self._outbound_bytes + self._session.waiting
+        if waiting > OUTBOUND and self._closing is None:
+            self._outbound.clear()
+            self.end(1008, "the client reads too slowly")
+        _show(self.readable, not self._session.stalled and waiting < OUTBOUND // 2)
+        _show(self.idle, not self._session.busy and not self._session.waiting)
+
+    def _weigh(self, audio: int, conversation: int) -> None:
+        """So many bytes are held for this session now."""
+        grown, self._kept = audio - self._kept, audio
+        if not self._budget.audio.grew(grown):
             self.end(1013, "voxd holds as much audio as it may; try again later")
+        grown, self._told = conversation - self._told, conversation
+        if not self._budget.conversations.grew(grown):
+            self.end(1013, "voxd holds as much of conversations as it may; try again later")
 
     def _pong(self, ping: events.Ping) -> None:
         """Overtakes everything that waits: it measures the link, not the queue."""
@@ -344,17 +380,20 @@ class Connection:
     def _put(self, waiting: Waiting) -> None:
         if self.resume_token:
             self._seq = waiting.seq = self._seq + 1
-            waiting.data = waiting.data[:-1] + b',"voxd_seq":%d}' % self._seq
-            self._history.append(waiting)
+            waiting.data = events.numbered(waiting.data, self._seq)
+            self._remember(waiting)
         self._outbound.append(waiting)
         self._grew(waiting)
+
+    def _remember(self, waiting: Waiting) -> None:
+        self._history.append(waiting)
+        self._history_bytes += waiting.cost
+        while len(self._history) > HISTORY or self._history_bytes > HISTORY_BYTES:
+            self._history_bytes -= self._history.popleft().cost
 
     def _grew(self, waiting: Waiting) -> None:
         self._outbound_bytes += waiting.cost
         self._outbound_changed.set()
-        if self._outbound_bytes > OUTBOUND and self._closing is None:
-            self._outbound.clear()
-            self.end(1008, "the client reads too slowly")
 
     def _set_timer(self, now_us: int) -> None:
         """`chunked_response` may hold text until a deadline."""

@@ -39,6 +39,7 @@ from msgspec import UNSET
 
 from shared import events
 from shared.events import WireError
+from voxd.session.intake import whole
 
 RATE = 16_000  # Hz: the only one of this dialect
 SAMPLE = 2  # bytes
@@ -48,6 +49,7 @@ TEXT = 200_000  # characters: a server message stays below 1 MiB
 AUDIO_TOKENS = 12.5  # per second: frames of 80 ms, as Voxtral counts its prompt
 CODES = frozenset({"invalid_json", "invalid_event", "invalid_audio", "unknown_event", "model_not_found"})
 OTHER = "processing_error"
+NONE: Mapping[bytes, bytes] = {}
 
 
 class State(Enum):
@@ -282,19 +284,20 @@ class Dialect:
         self._filled = 0  # bytes since the last commit
         self._transcriptions = _Transcriptions()
 
-    def receive(self, data: str) -> list[events.ClientEvent]:
-        """One JSON message -> what the session is to be given.  Raises WireError, which costs nothing else."""
+    def receive(self, data: str, audio: Mapping[bytes, bytes] = NONE) -> list[events.ClientEvent]:
+        """One JSON message, without its long `audio` -> what the session is to be given.  Raises WireError, which costs
+        nothing else."""
         if self.state is State.GA:
-            return [events.parse_client(data)]
+            return [whole(events.parse_client(data), audio)]
         if self.state is State.UNDECIDED:
             sign = _sign(data, bare=self._bare)
             after = self.state if sign is None else TABLE.get((self.state, sign), self.state)
             if after is not State.VLLM:
-                event = events.parse_client(data)
+                event = whole(events.parse_client(data), audio)
                 self.state = after
                 return [event]
             self.state = after
-        return self._translate(_parse(data))
+        return self._translate(_parse(data), audio)
 
     def send(self, event: events.ServerEvent) -> list[bytes]:
         """One event of the session -> the messages for the client."""
@@ -307,7 +310,7 @@ class Dialect:
 
     # ── vLLM ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _translate(self, event: _ClientEvent) -> list[events.ClientEvent]:
+    def _translate(self, event: _ClientEvent, audio: Mapping[bytes, bytes]) -> list[events.ClientEvent]:
         if isinstance(event, _Update):
             self._check(event.model)
         out: list[events.ClientEvent] = []
@@ -317,7 +320,7 @@ class Dialect:
             out.append(events.SessionUpdate(session={"type": "transcription", "audio": {"input": sound}}))
         match event:
             case _Append():
-                out += self._append(event.audio)
+                out += self._append(audio.get(event.audio, event.audio))
             case _Commit(final=True):
                 out += self._end()
         return out

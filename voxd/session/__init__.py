@@ -4,16 +4,12 @@
     terms         what was agreed: the session's configuration together with what this server can do
     outbox        everything that leaves, in order
     listening     wire audio in, engine feed and turn marks out
+    attached      audio that comes along with items
     utterances    what the person says: item, transcript, commit, failure, replay
     answers       what the model says: one active response, speculation, barge-in
     responses     the events of one response, in their order
     conversation  the items
+    intake        a client's message of any size, made ready to be parsed
 
 None of it knows a socket, a clock, a thread or that other sessions exist.
 """
-
-from voxd.session.core import Session
-from voxd.session.outbox import Note, ResponseNote, UtteranceNote
-from voxd.session.terms import Profile
-
-__all__ = ["Note", "Profile", "ResponseNote", "Session", "UtteranceNote"]

@@ -1,4 +1,4 @@
-"""One answer, from `response.created` to `response.done`.  A part of the session core (step 10).
+"""The events of one response, from `response.created` to `response.done`.  Step 10.
 
 Pure.  It knows the order of a response's events and how its text is cut into deltas; not who speaks or why.
 
@@ -21,14 +21,14 @@ from shared import events
 from shared.events import Response, TextPart, Warned
 from voxd.messages import Said, Settled
 from voxd.session.conversation import Entry
+from voxd.session.outbox import Outbox
 
 Ending = Literal["completed", "cancelled", "incomplete", "failed"]
-Emit = Callable[..., None]
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkPolicy:
-    """`chunked_response` of the settings.  With the defaults each text goes out at once, two words to a delta."""
+    """The section `chunked_response` of the settings.  By default text goes out at once, two words to a delta."""
 
     min_words: int = 1
     max_words: int = 2
@@ -36,7 +36,7 @@ class ChunkPolicy:
 
 
 class Chunker:
-    """Text as it comes from the engine -> deltas.  Concatenated, they are the text.
+    """Cuts the text that comes from the engine into deltas; concatenated, they are the text.
 
     min_words 1: nothing is held.  Larger: text waits until so many words are complete or `timeout_us` after the first
     of it came.  max_words: a burst is cut into pieces of at most so many words (0: never cut)."""
@@ -50,19 +50,21 @@ class Chunker:
     def deadline_us(self) -> int | None:
         return self._since_us + self._policy.timeout_us if self._held else None
 
-    def receive(self, text: str, now_us: int) -> Iterator[str]:
-        """New text; yields what may go."""
+    def receive(self, text: str, now_us: int) -> str:
+        """Takes new text; returns the text that may go out."""
         if not self._held:
             self._since_us = now_us
         self._held += text
-        if len(self._held.split()) >= self._policy.min_words:
-            yield from self.release()
+        return self.release() if len(self._held.split()) >= self._policy.min_words else ""
 
-    def release(self) -> Iterator[str]:
-        """All that is held: the end of the answer, or the deadline."""
+    def release(self) -> str:
+        """Returns all text that is held, at the end of the answer or at the deadline."""
         text, self._held = self._held, ""
-        if text:
-            yield from split_words(text, self._policy.max_words)
+        return text
+
+    def cut(self, text: str) -> Iterator[str]:
+        """Cuts text that goes out into deltas."""
+        return split_words(text, self._policy.max_words)
 
 
 def split_words(text: str, most: int) -> Iterator[str]:
@@ -85,15 +87,15 @@ def split_words(text: str, most: int) -> Iterator[str]:
 AddItem = Callable[[Entry], str | None]
 
 
-class Answer:
-    """An active response.  `add_item` puts its item into the conversation; None: the response is beside it, and no
-    conversation event speaks of it."""
+class OpenResponse:
+    """A response that is not done.  `add_item` puts its item into the conversation; None: the response is beside the
+    conversation, and no event of the conversation mentions it."""
 
     def __init__(
         self,
         ref: int,
         ids: tuple[str, str, str | None],
-        emit: Emit,
+        out: Outbox,
         policy: ChunkPolicy,
         add_item: AddItem | None,
         *,
@@ -105,67 +107,71 @@ class Answer:
         self.text = ""  # what has been emitted as deltas
         self.opened = False
         self._previous: str | None = None
-        self._emit, self._add_item = emit, add_item
+        self._out, self._add_item = out, add_item
         self._chunker = Chunker(policy)
         self._max_tokens, self._metadata = max_tokens, metadata
         self._tokens = [0, 0, 0]  # input, cached, output: what is known so far
 
     def begin(self, warnings: tuple[Warned, ...] = ()) -> None:
-        """`response.created`."""
-        self._emit(events.ResponseCreated, response=self._response("in_progress"), voxd_warnings=warnings or UNSET)
+        """Sends `response.created`."""
+        self._out.emit(events.ResponseCreated, response=self._response("in_progress"), voxd_warnings=warnings or UNSET)
 
     @property
     def deadline_us(self) -> int | None:
         return self._chunker.deadline_us
 
     def receive_said(self, said: Said) -> None:
-        """Text of the engine, and what it counts."""
+        """Takes text of the engine, and its token counts."""
         self._count(said.input_tokens, said.cached_tokens, self._tokens[2] + said.tokens)
         if said.text:
-            for piece in self._chunker.receive(said.text, said.at_us):
-                self._delta(piece)
+            self._say(self._chunker.receive(said.text, said.at_us))
 
     def receive_time(self, now_us: int) -> None:
-        """The clock has passed: what was held too long goes."""
+        """Sends the text that has been held until its deadline."""
         if self.deadline_us is not None and now_us >= self.deadline_us:
             self._release()
 
     def close(self, ending: Ending, *, details: events.Json | None = None, settled: Settled | None = None) -> None:
-        """All closing events.  Text that is still held goes out first, unless the answer was cancelled."""
+        """Sends all closing events.  Text that is still held goes out first, unless the response was cancelled."""
         if settled is not None:
             self._count(settled.input_tokens, settled.cached_tokens, settled.output_tokens)
         if ending != "cancelled":
             self._release()
         if self.opened:
             item = self._item("completed" if ending == "completed" else "incomplete")
-            self._emit(events.OutputTextDone, **self._place(), text=self.text)
-            self._emit(events.ContentPartDone, **self._place(), part=TextPart(self.text))
+            self._out.emit(events.OutputTextDone, **self._place(), text=self.text)
+            self._out.emit(events.ContentPartDone, **self._place(), part=TextPart(self.text))
             if self._add_item:
-                self._emit(events.ItemDone, item=item, previous_item_id=self._previous)
-            self._emit(events.OutputItemDone, response_id=self.id, output_index=0, item=item)
-        self._emit(events.ResponseDone, response=self._response(ending, details))
+                self._out.emit(events.ItemDone, item=item, previous_item_id=self._previous)
+            self._out.emit(events.OutputItemDone, response_id=self.id, output_index=0, item=item)
+        self._out.emit(events.ResponseDone, response=self._response(ending, details))
 
     def _count(self, *tokens: int) -> None:
         self._tokens = [max(old, new) for old, new in zip(self._tokens, tokens, strict=True)]
 
     def _release(self) -> None:
-        for piece in self._chunker.release():
-            self._delta(piece)
+        self._say(self._chunker.release())
 
-    def _delta(self, piece: str) -> None:
+    def _say(self, text: str) -> None:
+        """Queues text as deltas; those of a long text are made when the client takes them."""
+        if not text:
+            return
         if not self.opened:
             self._open()
-        self.text += piece
-        self._emit(events.OutputTextDelta, **self._place(), delta=piece)
+        self.text += text
+        place = self._place()
+        self._out.emit_each(
+            text, self._chunker.cut(text), lambda key, piece: events.OutputTextDelta(key, **place, delta=piece)
+        )
 
     def _open(self) -> None:
         self.opened = True
         bare = events.Item(self.item_id, "assistant", (), "in_progress")
-        self._emit(events.OutputItemAdded, response_id=self.id, output_index=0, item=bare)
+        self._out.emit(events.OutputItemAdded, response_id=self.id, output_index=0, item=bare)
         if self._add_item:
             self._previous = self._add_item(Entry(self.item_id, "assistant", "in_progress", ref=self.ref))
-            self._emit(events.ItemAdded, item=bare, previous_item_id=self._previous)
-        self._emit(events.ContentPartAdded, **self._place(), part=TextPart(""))
+            self._out.emit(events.ItemAdded, item=bare, previous_item_id=self._previous)
+        self._out.emit(events.ContentPartAdded, **self._place(), part=TextPart(""))
 
     def _place(self) -> events.Json:
         return {"response_id": self.id, "item_id": self.item_id, "output_index": 0, "content_index": 0}

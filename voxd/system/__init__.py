@@ -1,4 +1,4 @@
-"""The machine below the daemon: systemd, sockets, the token's file.
+"""What the daemon needs of its machine: systemd, signals, listening sockets, the token file.  Not in the path.
 
-Imports no other room.  Begin with `sockets`.
+Imports no other package of voxd.  Begin with `sockets`.
 """

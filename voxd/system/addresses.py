@@ -1,6 +1,7 @@
-"""Where a daemon can be reached, in words: addresses as people type them, and what is not safe about them.
+"""Addresses of a daemon as people type them, the command that reaches it, and warnings about unsafe ones.  Not in the
+path.
 
-Pure: it knows what `/status` says and the forms of an address; it opens nothing.
+Pure.  It knows the forms of an address and the fields of `/status`; it opens no socket.
 """
 
 from __future__ import annotations
@@ -10,33 +11,33 @@ from pathlib import Path
 
 from shared.settings import Tcp
 
-EVERYWHERE = ("0.0.0.0", "::", "")  # addresses to listen at, and none to connect to
+EVERYWHERE = ("0.0.0.0", "::", "")  # addresses that one can listen at, but not connect to
 LOOPBACK = ("localhost", "::1")
 
 
 def address_text(address: Tcp | Path) -> str:
-    """As `--listen` takes it."""
+    """The address as `--listen` accepts it."""
     return f"unix:{address}" if isinstance(address, Path) else f"{address.host}:{address.port}"
 
 
 def unencrypted(listening: Sequence[Tcp | Path]) -> Iterator[str]:
-    """One line for each address that other machines reach, of a daemon without TLS."""
+    """A warning for each address that other machines can reach; for a daemon without TLS."""
     for address in listening:
         if isinstance(address, Tcp) and address.host not in LOOPBACK and not address.host.startswith("127."):
             yield (
                 f"{address_text(address)} is not encrypted: sound, text and token can be read on the way; give "
-                "--tls-cert and --tls-key, or listen on localhost and let voxtui come by ssh (voxtui connect USER@HOST)"
+                "--tls-cert and --tls-key, or listen on localhost and connect through ssh (voxtui connect USER@HOST)"
             )
 
 
 def page_url(status: Mapping[str, object]) -> str | None:
-    """The address of the page that this daemon serves, as a browser here takes it; None: it listens on no TCP port."""
+    """The URL of this daemon's web page for a browser on this machine; None if it listens on no TCP port."""
     place = _tcp(status)
     return None if place is None else f"{'https' if status.get('tls') else 'http'}://{place}/"
 
 
 def how_to_connect(status: Mapping[str, object], usual: Path) -> str:
-    """The command that talks to this daemon; `usual`: the control socket that clients find without being told."""
+    """The command that connects to this daemon.  `usual`: the control socket that clients try by themselves."""
     socket = status.get("socket")
     ways = ["voxtui connect" if socket == str(usual) else f"voxtui connect unix:{socket}"]
     if (page := page_url(status)) is not None:
@@ -45,7 +46,7 @@ def how_to_connect(status: Mapping[str, object], usual: Path) -> str:
 
 
 def _tcp(status: Mapping[str, object]) -> str | None:
-    """HOST:PORT of the first TCP address, as one connects to it."""
+    """HOST:PORT of the first TCP address, in the form to connect to."""
     listening = status.get("listen")
     for text in listening if isinstance(listening, list) else ():
         if isinstance(text, str) and not text.startswith("unix:"):

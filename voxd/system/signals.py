@@ -1,6 +1,6 @@
-"""Signals of the daemon: which stop it, and which ask it to read its settings again.
+"""The signals of the daemon: those that stop it, and the one that asks it to read its settings again.  Not in the path.
 
-It knows signals and the controlling terminal; not what is stopped or read.
+It knows signals and the controlling terminal; not how the daemon stops or reads its settings.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import errno
 import os
 import signal
 
+STOPS = 8  # stop signals that wait; only the first two have an effect
+
 
 def watched() -> tuple[asyncio.Queue[int], asyncio.Event]:
-    """Those that stop the daemon, as they come, and whether one has asked for a reload.
+    """A queue of the signals that stop the daemon, and an event that is set when a signal asks for a reload.
 
-    SIGHUP also says that the terminal is gone: then it stops a daemon that was started there.  Under nohup it is
-    ignored and stays so."""
-    stopping, asked = asyncio.Queue[int](maxsize=8), asyncio.Event()  # more than 8: the first two have said it all
+    SIGHUP also means that the terminal is gone; a daemon that was started from that terminal then stops.  Under nohup
+    SIGHUP is ignored, and stays ignored."""
+    stopping, asked = asyncio.Queue[int](maxsize=STOPS), asyncio.Event()
     loop, at_terminal = asyncio.get_running_loop(), _has_terminal()
 
     def stop(number: int) -> None:
@@ -38,7 +40,7 @@ def watched() -> tuple[asyncio.Queue[int], asyncio.Event]:
 
 
 def _has_terminal() -> bool:
-    """A machine that has no descriptor left says nothing about terminals."""
+    """Whether this process has a controlling terminal; True if it cannot be known for want of descriptors or memory."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC))
     except OSError as error:

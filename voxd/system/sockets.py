@@ -1,6 +1,6 @@
-"""Listening sockets: those that systemd hands over, and those that are opened here.
+"""Listening sockets: those that systemd hands over, and those that voxd opens itself.  Not in the path.
 
-It knows addresses and who may open them; not what is served.
+It knows addresses and file permissions; not what is served on a socket.
 """
 
 from __future__ import annotations
@@ -17,22 +17,25 @@ from typing import NamedTuple
 
 from shared.settings import Tcp
 
-BACKLOG = (
-    4096  # connections that the kernel keeps until they are accepted; as many as Linux allows unless told otherwise
-)
+BACKLOG = 4096  # connections that the kernel keeps until they are accepted; Linux allows as many by default
+PROBE_S = 1.0  # for a running voxd to accept a connection
+PRIVATE = 0o177  # the umask of a UNIX socket: only its owner may connect
+FOLDER_MODE = 0o700
 
 
 class CannotStart(Exception):
-    """A socket cannot be had; the text says which and why."""
+    """A listening socket cannot be opened; the message says which one and why."""
 
 
 class AlreadyRunning(Exception):
-    """Another voxd answers on the control socket."""
+    """Another voxd is listening on the control socket."""
 
 
 class Listener(NamedTuple):
-    """`kept`: it was there before this process and stays when it ends; who connects meanwhile waits.  `file`: what
-    tells the file of a socket that was made here from any other."""
+    """A listening socket and its address.
+
+    `kept`: it belongs to systemd, so it outlives this process, and clients that connect meanwhile wait.  `file`: the
+    identity of the socket's file, for a UNIX socket that voxd has made itself."""
 
     address: Tcp | Path
     sock: socket.socket
@@ -41,7 +44,7 @@ class Listener(NamedTuple):
 
 
 def handed_over(inherited: Sequence[socket.socket]) -> tuple[Listener, ...]:
-    """Raises CannotStart for a socket that nobody can connect to."""
+    """The sockets that systemd has opened.  Raises CannotStart for one that no client can connect to."""
     return tuple(Listener(_address(sock), sock, kept=True) for sock in inherited)
 
 
@@ -49,7 +52,7 @@ def _address(sock: socket.socket) -> Tcp | Path:
     name = sock.getsockname()
     if sock.type != socket.SOCK_STREAM or sock.family not in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6):
         raise CannotStart(
-            f"systemd handed over a socket that is no stream: {name!a} (see ListenStream= in voxd.socket)"
+            f"systemd handed over a socket that is not a stream: {name!a} (see ListenStream= in voxd.socket)"
         )
     if sock.family != socket.AF_UNIX:
         return Tcp(name[0], name[1])
@@ -59,12 +62,12 @@ def _address(sock: socket.socket) -> Tcp | Path:
 
 
 def listeners(wanted: Sequence[Tcp | Path], kept: Sequence[Listener]) -> tuple[Listener, ...]:
-    """One for each wanted address, in order, then whatever else was handed over.
+    """A socket for each wanted address, in their order, then the others that systemd has handed over.
 
     Raises AlreadyRunning, CannotStart."""
     there = {each.address: each for each in kept}
     chosen = list[Listener]()
-    with contextlib.ExitStack() as undone:  # of those that could be had, if one cannot
+    with contextlib.ExitStack() as undone:  # closes the sockets opened so far if a later one fails
         for address in wanted:
             if address in there:
                 chosen.append(there[address])
@@ -77,7 +80,7 @@ def listeners(wanted: Sequence[Tcp | Path], kept: Sequence[Listener]) -> tuple[L
 
 
 def discard(given: Sequence[Listener]) -> None:
-    """Removes the files of sockets that end with this process; one that a successor has put in their place is his."""
+    """Removes the files of the sockets that voxd has made, but not one that another voxd has put in their place."""
     for each in given:
         if isinstance(each.address, Path) and each.file is not None:
             with _alone_in(each.address.parent), contextlib.suppress(FileNotFoundError):
@@ -86,15 +89,15 @@ def discard(given: Sequence[Listener]) -> None:
 
 
 def _identity(path: Path) -> tuple[int, int, int]:
-    """Device, inode, and when it was made: the number of an inode that is gone is given again at once."""
+    """Device, inode and time of modification, for the number of a removed inode is used again."""
     found = path.stat(follow_symlinks=False)
     return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """No other voxd makes or removes a socket there meanwhile: each looks first and acts then.  Where a folder cannot
-    be locked, it goes on without."""
+    """Locks a folder, so that no other voxd makes or removes a socket between a check and the action that follows it.
+    A folder that cannot be locked is used without a lock."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -107,7 +110,7 @@ def _bound(address: Tcp | Path) -> Listener:
     if isinstance(address, Path):
         return Listener(address, _bind_unix(address), file=_identity(address))
     sock = _bind_tcp(address)
-    return Listener(Tcp(address.host, sock.getsockname()[1]), sock)  # port 0 has become a number
+    return Listener(Tcp(address.host, sock.getsockname()[1]), sock)  # the system has chosen a number for port 0
 
 
 def _bind_unix(path: Path) -> socket.socket:
@@ -116,21 +119,22 @@ def _bind_unix(path: Path) -> socket.socket:
     undone = contextlib.ExitStack()
     undone.callback(sock.close)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
         with undone, _alone_in(path.parent):
             if path.exists():
                 if not stat.S_ISSOCK(path.stat().st_mode):
                     raise CannotStart(
-                        f"cannot listen on {path}: it is there and no socket; name another (server.socket, --listen)"
+                        f"cannot listen on {path}: a file that is not a socket is there; name another path "
+                        "(server.socket, --listen)"
                     )
                 _refuse_if_answered(path)
                 path.unlink()
-            before = os.umask(0o177)
+            before = os.umask(PRIVATE)
             try:
                 sock.bind(str(path))
             finally:
                 os.umask(before)
-            sock.listen(BACKLOG)  # within the lock: a socket that is bound and does not listen looks like a dead one
+            sock.listen(BACKLOG)  # within the lock: a bound socket that does not listen yet looks like a dead one
             undone.pop_all()
     except OSError as error:
         raise CannotStart(f"cannot listen on {path}: {error.strerror}") from error
@@ -138,9 +142,9 @@ def _bind_unix(path: Path) -> socket.socket:
 
 
 def _refuse_if_answered(path: Path) -> None:
-    """One whose queue is full, or who does not get round to it, is there all the same."""
+    """Raises AlreadyRunning if a voxd listens at `path`; one that is too busy to accept counts as running."""
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1.0)
+        probe.settimeout(PROBE_S)
         try:
             probe.connect(str(path))
         except (ConnectionRefusedError, FileNotFoundError):
@@ -151,7 +155,7 @@ def _refuse_if_answered(path: Path) -> None:
 
 
 def _bind_tcp(address: Tcp) -> socket.socket:
-    """Raises CannotStart with the address and the reason."""
+    """A listening socket.  Raises CannotStart with the address and the reason."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     sock = socket.socket(family)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -160,7 +164,7 @@ def _bind_tcp(address: Tcp) -> socket.socket:
     except OSError as error:
         sock.close()
         where = f"{address.host}:{address.port}"
-        taken = f"; ss -ltnp 'sport = :{address.port}' shows by whom" if error.errno == errno.EADDRINUSE else ""
+        taken = f"; ss -ltnp 'sport = :{address.port}' shows who uses it" if error.errno == errno.EADDRINUSE else ""
         raise CannotStart(f"cannot listen on {where}: {error.strerror}{taken} (see server.listen, --listen)") from error
     sock.listen(BACKLOG)
     return sock

@@ -1,7 +1,9 @@
-"""What systemd offers a daemon: it is told how the daemon is (sd_notify), and hands over listening sockets.
+"""The two interfaces of systemd for daemons: reporting one's state (sd_notify) and taking over listening sockets.
+Not in the path.
 
-Standard library only, Linux or not.  It knows environment variables and sockets; not the daemon, engines or sessions.
-Everything is taken out of the environment, so that no child speaks in the daemon's name.
+It uses the standard library only, and runs on systems without systemd too.  It knows environment variables and
+sockets; not the daemon, engines or sessions.  It removes systemd's variables from the environment, so that no child
+process can report in the daemon's name.
 """
 
 from __future__ import annotations
@@ -13,21 +15,21 @@ import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 
-FIRST_FD = 3  # where systemd puts the first socket
+FIRST_FD = 3  # the descriptor of the first socket, as systemd defines it
 
 
 @dataclass(frozen=True, slots=True)
 class Supervisor:
-    """Who started this process and wants to hear of it; nobody if `address` is None.
+    """The service manager that has started this process; without one `address` is None and every report does nothing.
 
-    `watchdog_s`: it restarts a process that has not called `alive` for so long."""
+    `watchdog_s`: a process that has not called `alive` for so long is restarted; None: never."""
 
     address: str | None = None
     watchdog_s: float | None = None
 
     @classmethod
     def take(cls, environ: MutableMapping[str, str]) -> Supervisor:
-        """As the environment says; a watchdog that is meant for another process is none."""
+        """Reads it from the environment.  A watchdog that is meant for another process is ignored."""
         address = environ.pop("NOTIFY_SOCKET", "")
         interval, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
         known = address.startswith(("/", "@")) and address not in ("/", "@")
@@ -38,15 +40,15 @@ class Supervisor:
         self._tell(f"READY=1\nSTATUS={_line(status)}")
 
     def reloading(self, status: str) -> None:
-        """Until `ready` is said again.  The clock is the one that systemd compares with (sd_notify(3))."""
+        """Reports a reload, which lasts until `ready`.  The time is by the clock that sd_notify(3) names."""
         self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}\nSTATUS={_line(status)}")
 
     def status(self, text: str) -> None:
-        """For `systemctl status`."""
+        """Sets the text that `systemctl status` shows."""
         self._tell(f"STATUS={_line(text)}")
 
     def patience(self, seconds: float) -> None:
-        """Starting or stopping may take so much longer, from now on."""
+        """Asks for so many more seconds, from now on, to start or to stop."""
         self._tell(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
 
     def alive(self) -> None:
@@ -56,7 +58,7 @@ class Supervisor:
         self._tell(f"STOPPING=1\nSTATUS={_line(status)}")
 
     def _tell(self, message: str) -> None:
-        """Nothing here is worth an end of the daemon: a supervisor that cannot be reached is not told."""
+        """Sends a report.  One that cannot be sent is dropped: no report is worth ending the daemon."""
         if self.address is None:
             return
         address = "\0" + self.address[1:] if self.address[0] == "@" else self.address
@@ -70,9 +72,9 @@ def _line(text: str) -> str:
 
 
 def inherited(environ: MutableMapping[str, str]) -> tuple[socket.socket, ...]:
-    """The listening sockets that systemd has opened for this process; they stay open while it restarts."""
+    """The listening sockets that systemd has opened for this process and keeps open while it restarts."""
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
-    environ.pop("LISTEN_FDNAMES", None)  # all sockets of one unit have the same: their addresses tell them apart
+    environ.pop("LISTEN_FDNAMES", None)  # the same for all sockets of a unit, so their addresses tell them apart
     if pid != str(os.getpid()) or not count.isdecimal():
         return ()
     return tuple(socket.socket(fileno=_private(number)) for number in range(FIRST_FD, FIRST_FD + int(count)))

@@ -1,18 +1,19 @@
-"""What the log says: one line for a session's start and end, one for a turn.  Never audio, never text.
+"""The lines of the log: one for the start and one for the end of a session, one for each turn.  Never audio or text.
+Beside step 11.
 
-Under journald each line has fields beside it (`voxd.telemetry.journald`), for `voxd logs` and journalctl:
+Under journald each line also has fields (`voxd.telemetry.journald`), for `voxd logs` and journalctl:
 
     EVENT  session.start session.end response.done transcription.done turn.failed turn.refused file.odd
            slo.breach request.refused request.ignored call.connected client.failed door.full
            engine.lost engine.nostart engine.stall daemon.start daemon.ready daemon.reload daemon.drain
            daemon.stop settings.changed
     SESSION_ID TURN TURN_ID ENGINE KIND PEER ERR_CODE FIELD SLO_BREACH DELTAS AUDIO_MS, and the latency words in
-    capitals; of a changed setting SETTING EFFECT
+    capitals; for a changed setting SETTING EFFECT
 
-What a client asked for and did not get is told by code and field, never by value: once of a kind in a session, and
-over HTTP once a minute to a peer.
+A refused request is logged by its error code and field, never by its value, because a value may be private.  A session
+logs each pair of code and field once; HTTP requests log it once a minute for each peer.
 
-It does not know sessions or sockets: numbers and ids in, lines out.
+This module does not know sessions or sockets: it is given numbers and ids, and writes lines.
 """
 
 from __future__ import annotations
@@ -23,20 +24,21 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
+from shared.latency import OF_A_TURN
 from voxd.telemetry import journald
 from voxd.telemetry.turn_meter import Targets, TurnReport
 from voxd.traces import Reticent
 
 log = logging.getLogger("voxd")
-BREACH_EVERY_US = 60_000_000
-KINDS = 50  # of refusals that are told of a session
-EVERY_S = 60.0  # a refusal over HTTP is told again after so long
+BREACH_EVERY_US = 60_000_000  # between two warnings about a missed target
+KINDS = 50  # pairs of code and field that one session logs
+EVERY_S = 60.0  # after which the same refusal over HTTP is logged again
 REMEMBERED = 1000  # refusals over HTTP; above it the oldest is forgotten
 LEVELS = ("debug", "info", "warning", "error")  # the most talkative first
 
 
 def configure(level: str) -> None:
-    """Records with fields where standard error is journald's, else readable lines; a terminal gets the time of day."""
+    """Logs records with fields if standard error leads to journald, else plain lines, on a terminal with the time."""
     handler = journald.handler(os.environ)
     if handler is None:
         form = "%(asctime)s %(message)s" if sys.stderr.isatty() else "%(levelname)s %(message)s"
@@ -45,21 +47,21 @@ def configure(level: str) -> None:
     logging.basicConfig(handlers=[handler], force=True)
     set_level(level)
     for noisy in ("uvicorn", "uvicorn.error", "websockets", "websockets.server", "asyncio", "aiortc", "aioice"):
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # a traceback per malformed client is a flood
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # they would log a traceback for each malformed client
 
 
 def set_level(level: str) -> None:
-    """One of `Log.level`."""
+    """`level`: one of LEVELS."""
     logging.getLogger().setLevel(level.upper())
 
 
 def fields(event: str, **more: object) -> dict[str, dict[str, object]]:
-    """`extra` of a log record.  What is None is left out."""
+    """The `extra` of a log record, with these fields.  Fields that are None are left out."""
     return {"fields": {"EVENT": event, **{name.upper(): value for name, value in more.items()}}}
 
 
 def field_name(param: str | None) -> str | None:
-    """A field as it may stand in the log.  Some names are a client's own: what is not like a name is not told."""
+    """A field's name as the log may show it.  A client may invent names, so one of unusual form is not shown."""
     if param is None:
         return None
     name = re.sub(r"\[\d+\]", "[]", param)
@@ -67,14 +69,14 @@ def field_name(param: str | None) -> str | None:
 
 
 class HttpRefusals:
-    """Refusals before there is a session.  `clock`: seconds, monotonic.  Bound: REMEMBERED."""
+    """Logs requests that are refused before they have a session.  `clock`: seconds, monotonic.  Bound: REMEMBERED."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._told: dict[tuple[str, str | None, str], float] = {}  # oldest first
 
     def tell(self, code: str, param: str | None, peer: str) -> None:
-        """Once in EVERY_S for each code, field and peer."""
+        """Logs a refusal, at most once in EVERY_S for each code, field and peer."""
         key, now = (code, field_name(param), peer), self._clock()
         if now - self._told.get(key, -EVERY_S) < EVERY_S:
             return
@@ -87,7 +89,7 @@ class HttpRefusals:
 
 
 class SessionLog:
-    """The lines of one session."""
+    """Writes the lines of one session."""
 
     _breach_told_us = -BREACH_EVERY_US  # shared by all sessions: at most one warning a minute
 
@@ -134,29 +136,29 @@ class SessionLog:
                 log.warning("session %s · over target: %s (told once a minute)", self._id, told, extra=more)
 
     def file(self, notes: Sequence[str]) -> None:
-        """What was odd about a file that was transcribed."""
+        """Logs what was unusual about a file that was transcribed."""
         if notes:
             log.info("session %s · the file: %s", self._id, "; ".join(notes), extra=self._fields("file.odd"))
 
     def failed(self, code: str, turn_id: str) -> None:
-        """A turn that ended without its text."""
+        """Logs a turn that ended without its text."""
         more = self._fields("turn.failed", turn_id=turn_id, err_code=code)
         log.warning("session %s · a turn failed · %s", self._id, code, extra=more)
 
     def refused(self, code: str, param: str | None) -> None:
-        """Something that the client asked for and does not get."""
+        """Logs a request of the client that was refused."""
         if name := self._fresh(code, param):
             more = self._fields("request.refused", err_code=code, field=name[0], peer=self._peer)
             log.warning("session %s · refused · %s%s · %s", self._id, code, name[1], self._peer, extra=more)
 
     def ignored(self, code: str, param: str | None) -> None:
-        """Something that the client asked for and that does nothing here, or something else than it may think."""
+        """Logs a request that has no effect here, or not the effect that the client may expect."""
         if name := self._fresh(code, param):
             more = self._fields("request.ignored", err_code=code, field=name[0], peer=self._peer)
             log.info("session %s · not as asked for · %s%s · %s", self._id, code, name[1], self._peer, extra=more)
 
     def _fresh(self, code: str, param: str | None) -> tuple[str | None, str] | None:
-        """The field's name, alone and for a line; None if this kind has been told."""
+        """The field's name, by itself and as a part of a line; None if this session has logged this pair already."""
         name = field_name(param)
         if (code, name) in self._told or len(self._told) >= KINDS:
             return None
@@ -183,20 +185,14 @@ class SessionLog:
 
 def line(report: TurnReport) -> str:
     """`ttft engine 38 ms · first delta 41 ms · 15 deltas in 650 ms`, or `first text 610 ms · final 510 ms · …`."""
-    found = report.metrics
+    found = report.metrics.as_dict()
     parts: list[str] = []
-    if found.ttft_engine_ms is not None:
-        parts.append(f"ttft engine {found.ttft_engine_ms:.0f} ms")
-    if found.ttft_server_ms is not None:
-        parts.append(f"first delta {found.ttft_server_ms:.0f} ms")
-    if report.text_span_ms is not None:
-        parts.append(f"{report.deltas} deltas in {report.text_span_ms:.0f} ms")
-    if found.first_text_ms is not None:
-        parts.append(f"first text {found.first_text_ms:.0f} ms")
-    if found.final_ms is not None:
-        parts.append(f"final {found.final_ms:.0f} ms")
-    if report.audio_ms and found.final_ms is not None:
-        parts.append(f"audio {report.audio_ms / 1000:.1f} s")
-    if found.rtf is not None:
-        parts.append(f"rtf {found.rtf:.2f}")
+    for metric in OF_A_TURN:
+        if metric.line and metric.name in found:
+            value = found[metric.name]
+            parts.append(f"{metric.line} {value:.0f} ms" if metric.unit == "ms" else f"{metric.line} {value:.2f}")
+        if metric.name == "ttft_server_ms" and report.text_span_ms is not None:
+            parts.append(f"{report.deltas} deltas in {report.text_span_ms:.0f} ms")
+        if metric.name == "final_ms" and metric.name in found and report.audio_ms:
+            parts.append(f"audio {report.audio_ms / 1000:.1f} s")
     return " · ".join(parts) or "no text"

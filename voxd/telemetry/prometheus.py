@@ -1,7 +1,8 @@
-"""`/metrics`: what happened so far and how things are, in the text format of Prometheus.  Beside steps 4 to 11.
+"""The page `/metrics` in the text format of Prometheus: counters and histograms so far, and the state of the daemon.
+Beside steps 4 to 11 of a packet's path.
 
-It knows names, units and buckets; not sessions or sockets: connections tell it what happened, and `live` is asked how
-things are when somebody reads.  Words are those of `shared.latency`, times are seconds.
+It knows names and units; not sessions or sockets.  Connections report what happens, and `live` is called for the
+current state whenever the page is read.  Latencies are those of the table in `shared.latency`, in seconds.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from shared import __version__, events
 from shared.audio import RATE
+from shared.latency import OF_A_TURN, SEVERAL, Metric as Latency
 from voxd.messages import Beat
 from voxd.telemetry import journald
 from voxd.telemetry.turn_meter import Targets, TurnReport
@@ -25,28 +27,9 @@ KINDS = ("realtime", "transcription", "rest")
 TOKENS = ("input", "cached", "output")
 STATES = ("loading", "ready", "restarting", "failed", "stopped", "draining")
 
-_FIRST = (5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 100, 125, 150, 200, 300, 500, 1000, 2000, 5000)  # ms
-_FINAL = (50, 100, 150, 200, 300, 400, 500, 600, 700, 800, 1000, 1250, 1500, 2000, 2500, 3000, 5000, 10_000)
-_GAP = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 500, 1000)
 
-# Word -> what it measures, upper bounds of its buckets (ms; `rtf` is a ratio).
-WORDS: dict[str, tuple[str, tuple[float, ...]]] = {
-    "ttft_user_ms": ("Last voiced sample to first delta, as clients report it", _FIRST),
-    "ttft_server_ms": ("Commit to first delta written to the socket", _FIRST),
-    "ttft_engine_ms": ("Commit in the engine to its first token with text", _FIRST),
-    "endpoint_ms": ("Last voiced sample to end of turn decided", _FINAL),
-    "first_text_ms": ("First voiced sample to first transcription delta", _FINAL),
-    "lag_over_delay_ms": ("Text behind its audio, beyond the configured delay", _FINAL),
-    "final_ms": ("Last voiced sample to final transcript", _FINAL),
-    "total_ms": ("Commit to last delta of a response", (*_FINAL, 20_000, 30_000, 60_000)),
-    "saved_ms": ("Head start of an answer that was begun before it was asked for", _FIRST),
-    "itl_ms": ("Gap between deltas of a response", _GAP),
-    "rtf": ("Compute over audio of a turn", (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0)),
-}
-
-
-class Engine(NamedTuple):
-    """What the engine process has told last, and how many seconds ago."""
+class EngineHealth(NamedTuple):
+    """The last heartbeat of the engine process, and its age in seconds."""
 
     beat: Beat
     age_s: float
@@ -54,21 +37,21 @@ class Engine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """How things are now."""
+    """The state of the daemon now."""
 
     state: str
     sessions: Mapping[str, int] = field(default_factory=dict)  # by kind
     limit: int = 0
     restarts: int = 0
-    engine: Engine | None = None  # None: it has not spoken yet
+    engine: EngineHealth | None = None  # None: no heartbeat has come yet
 
 
 class Exposition:
-    """All that is counted, in a registry of its own."""
+    """Everything that is counted, in a registry of its own."""
 
     def __init__(self, targets: Targets, live: Callable[[], Live]) -> None:
         self._targets = targets
-        # Otherwise every series has a twin that says when it began.
+        # Otherwise every series would have a second one, with the time at which it began.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry = CollectorRegistry()
         self._connections = Counter(
@@ -90,7 +73,7 @@ class Exposition:
             self._tokens.labels(kind)
         for metric in ("ttft_engine_ms", "ttft_server_ms", "total_ms"):
             self._breaches.labels(metric)
-        self._words = {word: _histogram(word, *about, registry) for word, about in WORDS.items()}
+        self._latencies = {metric.name: _histogram(metric, registry) for metric in OF_A_TURN}
         registry.register(_Collector(live))
 
     def page(self) -> bytes:
@@ -105,20 +88,20 @@ class Exposition:
         self._refusals.labels(reason).inc()
 
     def received(self, samples: int) -> None:
-        """More audio, in samples at 16 kHz."""
+        """Audio came from a client: so many more samples at 16 kHz."""
         self._audio.inc(samples / RATE)
 
     def speculated(self) -> None:
         self._speculations.inc()
 
     def written(self, event: events.ServerEvent, report: TurnReport | None) -> None:
-        """An event has gone to a client; `report` if a turn was over with it."""
+        """An event was written to a client; `report` is there if a turn ended with it."""
         self.count(event)
         if report:
             self._measure(report, "response" if isinstance(event, events.ResponseDone) else "transcription")
 
     def count(self, event: events.ServerEvent) -> None:
-        """The same without its times."""
+        """Counts an event without any of its times."""
         match event:
             case events.TranscriptionCompleted():
                 self._turns.labels("transcription", "completed").inc()
@@ -130,22 +113,27 @@ class Exposition:
                 self.refused(error.code)
 
     def load(self, rtf: float) -> None:
-        """The work that a turn of a file was."""
-        self._words["rtf"].labels("file").observe(rtf)
+        """Records the compute over audio of a turn of a file."""
+        self._latencies["rtf"].labels("file").observe(rtf)
 
     def _measure(self, report: TurnReport, scope: str) -> None:
-        for word, value in report.metrics.as_dict().items():
-            self._words[word].labels(scope).observe(value if word == "rtf" else value / 1000)
-        for gap in report.metrics.itl_ms:
-            self._words["itl_ms"].labels(scope).observe(gap / 1000)
+        for name, value in report.metrics.as_dict().items():
+            self._observe(name, scope, value)
+        for name in SEVERAL:
+            for value in getattr(report.metrics, name):
+                self._observe(name, scope, value)
         for kind, count in (report.event.tokens if report.event else {}).items():
             self._tokens.labels(kind).inc(count)
         for metric in self._targets.breaches(report.metrics):
             self._breaches.labels(metric).inc()
 
+    def _observe(self, name: str, scope: str, value: float) -> None:
+        """`value`: in the unit of the table; times are kept in seconds, as readers of Prometheus expect."""
+        self._latencies[name].labels(scope).observe(value / 1000 if name.endswith("_ms") else value)
 
-class Files:
-    """What sessions for files tell: their audio comes faster than it was spoken, so no time means anything."""
+
+class FileObserver:
+    """The observer of sessions for files: their audio comes faster than it was spoken, so latencies mean nothing."""
 
     def __init__(self, exposition: Exposition) -> None:
         self._exposition = exposition
@@ -154,7 +142,7 @@ class Files:
         self._exposition.received(samples)
 
     def speculated(self) -> None:
-        """Files are not answered."""
+        """Nothing to count: files are transcribed, not answered."""
 
     def written(self, event: events.ServerEvent, report: TurnReport | None) -> None:
         self._exposition.count(event)
@@ -162,16 +150,21 @@ class Files:
             self._exposition.load(report.metrics.rtf)
 
 
-def _histogram(word: str, about: str, buckets: tuple[float, ...], registry: CollectorRegistry) -> Histogram:
+def _histogram(metric: Latency, registry: CollectorRegistry) -> Histogram:
     """`final_ms` -> `voxd_final_seconds`, `rtf` -> `voxd_rtf_ratio`."""
-    name, ratio = word.removesuffix("_ms"), word == "rtf"
-    bounds = buckets if ratio else tuple(bound / 1000 for bound in buckets)
-    unit = "ratio" if ratio else "seconds"
-    return Histogram(f"voxd_{name}", about, ["scope"], unit=unit, buckets=bounds, registry=registry)
+    timed = metric.unit == "ms"
+    return Histogram(
+        f"voxd_{metric.name.removesuffix('_ms')}",
+        f"{metric.meaning[0].upper()}{metric.meaning[1:]}",
+        ["scope"],
+        unit="seconds" if timed else metric.unit,
+        buckets=[bound / 1000 for bound in metric.buckets] if timed else metric.buckets,
+        registry=registry,
+    )
 
 
 class _Collector(Collector):
-    """Asks when somebody reads: nothing is kept that could go stale."""
+    """Reads the current state each time the page is read, so that no value can be out of date."""
 
     def __init__(self, live: Callable[[], Live]) -> None:
         self._live = live
@@ -192,8 +185,8 @@ class _Collector(Collector):
             yield from _engine(live.engine)
 
 
-def _engine(engine: Engine) -> Iterable[Metric]:
-    """Totals begin anew with every process, as readers of counters expect."""
+def _engine(engine: EngineHealth) -> Iterable[Metric]:
+    """Totals start from zero with every engine process; Prometheus handles such resets of counters."""
     beat = engine.beat
     lag, age = beat.lag_samples / RATE, max(0.0, engine.age_s)
     yield GaugeMetricFamily("voxd_engine_streams", "Streams open in the engine process", value=beat.streams)

@@ -1,6 +1,7 @@
-"""Times for the facts that a session states: `voxd.metrics`, the log line of a turn, breaches.  Beside steps 4 to 11.
+"""Turns the facts that a session reports into latencies: for `voxd.metrics`, a turn's log line and missed targets.
+Beside steps 4 to 11 of a packet's path.
 
-It is given times and reads no clock; the words are those of `shared.latency`.  It does not know sockets or engines.
+Pure: every time is given to it.  The metrics are those of `shared.latency`.  It does not know sockets or engines.
 """
 
 from __future__ import annotations
@@ -12,26 +13,26 @@ from typing import Protocol
 from msgspec import UNSET
 
 from shared import events
-from shared.audio import to_ms, to_samples
+from shared.audio import RATE, to_ms, to_samples
 from shared.latency import SampleClock, TurnMetrics, TurnStamps
 from voxd import messages as m
-from voxd.session import Note, ResponseNote, UtteranceNote
+from voxd.session.outbox import Note, ResponseNote, UtteranceNote
 
 OPEN_TURNS = 64  # utterances and responses of one session whose end is awaited; beyond it the oldest is forgotten
 
 
 @dataclass(slots=True)
 class Targets:
-    """What the operator wants, ms; responses only.  The roadmap's keys in the words of the glossary.
+    """The latencies in ms that responses should stay below, as the operator has set them.
 
-    One for all who mark breaches: when the settings are read again it changes for all of them at once."""
+    All sessions share one instance: when the settings are read again, the new values apply to all of them at once."""
 
     ttft_server_ms: float = 100
     ttft_engine_ms: float = 100
     total_ms: float = 1000
 
     def take(self, others: Targets) -> None:
-        """Theirs count from now on."""
+        """Copies the values of `others`."""
         self.ttft_server_ms, self.ttft_engine_ms, self.total_ms = (
             others.ttft_server_ms,
             others.ttft_engine_ms,
@@ -39,7 +40,7 @@ class Targets:
         )
 
     def breaches(self, metrics: TurnMetrics) -> dict[str, float]:
-        """Metric -> target, for those that were missed."""
+        """The targets that were missed, by the name of the metric."""
         found = metrics.as_dict()
         names = ("ttft_engine_ms", "ttft_server_ms", "total_ms")
         return {name: getattr(self, name) for name in names if found.get(name, 0) > getattr(self, name)}
@@ -47,7 +48,7 @@ class Targets:
 
 @dataclass(slots=True)
 class _Open:
-    """One utterance or response whose end is awaited."""
+    """An utterance or a response that is not over yet."""
 
     ref: int
     item_id: str
@@ -60,39 +61,39 @@ class _Open:
 
 @dataclass(frozen=True, slots=True)
 class TurnReport:
-    """A turn that is over, measured."""
+    """The measurements of a turn that is over."""
 
     metrics: TurnMetrics
     deltas: int
-    text_span_ms: float | None  # first to last delta
+    text_span_ms: float | None  # from the first delta to the last
     audio_ms: int
     event: events.Metrics | None  # for a client that asked for it
 
 
 class Observer(Protocol):
-    """Who adds up what all sessions do."""
+    """Is told what every session does, to add it up."""
 
     def received(self, samples: int) -> None:
-        """So much more audio, in samples at 16 kHz."""
+        """Audio came from a client: so many more samples at 16 kHz."""
 
     def speculated(self) -> None:
-        """An answer was begun before it was asked for."""
+        """The engine has begun an answer before the client asked for it."""
 
     def written(self, event: events.ServerEvent, report: TurnReport | None) -> None:
-        """An event has gone to a client; a turn may be over with it."""
+        """An event was written to a client; `report` is there if a turn ended with it."""
 
 
 class TurnMeter:
-    """One session's turns."""
+    """Measures the turns of one session."""
 
     def __init__(self) -> None:
         self._clock = SampleClock()
         self._open: OrderedDict[str, _Open] = OrderedDict()  # by item id (utterances) or response id
         self._by_ref: dict[int, str] = {}
-        self._delay_ms = 0  # by which text trails audio, as the session asked
+        self._delay_ms = 0  # the configured delay of text behind its audio
 
     def receive_audio(self, end: int, now_us: int) -> None:
-        """Samples up to `end` have been received."""
+        """All samples up to `end` have been received."""
         self._clock.record(end, now_us)
 
     def receive_note(self, note: Note, now_us: int) -> None:
@@ -103,7 +104,7 @@ class TurnMeter:
                 stamps.first_voiced_us = self._clock.time_of(note.voiced_start)
                 stamps.last_voiced_us = self._clock.time_of(note.voiced_end)
                 stamps.decided_us = stamps.commit_us = now_us
-                stamps.audio_us = (note.end - note.start) * 1000 // 16
+                stamps.audio_us = (note.end - note.start) * 1_000_000 // RATE
             case ResponseNote():
                 spoken = self._open.get(note.item_id) if note.item_id else None
                 turn = self._turn(note.response_id, note.ref, note.item_id or "")
@@ -116,7 +117,7 @@ class TurnMeter:
                     turn.stamps.decided_us = spoken.stamps.decided_us
 
     def receive_output(self, output: m.Output) -> None:
-        """What the engine says of its own times."""
+        """Takes the engine's own times from an output."""
         if not isinstance(output, m.Said | m.Settled):
             return
         key = self._by_ref.get(output.ref)
@@ -134,7 +135,7 @@ class TurnMeter:
             turn.tokens_out = output.output_tokens
 
     def written(self, event: events.ServerEvent, now_us: int) -> TurnReport | None:
-        """An event has gone to the socket; a report if a turn is over with it."""
+        """An event was written to the socket.  Returns a report if a turn ended with it."""
         match event:
             case events.SessionCreated(session=session) | events.SessionUpdated(session=session):
                 self._delay_ms = session.voxd.delay_ms or 0
@@ -183,7 +184,7 @@ class TurnMeter:
 
 
 def _event(turn: _Open, scope: str, metrics: TurnMetrics) -> events.Metrics:
-    """The wire form; the shell gives it an id of its session."""
+    """The `voxd.metrics` event of a turn; whoever sends it sets `event_id`."""
     s = turn.stamps
     stamps = {
         "speech_start_us": s.first_voiced_us,

@@ -27,16 +27,18 @@ from shared.given import given
 from shared.parts import Json
 from shared.refusals import explain_value, named
 from shared.session_config import AnySession, RealtimeSession, merge
+from voxd.session.intake import VALUES, count_values
 from voxd.web.gate import SECRETS_PATH, body_of, error_body, offered_key
 
 PREFIX = "ek_"
 MOST = 10_000
 BODY = 256 << 10  # bytes of a request
+HELD = 64 << 20  # bytes of all configurations, as JSON
 RETRY_S = 60
 
 
 class Full(Exception):
-    """There are MOST unexpired secrets."""
+    """There are as many unexpired secrets as may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +47,17 @@ class Secret:
 
     value: str
     expires_at: int
-    session: Json
+    told: bytes  # the session, as JSON: a tenth of the memory
+
+    @property
+    def session(self) -> Json:
+        return msgspec.json.decode(self.told, type=Json)
 
 
 class Secrets:
     """`clock`: seconds that only go forward, by which secrets expire, whatever is done to the machine's time; `epoch`:
-    seconds of the Unix epoch, for what is told.  Bound: MOST; at the bound expired ones are dropped, and none is made
-    while there are no expired ones, for the others are in use."""
+    seconds of the Unix epoch, for what is told.  Bounds: MOST and HELD; at a bound expired ones are dropped, and none
+    is made while there are no expired ones, for the others are in use."""
 
     def __init__(self, clock: Callable[[], float], epoch: Callable[[], float]) -> None:
         self._clock, self._epoch = clock, epoch
@@ -60,14 +66,19 @@ class Secrets:
 
     def make(self, seconds: int, session: Json) -> Secret:
         """Raises Full."""
-        if len(self._secrets) >= MOST:
+        told = msgspec.json.encode(session)
+        if self._full(told):
             now = self._clock()
             self._secrets = {digest: each for digest, each in self._secrets.items() if each[0] > now}
-        if len(self._secrets) >= MOST:
+        if self._full(told):
             raise Full
-        secret = Secret(PREFIX + token_urlsafe(32), int(self._epoch()) + seconds, session)
+        secret = Secret(PREFIX + token_urlsafe(32), int(self._epoch()) + seconds, told)
         self._secrets[_digest(secret.value)] = self._clock() + seconds, secret
         return secret
+
+    def _full(self, told: bytes) -> bool:
+        held = sum(len(each.told) for _, each in self._secrets.values())
+        return len(self._secrets) >= MOST or held + len(told) > HELD
 
     def find(self, key: str) -> Secret | None:
         """The unexpired secret of this value."""
@@ -128,7 +139,8 @@ def client_secrets(secrets: Secrets, fresh: Callable[[], AnySession], model: Cal
             status = 413 if error.code == "request_too_large" else 400
             return JSONResponse(error_body(error.code, error.message, param=error.param), status)
         except Full:
-            body = error_body("client_secret_limit_reached", f"There are {MOST} unexpired client secrets.")
+            message = f"There may be {MOST} unexpired client secrets with {HELD >> 20} MiB of sessions."
+            body = error_body("client_secret_limit_reached", message)
             return JSONResponse(body, 429, {"Retry-After": str(RETRY_S)})
         told = {"value": secret.value, "expires_at": secret.expires_at, "session": msgspec.to_builtins(session)}
         return JSONResponse(told, headers={"Cache-Control": "no-store"})
@@ -138,6 +150,8 @@ def client_secrets(secrets: Secrets, fresh: Callable[[], AnySession], model: Cal
 
 def _parse(body: bytes) -> _Request:
     """Nothing at all asks for the defaults.  Raises WireError."""
+    if count_values(body.decode("utf-8", "replace")) > VALUES:
+        raise WireError("request_too_large", f"The request may have {VALUES} values.")
     unknown: list[str] = []
     try:
         asked: _Request = msgspec.convert(given(msgspec.json.decode(body or b"{}"), _Request, "", unknown), _Request)

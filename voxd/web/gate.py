@@ -3,12 +3,14 @@
 The gate: a UNIX socket's file mode is the right to use it.  Over TCP the Host must be ours (DNS rebinding), an Origin
 must be the request's own host or allowed (a page of another site), and a key is wanted always: the bearer token, or a
 client secret (`voxd.web.client_secrets`).  Whoever offers wrong keys is told to wait; a right key passes at any time,
-for many people share one address behind a tunnel, and a token of 256 bits is not found by trying. It does not know
-sessions or engines: it is given functions that describe them.
+for many people share one address behind a tunnel, and a token of 256 bits is not found by trying.  The body of what
+passes has a deadline, and all bodies together a bound.  It does not know sessions or engines: it is given functions
+that describe them.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import time
@@ -26,8 +28,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from shared.events import WireError
+from voxd.gateway.budget import BODIES, Held, Kept
 from voxd.telemetry.log import HttpRefusals
 from voxd.web.refused import noting
+from voxd.web.upgrade import fault
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN_PATHS = frozenset({"/health"})  # says nothing but that the daemon lives
@@ -44,6 +48,7 @@ REQUEST_HEADERS = frozenset(
 )
 REQUEST_PREFIXES = ("openai-", "x-openai-", "x-stainless-")
 PREFLIGHT_S = 600
+REQUEST_S = 120.0  # for the whole of a request, its body as it is
 KEY_REFUSALS = (401, 429)  # host and origin were right
 
 
@@ -203,6 +208,7 @@ class Guarded:
 
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self._app, self.gate = app, gate
+        self._bodies = Kept(BODIES)
         self._refusals = HttpRefusals(time.monotonic)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -226,8 +232,34 @@ class Guarded:
             await reply(
                 scope, receive, send, 404, error_body("call_id_not_found", "There is no such call.", param="call_id")
             )
+        elif scope["type"] == "http":
+            with Held(self._bodies) as held:
+                await self._app(scope, _in_bounds(receive, held), send)
         else:
             await self._app(scope, receive, send)
+
+
+def _in_bounds(receive: Receive, held: Held) -> Receive:
+    """The body of a request comes within REQUEST_S and into what all bodies may take, or is answered without."""
+    deadline, whole = asyncio.get_running_loop().time() + REQUEST_S, False
+
+    async def take() -> Message:
+        nonlocal whole
+        if whole:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(deadline):
+                message = await receive()
+        except TimeoutError:
+            late = f"The request did not come within {REQUEST_S:.0f} s."
+            raise HTTPException(408, late, {"Connection": "close"}) from None
+        whole = not message.get("more_body", False)
+        if not held.grew(len(message.get("body", b""))):
+            told = "The server holds as much of requests as it may; try again in a moment."
+            raise HTTPException(503, told, {"Retry-After": "2", "Connection": "close"})
+        return message
+
+    return take
 
 
 def _telling(send: Send, origin: str) -> Send:
@@ -317,6 +349,8 @@ async def _not_upgraded(request: Request) -> Response:
     if "sec-websocket-key" in request.headers:
         wanted = {"Upgrade": "websocket", "Connection": "upgrade"}
         lost = [name for name, value in wanted.items() if value not in request.headers.get(name, "").lower()]
+        if not lost and (wrong := fault(request.headers.raw)):
+            return JSONResponse(error_body("invalid_header", f"No WebSocket: {wrong.message}", param=wrong.header), 400)
         message = (
             f"This was a WebSocket upgrade, but it came without {' and '.join(lost) or 'HTTP/1.1'}: a proxy on the way "
             "has to pass on `Upgrade` and `Connection`, by HTTP/1.1. In nginx: proxy_http_version 1.1; "
@@ -343,9 +377,12 @@ async def error_page(request: Request, error: Exception) -> Response:
     path = request.url.path
     code, message = {
         404: ("unknown_url", f"Invalid URL ({request.method} {path})"),
+        408: ("request_timeout", error.detail),
+        503: ("server_overloaded", error.detail),
         405: ("method_not_allowed", f"{path} does not take {request.method}"),
     }.get(error.status_code, ("invalid_request", error.detail))
-    return JSONResponse(error_body(code, message), error.status_code, error.headers)
+    kind = "server_error" if error.status_code >= 500 else "invalid_request_error"
+    return JSONResponse(error_body(code, message, kind), error.status_code, error.headers)
 
 
 ERROR_PAGES = {HTTPException: error_page}

@@ -31,6 +31,7 @@ from websockets.frames import CloseCode, Frame
 
 from voxd.web.door import Door, Waiting
 from voxd.web.shares import Share, Shares
+from voxd.web.upgrade import fault
 
 MESSAGE_LIMIT = 24 << 20  # bytes of one WebSocket message
 FRAGMENT_LIMIT = 4096  # of one WebSocket message
@@ -70,8 +71,11 @@ class _InTurn(asyncio.Protocol):
 class HttpProtocol(_InTurn, H11Protocol):
     """uvicorn's HTTP, with a deadline for the head of a request: uvicorn would wait for its end for ever.
 
-    From there to its answer a request belongs to the application, which answers at once what the gate refuses.
+    From there to its answer a request belongs to the application, which answers at once what the gate refuses.  Who
+    takes nothing of its answer for STALL_S is gone.
     """
+
+    _stalled: asyncio.TimerHandle | None = None
 
     @property
     def _holds(self) -> bool:
@@ -89,12 +93,40 @@ class HttpProtocol(_InTurn, H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         _waiting(self).leave(self.transport)
+        self._unwatch()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unwatch()
+
+    def _watch(self) -> None:
+        self._unwatch()
+        self._stalled = self.loop.call_later(STALL_S, self._check, self.transport.get_write_buffer_size())
+
+    def _unwatch(self) -> None:
+        if self._stalled:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _check(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() >= before:
+            self.transport.abort()
+        else:
+            self._watch()
 
     def handle_events(self) -> None:
         super().handle_events()
         if self.cycle and not self.cycle.response_complete:
             _waiting(self).leave(self.transport)
+
+    def _should_upgrade(self) -> bool:
+        """What no WebSocket can come of is answered as a request, by the application."""
+        return super()._should_upgrade() and fault(self.headers) is None
 
     def on_response_complete(self) -> None:
         if not self.transport.is_closing():

@@ -16,6 +16,7 @@ from voxd.gateway.connection import Closed, Connection
 from voxd.web.shares import Shares
 
 log = logging.getLogger("voxd")
+END = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +66,11 @@ async def _read(socket: WebSocket, connection: Connection, shares: Shares) -> No
             raise _Gone(End("closed by the client" if goodbye else "the client vanished", vanished=not goodbye))
         text = message.get("text")
         if text is not None:
-            await shares.run(share, partial(connection.receive_text, text))
+            pieces = connection.work_on(text)
         else:
-            await shares.run(share, partial(connection.receive_binary, message["bytes"]))
+            pieces = connection.work_on_binary(message["bytes"])
+        while await shares.run(share, partial(next, pieces, END)) is not END:
+            pass
 
 
 async def _write(socket: WebSocket, connection: Connection, ticket: int) -> None:

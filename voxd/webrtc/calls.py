@@ -1,17 +1,17 @@
-"""One WebRTC call ↔ one Connection: signalling over HTTP, events over a data channel, audio over a track.  Steps 3 and
-11 of a frame's path, by WebRTC.
+"""Connects each WebRTC call to a Connection: signalling over HTTP, events over a data channel, audio over a track.
+Steps 3 and 11 of a packet's path, by WebRTC.
 
     POST   /v1/realtime/calls                an SDP offer (`application/sdp`, or a form with `sdp` and `session`) → 201
                                              with the answer; `Location` names the call
-    POST   …/calls?voxd_session=TOKEN        the same for a leg: only the audio of a session that a WebSocket carries
-    POST   /v1/realtime/calls/{id}/hangup    ends it; so does DELETE of the call
+    POST   …/calls?voxd_session=TOKEN        the same for an audio leg: audio only, for a session on a WebSocket
+    POST   /v1/realtime/calls/{id}/hangup    ends the call; so does DELETE of the call
 
-It knows HTTP and the life of a call; not aiortc (`voxd.webrtc.peer`), SDP (`voxd.webrtc.sdp`), nor what events mean.
-Of the gateway it knows what `Desk` holds.  A call takes its slot when it is offered, not when it connects: who is
-refused hears of it at once.
+It knows HTTP and the life of a call; not aiortc (`voxd.webrtc.peer`), SDP (`voxd.webrtc.sdp`) or what events mean.  A
+call takes its slot when it is offered, not when it connects, so that a refused client learns of it at once.
 
-Ends: hang-up, goodbye of the client, no consent of its ICE agent for half a minute (RFC 7675), no connection within
-CONNECT_S, or the server's own reasons; a leg's also with its WebSocket, or when a newer one takes its place.
+A call ends when it is hung up, when the client closes it, when the client's ICE agent has not consented for half a
+minute (RFC 7675), when no connection was made within CONNECT_S, or when the server ends it.  An audio leg also ends
+with its WebSocket, or when a newer leg replaces it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -38,10 +36,12 @@ from shared.events import WireError
 from shared.parts import Json
 from shared.settings import WebRtc
 from voxd.gateway.connection import Closed, Connection
+from voxd.session.intake import VALUES, count_values
 from voxd.telemetry.log import fields
+from voxd.web import form
 from voxd.web.gate import body_of, error_body, is_unix
 from voxd.webrtc import sdp
-from voxd.webrtc.track import FACTOR, Track
+from voxd.webrtc.track import FACTOR, RtpTrack
 
 if TYPE_CHECKING:
     from voxd.webrtc.peer import Peer
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("voxd")
 PATH = "/v1/realtime/calls"
 CONNECT_S = 30.0
-HELD = 2 * 2 * RATE  # bytes: audio of a leg waits 2 s for what went before it by WebSocket
-FLUSH_S = 1.0  # for the last words of a call that the server ends
+HELD = 2 * 2 * RATE  # bytes: a leg's audio waits 2 s for earlier audio that is still coming by WebSocket
+FLUSH_S = 1.0  # for the last messages of a call that the server ends
 BODY = (256 << 10) + sdp.MAX_BYTES  # bytes of a form
 DISABLED = "WebRTC is switched off here: set `webrtc.enabled: true` on the server, or connect by WebSocket."
 MISSING = "This server lacks aiortc: install the extra `webrtc` there (see `voxd doctor`), or connect by WebSocket."
@@ -82,12 +82,12 @@ class _Refusal(Exception):
 
 
 class Calls:
-    """All calls.  Serves while `run` does."""
+    """All calls of the daemon.  Serves as long as `run` runs."""
 
     def __init__(self, settings: WebRtc, desk: Desk) -> None:
         self._settings, self._desk = settings, desk
         self._calls: dict[str, Media] = {}
-        self._legs: dict[Connection, Leg] = {}  # the latest of each session
+        self._legs: dict[Connection, AudioLeg] = {}  # the latest of each session
         self._tasks = asyncio.TaskGroup()
         self._stopped = asyncio.Event()
 
@@ -96,7 +96,7 @@ class Calls:
 
     @property
     def trouble(self) -> tuple[str, str] | None:
-        """Why there can be no call: (code, message)."""
+        """Why no call is possible, as (code, message); None if calls are possible."""
         if not self._settings.enabled:
             return "webrtc_disabled", DISABLED
         return None if _aiortc() else ("webrtc_missing", MISSING)
@@ -109,16 +109,16 @@ class Calls:
         ]
 
     async def run(self) -> None:
-        """Until `stop`."""
+        """Serves calls until `stop`."""
         if trouble := self._settings.enabled and self.trouble:
-            log.warning("no calls by WebRTC: %s", trouble[1])
+            log.warning("WebRTC is not available: %s", trouble[1])
         elif self._settings.enabled:
             log.info("calls by WebRTC · UDP %s, address %s", self._settings.udp_ports, self._settings.address)
         async with self._tasks:
             await self._stopped.wait()
 
     def stop(self) -> None:
-        """Every call ends."""
+        """Ends every call."""
         for call in self._calls.values():
             call.hang_up("voxd is shutting down")
         self._stopped.set()
@@ -143,11 +143,11 @@ class Calls:
         text, asked = await _body(request)
         try:
             offer = sdp.read(text, _peer(request))
-        except sdp.Refused as error:
+        except sdp.InvalidOffer as error:
             raise _Refusal(400, "invalid_offer", str(error), "sdp") from None
         session = request.query_params.get("voxd_session")
         if session is None and not offer.has_channel:
-            message = "The offer has no section for data channels: create the channel `oai-events` before the offer."
+            message = "The offer has no data channel section: create the channel `oai-events` before the offer."
             raise _Refusal(400, "invalid_offer", message, "sdp")
         with contextlib.ExitStack() as held:
             call = self._leg(session, held) if session is not None else self._call(request, offer, asked, held)
@@ -158,7 +158,7 @@ class Calls:
         return Response(answer, 201, {"Location": f"{PATH}/{call.id}"}, "application/sdp")
 
     def _call(self, request: Request, offer: sdp.Offer, asked: Json | None, held: contextlib.ExitStack) -> Media:
-        if refusal := self._desk.refusal():  # nothing is waited for between this and the slot, or two could have one
+        if refusal := self._desk.refusal():  # no await from here until the slot is taken, or two calls could take one
             raise _Refusal(503, *refusal)
         call = Call(secrets.token_hex(12), self._desk.clock, offer.message)
         call.connection = self._connect(request, asked)
@@ -168,19 +168,19 @@ class Calls:
     def _leg(self, token: str, held: contextlib.ExitStack) -> Media:
         connection = self._desk.find(token)
         if connection is None:
-            raise _Refusal(404, "session_not_found", "No session of that token is connected here.", "voxd_session")
+            raise _Refusal(404, "session_not_found", "No connected session has this token.", "voxd_session")
         if connection.hz != RATE:
             message = f"Audio beside a WebSocket needs a session at {RATE} Hz; this one is at {connection.hz}."
             raise _Refusal(400, "invalid_value", message, "session.audio.input.format")
-        if other := self._legs.get(connection):  # a session has one UDP port, not the whole range
+        if other := self._legs.get(connection):  # a session may have one UDP port, not the whole range
             other.hang_up("another call took its place")
-        leg = Leg(secrets.token_hex(12), self._desk.clock)
+        leg = AudioLeg(secrets.token_hex(12), self._desk.clock)
         leg.connection = connection
         self._legs[connection] = leg
         held.callback(self._leg_over, leg)
         return leg
 
-    def _leg_over(self, leg: Leg) -> None:
+    def _leg_over(self, leg: AudioLeg) -> None:
         if self._legs.get(leg.connection) is leg:
             del self._legs[leg.connection]
 
@@ -210,14 +210,14 @@ class Calls:
             return answer
 
     def _address(self, request: Request) -> str:
-        """The operator's; else the one that the client has reached this server by."""
+        """The address for media: the operator's, or else the one at which the client has reached this server."""
         if self._settings.address != "auto":
             return self._settings.address
         return "127.0.0.1" if is_unix(request.scope) else _ip(request.scope["server"][0])
 
 
 class Media:
-    """A peer connection and what it is for, once its offer is answered."""
+    """A peer connection whose offer was answered, and the connection that it serves."""
 
     connection: Connection
     peer: Peer
@@ -232,7 +232,7 @@ class Media:
         self.peer.end(why)
 
     def stray_channel(self, label: str) -> str:
-        """The `error` that a data channel gets which carries nothing; the journal hears of the first of a call."""
+        """The `error` event for a data channel that is not used; the first one of a call is also logged."""
         message = f"Events go over one data channel called `oai-events`; this one, {label[:60]!r}, is not used."
         if not self._strayed:
             self._strayed = True
@@ -241,7 +241,7 @@ class Media:
         return events.dump(events.Error(event_id=f"event_{secrets.token_hex(12)}", error=body)).decode()
 
     async def run(self, held: contextlib.ExitStack) -> None:
-        """To its end, whoever ends it."""
+        """Serves the call until it ends, whoever ends it."""
         try:
             with held:
                 try:
@@ -256,24 +256,24 @@ class Media:
             log.exception("internal error in %s", self.connection.id)
 
     async def _serve(self) -> str:
-        """Says how it ended."""
-        from voxd.webrtc.peer import Gone
+        """Serves the call; returns why it ended."""
+        from voxd.webrtc.peer import PeerGone
 
         why: list[BaseException] = []
         try:
             async with asyncio.TaskGroup() as tasks:
                 for job in self._jobs():
                     tasks.create_task(job)
-        except* Gone as gone:
+        except* PeerGone as gone:
             why.extend(gone.exceptions)
         except* Closed as closed:
             why.extend(closed.exceptions)
-            with contextlib.suppress(Gone, TimeoutError):
+            with contextlib.suppress(PeerGone, TimeoutError):
                 await asyncio.wait_for(self.peer.flush(), FLUSH_S)
         return str(why[0])
 
     def _jobs(self) -> list[Coroutine[Any, Any, None]]:
-        """What goes on at the same time; the first that raises Gone or Closed ends it."""
+        """The tasks of the call; the first that raises PeerGone or Closed ends it."""
         raise NotImplementedError
 
     async def _until(self, event: asyncio.Event) -> None:
@@ -284,7 +284,7 @@ class Media:
 
 
 class Call(Media):
-    """A session of its own.  `message`: bytes that its peer takes at once."""
+    """A call with a session of its own.  `message`: bytes of the largest message that the peer accepts."""
 
     def __init__(self, key: str, clock: Callable[[], int], message: int) -> None:
         super().__init__(key, clock)
@@ -310,19 +310,21 @@ class Call(Media):
             self.connection.receive_text(await self.peer.receive_message())
 
     async def _hear(self) -> None:
-        """The session bounds what waits for the engine; a track cannot be told to wait."""
-        from voxd.webrtc.peer import Gone
+        """Feeds the track to the session, which bounds what waits for the engine: a track cannot be told to wait."""
+        from voxd.webrtc.peer import PeerGone
 
-        track = Track()
-        with contextlib.suppress(Gone):  # a muted client may end its track and still talk in events
+        track = RtpTrack()
+        with contextlib.suppress(PeerGone):  # a muted client may end its track and still send events
             while self.peer.has_track:
                 timestamp, frame = await self.peer.receive_frame()
                 self.connection.receive_audio(track.receive(timestamp, frame, self._clock()))
 
 
-class Leg(Media):
-    """The audio of a session whose events go over a WebSocket.  Its timestamps are positions in that session, so that
-    audio may change over from the one way to the other, and back, at any sample.  Ends with the WebSocket."""
+class AudioLeg(Media):
+    """A call for only the audio of a session whose events go over a WebSocket.
+
+    Its timestamps are positions in that session, so audio may switch between the two transports at any sample.  It ends
+    with the WebSocket."""
 
     def _jobs(self) -> list[Coroutine[Any, Any, None]]:
         return [self._connect(), self._hear(), self._linked(), self._ended()]
@@ -333,10 +335,11 @@ class Leg(Media):
         log.info("[WebRTC] Connected with client ID: %s", self.id, extra=more)
 
     async def _hear(self) -> None:
-        """What came by WebSocket before may still be on its way: the first audio waits for it a little."""
+        """Feeds the track to the session.  The first audio waits up to 2 s for earlier audio that is still coming by
+        WebSocket."""
         from voxd.webrtc.peer import nearest
 
-        track, held, position = Track(), b"", None
+        track, held, position = RtpTrack(), b"", None
         while True:
             timestamp, frame = await self.peer.receive_frame()
             if position is None:
@@ -347,7 +350,7 @@ class Leg(Media):
                 position, held = position + len(held) // 2, b""
 
     async def _ended(self) -> None:
-        """Hung up, or the client is gone.  Messages mean nothing here: events go over the WebSocket."""
+        """Reads and ignores messages until the call ends: events go over the WebSocket."""
         while True:
             await self.peer.receive_message()
 
@@ -357,12 +360,14 @@ class Leg(Media):
 
 
 def _too_large(size: int, limit: int) -> WireError:
-    message = f"An event of {size} bytes was left out: this data channel takes {limit}. A WebSocket takes all."
+    message = (
+        f"An event of {size} bytes was not sent: this data channel accepts {limit}. A WebSocket has no such limit."
+    )
     return WireError("event_too_large", message)
 
 
 def _aiortc() -> bool:
-    """Is it installed?  Looked for when it is wanted: it takes 0.3 s and 30 MB."""
+    """Is aiortc installed?  It is imported only when it is needed, for that takes 0.3 s and 30 MB."""
     try:
         import voxd.webrtc.peer  # noqa: F401
     except ImportError:
@@ -371,14 +376,14 @@ def _aiortc() -> bool:
 
 
 def _peer(request: Request) -> str | None:
-    """The address that an offer came from.  Whoever opens a UNIX socket is on this machine."""
+    """The address that an offer came from.  A client of a UNIX socket is on this machine."""
     if is_unix(request.scope):
         return "127.0.0.1"
     return _ip(request.client.host) if request.client else None
 
 
 def _ip(host: str) -> str:
-    """The usual form of an address; that of a socket that serves IPv4 and IPv6 has both in it."""
+    """The usual form of an address: IPv4 where a socket that serves both gives IPv4 as a mapped IPv6 address."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -391,39 +396,37 @@ def _ip(host: str) -> str:
 
 
 async def _body(request: Request) -> tuple[bytes, Json | None]:
-    """The offer, and the session that the client wants.  Raises _Refusal."""
+    """The offer, and the session configuration if the client sent one.  Raises _Refusal."""
+    a_form = form.is_form(request.headers)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    limits = {"application/sdp": sdp.MAX_BYTES, "multipart/form-data": BODY}
-    if kind not in limits:
+    if not a_form and kind != "application/sdp":
         message = "Send the offer as `application/sdp`, or as `multipart/form-data` with `sdp` and `session`."
         raise _Refusal(415, "unsupported_content_type", message)
     try:
-        data = await body_of(request, limits[kind])
+        data = await body_of(request, BODY if a_form else sdp.MAX_BYTES)
+        return await _form(request, data) if a_form else (data, None)
     except WireError as error:
-        raise _Refusal(413, error.code, error.message) from None
-    return (data, None) if kind == "application/sdp" else await _form(request, data)
+        raise _Refusal(
+            413 if error.code == "request_too_large" else 400, error.code, error.message, error.param
+        ) from None
 
 
 async def _form(request: Request, data: bytes) -> tuple[bytes, Json | None]:
+    """Raises WireError, _Refusal."""
+
     async def once() -> AsyncGenerator[bytes, None]:
         yield data
 
-    try:
-        form = await MultiPartParser(request.headers, once(), max_files=4, max_fields=4).parse()
-    except MultiPartException as error:
-        raise _Refusal(400, "invalid_form", f"The form cannot be read: {error.message}") from None
-    parts = {name: await _bytes(value) for name, value in form.items()}
-    await form.close()
+    found = dict(await form.read(request.headers, once(), size=BODY, field=BODY))
+    parts = {name: value.encode() if isinstance(value, str) else value.data.read() for name, value in found.items()}
     if "sdp" not in parts:
         raise _Refusal(400, "missing_required_parameter", "The form has no part `sdp`.", "sdp")
     return parts["sdp"], _session(parts["session"]) if "session" in parts else None
 
 
-async def _bytes(value: Any) -> bytes:
-    return await value.read() if isinstance(value, UploadFile) else value.encode()
-
-
 def _session(data: bytes) -> Json:
+    if count_values(data.decode("utf-8", "replace")) > VALUES:
+        raise _Refusal(413, "request_too_large", f"The part `session` may have {VALUES} values.", "session")
     try:
         return msgspec.json.decode(data, type=Json)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

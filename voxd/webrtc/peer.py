@@ -1,19 +1,20 @@
-"""One peer connection of aiortc, made fit for a server that listens: below the transport of steps 3 and 11 by WebRTC.
+"""One peer connection of aiortc, changed to fit a server that is open to anybody.  Steps 3 and 11 of a packet's path,
+by WebRTC.
 
-It knows aiortc and aioice, and in them a few private places (`tests/voxd/webrtc/test_calls.py` names the versions they
-were read in); not HTTP, sessions or events.
+It knows aiortc and aioice, including a few of their private attributes (`tests/voxd/webrtc/test_calls.py` names the
+versions in which they were read); not HTTP, sessions or events.
 
-What is not as aiortc would have it:
+It differs from plain aiortc in this:
 
-    jitter buffer   a packet goes on when it comes; theirs holds four back (80 ms) and, from the first lost packet on,
-                    sixteen (320 ms).  A late packet counts as lost: `voxd.webrtc.track` puts silence in its place
+    jitter buffer   a packet is passed on when it comes.  aiortc holds four back (80 ms), and sixteen (320 ms) after the
+                    first lost packet.  A late packet counts as lost: `voxd.webrtc.track` fills its place with silence
     UDP port        one, from the operator's range, on the address that the operator or the client's request names
-    datagrams       from strangers, empty ones and floods are dropped before DTLS sees them
-    servers         none is asked for anything: no STUN, no TURN, no mDNS
+    datagrams       those from strangers, empty ones and floods are dropped before DTLS sees them
+    servers         no other server is contacted: no STUN, no TURN, no mDNS
 
-Bounds: 1 MiB of messages that are not whole, INBOX bytes of those that are not read, then the call ends; OUTBOX bytes
-not yet sent, then `send` waits; DATAGRAMS that wait for DTLS, PACKETS of audio a second, PAIRS of addresses, then they
-are dropped.
+Bounds: 1 MiB of incomplete messages and INBOX bytes of unread ones, beyond which the call ends; OUTBOX bytes not yet
+sent, beyond which `send` waits; DATAGRAMS waiting for DTLS, PACKETS of audio a second and PAIRS of addresses, beyond
+which packets are dropped.
 """
 
 from __future__ import annotations
@@ -56,27 +57,28 @@ VANISHED = "the client vanished"
 INBOX = 4 << 20  # bytes
 OUTBOX = 256 << 10  # bytes
 DATAGRAMS = 1024
-PAIRS = 32  # addresses of the client; a machine with more networks has those that came first
+PAIRS = 32  # addresses of the client; of a client with more, those that came first are used
 PACKETS = 500  # a second: twice what the smallest Opus frames need
+STUN_BELOW = 4  # a datagram whose first byte is below this is STUN (RFC 7983)
 
 
-class Gone(Exception):
-    """The other side is no longer there, or has said goodbye."""
+class PeerGone(Exception):
+    """The client is no longer there, or has closed the call."""
 
 
 class NoPort(Exception):
-    """No UDP port of the range is free."""
+    """No UDP port of the operator's range is free."""
 
 
-class Prompt:
-    """A jitter buffer that holds nothing back.  An RTP packet of Opus is one frame."""
+class ImmediateBuffer:
+    """A jitter buffer that passes each packet on at once.  An RTP packet of Opus is one frame."""
 
     def __init__(self) -> None:
         self._last: int | None = None
         self._credit, self._at = float(PACKETS), time.monotonic()
 
     def add(self, packet: RtpPacket) -> tuple[bool, JitterFrame | None]:
-        """The first of the pair asks for a key frame: of video only."""
+        """Whether to ask the sender for a key frame (never: that is for video), and the frame, if it is passed on."""
         ahead = 1 if self._last is None else (packet.sequence_number - self._last) & 0xFFFF
         if not 0 < ahead < 0x8000 or not self._admits():
             return False, None
@@ -93,8 +95,10 @@ class Prompt:
         return True
 
 
-class _Unwrapped:
-    """Timestamps as the sender writes them; theirs begin at 0, and take a step back for 24 hours forward."""
+class _SenderTimestamps:
+    """Maps RTP timestamps to numbers that do not wrap but stay the sender's own.
+
+    aiortc's mapper would begin at 0 and would read a small step back as 24 hours forward."""
 
     def __init__(self) -> None:
         self._last: int | None = None
@@ -107,19 +111,19 @@ class _Unwrapped:
 
 
 def nearest(timestamp: int, position: int) -> int:
-    """An RTP timestamp has 32 bits: the number nearest to `position` that it can mean."""
+    """The number nearest to `position` that a timestamp of 32 bits can stand for."""
     return position + (timestamp - position + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 class Ports:
-    """UDP ports low to high, both included."""
+    """The UDP ports from low to high, both included."""
 
     def __init__(self, low: int, high: int) -> None:
         self._low, self._count = low, high - low + 1
 
     def bind(self, address: str) -> socket.socket:
-        """A free one on this address; on every address where it is not this machine's own (the one outside a NAT).
-        Raises NoPort."""
+        """A socket on a free port of this address.  If the address is not one of this machine (it lies outside a NAT),
+        the socket is bound to all addresses.  Raises NoPort."""
         first = random.randrange(self._count)
         for step in range(self._count):
             if sock := _bound(address, self._low + (first + step) % self._count):
@@ -138,26 +142,26 @@ def _bound(address: str, port: int) -> socket.socket | None:
             if error.errno != errno.EADDRNOTAVAIL:
                 raise
             sock.bind((anywhere, port))
-    except OSError:  # in use, or not for this user
+    except OSError:  # the port is in use, or this user may not have it
         sock.close()
         return None
     return sock
 
 
 class _Datagrams(StunProtocol):
-    """aioice's, but not for everybody: whoever finds the port could end a call with one empty datagram."""
+    """aioice's protocol for datagrams of the client only: else one empty datagram from anybody could end a call."""
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
         if not isinstance(data, bytes) or not data or self.receiver._queue.qsize() >= DATAGRAMS:
             return
         known = any(pair.remote_addr == addr[:2] for pair in self.receiver._check_list)
-        is_stun = data[0] < 4  # RFC 7983; it carries its own proof
+        is_stun = data[0] < STUN_BELOW  # it is authenticated by itself
         if known or (is_stun and len(self.receiver._check_list) < PAIRS):
             super().datagram_received(data, addr)
 
 
 def _listen(ice: IceConnection, ports: Ports, address: str) -> None:
-    """`ice` gathers one candidate: `address`, with a port of the range."""
+    """Makes `ice` gather a single candidate: `address` with a port of the range."""
 
     async def gather(component: int, addresses: list[str], timeout: int = 5) -> list[Candidate]:  # noqa: ASYNC109
         sock = ports.bind(address)
@@ -179,9 +183,9 @@ def _listen(ice: IceConnection, ports: Ports, address: str) -> None:
 
 
 class Peer:
-    """`answer` an offer, wait for `opened`; then `receive_frame`, `receive_message`, `send`, until they raise Gone.
+    """A peer connection: `answer` an offer, wait for `opened`, then receive and send until a method raises PeerGone.
 
-    `stray`: what is written to a data channel that is not the one for events, by its name."""
+    `stray`: given the name of a data channel that is not the one for events, returns what is written to it."""
 
     def __init__(self, stray: Callable[[str], str]) -> None:
         self._stray = stray
@@ -191,8 +195,8 @@ class Peer:
         audio.setCodecPreferences(
             [each for each in RTCRtpSender.getCapabilities("audio").codecs if each.mimeType.lower() == "audio/opus"]
         )
-        audio.receiver._RTCRtpReceiver__jitter_buffer = Prompt()  # type: ignore[attr-defined]
-        audio.receiver._RTCRtpReceiver__timestamp_mapper = _Unwrapped()  # type: ignore[attr-defined]
+        audio.receiver._RTCRtpReceiver__jitter_buffer = ImmediateBuffer()  # type: ignore[attr-defined]
+        audio.receiver._RTCRtpReceiver__timestamp_mapper = _SenderTimestamps()  # type: ignore[attr-defined]
         self._receiver: RTCRtpReceiver = audio.receiver
         self._channel: RTCDataChannel | None = None
         self._inbox: deque[str] = deque()
@@ -200,13 +204,13 @@ class Peer:
         self._changed = asyncio.Event()
         self._drained = asyncio.Event()
         self.opened = asyncio.Event()
-        self.connected = asyncio.Event()  # the media path
+        self.connected = asyncio.Event()  # media can flow
         self._why: str | None = None
         self._pc.on("connectionstatechange", self._state_changed)
         self._pc.on("datachannel", self._channel_came)
 
     async def answer(self, offer: Offer, ports: Ports, address: str) -> str:
-        """The SDP answer, with `address` as the only candidate.  Raises NoPort; ValueError if aiortc refuses."""
+        """The SDP answer, with `address` as the only candidate.  Raises NoPort, and ValueError if aiortc refuses."""
         try:
             await self._pc.setRemoteDescription(RTCSessionDescription(offer.text(), "offer"))
             self._bound_messages()
@@ -217,27 +221,27 @@ class Peer:
         return str(self._pc.localDescription.sdp)
 
     async def receive_frame(self) -> tuple[int, Int16]:
-        """The next frame of audio: its timestamp in ticks of 1/48000 s, int16 [n, channels].  Raises Gone when the
-        sender has ended its track."""
+        """The next frame of audio: its timestamp in ticks of 1/48000 s, and int16 [n, channels].  Raises PeerGone when
+        the sender has ended its track."""
         track: MediaStreamTrack = self._receiver.track
         try:
             frame = await track.recv()
         except MediaStreamError:
-            raise Gone("the track has ended") from None
+            raise PeerGone("the track has ended") from None
         assert isinstance(frame, AudioFrame)
         assert frame.pts is not None
         return frame.pts, frame.to_ndarray().astype(np.int16, copy=False).reshape(-1, frame.layout.nb_channels)
 
     @property
     def has_track(self) -> bool:
-        """Does the offer say that audio will come?"""
+        """Does the offer announce audio?"""
         return self._receiver.track is not None
 
     async def receive_message(self) -> str:
-        """The next message of the channel.  Raises Gone."""
+        """The next message of the data channel.  Raises PeerGone."""
         while not self._inbox:
             if self._why is not None:
-                raise Gone(self._why)
+                raise PeerGone(self._why)
             self._changed.clear()
             await self._changed.wait()
         message = self._inbox.popleft()
@@ -245,37 +249,38 @@ class Peer:
         return message
 
     async def send(self, message: str) -> None:
-        """Returns when there is room for more.  Raises Gone."""
+        """Sends a message; returns when there is room for another.  Raises PeerGone."""
         if self._channel is None or self._channel.readyState != "open":
-            raise Gone(self._why or "the channel is closed")
+            raise PeerGone(self._why or "the channel is closed")
         self._channel.send(message)
         await self._until_below(OUTBOX)
 
     async def flush(self) -> None:
-        """Until all that was sent has arrived.  Raises Gone."""
+        """Waits until everything that was sent has arrived.  Raises PeerGone."""
         await self._until_below(0)
 
     def end(self, why: str) -> None:
-        """Whoever waits for it, or will, gets Gone."""
+        """Ends the call: every wait, now or later, raises PeerGone with this reason."""
         self._why = self._why or why
         self._changed.set()
         self._drained.set()
 
     async def close(self) -> None:
-        # aiortc may be closing it already, and whoever is cancelled while waiting for that would break it off.
+        # aiortc may be closing it already; a cancelled wait must not interrupt that.
         await asyncio.shield(self._pc.close())
 
     async def _until_below(self, limit: int) -> None:
         channel = self._channel
         while channel is not None and channel.bufferedAmount > limit:
             if self._why is not None:
-                raise Gone(self._why)
+                raise PeerGone(self._why)
             channel.bufferedAmountLowThreshold = limit
             self._drained.clear()
             await self._drained.wait()
 
     def _bound_messages(self) -> None:
-        """aiortc tells how much more it would take (1 MiB), and takes all that comes."""
+        """Ends the call of a client that sends more than it was given room for: aiortc announces a window of 1 MiB, but
+        accepts anything beyond it."""
         sctp = self._pc.sctp
         if sctp is None:
             return
@@ -289,10 +294,10 @@ class Peer:
 
         sctp._receive_data_chunk = bounded  # type: ignore[method-assign]
 
-    # ── what aiortc tells ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── callbacks of aiortc ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _channel_came(self, channel: RTCDataChannel) -> None:
-        """In-band, and already open."""
+        """The client has opened a data channel; it is usable at once."""
         if channel.label != CHANNEL or self._channel is not None:
             channel.send(self._stray(channel.label))
             return
@@ -316,11 +321,11 @@ class Peer:
         if state == "connected":
             self.connected.set()
         elif state == "failed":
-            self.end(VANISHED if self.connected.is_set() else "no way for media was found")
+            self.end(VANISHED if self.connected.is_set() else "no network path for media was found")
         elif state == "closed":
             self._closed()
 
     def _closed(self) -> None:
-        """Everything closes, too, when no consent of the client's ICE agent has come for half a minute."""
+        """The connection has closed: by the client, or because its ICE agent has not consented for half a minute."""
         vanished = self._receiver.transport.transport._connection._closing
         self.end(VANISHED if vanished else "closed by the client")

@@ -1,14 +1,16 @@
-"""The gate for SDP offers: what a client sends is read into a few checked facts, and aiortc sees only those.
+"""Checks SDP offers: reads the few facts that this server needs, so that aiortc never sees what a client wrote.  Step 3
+of a packet's path, by WebRTC.
 
-Pure.  It knows SDP (RFC 8866), what WebRTC puts into it (RFC 8829, 8841) and what this server takes; not aiortc, HTTP,
-sessions or audio.
+Pure.  It knows SDP (RFC 8866), what WebRTC puts into it (RFC 8829, 8841) and what this server accepts; not aiortc,
+HTTP, sessions or audio.
 
-An offer is refused with a reason, or becomes an `Offer`; `Offer.text()` writes it anew from nothing but checked values.
-So attributes nobody asked for, broken numbers and tricks of syntax end here.
+An offer is refused with a reason, or becomes an `Offer`.  `Offer.text()` writes SDP again from the checked values
+alone, so unexpected attributes, malformed numbers and tricks of syntax never reach aiortc.
 
-Candidates are where the server would be made to send packets to.  Only those with the address that the offer itself
-came from are kept, and a client without any is as welcome: the server learns its address from its first, authenticated
-check (a peer-reflexive candidate).  Names (`.local`) are never resolved.
+A candidate names an address that the server will send packets to.  Only candidates with the address that the offer
+itself came from are kept, so that nobody can point the server at somebody else.  An offer without any is fine: the
+server learns the client's address from its first authenticated check (a peer-reflexive candidate).  Names (`.local`)
+are never resolved.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MAX_BYTES = 16 << 10
 MAX_CANDIDATES = 8  # over UDP, in one section
@@ -36,15 +38,17 @@ _CANDIDATE = re.compile(
 _DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
 _SETUP = ("actpass", "active", "passive")
 _PROFILES = {"audio": ("UDP/TLS/RTP/SAVPF",), "application": ("UDP/DTLS/SCTP", "DTLS/SCTP")}
+_SHOWN = 60  # characters of an offer that an error quotes
+_FINGERPRINTS = 4  # that are kept of a section
 
 
-class Refused(ValueError):
-    """The offer cannot be taken; the text is for the client's developer."""
+class InvalidOffer(ValueError):
+    """The offer cannot be accepted; the message is for the client's developer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A host candidate over UDP, RFC 8839; `address` is the one that the offer came from."""
+    """A host candidate over UDP (RFC 8839); `address` is the one that the offer came from."""
 
     foundation: str
     priority: int
@@ -54,7 +58,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One m-line and what belongs to it."""
+    """One media section: an `m=` line and its attributes."""
 
     kind: str  # audio or application
     mid: str
@@ -66,7 +70,7 @@ class Section:
     direction: str = "sendrecv"
     opus: int = 0  # payload type
     port: int = 5000  # of SCTP
-    message: int = MESSAGE  # bytes that the peer takes in one message
+    message: int = MESSAGE  # bytes of the largest message that the peer accepts
 
     def lines(self) -> Iterator[str]:
         if self.kind == "audio":
@@ -89,7 +93,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a client offers: one audio section and at most one for data channels, in its order, over one transport."""
+    """A checked offer: one audio section and at most one for data channels, in the client's order, on one transport."""
 
     sections: tuple[Section, ...]
 
@@ -99,11 +103,11 @@ class Offer:
 
     @property
     def message(self) -> int:
-        """Bytes of the largest message to be sent: what the peer takes, and never more than every browser does."""
+        """Bytes of the largest message that may be sent: what the peer accepts, and at most MESSAGE."""
         return min((section.message for section in self.sections if section.kind == "application"), default=MESSAGE)
 
     def text(self) -> str:
-        """The same offer in plain SDP."""
+        """The offer as SDP, from the checked values alone."""
         head = ["v=0", "o=- 0 0 IN IP4 0.0.0.0", "s=-", "t=0 0"]
         head.append("a=group:BUNDLE " + " ".join(section.mid for section in self.sections))
         body = [line for section in self.sections for line in section.lines()]
@@ -111,18 +115,18 @@ class Offer:
 
 
 def read(data: bytes, peer: str | None) -> Offer:
-    """`peer`: the IP address that the offer came from, None if there is none.  Raises Refused."""
+    """Parses and checks an offer.  `peer`: the IP address that it came from, None if unknown.  Raises InvalidOffer."""
     if len(data) > MAX_BYTES:
-        raise Refused(f"The offer has {len(data)} bytes; at most {MAX_BYTES} are taken.")
+        raise InvalidOffer(f"The offer has {len(data)} bytes; at most {MAX_BYTES} are accepted.")
     try:
         lines = data.decode("utf-8").replace("\r\n", "\n").rstrip("\n").split("\n")
     except UnicodeDecodeError:
-        raise Refused("The offer is not UTF-8.") from None
+        raise InvalidOffer("The offer is not UTF-8.") from None
     if lines[0] != "v=0":
-        raise Refused("The offer is no SDP: its first line is not `v=0`.")
+        raise InvalidOffer("The offer is not SDP: its first line is not `v=0`.")
     for number, line in enumerate(lines, 1):
         if len(line) < 2 or line[1] != "=" or not line.isprintable():
-            raise Refused(f"The offer is no SDP: line {number} is not `letter=value`.")
+            raise InvalidOffer(f"The offer is not SDP: line {number} is not `letter=value`.")
     starts = [index for index, line in enumerate(lines) if line.startswith("m=")]
     head = _Attributes(lines[: starts[0]] if starts else lines)
     ends = [*starts[1:], len(lines)]
@@ -151,22 +155,24 @@ def _check_together(sections: Sequence[Section], head: _Attributes) -> None:
     kinds = [section.kind for section in sections]
     if kinds.count("audio") != 1 or kinds.count("application") > 1:
         found = ", ".join(kinds) or "none"
-        raise Refused(f"An offer has one audio section and at most one for data channels; this one has: {found}.")
+        raise InvalidOffer(f"An offer has one audio section and at most one for data channels; this one has: {found}.")
     mids = [section.mid for section in sections]
     groups = [group.split()[1:] for group in head.all("group") if group.startswith("BUNDLE ")]
     if len(set(mids)) != len(mids) or not any(sorted(group) == sorted(mids) for group in groups):
-        raise Refused("All sections must be bundled (`a=group:BUNDLE`, each `a=mid` once): one port serves a call.")
+        raise InvalidOffer(
+            "All sections must be bundled (`a=group:BUNDLE`, each `a=mid` once): one port serves a call."
+        )
 
 
 def _section(lines: Sequence[str], head: _Attributes, peer: str | None) -> Section:
     match = _M_LINE.fullmatch(lines[0])
     if match is None or match[1] not in _PROFILES:
-        raise Refused(f"Only audio and data channels are taken, not `{lines[0][:60]}`.")
+        raise InvalidOffer(f"Only audio and data channels are accepted, not `{lines[0][:_SHOWN]}`.")
     kind, port, profile, formats = match.groups()
     if port == "0":
-        raise Refused(f"The {kind} section is switched off (port 0).")
+        raise InvalidOffer(f"The {kind} section is switched off (port 0).")
     if profile not in _PROFILES[kind]:
-        raise Refused(f"The {kind} section must be {_PROFILES[kind][0]}, not {profile}.")
+        raise InvalidOffer(f"The {kind} section must be {_PROFILES[kind][0]}, not {profile}.")
     own = _Attributes(lines)
     common = _transport(kind, own, head, peer)
     if kind == "audio":
@@ -175,63 +181,58 @@ def _section(lines: Sequence[str], head: _Attributes, peer: str | None) -> Secti
 
 
 def _transport(kind: str, own: _Attributes, head: _Attributes, peer: str | None) -> Section:
-    """What every section needs for ICE and DTLS, its own or the session's."""
+    """A section with what ICE and DTLS need, from its own attributes or else from the session's."""
     mid = own.one("mid")
     if not _MID.fullmatch(mid):
-        raise Refused(f"The {kind} section has no usable `a=mid`.")
+        raise InvalidOffer(f"The {kind} section has no usable `a=mid`.")
     ufrag, password = (own.one(name) or head.one(name) for name in ("ice-ufrag", "ice-pwd"))
     if not _UFRAG.fullmatch(ufrag) or not _PASSWORD.fullmatch(password):
-        raise Refused(f"The {kind} section has no usable `a=ice-ufrag` and `a=ice-pwd`.")
+        raise InvalidOffer(f"The {kind} section has no usable `a=ice-ufrag` and `a=ice-pwd`.")
     offered = own.all("fingerprint") or head.all("fingerprint")
     fingerprints = tuple(match[1].upper() for each in offered if (match := _SHA256.fullmatch(each)))
     if not fingerprints:
-        raise Refused(f"The {kind} section has no SHA-256 fingerprint (`a=fingerprint:sha-256 ...`).")
+        raise InvalidOffer(f"The {kind} section has no SHA-256 fingerprint (`a=fingerprint:sha-256 ...`).")
     setup = own.one("setup") or head.one("setup")
     if setup not in _SETUP:
-        raise Refused(f"The {kind} section must have `a=setup` with one of {', '.join(_SETUP)}.")
+        raise InvalidOffer(f"The {kind} section must have `a=setup` with one of {', '.join(_SETUP)}.")
     candidates = tuple(_candidates(kind, own.all("candidate"), peer))
-    return Section(kind, mid, ufrag, password, fingerprints[:4], setup, candidates)
+    return Section(kind, mid, ufrag, password, fingerprints[:_FINGERPRINTS], setup, candidates)
 
 
 def _audio(section: Section, own: _Attributes, formats: Sequence[str]) -> Section:
     opus = [match[1] for each in own.all("rtpmap") if (match := _OPUS.fullmatch(each)) and match[1] in formats]
     if not opus or not (96 <= int(opus[0]) <= 127 or 35 <= int(opus[0]) <= 63):
-        raise Refused("The audio section has no Opus (`a=rtpmap:N opus/48000/2`, N from 35 to 63 or 96 to 127).")
+        raise InvalidOffer("The audio section has no Opus (`a=rtpmap:N opus/48000/2`, N from 35 to 63 or 96 to 127).")
     if not own.has("rtcp-mux"):
-        raise Refused("The audio section needs `a=rtcp-mux`: one port serves a call.")
+        raise InvalidOffer("The audio section needs `a=rtcp-mux`: one port serves a call.")
     direction = next((each for each in _DIRECTIONS if own.has(each)), "sendrecv")
-    return _with(section, direction=direction, opus=int(opus[0]))
+    return replace(section, direction=direction, opus=int(opus[0]))
 
 
 def _channel(section: Section, own: _Attributes, formats: str) -> Section:
-    if formats != "webrtc-datachannel":  # else the form of before RFC 8841: `m=application 9 DTLS/SCTP 5000`
+    if formats != "webrtc-datachannel":  # the form before RFC 8841: `m=application 9 DTLS/SCTP 5000`
         port = formats
     else:
         port = own.one("sctp-port", "5000")
     size = own.one("max-message-size", str(MESSAGE))
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65_536 or not re.fullmatch(r"[0-9]{1,12}", size):
-        raise Refused("The data channel section has no usable `a=sctp-port` and `a=max-message-size`.")
-    return _with(section, port=int(port), message=min(int(size) or MESSAGE, MESSAGE))  # 0: any size
-
-
-def _with(section: Section, **changes: int | str) -> Section:
-    fields = {name: getattr(section, name) for name in Section.__slots__}
-    return Section(**(fields | changes))
+        raise InvalidOffer("The data channel section has no usable `a=sctp-port` and `a=max-message-size`.")
+    return replace(section, port=int(port), message=min(int(size) or MESSAGE, MESSAGE))  # 0: any size
 
 
 def _candidates(kind: str, offered: Sequence[str], peer: str | None) -> Iterator[Candidate]:
-    """Those that lead back to where the offer came from.  Raises Refused for one that no client has."""
+    """The candidates at the address that the offer came from.  Raises InvalidOffer for one that cannot be right."""
     over_udp = 0
     for text in offered:
         match = _CANDIDATE.fullmatch(text)
         if match is None:
-            raise Refused(f"The {kind} section has a candidate that is none: `{text[:60]}`.")
+            raise InvalidOffer(f"The {kind} section has a malformed `a=candidate`: `{text[:_SHOWN]}`.")
         foundation, component, transport, priority, address, port, *_ = match.groups()
         if transport.lower() != "udp":
             continue
         over_udp += 1
         if over_udp > MAX_CANDIDATES:
-            raise Refused(f"The {kind} section has more than {MAX_CANDIDATES} candidates over UDP.")
+            raise InvalidOffer(f"The {kind} section has more than {MAX_CANDIDATES} candidates over UDP.")
         if address.endswith(".local"):
             continue
         host = _checked(address, peer)
@@ -240,12 +241,12 @@ def _candidates(kind: str, offered: Sequence[str], peer: str | None) -> Iterator
 
 
 def _checked(text: str, peer: str | None) -> str:
-    """An address in its usual form.  Raises Refused for one where no client can be."""
+    """An address in its usual form.  Raises InvalidOffer for an address that no client can have."""
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
-        raise Refused(f"A candidate is at {text[:60]!r}, which is no IP address.") from None
+        raise InvalidOffer(f"A candidate is at {text[:_SHOWN]!r}, which is not an IP address.") from None
     foreign_loopback = address.is_loopback and not (peer and ipaddress.ip_address(peer).is_loopback)
     if address.is_multicast or address.is_unspecified or foreign_loopback or text == "255.255.255.255":
-        raise Refused(f"A candidate is at {address}, where no client of this server can be.")
+        raise InvalidOffer(f"A candidate is at {address}, an address that no client of this server can have.")
     return str(address)

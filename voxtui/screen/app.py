@@ -7,6 +7,7 @@ handed the newest one a few times in each moment.  The app knows keys and layout
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
@@ -18,8 +19,9 @@ from textual import on
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal
+from textual.events import Paste
 from textual.screen import Screen
-from textual.widgets import Input, Static
+from textual.widgets import Static
 
 from shared.events import OutputTextDelta, Provisional, TranscriptionDelta
 from voxtui.capture.blocking import in_thread
@@ -31,6 +33,7 @@ from voxtui.events import Connecting, Disconnected, Event, Painted, Remark, Wipe
 from voxtui.link.client import RealtimeClient, Wishes
 from voxtui.link.route import opened
 from voxtui.link.target import Target
+from voxtui.screen.terminal import Terminal
 from voxtui.screen.widgets.commands import COMMANDS
 from voxtui.screen.widgets.conversation import Conversation
 from voxtui.screen.widgets.devices import DevicesScreen
@@ -41,6 +44,7 @@ from voxtui.screen.widgets.latency import LatencyPanel, LatencyStrip
 from voxtui.screen.widgets.levels import Levels
 from voxtui.screen.widgets.messages import LevelMeasured
 from voxtui.screen.widgets.pace import Pace
+from voxtui.screen.widgets.prompt import Prompt
 from voxtui.screen.widgets.status_bar import StatusBar
 from voxtui.screen.widgets.themes import DARK, LIGHT, THEMES
 from voxtui.screen.widgets.voice import VoiceBar
@@ -80,7 +84,7 @@ class VoxtuiApp(App[None]):
 
         `theme`: dark, light, or one of Textual's.  `keep`: the file in which the transcript is kept while it grows.
         `targets`: what the person wants of a metric, ms."""
-        super().__init__()
+        super().__init__(driver_class=Terminal)
         self.HORIZONTAL_BREAKPOINTS = [(0, "-tiny"), (60, "-narrow"), (110, "-wide")]
         self.VERTICAL_BREAKPOINTS = [(0, "-flat"), (18, "-short"), (24, "-medium"), (30, "-tall")]
         self._target, self._token, self._wishes = target, token, wishes
@@ -88,6 +92,7 @@ class VoxtuiApp(App[None]):
         self._keeper = Keeper(keep) if keep is not None else None
         self._state = State(targets=tuple(targets.items()))
         self._session: Run | None = None
+        self._ending = False  # a signal has come
         self._order = asyncio.Lock()  # what the person asks for happens one after the other
         self._pace = Pace(self, self._paint, lambda ms: self._post(Painted(ms)))
         for own in THEMES.values():
@@ -108,7 +113,7 @@ class VoxtuiApp(App[None]):
             yield LatencyPanel(id="panel")
         yield VoiceBar()
         yield LatencyStrip(id="strip")
-        yield Input(placeholder="Type, and press enter", id="prompt")
+        yield Prompt()
         yield KeyBar(id="keys")
         yield Static("This terminal is too small: voxtui needs 60 × 18.", id="small", markup=False)
 
@@ -190,12 +195,27 @@ class VoxtuiApp(App[None]):
             if isinstance(self.screen, DevicesScreen):
                 self.screen.level(message.dbfs)
 
-    @on(Input.Submitted, "#prompt")
-    def _say(self, message: Input.Submitted) -> None:
-        text = message.value.strip()
+    @on(Prompt.Submitted, "#prompt")
+    def _say(self, message: Prompt.Submitted) -> None:
+        text = self._main.query_one(Prompt).text
         if text and self._session is not None:
             message.input.clear()
             self._ask(lambda session: session.say(text))
+
+    def on_paste(self, event: Paste) -> None:
+        """What is pasted while nothing takes it is meant for the prompt."""
+        if self.screen is self._main and self.check_action("type", ()):
+            self.action_type()
+            self._main.query_one(Prompt).take(event.text)
+
+    def end(self, number: int) -> None:
+        """A signal wants the program to end: in order, and at once when another comes."""
+        if self._ending and self._driver is not None:
+            self._driver.stop_application_mode()
+            self._driver.close()
+            os._exit(128 + number)
+        self._ending = True
+        self.exit(return_code=128 + number)
 
     # ── keys ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 from shared import events
-from shared.session_config import Extensions, TranscriptionSession
+from shared.session_config import Extensions, RealtimeSession, TranscriptionSession
 from voxd import messages as m
-from voxd.gateway import connection as module
+from voxd.gateway.budget import Budget, Kept
 from voxd.gateway.connection import Closed, Connection
 from voxd.gateway.dialect import Dialect
-from voxd.session import Profile
+from voxd.session.terms import Profile
 from voxd.telemetry.turn_meter import Targets, TurnReport
 
 SECOND = bytes(48_000)  # at the API's own 24 kHz
@@ -49,20 +49,18 @@ class Nobody:
 
 
 @pytest.fixture
-def connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Connection]]:
+def connections() -> Iterator[list[Connection]]:
     """Three, which may keep ten seconds together."""
-    assert module.AUDIO == 2 << 30
-    monkeypatch.setattr(module, "AUDIO", 10 * 32_000)
-    before = Connection._kept_by_all
+    budget = Budget(audio=Kept(10 * 32_000))
     parts = Host(), lambda ready: Profile("echo", None), lambda name: TranscriptionSession(id=name)
     made = [
-        Connection(*parts, lambda: 0, Targets(), "", Dialect({}, 0), Nobody())  # type: ignore[arg-type]  # a desk's host
+        Connection(*parts, lambda: 0, Targets(), "", Dialect({}, 0), Nobody(), budget)  # type: ignore[arg-type]  # a desk's host
         for _ in range(3)
     ]
     yield made
     for each in made:
         each.close("over")
-    assert Connection._kept_by_all == before, "what was held is given back"
+    assert (budget.audio.now, budget.conversations.now) == (0, 0), "what was held is given back"
 
 
 async def until_closed(connection: Connection) -> Closed:
@@ -102,6 +100,7 @@ async def test_an_acknowledgement_says_when_the_newest_sound_came() -> None:
         "",
         Dialect({}, 0),
         Nobody(),
+        Budget(),
     )
     connection.receive_audio(SECOND)
     came_us = connection._received_us
@@ -109,6 +108,104 @@ async def test_an_acknowledgement_says_when_the_newest_sound_came() -> None:
     connection.close("over")
     acks = [each.event for each in connection._outbound if isinstance(each.event, events.Ack)]
     told = [each.data for each in connection._outbound if isinstance(each.event, events.Ack)]
-    assert len(acks) == 2
+    assert len(acks) > 2, "one for each half second, and one for what was heard"
     assert next(times) > came_us + 1, "time has passed between the two"
-    assert all(b'"received_us":%d' % came_us in data for data in told)
+    assert [b'"received_us":%d' % came_us in data for data in told[-2:]] == [True, True]
+
+
+# ── long answers ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def answering() -> Connection:
+    """One in a conversation that has asked for an answer."""
+    host = Host()
+    host.ready = m.Ready("echo", "echo", False)
+    connection = Connection(
+        host,  # type: ignore[arg-type]
+        lambda ready: Profile("echo", "echo"),
+        lambda name: RealtimeSession(id=name, model="echo"),
+        lambda: 0,
+        Targets(),
+        "",
+        Dialect({"dialect": "ga"}, 0),
+        Nobody(),
+        Budget(),
+    )
+    connection.receive_text('{"type":"response.create"}')
+    return connection
+
+
+async def until_done(connection: Connection) -> list[events.ServerEvent]:
+    told: list[events.ServerEvent] = []
+    while not (told and isinstance(told[-1], events.ResponseDone)):
+        waiting = await connection.next_event()
+        connection.written(waiting)
+        assert len(waiting.data) < 1 << 20
+        told.append(waiting.event)
+    return told
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["word " * 9000, "é" * 190_000, "\U0001f600 " * 9000, "\n" * 100_000 + "x"],
+    ids=["words", "one word", "pictures", "blanks"],
+)
+async def test_an_answer_of_any_length_in_one_piece_reaches_a_client_that_reads(words: str) -> None:
+    connection = answering()
+    connection.receive_output(m.Said(connection.stream, 1, words))
+    connection.receive_output(m.Settled(connection.stream, 1, "completed", words))
+    told = await until_done(connection)
+    connection.close("over")
+    assert "".join(each.delta for each in told if isinstance(each, events.OutputTextDelta)) == words
+    done = told[-1]
+    assert isinstance(done, events.ResponseDone)
+    assert done.response.status == "completed"
+    assert connection._closing is None
+
+
+async def test_five_of_them_at_the_same_time_do_too() -> None:
+    connection = answering()
+    words = "word " * 4000 + "é" * 150_000
+    for _ in range(4):
+        connection.receive_text('{"type":"response.create","response":{"conversation":"none","input":[]}}')
+    for ref in range(1, 6):
+        connection.receive_output(m.Said(connection.stream, ref, words))
+        connection.receive_output(m.Settled(connection.stream, ref, "completed", words))
+    for _ in range(5):
+        await until_done(connection)
+    connection.close("over")
+    assert connection._closing is None
+
+
+async def test_an_answer_without_an_end_is_cut_and_says_so() -> None:
+    connection = answering()
+    for _ in range(6):
+        connection.receive_output(m.Said(connection.stream, 1, "é" * 50_000))
+    done = (await until_done(connection))[-1]
+    connection.close("over")
+    assert isinstance(done, events.ResponseDone)
+    assert done.response.status_details == {"type": "incomplete", "reason": "max_output_tokens"}
+
+
+async def test_a_client_that_does_not_read_is_closed_however_its_answer_comes() -> None:
+    connection = answering()
+    for _ in range(12_000):
+        connection.receive_output(m.Said(connection.stream, 1, "word "))
+    assert connection._closing is not None
+    assert connection._closing.code == 1008
+    connection.close("over")
+
+
+async def test_who_sends_and_does_not_read_is_not_read() -> None:
+    connection = answering()
+    item = '{"type":"conversation.item.create","item":{"type":"message","role":"user","content":[%s]}}'
+    connection.receive_text(item % ('{"type":"input_text","text":"%s"}' % ("x" * 100_000)))
+    sent = 0
+    while connection.readable.is_set():
+        connection.receive_text('{"type":"conversation.item.retrieve","item_id":"nothing"}')
+        sent += 1
+    assert connection._closing is None
+    for _ in range(sent + 3):
+        connection.written(await connection.next_event())
+    assert connection.readable.is_set()
+    connection.close("over")

@@ -1,8 +1,6 @@
-"""The session core on a desk: what the model says, item by item and event by event."""
+"""Responses of the session core: items and events in their order."""
 
 from __future__ import annotations
-
-import base64
 
 import pytest
 from msgspec import UNSET
@@ -10,7 +8,8 @@ from msgspec import UNSET
 from shared import events
 from tests.support.talk import SILENCE, STREAM, USER_TURN, Desk
 from voxd import messages as m
-from voxd.session import Profile, ResponseNote
+from voxd.session.outbox import ResponseNote
+from voxd.session.terms import Profile
 
 ANSWER_OPENS = [
     "response.created",
@@ -186,7 +185,7 @@ def test_a_failed_response_is_closed() -> None:
     desk.output(m.Failed(STREAM, desk.last(m.Respond).ref, "engine_error", "No."))
 
     assert desk.names() == ANSWER_CLOSES
-    assert desk.session.to_send() == ([], [], [])
+    assert (desk.session.to_send(), desk.session.next_event()) == (([], []), None)
 
 
 def test_an_answer_to_a_fresh_commit_waits_until_the_engine_has_the_audio() -> None:
@@ -285,7 +284,7 @@ def test_items_keep_their_order_and_say_what_came_before() -> None:
 def test_audio_sent_along_with_an_item_reaches_the_responder() -> None:
     desk = Desk("realtime")
     parts = (
-        events.Content("input_audio", audio=base64.b64encode(bytes(3200)).decode()),
+        events.Content("input_audio", audio=bytes(3200)),
         events.Content("input_text", text="What is said?"),
     )
     desk.send(events.ItemCreate(item=events.ItemDraft("user", parts)), events.ResponseCreate())
@@ -300,7 +299,7 @@ def test_audio_sent_along_with_an_item_reaches_the_responder() -> None:
 
 def test_several_clips_in_an_item_stay_clips_in_their_order() -> None:
     desk = Desk("realtime")
-    sound = [events.Content("input_audio", audio=base64.b64encode(bytes(count)).decode()) for count in (3200, 6400)]
+    sound = [events.Content("input_audio", audio=bytes(count)) for count in (3200, 6400)]
     text = [events.Content("input_text", text=text) for text in ("Compare", " this", "with this", "Well?")]
     draft = events.ItemDraft("user", (*text[:2], sound[0], text[2], sound[1], text[3]))
     desk.send(events.ItemCreate(item=draft), events.ResponseCreate())
@@ -376,10 +375,6 @@ def test_items_can_be_fetched_and_deleted() -> None:
         (events.ItemCreate(item=text_item("x").item, previous_item_id="nobody"), "invalid_value"),
         (
             events.ItemCreate(item=events.ItemDraft("user", (events.Content("output_text", text="x"),))),
-            "invalid_value",
-        ),
-        (
-            events.ItemCreate(item=events.ItemDraft("user", (events.Content("input_audio", audio="@"),))),
             "invalid_value",
         ),
     ],

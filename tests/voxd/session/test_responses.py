@@ -11,34 +11,36 @@ from voxd.session.responses import Chunker, ChunkPolicy, split_words
 def test_by_default_each_text_goes_at_once() -> None:
     chunker = Chunker(ChunkPolicy())
 
-    assert list(chunker.receive("Hi", 0)) == ["Hi"]
+    assert chunker.receive("Hi", 0) == "Hi"
     assert chunker.deadline_us is None
 
 
 def test_a_burst_is_split_into_deltas_of_two_words() -> None:
-    assert list(Chunker(ChunkPolicy()).receive("one two three four five", 0)) == ["one two", " three four", " five"]
+    chunker = Chunker(ChunkPolicy())
+
+    assert list(chunker.cut(chunker.receive("one two three four five", 0))) == ["one two", " three four", " five"]
 
 
 def test_zero_means_no_splitting() -> None:
-    assert list(Chunker(ChunkPolicy(max_words=0)).receive("one two three", 0)) == ["one two three"]
+    assert list(Chunker(ChunkPolicy(max_words=0)).cut("one two three")) == ["one two three"]
 
 
 def test_text_is_held_until_there_are_enough_words() -> None:
     chunker = Chunker(ChunkPolicy(min_words=3, max_words=0))
 
-    assert list(chunker.receive("one", 1000)) == []
-    assert list(chunker.receive(" two", 2000)) == []
+    assert chunker.receive("one", 1000) == ""
+    assert chunker.receive(" two", 2000) == ""
     assert chunker.deadline_us == 1000 + 50_000
-    assert list(chunker.receive(" three", 3000)) == ["one two three"]
+    assert chunker.receive(" three", 3000) == "one two three"
     assert chunker.deadline_us is None
 
 
 def test_held_text_is_released_at_the_end() -> None:
     chunker = Chunker(ChunkPolicy(min_words=3))
-    list(chunker.receive("one", 0))
+    chunker.receive("one", 0)
 
-    assert list(chunker.release()) == ["one"]
-    assert list(chunker.release()) == []
+    assert chunker.release() == "one"
+    assert chunker.release() == ""
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n\n", " a ", "a\nb\tc  d", "日本 語"])
@@ -49,7 +51,8 @@ def test_pieces_join_without_a_trace(text: str) -> None:
 @given(st.lists(st.text(st.sampled_from("ab \n"), max_size=6)), st.integers(1, 4), st.integers(0, 3))
 def test_nothing_is_lost_or_invented(texts: list[str], least: int, most: int) -> None:
     chunker = Chunker(ChunkPolicy(min_words=least, max_words=most))
-    pieces = [piece for text in texts for piece in chunker.receive(text, 0)] + list(chunker.release())
+    whole = [each for each in (*(chunker.receive(text, 0) for text in texts), chunker.release()) if each]
+    pieces = [piece for each in whole for piece in chunker.cut(each)]
 
     assert "".join(pieces) == "".join(texts)
     assert "" not in pieces

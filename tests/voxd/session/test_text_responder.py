@@ -1,13 +1,11 @@
-"""The session core with a responder that reads text: an answer waits until what was said has been written down."""
+"""The session core with a responder that reads text: an answer waits for the transcript."""
 
 from __future__ import annotations
-
-import base64
 
 from shared import events
 from tests.support.talk import COMPLETED, DELTA, FAILED, SILENCE, STREAM, USER_TURN, Desk
 from voxd import messages as m
-from voxd.session import Profile
+from voxd.session.terms import Profile
 
 READER = Profile("echo", "cascade", reads_text=True)
 
@@ -121,8 +119,7 @@ def test_an_answer_beside_the_conversation_waits_for_nobody() -> None:
 
 def test_audio_sent_along_is_kept_and_cannot_be_answered() -> None:
     made = desk()
-    audio = base64.b64encode(bytes(3200)).decode()
-    draft = events.ItemDraft("user", (events.Content("input_audio", audio=audio),))
+    draft = events.ItemDraft("user", (events.Content("input_audio", audio=bytes(3200)),))
     made.send(events.ItemCreate(item=draft))
     assert [(w.code, w.param) for w in made.last(events.ItemAdded).voxd_warnings] == [("no_effect", "item.content[0]")]
 
@@ -135,7 +132,7 @@ def test_audio_sent_along_is_kept_and_cannot_be_answered() -> None:
 
 def test_audio_sent_along_with_what_is_said_in_it_is_read() -> None:
     made = desk()
-    sound = events.Content("input_audio", audio=base64.b64encode(bytes(3200)).decode(), transcript="Is it late?")
+    sound = events.Content("input_audio", audio=bytes(3200), transcript="Is it late?")
     made.send(events.ItemCreate(item=events.ItemDraft("user", (sound,))), events.ResponseCreate())
     assert context(made) == [("user", "Is it late?")]
 

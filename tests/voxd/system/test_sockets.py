@@ -153,11 +153,11 @@ def test_a_second_daemon_does_not_take_the_place_of_a_busy_one(busy: Path) -> No
 
 
 def test_who_asks_while_the_queue_is_full_waits_in_front_of_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused, found, sleep = threading.Event(), list[dict[str, object]](), time.sleep
+    refused, found, real = threading.Event(), list[dict[str, object]](), time.sleep
 
     def again(seconds: float) -> None:
         refused.set()
-        sleep(seconds)
+        real(seconds)
 
     monkeypatch.setattr(control.time, "sleep", again)
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
@@ -179,7 +179,7 @@ def test_the_command_says_busy(full: Path) -> None:
     command = [sys.executable, "-m", "voxd", "status", "--socket", str(full)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 1
-    assert "is busy or stands still" in done.stderr
+    assert "is busy or stuck" in done.stderr
     assert "not running" not in done.stderr
 
 

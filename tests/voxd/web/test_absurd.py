@@ -13,7 +13,7 @@ from shared.events import WireError
 from shared.refusals import QUOTED
 from tests.support.talk import Desk
 from voxd.framing import encode
-from voxd.session import Profile
+from voxd.session.terms import Profile
 
 HUGE = [10**29, -(10**29), 2**64, 2**63, -1, 10**400, 1e308, "x" * 100_000, "\0" * 1000, [], [[]], {}, {"a": []}, True]
 LEAVES: list[tuple[str, dict[str, Any]]] = [
@@ -98,6 +98,11 @@ def test_whatever_stands_in_a_field_the_session_lives_and_can_be_written(kind: s
         ('{"type":"input_audio_buffer.append","audio":"","voxd_offset":-5}', "voxd_offset"),
         ('{"type":"input_audio_buffer.append","audio":"","voxd_offset":%s}' % 10**17, "voxd_offset"),
         ('{"type":"voxd.ping","t0":[]}', "t0"),
+        (
+            '{"type":"conversation.item.create","item":{"type":"message","role":"user",'
+            '"content":[{"type":"input_audio","audio":"@"}]}}',
+            "item.content[0].audio",
+        ),
         ('{"type":"conversation.item.delete","item_id":"%s"}' % ("x" * 513), "item_id"),
     ],
 )

@@ -25,7 +25,7 @@ from tests.support.daemon import Daemon, voxd_process
 from tests.support.speech import clip
 from voxd.commands.control import status
 from voxd.webrtc import calls as webrtc, sdp
-from voxd.webrtc.peer import Gone, NoPort, Peer, Ports, Prompt
+from voxd.webrtc.peer import ImmediateBuffer, NoPort, Peer, PeerGone, Ports
 
 ENGINES = ("--transcribe", "echo", "--respond", "echo")
 CHROMIUM = (Path(__file__).parents[2] / "data" / "chromium_offer.sdp").read_text()
@@ -218,7 +218,7 @@ async def test_the_journal_tells_a_goodbye_from_a_client_that_vanished(
         else:
             for protocol in caller.pc.sctp.transport.transport._connection._protocols:  # type: ignore[union-attr]
                 protocol.transport.abort()
-        with pytest.raises(Gone, match=expected):
+        with pytest.raises(PeerGone, match=expected):
             await asyncio.wait_for(peer.receive_message(), 60)
     finally:
         await peer.close()
@@ -303,8 +303,8 @@ async def test_what_is_no_offer_is_refused_before_anything_is_taken(
         ({"session": (None, "{}")}, (400, "missing_required_parameter", "sdp")),
         ({"sdp": (None, CHROMIUM), "session": (None, "[]")}, (400, "invalid_json", "session")),
         (
-            {"sdp": (None, CHROMIUM), "session": (None, '{"nonsense":1}')},
-            (400, "unknown_parameter", "session.nonsense"),
+            {"sdp": (None, CHROMIUM), "session": (None, '{"voice":"x"}')},
+            (400, "unknown_parameter", "session.voice"),
         ),
     ],
 )
@@ -400,7 +400,7 @@ class _Packet:
 
 def passed(*numbers: int) -> list[int]:
     """Timestamps of the packets that go on, each at the moment when it comes."""
-    buffer = Prompt()
+    buffer = ImmediateBuffer()
     found = [buffer.add(_Packet(number))[1] for number in numbers]  # type: ignore[arg-type]
     return [frame.timestamp // 960 for frame in found if frame]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from shared.audio import Float32, Int16, Resampler, pcm16_to_float
-from voxd.webrtc.track import CLOCK, Track
+from voxd.webrtc.track import CLOCK, RtpTrack
 
 FRAME = 960  # 20 ms at 48 kHz
 HELD = 30  # samples at 16 kHz that the low-pass waits for
@@ -51,7 +51,7 @@ class Line:
     """A sender of frames and the track that they come to; everything is on time unless told otherwise."""
 
     def __init__(self) -> None:
-        self.track = Track()
+        self.track = RtpTrack()
         self.heard: list[bytes] = []
 
     def send(self, timestamp: int, at: int | None = None, size: int = FRAME) -> None:
@@ -72,7 +72,7 @@ def test_each_frame_is_heard_at_once_but_for_two_milliseconds() -> None:
 
 
 def test_channels_are_mixed() -> None:
-    track, stereo = Track(), np.stack([np.full(FRAME, 2000, np.int16), np.zeros(FRAME, np.int16)], axis=1)
+    track, stereo = RtpTrack(), np.stack([np.full(FRAME, 2000, np.int16), np.zeros(FRAME, np.int16)], axis=1)
     assert pcm16_to_float(track.receive(0, stereo, 0))[100] == pytest.approx(1000 / 32768, abs=1e-3)
 
 

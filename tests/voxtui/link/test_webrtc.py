@@ -184,7 +184,7 @@ async def test_a_run_by_udp_ends_with_all_its_text(daemon: Daemon) -> None:
 
 
 async def test_voxd_refuses_a_leg_for_nobody(daemon: Daemon) -> None:
-    with pytest.raises(NoLeg, match="No session of that token"):
+    with pytest.raises(NoLeg, match="No connected session has this token"):
         await Leg.open(Address("ws://localhost/v1/realtime", daemon.socket), "nonsense")
 
 

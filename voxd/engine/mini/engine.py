@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import ClassVar
 
 from shared.audio import RATE
+from shared.languages import CODES
 from voxd.engine.contract import Capabilities, Demand, Engine, EngineCommand, Refuse
 from voxd.engine.gpu.weights import NEEDS, weights_absent
 from voxd.engine.mini.block_manager import Memory
@@ -34,7 +35,6 @@ from voxd.messages import (
     Close,
     Commit,
     Crop,
-    Evict,
     Failed,
     Feed,
     Flush,
@@ -114,6 +114,11 @@ class VoxtralMini(Engine):
         self._talks.clear()
         self._device = None
 
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Those that have two letters: mistral-common's requests for a transcription take no other."""
+        return tuple(code for code in CODES if len(code) == 2)
+
     # ── commands ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def receive(self, command: EngineCommand) -> None:
@@ -150,8 +155,6 @@ class VoxtralMini(Engine):
                 self._crop(talk, command.ref)
             case Cancel():
                 self._cancel(talk, command.ref)
-            case Evict():
-                self._evict(talk)
             case Leave():
                 self._leave(talk)
             case Close():
@@ -176,10 +179,6 @@ class VoxtralMini(Engine):
                 self._drop(work)
         talk.language = command.language
         self._roles[command.stream] = command.roles
-
-    def _evict(self, talk: Talk) -> None:
-        if not talk.main.busy:
-            self._memory.free(talk.main)
 
     def _leave(self, talk: Talk) -> None:
         """The device's memory is free at once; ids and embeddings are kept."""
