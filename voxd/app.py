@@ -18,7 +18,7 @@ import os
 import socket
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -62,6 +62,7 @@ from voxd.webrtc.calls import Calls, Desk
 log = logging.getLogger("voxd")
 RETRY_S = 2  # what clients are asked to wait when there is no slot for them: a restart with a warm cache
 SEQ_DIGITS = 18  # of `voxd_last_seq`: no session has sent more events
+STOPPING = "stopping: turns in flight may end; a second signal stops at once"
 CALLS_S = 3.0  # for goodbyes to the peers of calls
 
 
@@ -300,16 +301,16 @@ class Gateway:
         engine = prometheus.EngineHealth(beat, (monotonic_us() - beat.at_us) / 1e6) if beat else None
         return prometheus.Live(state, sessions, limit, self.host.losses, engine)
 
-    async def drain(self) -> None:
-        """Clients are told; turns in flight may end; then every connection is closed."""
+    async def drain(self, servers: Iterable[Server]) -> None:
+        """Clients are told; turns in flight may end; then every connection is closed, and none that comes is taken."""
         self.draining = True
-        async with self.host.changed:
-            self.host.changed.notify_all()
+        await self.host.wake()
         for connection in list(self.connections):
             connection.going_away(self.settings.server.drain_s, RETRY_S)
-        turns = [asyncio.create_task(connection.idle.wait()) for connection in self.connections]
-        if turns:
+        if turns := [asyncio.create_task(connection.idle.wait()) for connection in self.connections]:
             await asyncio.wait(turns, timeout=self.settings.server.drain_s)
+        for server in servers:
+            server.close_doors()
         for connection in self.connections:
             connection.end(1012, "voxd is shutting down")
         for connection in self.parking:
@@ -377,9 +378,8 @@ async def _live(
             task.cancel()
         tell_stopping(systemd, gateway.settings.server.drain_s)
         if first.done():
-            more = fields("daemon.drain", sessions=len(gateway.connections))
-            log.info("stopping: turns in flight may end; a second signal stops at once", extra=more)
-            await _until(gateway.drain, signalled.get)
+            log.info(STOPPING, extra=fields("daemon.drain", sessions=len(gateway.connections)))
+            await _until(partial(gateway.drain, [server for server, _ in servers]), signalled.get)
     finally:
         gateway.calls.stop()
         await asyncio.wait({calls}, timeout=CALLS_S)

@@ -314,6 +314,11 @@ class EngineHost:
         if client is not None:
             client.fail(why)
 
+    async def wake(self) -> None:
+        """Whoever waits for `changed` looks again."""
+        async with self.changed:
+            self.changed.notify_all()
+
     async def _change(self, state: State, progress: str) -> None:
         async with self.changed:
             if not self._stopped:

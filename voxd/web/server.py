@@ -311,11 +311,15 @@ class Server(uvicorn.Server):
         for door in self._doors:
             door.open()
 
-    async def finish(self) -> None:
-        """No more connections, but those that are in already get their answer: systemd keeps the others waiting for the
-        next process, and uvicorn would hang up on whoever came a moment too early."""
+    def close_doors(self) -> None:
+        """No more connections: on a socket of systemd they wait for the next process, which costs them no try."""
         for door in self._doors:
             door.close()
+
+    async def finish(self) -> None:
+        """No more connections, but those that are in already get their answer: uvicorn would hang up on whoever came a
+        moment too early."""
+        self.close_doors()
         beginning = [task for door in self._doors for task in door.beginning]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FINISH_S):
