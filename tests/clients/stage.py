@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
+import shlex
 import socket
 import subprocess
 import wave
@@ -16,7 +16,7 @@ import numpy as np
 import soxr
 
 from shared.audio import RATE
-from tests.clients.catalogue import Client
+from tests.clients.catalogue import ROOT, Client
 from tests.support.chat_server import Asked, ChatServer, endless, says
 from tests.support.daemon import Daemon, environment, voxd_process
 from tests.support.speech import clip
@@ -36,21 +36,17 @@ async def answers(asked: Asked) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """Of 127.0.0.1 and localhost, made with OpenSSL as README tells."""
+    """Of localhost and 127.0.0.1, made by the command of docs/USE.md."""
 
     certificate: Path
     key: Path
 
     @classmethod
     def make(cls, folder: Path) -> Certificate:
-        made = cls(folder / "cert.pem", folder / "key.pem")
-        openssl = shutil.which("openssl")
-        assert openssl, "openssl is not installed"
-        names = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
-        files = ("-keyout", str(made.key), "-out", str(made.certificate))
-        request = (openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", *names, *files)
-        subprocess.run(request, check=True, capture_output=True)
-        return made
+        lines = (ROOT / "docs" / "USE.md").read_text(encoding="utf-8").splitlines()
+        command = next(line for line in lines if line.startswith("openssl req"))
+        subprocess.run(shlex.split(command), check=True, capture_output=True, cwd=folder)
+        return cls(folder / "cert.pem", folder / "key.pem")
 
 
 @dataclass(frozen=True, slots=True)

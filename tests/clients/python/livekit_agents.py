@@ -168,7 +168,6 @@ async def restart():
         await listener.reconnected.wait()
         gave_up = [error for error in listener.errors if not error.recoverable]
         listener.errors.clear()
-        await session.update_chat_ctx(typed_context())  # it has given the old conversation back by itself
         tell(answers=[first, await text_of(await session.generate_reply())], gave_up=len(gave_up))
 
     await with_session(talk)
