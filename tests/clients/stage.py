@@ -62,14 +62,14 @@ class Stage:
     sock: socket.socket | None
 
     @contextlib.contextmanager
-    def daemon(self) -> Iterator[Daemon]:
-        """Another one each time, on the same socket."""
+    def daemon(self, **more: str) -> Iterator[Daemon]:
+        """Another one each time, on the same socket; `more` is added to its environment."""
         options = {"cascade": {"url": self.chat.url, "model": "tiny"}}
         token = self.folder / "token"
         if not token.exists():
             token.write_text(TOKEN)
             token.chmod(0o600)
-        env = {"VOXD_ENGINE_OPTIONS": json.dumps(options), "VOXD_SERVER_TOKEN_FILE": str(token)}
+        env = {"VOXD_ENGINE_OPTIONS": json.dumps(options), "VOXD_SERVER_TOKEN_FILE": str(token), **more}
         flags = ["--transcribe", "whisper", "--respond", "cascade"]
         if self.certificate:
             flags += ["--tls-cert", str(self.certificate.certificate), "--tls-key", str(self.certificate.key)]
