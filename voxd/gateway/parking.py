@@ -51,7 +51,7 @@ class Parking:
     def find(self, token: str, seq: int) -> Connection | None:
         """The session of a token, if all that its client has missed since event `seq` is still here."""
         connection = self._of(token)
-        return connection if connection is not None and connection.missed_since(seq) else None
+        return connection if connection is not None and connection.can_resume_after(seq) else None
 
     def served(self, token: str) -> Connection | None:
         """The session of a token, if its client is here."""

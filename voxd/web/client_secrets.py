@@ -27,8 +27,10 @@ from shared.given import given
 from shared.parts import Json
 from shared.refusals import explain_value, named
 from shared.session_config import AnySession, RealtimeSession, merge
+from shared.urls import CLIENT_SECRETS
 from voxd.session.intake import VALUES, count_values
-from voxd.web.gate import SECRETS_PATH, body_of, error_body, offered_key
+from voxd.web.gate import body_of, offered_key
+from voxd.web.problem import HttpProblem
 
 PREFIX = "ek_"
 MOST = 10_000
@@ -37,7 +39,7 @@ HELD = 64 << 20  # bytes of all configurations, as JSON
 RETRY_S = 60
 
 
-class Full(Exception):
+class TooManySecrets(Exception):
     """There are as many unexpired secrets as may be."""
 
 
@@ -65,13 +67,13 @@ class Secrets:
         self._secrets: dict[bytes, tuple[float, Secret]] = {}
 
     def make(self, seconds: int, session: Json) -> Secret:
-        """Raises Full."""
+        """Raises TooManySecrets."""
         told = msgspec.json.encode(session)
         if self._full(told):
             now = self._clock()
             self._secrets = {digest: each for digest, each in self._secrets.items() if each[0] > now}
         if self._full(told):
-            raise Full
+            raise TooManySecrets
         secret = Secret(PREFIX + token_urlsafe(32), int(self._epoch()) + seconds, told)
         self._secrets[_digest(secret.value)] = self._clock() + seconds, secret
         return secret
@@ -136,22 +138,20 @@ def client_secrets(secrets: Secrets, fresh: Callable[[], AnySession], model: Cal
             session = _effective(fresh(), asked.session or {}, model())
             secret = secrets.make(asked.expires_after.seconds, _patch(asked.session or {}))
         except WireError as error:
-            status = 413 if error.code == "request_too_large" else 400
-            return JSONResponse(error_body(error.code, error.message, param=error.param), status)
-        except Full:
+            raise HttpProblem(400, error.code, error.message, error.param) from None
+        except TooManySecrets:
             message = f"There may be {MOST} unexpired client secrets with {HELD >> 20} MiB of sessions."
-            body = error_body("client_secret_limit_reached", message)
-            return JSONResponse(body, 429, {"Retry-After": str(RETRY_S)})
+            raise HttpProblem(429, "client_secret_limit_reached", message, retry_s=RETRY_S) from None
         told = {"value": secret.value, "expires_at": secret.expires_at, "session": msgspec.to_builtins(session)}
         return JSONResponse(told, headers={"Cache-Control": "no-store"})
 
-    return Route(SECRETS_PATH, make, methods=["POST"])
+    return Route(CLIENT_SECRETS, make, methods=["POST"])
 
 
 def _parse(body: bytes) -> _Request:
-    """Nothing at all asks for the defaults.  Raises WireError."""
+    """The request; an empty body asks for the defaults.  Raises WireError, HttpProblem."""
     if count_values(body.decode("utf-8", "replace")) > VALUES:
-        raise WireError("request_too_large", f"The request may have {VALUES} values.")
+        raise HttpProblem(413, "request_too_large", f"The request may have {VALUES} values.")
     unknown: list[str] = []
     try:
         asked: _Request = msgspec.convert(given(msgspec.json.decode(body or b"{}"), _Request, "", unknown), _Request)

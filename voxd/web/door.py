@@ -28,6 +28,7 @@ from dataclasses import dataclass
 
 from voxd.system.sockets import BACKLOG
 from voxd.telemetry.log import fields
+from voxd.web.problem import HttpProblem
 
 log = logging.getLogger("voxd")
 BATCH = 16  # accepted in one go: some 2 ms
@@ -38,15 +39,7 @@ READ = 64 << 10  # bytes of who is turned away
 PAUSE_S = 0.2  # when the machine gives no more connections
 TELL_S = 60.0  # between two lines about it
 RETRY_S = 1
-_BODY = {
-    "error": {
-        "message": "Too many connections at once; try again in a moment.",
-        "type": "server_error",
-        "param": None,
-        "code": "server_overloaded",
-    }
-}
-_TEXT = json.dumps(_BODY)
+_TEXT = json.dumps(HttpProblem(503, "server_overloaded", "Too many connections at once; try again in a moment.").body)
 NOT_NOW = (
     "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
     f"Content-Length: {len(_TEXT)}\r\nRetry-After: {RETRY_S}\r\nConnection: close\r\n\r\n{_TEXT}"

@@ -12,7 +12,8 @@ from functools import partial
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from voxd.gateway.connection import Closed, Connection
+from voxd.gateway.connection import Connection
+from voxd.gateway.outgoing import Closed
 from voxd.web.shares import Shares
 
 log = logging.getLogger("voxd")
@@ -75,12 +76,12 @@ async def _read(socket: WebSocket, connection: Connection, shares: Shares) -> No
 
 async def _write(socket: WebSocket, connection: Connection, ticket: int) -> None:
     while True:
-        waiting = await connection.next_event(ticket)
+        message = await connection.next_event(ticket)
         try:
-            await socket.send_text(waiting.data.decode())
+            await socket.send_text(message.text)
         except (WebSocketDisconnect, RuntimeError, OSError):
             raise _Gone(End("the client vanished", vanished=True)) from None
-        connection.written(waiting)
+        connection.written(message)
 
 
 async def close(socket: WebSocket, code: int, reason: str) -> None:
