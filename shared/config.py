@@ -23,6 +23,7 @@ import msgspec
 import yaml
 from msgspec import inspect, structs
 
+from shared.expected import allowed, shown, unknown
 from shared.settings import Settings, contradictions, socket_path
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -187,44 +188,7 @@ def _plain(node: yaml.Node, path: str) -> object:
 
 
 def _join(path: str, key: str) -> str:
-    return f"{path}.{key if key.isidentifier() and key.isascii() else _shown(key)}".lstrip(".")
-
-
-def _shown(value: object) -> str:
-    """A value inside an error line: short, and nothing that a terminal would obey."""
-    match value:
-        case dict():
-            return "a mapping"
-        case list():
-            return "a list"
-        case None:
-            return "nothing"
-        case bool():
-            return str(value).lower()
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _allowed(info: inspect.Type) -> str:
-    """What a field takes, in words."""
-    match info:
-        case inspect.Metadata(extra_json_schema={"description": str(text)}):
-            return text
-        case inspect.BoolType():
-            return "true or false"
-        case inspect.StrType():
-            return "text"
-        case inspect.IntType(ge=low, le=high):
-            return f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
-        case inspect.FloatType(gt=low, lt=high):
-            return f"a number above {low} and below {high}"
-        case inspect.LiteralType(values=values):
-            return "one of " + ", ".join(map(str, values))
-        case inspect.VarTupleType(item_type=item):
-            return f"a list, each item {_allowed(item)}"
-        case inspect.UnionType(types=types):
-            return " or ".join("null" if isinstance(kind, inspect.NoneType) else _allowed(kind) for kind in types)
-    return "a mapping"
+    return f"{path}.{key if key.isidentifier() and key.isascii() else shown(key)}".lstrip(".")
 
 
 class _Reader:
@@ -260,13 +224,11 @@ class _Reader:
         if node is None or (isinstance(node, yaml.ScalarNode) and _scalar(node) is None):
             return
         if not isinstance(node, yaml.MappingNode):
-            what = f"expected a mapping with the keys {', '.join(known)}; got {_shown(_plain(node, path))}"
+            what = f"expected a mapping with the keys {', '.join(known)}; got {shown(_plain(node, path))}"
             _refuse(self._marks.get(path, node.start_mark), f"{path}: {what}".removeprefix(": "))
         for key, mark, value in _pairs(node, path):
             if key not in known:
-                meant = difflib.get_close_matches(key[:64], known, n=1)
-                hint = f" (did you mean {meant[0]}?)" if meant else ""
-                _refuse(mark, f"{_join(path, key)}: unknown key{hint}; allowed here: {', '.join(known)}")
+                _refuse(mark, f"{_join(path, key)}: {unknown(key, known)}")
             self._marks[_join(path, key)] = mark
             yield key, value
 
@@ -291,7 +253,7 @@ class _Reader:
         try:
             return msgspec.convert(value, kind, strict=True)
         except msgspec.ValidationError:
-            _refuse(self._marks[place], f"{place}: expected {_allowed(info)}, got {_shown(value)}")
+            _refuse(self._marks[place], f"{place}: expected {allowed(info)}, got {shown(value)}")
 
 
 # ---- the environment ------------------------------------------------------------------------------------------------
@@ -320,7 +282,7 @@ def _overrides(environ: Mapping[str, str]) -> tuple[dict[str, yaml.Node], tuple[
                 nodes[settings[name]] = node
         elif name.startswith("VOXD_") and name not in known:
             meant = difflib.get_close_matches(name[:80], known, n=1)
-            warnings.append(f"{_shown(name)[1:-1]}: no such setting" + (f"; did you mean {meant[0]}?" if meant else ""))
+            warnings.append(f"{shown(name)[1:-1]}: no such setting" + (f"; did you mean {meant[0]}?" if meant else ""))
     return nodes, tuple(warnings)
 
 

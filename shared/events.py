@@ -144,7 +144,13 @@ ClientEvent = (
 # ── server events ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class ServerBase(msgspec.Struct, frozen=True, tag_field="type"):
+class _Numbered(msgspec.Struct, frozen=True, kw_only=True):
+    """`voxd_seq`: the number of the message in a session that can be resumed; consecutive, from 1."""
+
+    voxd_seq: int | UnsetType = UNSET
+
+
+class ServerBase(_Numbered, frozen=True, tag_field="type"):
     """Base of what the server sends; `event_id` is unique within a session."""
 
     event_id: str
@@ -387,9 +393,11 @@ def dump(event: ClientEvent | ServerEvent) -> bytes:
     return _encoder.encode(event)
 
 
-def numbered(data: bytes, seq: int) -> bytes:
-    """The JSON of an event with its number in a session that can be resumed, without encoding the event again."""
-    return data[:-1] + b',"voxd_seq":%d}' % seq
+def numbered(message: bytes, seq: int) -> bytes:
+    """`message` (a JSON object with at least one field, as bytes) with `voxd_seq`.
+
+    It is put to the bytes, for a dialect may make several messages of one event, and of types of its own."""
+    return message[:-1] + b',"voxd_seq":%d}' % seq
 
 
 def parse_client(data: bytes | str) -> ClientEvent:

@@ -18,24 +18,27 @@ DISTRIBUTION = "voxtui"
 WHEEL = f"{DISTRIBUTION}-{__version__}-py3-none-any.whl"
 
 
-def how_to_install(extra: str) -> str:
-    """A shell command that installs what `extra` names, from where this installation came (PEP 610 has recorded it)."""
+def how_to_install(extra: str, distribution: str = DISTRIBUTION) -> str:
+    """A shell command that installs what `extra` names, from where this installation came (PEP 610 has recorded it).
+
+    `distribution`: whose extra it is, where it is a plug-in's; one that came from an index is named as it is there."""
     # All that are found: the folder that a build leaves in a tree shadows the real one there, and has no origin.
-    recorded = (each.read_text("direct_url.json") for each in distributions(name=DISTRIBUTION))
+    recorded = (each.read_text("direct_url.json") for each in distributions(name=distribution))
     origin: dict[str, object] = next((json.loads(text) for text in recorded if text), {})
-    return f"pip install {_requirement(origin, extra)}"
+    return f"pip install {_requirement(origin, extra, distribution)}"
 
 
-def _requirement(origin: dict[str, object], extra: str) -> str:
-    """`origin`: a direct_url.json.  Without one, or when the file has gone, the wheel by its file name."""
+def _requirement(origin: dict[str, object], extra: str, name: str) -> str:
+    """`origin`: a direct_url.json.  Without one, or when the file has gone, our wheel is named by its file name, and a
+    plug-in by its name on the index that it came from."""
     match origin:
         case {"url": str(url), "vcs_info": {"vcs": str(vcs), "commit_id": str(commit)}}:
-            return f"'{DISTRIBUTION}[{extra}] @ {vcs}+{url}@{commit}'"
+            return f"'{name}[{extra}] @ {vcs}+{url}@{commit}'"
         case {"url": str(url)} if url.startswith("file:"):
             path = Path(unquote(urlsplit(url).path))
             if path.exists():
                 editable = "--editable " if origin.get("dir_info") == {"editable": True} else ""
                 return f"{editable}'{path}[{extra}]'"
         case {"url": str(url)}:
-            return f"'{DISTRIBUTION}[{extra}] @ {url}'"
-    return f"'./{WHEEL}[{extra}]'"
+            return f"'{name}[{extra}] @ {url}'"
+    return f"'./{WHEEL}[{extra}]'" if name == DISTRIBUTION else f"'{name}[{extra}]'"

@@ -1,8 +1,11 @@
-"""What "fast" means: the one definition of every latency word, for journal, metrics page, screen and bench.
+"""The latency words: the one table of every metric, and how each is computed.  Beside steps 4 to 12.
 
-Pure: times come in as integer microseconds of one process's monotonic clock; nothing here reads a clock.  It knows no
-wire events, so both ends of the wire use it: the server with arrival and write times (`voxd.metrics`), the client with
-capture and receive times (`voxtui.session.meter`).
+`METRICS` is the only list of metrics.  The log, `voxd logs`, Prometheus, the bench, the terminal's screen and its help,
+the web page, and the tables of the documents are derived from it or tested against it.
+
+Pure: times come in as integer microseconds of one process's monotonic clock.  It does not know wire events, so both
+ends of the wire use it: the server with the times of arrival and of writing (`voxd.telemetry.turn_meter`), the client
+with those of capture and of receipt (`voxtui.session.meter`).
 """
 
 from __future__ import annotations
@@ -10,10 +13,120 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from shared.audio import RATE
+
+Scope = Literal["transcription", "response", "both"]
+Source = Literal["voxd", "client", "both", "screen"]
+
+_FIRST = (5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 100, 125, 150, 200, 300, 500, 1000, 2000, 5000)
+_FINAL = (50, 100, 150, 200, 300, 400, 500, 600, 700, 800, 1000, 1250, 1500, 2000, 2500, 3000, 5000, 10_000)
+_TOTAL = (*_FINAL, 20_000, 30_000, 60_000)
+_GAP = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 500, 1000)
+_RATIO = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One row of the table.  Long lists show every metric; short ones those that have a word for them here."""
+
+    name: str  # in code, on the wire, in the log (capitals) and in goals of the bench
+    scope: Scope  # what it is measured of
+    source: Source  # who can measure it; "screen": of each painting, not of a turn
+    label: str  # where people read it: panel and help of the screen
+    meaning: str  # exactly: from where to where
+    plain: str  # the same for the person who speaks
+    buckets: tuple[float, ...]  # upper bounds of the histogram, in `unit`
+    unit: Literal["ms", "ratio"] = "ms"
+    several: bool = False  # a turn has a list of values, not one
+    line: str = ""  # its word in the log's line of a turn; "": the line does not tell it
+    column: str = ""  # in a line of `voxd logs`
+    entry: str = ""  # on the screen, below what was said
+    page: bool = False  # has a row on the web page
+
+
+METRICS = (
+    Metric(
+        name="ttft_user_ms", scope="response", source="client", label="ttft user", buckets=_FIRST,
+        meaning="last voiced sample captured → first words of the answer received",
+        plain="you stop speaking → the first word of the answer",
+        entry="ttft", page=True,
+    ),
+    Metric(
+        name="ttft_engine_ms", scope="response", source="voxd", label="ttft engine", buckets=_FIRST,
+        meaning="commit in the engine → first token with text",
+        plain="the engine has your turn → its first word",
+        line="ttft engine", column="engine", entry="engine",
+    ),
+    Metric(
+        name="ttft_server_ms", scope="response", source="voxd", label="ttft server", buckets=_FIRST,
+        meaning="commit → first words of the answer written to the socket",
+        plain="the turn is over → voxd has sent the answer's first word",
+        line="first delta", column="server", page=True,
+    ),
+    Metric(
+        name="endpoint_ms", scope="both", source="both", label="endpoint", buckets=_FINAL,
+        meaning="last voiced sample captured → end of the turn decided",
+        plain="you stop speaking → the turn is known to be over",
+        column="endpoint", page=True,
+    ),
+    Metric(
+        name="first_text_ms", scope="transcription", source="both", label="first text", buckets=_FINAL,
+        meaning="first voiced sample captured → first words received",
+        plain="you begin to speak → the first word is here",
+        line="first text", column="first text", entry="first text", page=True,
+    ),
+    Metric(
+        name="lag_over_delay_ms", scope="transcription", source="both", label="lag over delay", buckets=_FINAL,
+        meaning="text behind its audio, beyond the delay that was asked for; the median of a turn",
+        plain="how far text trails sound, beyond its set delay",
+    ),
+    Metric(
+        name="final_ms", scope="transcription", source="both", label="final", buckets=_FINAL,
+        meaning="last voiced sample captured → final text received",
+        plain="you stop speaking → the final text is here",
+        line="final", column="final", entry="final", page=True,
+    ),
+    Metric(
+        name="total_ms", scope="response", source="both", label="total", buckets=_TOTAL,
+        meaning="commit → last words of the answer received",
+        plain="the turn is over → the answer's last word",
+        column="total", entry="total",
+    ),
+    Metric(
+        name="saved_ms", scope="response", source="voxd", label="head start", buckets=_FIRST,
+        meaning="head start of an answer that was begun before the turn was known to be over",
+        plain="the answer was begun so long before your turn was known to be over",
+    ),
+    Metric(
+        name="itl_ms", scope="response", source="both", label="token gap", buckets=_GAP, several=True,
+        meaning="from one delta of the answer to the next",
+        plain="from one piece of an answer to the next",
+    ),
+    Metric(
+        name="render_ms", scope="both", source="screen", label="render", buckets=_GAP,
+        meaning="words received → words painted (two frames of a browser: an upper bound)",
+        plain="words received → words on the screen",
+        page=True,
+    ),
+    Metric(
+        name="rtf", scope="transcription", source="voxd", label="rtf", buckets=_RATIO, unit="ratio",
+        meaning="time spent computing ÷ audio; below 1 keeps up",
+        plain="computing ÷ audio; below 1 keeps up",
+        line="rtf", column="rtf", entry="rtf",
+    ),
+)  # fmt: skip
+"""Every metric, in the order in which all lists show them.
+
+`received` is `written to the socket` where voxd measures, and `captured` is `received`: it cannot see further."""
+
+LABELS = {metric.name: metric.label for metric in METRICS}
+OF_A_TURN = tuple(metric for metric in METRICS if metric.source != "screen")
+SEVERAL = tuple(metric.name for metric in OF_A_TURN if metric.several)
+VOXD_ONLY = tuple(metric.name for metric in METRICS if metric.source == "voxd")
+"""What a client cannot measure: it takes these from `voxd.metrics`."""
 
 
 def percentile(values: Sequence[float], q: float) -> float:
@@ -63,11 +176,13 @@ class VoicedTruth(Protocol):
 
 @dataclass(slots=True)
 class TurnMetrics:
-    """The metrics of one turn, ms (`rtf` is a ratio).  What does not apply stays None and is left out of `as_dict`."""
+    """One turn's values: a field for each metric of `OF_A_TURN`, in its unit.
+
+    A metric that does not apply stays None and is left out of `as_dict`; it is never 0."""
 
     ttft_user_ms: float | None = None
-    ttft_server_ms: float | None = None
     ttft_engine_ms: float | None = None
+    ttft_server_ms: float | None = None
     endpoint_ms: float | None = None
     first_text_ms: float | None = None
     lag_over_delay_ms: float | None = None
@@ -79,14 +194,16 @@ class TurnMetrics:
 
     @classmethod
     def of(cls, values: Mapping[str, float]) -> TurnMetrics:
-        """What `as_dict` gave, back again; words that are not in the glossary are passed over."""
-        scalar = {f.name for f in fields(cls)} - {"itl_ms"}
-        return cls(**{name: value for name, value in values.items() if name in scalar})  # type: ignore[arg-type]
+        """The inverse of `as_dict`; names that are not in the table (a newer server's) are passed over."""
+        return cls(**{name: values[name] for name in _SCALARS if name in values})  # type: ignore[arg-type]
 
     def as_dict(self) -> dict[str, float]:
-        """Scalar metrics that apply, in the order of the glossary."""
-        pairs = ((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "itl_ms")
+        """Name -> value of every metric that applies and is one number, in the order of the table."""
+        pairs = ((name, getattr(self, name)) for name in _SCALARS)
         return {name: round(value, 2) for name, value in pairs if value is not None}
+
+
+_SCALARS = tuple(metric.name for metric in OF_A_TURN if not metric.several)
 
 
 def between_ms(start_us: int | None, end_us: int | None) -> float | None:
@@ -138,7 +255,7 @@ class TurnStamps:
         self.deltas += 1
 
     def metrics(self, *, user: bool) -> TurnMetrics:
-        """The words of the glossary.  `user`: these stamps were taken where the person sits, not at the server."""
+        """Every metric that these stamps tell.  `user`: they were taken by the client, not by the server."""
         responded = self.first_delta_us is not None
         return TurnMetrics(
             ttft_user_ms=between_ms(self.last_voiced_us, self.first_delta_us) if user else None,
@@ -172,11 +289,12 @@ class Summary:
 
 
 def summarise(turns: Iterable[TurnMetrics]) -> dict[str, Summary]:
-    """Metric name -> Summary, for the metrics that applied to at least one turn, in the order of the glossary."""
+    """Metric name -> Summary, for the metrics that applied to at least one turn, in the order of the table."""
     values: dict[str, list[float]] = {}
     for turn in turns:
         for name, value in turn.as_dict().items():
             values.setdefault(name, []).append(value)
-        if turn.itl_ms:
-            values.setdefault("itl_ms", []).extend(turn.itl_ms)
-    return {f.name: Summary.of(values[f.name]) for f in fields(TurnMetrics) if f.name in values}
+        for name in SEVERAL:
+            if found := getattr(turn, name):
+                values.setdefault(name, []).extend(found)
+    return {metric.name: Summary.of(values[metric.name]) for metric in OF_A_TURN if metric.name in values}

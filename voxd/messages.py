@@ -1,4 +1,4 @@
-"""What crosses the process boundary, both ways: bytes, ints and strings, frozen.  Steps 5, 6 and 9 of a frame's path.
+"""The messages between the gateway and the engine process: bytes, numbers and strings, frozen.  Steps 5, 6 and 9.
 
 Pure.  It knows no socket, no session and no engine.  A *stream* is one audio input; a *ref* names an utterance or a
 response inside its stream, is given by the gateway and only grows.  Positions are sample indices of the stream at
@@ -15,20 +15,21 @@ The life of a stream:
       Commit(ref, end) ............................ Said ..., then Settled(ref) exactly once, or Failed(ref)
       Respond(ref') ............................... Said ..., then Settled(ref') exactly once, or Failed(ref')
         Cancel(ref)
-    Evict, Leave, Close
+    Leave, Close
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 
 Role = Literal["transcribe", "respond"]
 Status = Literal["completed", "cancelled", "incomplete"]
 Guide = Literal["language", "prompt"]
-PLAIN = 200  # bytes of a message in memory, about, beside its texts and its audio
-TURN = 100  # of an entry of a conversation beside its texts
+BOTH: tuple[Role, ...] = ("transcribe", "respond")
+PLAIN = 200  # bytes that a message takes in memory, about, beside its texts and its audio
+TURN = 100  # bytes that an entry of a conversation takes, about, beside its texts
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -41,9 +42,13 @@ class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class StreamMessage(Message, frozen=True):
-    """Base of all that belongs to one stream."""
+    """Base of all that belongs to one stream.
+
+    `audience`: the roles whose engines receive it; an engine that has both roles receives it once.  It is empty for
+    what no engine receives."""
 
     stream: int
+    audience: ClassVar[tuple[Role, ...]] = ()
 
 
 # ── gateway → engine process ────────────────────────────────────────────────────────────────────────────────────────
@@ -62,6 +67,7 @@ class Open(StreamMessage, frozen=True):
 
     `roles`: from the gateway, those that the session wants; to an engine, those of them that it has itself."""
 
+    audience: ClassVar[tuple[Role, ...]] = BOTH
     roles: tuple[Role, ...]
     language: str | None = None  # ISO 639-1; None = the engine decides
     prompt: str = ""  # words and names to expect
@@ -76,6 +82,7 @@ class Feed(StreamMessage, frozen=True):
     utterance belongs to that utterance.  What lies behind it may be the next one's, if audio comes faster than real
     time: live text stays before it.  None: no such limit."""
 
+    audience: ClassVar[tuple[Role, ...]] = BOTH
     start: int
     pcm: bytes
     known: int | None = None
@@ -90,6 +97,7 @@ class Onset(StreamMessage, frozen=True):
 
     `said` is what a client already holds of it (after an engine loss): new text must continue it."""
 
+    audience: ClassVar[tuple[Role, ...]] = BOTH
     ref: int
     start: int
     said: str = ""
@@ -98,6 +106,7 @@ class Onset(StreamMessage, frozen=True):
 class Flush(StreamMessage, frozen=True):
     """The utterance may have ended at `end`: work as if it had, publish nothing final."""
 
+    audience: ClassVar[tuple[Role, ...]] = ("transcribe",)
     ref: int
     end: int
 
@@ -105,12 +114,14 @@ class Flush(StreamMessage, frozen=True):
 class Rollback(StreamMessage, frozen=True):
     """It had not: undo Flush without trace."""
 
+    audience: ClassVar[tuple[Role, ...]] = ("transcribe",)
     ref: int
 
 
 class Commit(StreamMessage, frozen=True):
     """The utterance is [its onset, `end`): transcribers finish it, responders take it into the context."""
 
+    audience: ClassVar[tuple[Role, ...]] = BOTH
     ref: int
     end: int
 
@@ -118,6 +129,7 @@ class Commit(StreamMessage, frozen=True):
 class Audio(StreamMessage, frozen=True):
     """The audio of `ref`, whole: sent along with an item, not spoken into the stream.  s16le at 16 kHz."""
 
+    audience: ClassVar[tuple[Role, ...]] = ("respond",)
     ref: int
     pcm: bytes
 
@@ -158,6 +170,7 @@ class Respond(StreamMessage, frozen=True):
 
     To an engine that reads text it comes when the text of all that was spoken is final; what has none was noise."""
 
+    audience: ClassVar[tuple[Role, ...]] = ("respond",)
     ref: int
     context: tuple[Turn, ...]
     max_tokens: int | None = None
@@ -171,6 +184,7 @@ class Respond(StreamMessage, frozen=True):
 class Prepare(StreamMessage, frozen=True):
     """Somebody speaks: utterance `utterance`, if it is answered, will follow this conversation.  Publish nothing."""
 
+    audience: ClassVar[tuple[Role, ...]] = ("respond",)
     utterance: int
     context: tuple[Turn, ...]
 
@@ -182,6 +196,7 @@ class Prepare(StreamMessage, frozen=True):
 class Speculate(StreamMessage, frozen=True):
     """Begin what Respond(ref) will probably ask, the utterance ending at `end`; publish nothing."""
 
+    audience: ClassVar[tuple[Role, ...]] = ("respond",)
     ref: int
     utterance: int
     end: int
@@ -196,17 +211,15 @@ class Speculate(StreamMessage, frozen=True):
 class Crop(StreamMessage, frozen=True):
     """Forget the speculation `ref` without trace."""
 
+    audience: ClassVar[tuple[Role, ...]] = ("respond",)
     ref: int
 
 
 class Cancel(StreamMessage, frozen=True):
     """Stop `ref`, an utterance or a response.  A response settles as cancelled, an utterance vanishes silently."""
 
+    audience: ClassVar[tuple[Role, ...]] = BOTH
     ref: int
-
-
-class Evict(StreamMessage, frozen=True):
-    """Give the device memory of an idle stream back; keep what is needed to go on."""
 
 
 class Leave(StreamMessage, frozen=True):
@@ -214,9 +227,13 @@ class Leave(StreamMessage, frozen=True):
     A later Open of the same stream begins anew with the engines, but that a responder may remember the turns before;
     audio that the VAD has heard is fed again to them."""
 
+    audience: ClassVar[tuple[Role, ...]] = BOTH
+
 
 class Close(StreamMessage, frozen=True):
     """Frees the slot at once; nothing more comes for this stream."""
+
+    audience: ClassVar[tuple[Role, ...]] = BOTH
 
 
 class Part(StreamMessage, frozen=True):
@@ -230,9 +247,8 @@ class Stop(Message, frozen=True):
     """The engine process ends."""
 
 
-Command = (
-    Configure
-    | Open
+StreamCommand = (
+    Open
     | Feed
     | Onset
     | Flush
@@ -244,12 +260,10 @@ Command = (
     | Speculate
     | Crop
     | Cancel
-    | Evict
     | Leave
     | Close
-    | Part
-    | Stop
 )
+Command = Configure | StreamCommand | Part | Stop  # what the gateway sends
 
 # ── engine process → gateway ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -257,8 +271,12 @@ Command = (
 class Heard(StreamMessage, frozen=True):
     """Speech probability of consecutive VAD frames (512 samples), the first beginning at sample `start`."""
 
+    audience: ClassVar[tuple[Role, ...]] = BOTH
     start: int
     probabilities: tuple[float, ...]
+
+
+EngineCommand = StreamCommand | Heard  # what an engine may receive
 
 
 class Said(StreamMessage, frozen=True):

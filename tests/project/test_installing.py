@@ -128,8 +128,9 @@ def test_advice_names_the_place_that_this_installation_came_from(tmp_path: Path)
         "unknown": ({}, f"'./{extras.WHEEL}[x]'"),
     }
     for origin, wanted in advice.values():
-        assert extras._requirement(origin, "x") == wanted
+        assert extras._requirement(origin, "x", extras.DISTRIBUTION) == wanted
         assert list(bare_installs(f"pip install {wanted}")) == []
+    assert extras._requirement({}, "x", "voxd-parrot") == "'voxd-parrot[x]'"  # somebody else's, from an index
 
 
 def test_this_installation_gives_advice_that_pip_understands() -> None:

@@ -72,8 +72,8 @@ def test_a_response_has_its_words_and_no_others() -> None:
 
     server, user = stamps.metrics(user=False), stamps.metrics(user=True)
     assert server.as_dict() == {
-        "ttft_server_ms": 41.0,
         "ttft_engine_ms": 38.0,
+        "ttft_server_ms": 41.0,
         "endpoint_ms": 500.0,
         "total_ms": 101.0,
     }
@@ -95,12 +95,12 @@ def test_a_summary_knows_the_worst() -> None:
     assert Summary.of([3.0, 1.0, 2.0]) == Summary(3, 2.0, 2.9, 2.98, 3.0)
 
 
-def test_summaries_come_in_the_order_of_the_glossary() -> None:
+def test_summaries_come_in_the_order_of_the_table() -> None:
     """Whatever the first turn had."""
     assert list(summarise([TurnMetrics(rtf=0.5), TurnMetrics(endpoint_ms=1.0, itl_ms=[2.0])])) == [
         "endpoint_ms",
-        "rtf",
         "itl_ms",
+        "rtf",
     ]
 
 

@@ -9,7 +9,7 @@ from voxd.gateway.budget import Budget
 from voxd.gateway.connection import Connection
 from voxd.gateway.dialect import Dialect
 from voxd.gateway.sessions import Caller, OnOutput
-from voxd.session import Profile
+from voxd.session.terms import Profile
 from voxd.telemetry.log import BreachLimiter
 from voxd.telemetry.turn_meter import Targets
 

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
+from shared.latency import OF_A_TURN
+
 UNITS = ("--unit=voxd.service", "--user-unit=voxd.service")  # the machine's, and one's own
+METRICS = tuple(metric for metric in OF_A_TURN if metric.source != "client" and not metric.several)
 NUMBERS = (
-    "ttft_engine_ms", "ttft_server_ms", "total_ms", "first_text_ms", "final_ms", "endpoint_ms", "lag_over_delay_ms",
-    "saved_ms", "rtf", "audio_ms", "duration_ms", "engine_age_ms", "deltas", "turn", "turns", "slo_breach", "priority",
+    *(metric.name for metric in METRICS),
+    "audio_ms", "duration_ms", "engine_age_ms", "deltas", "turn", "turns", "slo_breach", "priority",
 )  # fmt: skip
 WORDS = ("event", "engine", "err_code", "kind", "session_id", "turn_id")
-SHOWN = (
-    ("ttft_engine_ms", "engine"), ("ttft_server_ms", "server"), ("total_ms", "total"), ("first_text_ms", "first text"),
-    ("endpoint_ms", "endpoint"), ("final_ms", "final"), ("rtf", "rtf"),
-)  # fmt: skip
+SHOWN = tuple((metric.name, metric.column) for metric in METRICS if metric.column)
 URGENT = ("0", "1", "2", "3", "4")  # warnings and worse
 TURNS = ("response.done", "transcription.done")
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {

@@ -15,7 +15,7 @@ It does not know sessions, sockets, turn rules or the wire.  Work over 20 ms goe
 
 What arrives, per role (all of `voxd.messages`):
 
-    both         Open, Feed, Heard (the VAD's word on audio already fed), Onset, Commit, Cancel, Close, Evict, Leave
+    both         Open, Feed, Heard (the VAD's word on audio already fed), Onset, Commit, Cancel, Close, Leave
     transcribe   Flush, Rollback
     respond      Audio, Prepare, Speculate, Crop, Respond
 
@@ -23,7 +23,7 @@ Promises that the loop keeps: messages of one stream come in the order of its au
 after Close; a ref is never reused.  An Onset is told after the frames that revealed it were heard,
 up to 2 s after if audio comes faster than real time.
 
-Promises that an engine keeps; 1 to 5 are checked by `voxd.engine.conformance`:
+Promises that an engine keeps; 1 to 6 are checked by `voxd.engine.conformance`:
 
   0. it writes down what is said (Said and Settled of an utterance) only where Open gave it the role `transcribe`;
   1. each Commit (transcribe) and each Respond (respond) ends in exactly one Settled or Failed, and nothing of that ref
@@ -31,7 +31,10 @@ Promises that an engine keeps; 1 to 5 are checked by `voxd.engine.conformance`:
   2. the texts of Said, concatenated after Onset.said, equal Settled.text; they only ever append;
   3. Flush, Rollback, Speculate and Crop publish no Said text that would not have come without them being undone;
   4. streams do not influence each other's text; after Close nothing is published and nothing is kept;
-  5. audio up to 5 s before an Onset is still at hand.
+  5. audio up to 5 s before an Onset is still at hand;
+  6. every command counts: the loop delivers all that has arrived, of any number of streams, and then steps once.
+
+A plug-in may import `voxd.engine.contract`, `voxd.messages` and `shared.audio`; all else may change without notice.
 """
 
 from __future__ import annotations
@@ -43,48 +46,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from shared.audio import RATE
-from voxd.messages import (
-    Audio,
-    Cancel,
-    Close,
-    Commit,
-    Crop,
-    Evict,
-    Feed,
-    Flush,
-    Guide,
-    Heard,
-    Leave,
-    Onset,
-    Open,
-    Output,
-    Prepare,
-    Respond,
-    Role,
-    Rollback,
-    Speculate,
-)
+from voxd.messages import EngineCommand as EngineCommand, Guide, Output, Role
 
 LOOK_BACK = 5 * RATE  # samples of un-owned audio that an engine keeps for the next Onset
-
-EngineCommand = (
-    Open
-    | Feed
-    | Audio
-    | Heard
-    | Onset
-    | Flush
-    | Rollback
-    | Commit
-    | Prepare
-    | Respond
-    | Speculate
-    | Crop
-    | Cancel
-    | Evict
-    | Leave
-    | Close
-)
 
 
 class Refuse(Exception):
@@ -106,7 +70,7 @@ class Capabilities:
     roles: tuple[Role, ...]
     summary: str  # one line for `voxd engines`
     needs: tuple[str, ...] = ()  # modules that must be importable
-    extra: str | None = None  # the pip extra that brings them
+    extra: str | None = None  # the extra of the engine's own package that brings them
     languages: tuple[str, ...] = ()  # ISO 639-1; () = any
     guided_by: tuple[Guide, ...] = ("language", "prompt")  # what of Open's hints a transcriber uses
     live: bool = False  # text while the person still speaks

@@ -19,57 +19,28 @@ import msgspec
 from voxd.engine.contract import Engine, EngineCommand, Refuse
 from voxd.engine.vad import Vad
 from voxd.messages import (
-    Audio,
     Beat,
-    Cancel,
     Close,
     Command,
     Commit,
     Configure,
-    Crop,
-    Evict,
     Failed,
     Feed,
-    Flush,
-    Heard,
     Leave,
-    Onset,
     Open,
     Output,
     Part,
-    Prepare,
     Refused,
     Report,
     Respond,
     Role,
-    Rollback,
     Said,
     Settled,
-    Speculate,
     Stop,
 )
 
 log = logging.getLogger("voxd.engine")
 BEAT_US = 500_000
-
-# Who is told what: a command goes to the engines of these roles, once if one engine has both.
-AUDIENCE: dict[type[EngineCommand], tuple[Role, ...]] = {
-    Open: ("transcribe", "respond"),
-    Feed: ("transcribe", "respond"),
-    Heard: ("transcribe", "respond"),
-    Onset: ("transcribe", "respond"),
-    Commit: ("transcribe", "respond"),
-    Cancel: ("transcribe", "respond"),
-    Close: ("transcribe", "respond"),
-    Evict: ("transcribe", "respond"),
-    Flush: ("transcribe",),
-    Rollback: ("transcribe",),
-    Audio: ("respond",),
-    Prepare: ("respond",),
-    Respond: ("respond",),
-    Speculate: ("respond",),
-    Crop: ("respond",),
-}
 
 
 class Inbox:
@@ -202,7 +173,7 @@ class Loop:
 
     def _leave(self, command: Leave) -> None:
         """Its slots are free at once."""
-        audience = self._audience(Close(command.stream))
+        audience = self._audience(command)
         self._left[command.stream] = [engine for engine in audience if engine.capabilities.remembers]
         self._tell(Close(command.stream), [engine for engine in audience if not engine.capabilities.remembers])
         self._tell(command, self._left[command.stream])
@@ -249,7 +220,7 @@ class Loop:
 
     def _audience(self, command: EngineCommand) -> list[Engine]:
         roles = self._roles.get(command.stream, ())
-        return list(dict.fromkeys(self._engines[role] for role in AUDIENCE[type(command)] if role in roles))
+        return list(dict.fromkeys(self._engines[role] for role in command.audience if role in roles))
 
     def _tell(self, command: EngineCommand, audience: Iterable[Engine] | None = None) -> None:
         """One stream's trouble is that stream's, one engine's not the other's: the wall between them."""

@@ -1,8 +1,7 @@
-"""The engine process: models, caches, VAD and the device live here and only here.
+"""Finds installed engines by name, in the entry point group `voxd.engines`.  Not in the packet's path.
 
-Registry of engines: the entry point group `voxd.engines`.  Names are read without importing anything; an engine is
-imported when it was configured or is listed.  It makes engines and loads none; it knows no stream.  A plug-in is a
-package with
+Names are read without importing anything; an engine is imported when it is configured or listed.  It makes engines and
+loads none; it knows no stream.  A plug-in is a package with
 
     [project.entry-points."voxd.engines"]
     mine = "my_package:MyEngine"          # a subclass of voxd.engine.contract.Engine
@@ -19,6 +18,7 @@ from voxd.engine.contract import Capabilities, Engine, Unusable
 from voxd.messages import Role
 
 GROUP = "voxd.engines"
+UNKNOWN = "?"  # instead of the name of a package
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Listing:
 
 
 def names() -> tuple[str, ...]:
-    """Installed engines, sorted."""
+    """The names of the installed engines, sorted."""
     return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
 
 
@@ -44,7 +44,7 @@ def _find(name: str) -> EntryPoint:
     raise Unusable(f"no engine is called '{name}'; installed engines: {known}")
 
 
-# What importing somebody else's module throws: it is missing or broken, or a library that it loads is.
+# What the import of somebody else's module may raise, because it, or a library that it loads, is missing or broken.
 _AT_IMPORT = (ImportError, AttributeError, OSError, RuntimeError, SyntaxError, TypeError, ValueError)
 
 
@@ -59,9 +59,14 @@ def _load(point: EntryPoint) -> type[Engine]:
     return found
 
 
-def _lack(cls: type[Engine]) -> str | None:
+def _lack(cls: type[Engine], package: str) -> str | None:
+    """What must be installed before it can be loaded, and how; None: nothing."""
     missing = cls.missing()
-    return f"needs {', '.join(missing)}; {remedy(cls.capabilities)}" if missing else None
+    return f"needs {', '.join(missing)}; {remedy(cls.capabilities, package)}" if missing else None
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else UNKNOWN
 
 
 def _absent(cls: type[Engine]) -> str | None:
@@ -76,13 +81,13 @@ def engine_class(name: str) -> type[Engine]:
         found = _load(point)
     except Unusable as reason:
         raise Unusable(f"engine '{name}' {reason}") from reason
-    if lack := _lack(found):
+    if lack := _lack(found, _package(point)):
         raise Unusable(f"engine '{name}' {lack}")
     return found
 
 
 def engine_for(role: Role, name: str) -> type[Engine]:
-    """As `engine_class`, and raises `Unusable` for an engine that does something else, too."""
+    """Like `engine_class`; raises `Unusable` also for an engine that cannot fill this role."""
     found = engine_class(name)
     if role not in (roles := found.capabilities.roles):
         raise Unusable(f"engine '{name}' cannot fill the role `{role}`; it fills {', '.join(roles)}")
@@ -108,10 +113,10 @@ def make(
     return made
 
 
-def remedy(capabilities: Capabilities) -> str:
-    """How to get what an engine needs."""
-    if capabilities.extra:
-        return f"install it with: {how_to_install(capabilities.extra)}"
+def remedy(capabilities: Capabilities, package: str) -> str:
+    """How to get what an engine needs.  `package`: the distribution that the engine is of; its extra is meant."""
+    if capabilities.extra and package != UNKNOWN:
+        return f"install it with: {how_to_install(capabilities.extra, package)}"
     return "install these modules"
 
 
@@ -120,10 +125,10 @@ def listing() -> list[Listing]:
     found = []
     for name in names():
         point = _find(name)
-        package = point.dist.name if point.dist else "?"
+        package = _package(point)
         try:
             cls = _load(point)
-            found.append(Listing(name, package, cls.capabilities, _lack(cls) or _absent(cls)))
+            found.append(Listing(name, package, cls.capabilities, _lack(cls, package) or _absent(cls)))
         except Unusable as reason:
             found.append(Listing(name, package, None, str(reason)))
     return found

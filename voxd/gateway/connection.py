@@ -31,8 +31,9 @@ from voxd.gateway.budget import Budget, Held
 from voxd.gateway.dialect import Dialect
 from voxd.gateway.engine_host import EngineHost
 from voxd.gateway.outgoing import Closed, Outbox, OutgoingMessage, ResumeHistory
-from voxd.session import Profile, Session
+from voxd.session.core import Session
 from voxd.session.intake import lighten
+from voxd.session.terms import Profile
 from voxd.telemetry.log import BreachLimiter, SessionLog, fields
 from voxd.telemetry.turn_meter import Observer, Targets, TurnMeter
 

@@ -24,7 +24,7 @@ from voxd.gateway.dialect import Dialect
 from voxd.gateway.engine_host import EngineHost
 from voxd.gateway.parking import Parking
 from voxd.gateway.session_defaults import beginning, first_config, for_good, profile
-from voxd.session import Profile
+from voxd.session.terms import Profile
 from voxd.telemetry.log import BreachLimiter
 from voxd.telemetry.prometheus import Exposition, FileObserver
 from voxd.telemetry.turn_meter import Observer, Targets

@@ -24,6 +24,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 
+from shared.latency import OF_A_TURN
 from voxd.telemetry import journald
 from voxd.telemetry.turn_meter import Targets, TurnReport
 from voxd.traces import Reticent
@@ -195,20 +196,14 @@ class SessionLog:
 
 def line(report: TurnReport) -> str:
     """`ttft engine 38 ms · first delta 41 ms · 15 deltas in 650 ms`, or `first text 610 ms · final 510 ms · …`."""
-    found = report.metrics
+    found = report.metrics.as_dict()
     parts: list[str] = []
-    if found.ttft_engine_ms is not None:
-        parts.append(f"ttft engine {found.ttft_engine_ms:.0f} ms")
-    if found.ttft_server_ms is not None:
-        parts.append(f"first delta {found.ttft_server_ms:.0f} ms")
-    if report.text_span_ms is not None:
-        parts.append(f"{report.deltas} deltas in {report.text_span_ms:.0f} ms")
-    if found.first_text_ms is not None:
-        parts.append(f"first text {found.first_text_ms:.0f} ms")
-    if found.final_ms is not None:
-        parts.append(f"final {found.final_ms:.0f} ms")
-    if report.audio_ms and found.final_ms is not None:
-        parts.append(f"audio {report.audio_ms / 1000:.1f} s")
-    if found.rtf is not None:
-        parts.append(f"rtf {found.rtf:.2f}")
+    for metric in OF_A_TURN:
+        if metric.line and metric.name in found:
+            value = found[metric.name]
+            parts.append(f"{metric.line} {value:.0f} ms" if metric.unit == "ms" else f"{metric.line} {value:.2f}")
+        if metric.name == "ttft_server_ms" and report.text_span_ms is not None:
+            parts.append(f"{report.deltas} deltas in {report.text_span_ms:.0f} ms")
+        if metric.name == "final_ms" and metric.name in found and report.audio_ms:
+            parts.append(f"audio {report.audio_ms / 1000:.1f} s")
     return " · ".join(parts) or "no text"

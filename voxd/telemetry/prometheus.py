@@ -1,8 +1,8 @@
 """The page `/metrics` in the text format of Prometheus: counters and histograms so far, and the state of the daemon.
 Beside steps 4 to 11 of a packet's path.
 
-It knows names, units and buckets; not sessions or sockets.  Connections report what happens, and `live` is called for
-the current state whenever the page is read.  Metrics are those of `shared.latency`, with times in seconds.
+It knows names and units; not sessions or sockets.  Connections report what happens, and `live` is called for the
+current state whenever the page is read.  Latencies are those of the table in `shared.latency`, in seconds.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from shared import __version__, events
 from shared.audio import RATE
+from shared.latency import OF_A_TURN, SEVERAL, Metric as Latency
 from voxd.messages import Beat
 from voxd.telemetry import journald
 from voxd.telemetry.turn_meter import Targets, TurnReport
@@ -25,25 +26,6 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 KINDS = ("realtime", "transcription", "rest")
 TOKENS = ("input", "cached", "output")
 STATES = ("loading", "ready", "restarting", "failed", "stopped", "draining")
-
-_FIRST = (5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 100, 125, 150, 200, 300, 500, 1000, 2000, 5000)  # ms
-_FINAL = (50, 100, 150, 200, 300, 400, 500, 600, 700, 800, 1000, 1250, 1500, 2000, 2500, 3000, 5000, 10_000)
-_GAP = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 500, 1000)
-
-# Word -> what it measures, upper bounds of its buckets (ms; `rtf` is a ratio).
-WORDS: dict[str, tuple[str, tuple[float, ...]]] = {
-    "ttft_user_ms": ("Last voiced sample to first delta, as clients report it", _FIRST),
-    "ttft_server_ms": ("Commit to first delta written to the socket", _FIRST),
-    "ttft_engine_ms": ("Commit in the engine to its first token with text", _FIRST),
-    "endpoint_ms": ("Last voiced sample to end of turn decided", _FINAL),
-    "first_text_ms": ("First voiced sample to first transcription delta", _FINAL),
-    "lag_over_delay_ms": ("Text behind its audio, beyond the configured delay", _FINAL),
-    "final_ms": ("Last voiced sample to final transcript", _FINAL),
-    "total_ms": ("Commit to last delta of a response", (*_FINAL, 20_000, 30_000, 60_000)),
-    "saved_ms": ("Head start of an answer that was begun before it was asked for", _FIRST),
-    "itl_ms": ("Gap between deltas of a response", _GAP),
-    "rtf": ("Compute over audio of a turn", (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0)),
-}
 
 
 class EngineHealth(NamedTuple):
@@ -91,7 +73,7 @@ class Exposition:
             self._tokens.labels(kind)
         for metric in ("ttft_engine_ms", "ttft_server_ms", "total_ms"):
             self._breaches.labels(metric)
-        self._words = {word: _histogram(word, *about, registry) for word, about in WORDS.items()}
+        self._latencies = {metric.name: _histogram(metric, registry) for metric in OF_A_TURN}
         registry.register(_Collector(live))
 
     def page(self) -> bytes:
@@ -132,17 +114,22 @@ class Exposition:
 
     def load(self, rtf: float) -> None:
         """Records the compute over audio of a turn of a file."""
-        self._words["rtf"].labels("file").observe(rtf)
+        self._latencies["rtf"].labels("file").observe(rtf)
 
     def _measure(self, report: TurnReport, scope: str) -> None:
-        for word, value in report.metrics.as_dict().items():
-            self._words[word].labels(scope).observe(value if word == "rtf" else value / 1000)
-        for gap in report.metrics.itl_ms:
-            self._words["itl_ms"].labels(scope).observe(gap / 1000)
+        for name, value in report.metrics.as_dict().items():
+            self._observe(name, scope, value)
+        for name in SEVERAL:
+            for value in getattr(report.metrics, name):
+                self._observe(name, scope, value)
         for kind, count in (report.event.tokens if report.event else {}).items():
             self._tokens.labels(kind).inc(count)
         for metric in self._targets.breaches(report.metrics):
             self._breaches.labels(metric).inc()
+
+    def _observe(self, name: str, scope: str, value: float) -> None:
+        """`value`: in the unit of the table; times are kept in seconds, as readers of Prometheus expect."""
+        self._latencies[name].labels(scope).observe(value / 1000 if name.endswith("_ms") else value)
 
 
 class FileObserver:
@@ -163,12 +150,17 @@ class FileObserver:
             self._exposition.load(report.metrics.rtf)
 
 
-def _histogram(word: str, about: str, buckets: tuple[float, ...], registry: CollectorRegistry) -> Histogram:
+def _histogram(metric: Latency, registry: CollectorRegistry) -> Histogram:
     """`final_ms` -> `voxd_final_seconds`, `rtf` -> `voxd_rtf_ratio`."""
-    name, ratio = word.removesuffix("_ms"), word == "rtf"
-    bounds = buckets if ratio else tuple(bound / 1000 for bound in buckets)
-    unit = "ratio" if ratio else "seconds"
-    return Histogram(f"voxd_{name}", about, ["scope"], unit=unit, buckets=bounds, registry=registry)
+    timed = metric.unit == "ms"
+    return Histogram(
+        f"voxd_{metric.name.removesuffix('_ms')}",
+        f"{metric.meaning[0].upper()}{metric.meaning[1:]}",
+        ["scope"],
+        unit="seconds" if timed else metric.unit,
+        buckets=[bound / 1000 for bound in metric.buckets] if timed else metric.buckets,
+        registry=registry,
+    )
 
 
 class _Collector(Collector):

@@ -1,4 +1,4 @@
-"""The page at `/`: files beside this module, served as they are.  Beside step 3; its scripts are a client of their own.
+"""The page at `/`: the files of `page/` as they are, and the table of metrics.  Beside step 3; a client of its own.
 
 It knows files and the headers that browsers hold them to; not sessions, keys nor what the scripts do.  The gate lets
 everybody of this host have the page: it holds nothing but itself, and what it asks for wants a key as from any client.
@@ -9,6 +9,7 @@ this origin only; in nobody's frame; the address of the page, and with it the to
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +17,8 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from shared.latency import METRICS
 
 FOLDER = Path(__file__).parent / "page"
 KINDS = {
@@ -48,10 +51,17 @@ HEADERS = {
 }
 
 
-def files() -> dict[str, Path]:
-    """Path of the URL -> file.  All that is served is named here: a path is looked up, never put together."""
-    found = {f"/page/{file.name}": file for file in sorted(FOLDER.iterdir()) if file.suffix in KINDS}
-    return {"/": found.pop("/page/index.html"), **found}
+def files() -> dict[str, bytes]:
+    """Path of the URL -> content.  All that is served is named here: a path is looked up, never put together."""
+    found = {f"/page/{file.name}": file.read_bytes() for file in sorted(FOLDER.iterdir()) if file.suffix in KINDS}
+    return {"/": found.pop("/page/index.html"), "/page/metrics.js": metrics_module().encode(), **found}
+
+
+def metrics_module() -> str:
+    """The table of `shared.latency` as a module of JavaScript, so that the page cannot miss a metric."""
+    rows = [{"name": each.name, "meaning": each.meaning, "source": each.source, "page": each.page} for each in METRICS]
+    about = "// The table of metrics, written by voxd/web/page_files.py from shared/latency.py."
+    return f"{about}\nexport const METRICS = {json.dumps(rows, ensure_ascii=False)};\n"
 
 
 PATHS = frozenset(files())
@@ -59,15 +69,15 @@ PATHS = frozenset(files())
 
 def routes() -> Iterator[Route]:
     """Read once: a page and its modules do not change under a running daemon."""
-    for path, file in files().items():
-        yield Route(path, _Served(file).answer)
+    for path, body in files().items():
+        yield Route(path, _Served(body, KINDS[Path(path).suffix or ".html"]).answer)
 
 
 class _Served:
-    def __init__(self, file: Path) -> None:
-        self._body = file.read_bytes()
+    def __init__(self, body: bytes, kind: str) -> None:
+        self._body = body
         self._tag = f'"{sha256(self._body).hexdigest()[:32]}"'
-        self._headers = {**HEADERS, "Content-Type": KINDS[file.suffix], "ETag": self._tag}
+        self._headers = {**HEADERS, "Content-Type": kind, "ETag": self._tag}
 
     async def answer(self, request: Request) -> Response:
         known = request.headers.get("if-none-match", "")

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, fields, replace
 
 from shared.audio import to_samples
 from shared.events import Error, ResponseCreated, ResponseDone, SpeechStopped, TranscriptionFailed
-from shared.latency import Summary, TurnMetrics, percentile, summarise
+from shared.latency import OF_A_TURN, Summary, TurnMetrics, percentile, summarise
 from voxtui.bench.plan import Part, Plan
 from voxtui.events import Event, Measured, Relinked
 from voxtui.session.meter import Meter, Report
 
-METRICS = tuple(found.name for found in fields(TurnMetrics))
+METRICS = tuple(metric.name for metric in OF_A_TURN)
 UPLINK = "uplink_ms"  # of a packet: its last sample captured -> in the session
 LATE = "late_ms"  # of the bench itself: a packet that went out after its time
 
@@ -78,7 +78,7 @@ class Result:
         self.window_s += other.window_s
 
     def figures(self) -> dict[str, Summary]:
-        """Metric -> figures, for those that applied, in the order of the glossary."""
+        """Metric -> figures, for those that applied, in the order of the table."""
         uplink_ms = [each.uplink_ms for each in self.reports if each.uplink_ms is not None]
         more = {UPLINK: uplink_ms, LATE: self.late_ms}
         return summarise(self.turns) | {name: Summary.of(values) for name, values in more.items() if values}

@@ -15,9 +15,10 @@ from typing import Protocol
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from shared.config import ConfigError, client_socket
+from shared.urls import REALTIME
 
 PORT = 8000
-ENDPOINT = "/v1/realtime"
+ENDPOINT = REALTIME
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _USER = r"(?:[A-Za-z0-9_.][A-Za-z0-9_.+%-]*@)?"
 _HOST = r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?\])"

@@ -8,13 +8,12 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-import msgspec
-from msgspec import UNSET, UnsetType
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from shared.events import ServerEvent, WireError, parse_server
 from shared.safe_text import safe_line
+from shared.urls import LAST_SEQ, RESUME
 from voxtui.errors import ClientError, Full, NotReady, Refused, Unreachable
 from voxtui.link.http_client import Complaint, complaint, reached
 from voxtui.link.target import LOOPBACK, Address
@@ -82,7 +81,7 @@ def _with_extensions(url: str, resume: tuple[str, int] | None) -> str:
     query = dict(parse_qsl(parts.query))
     query.setdefault("voxd_ext", EXTENSIONS)
     if resume is not None:
-        query |= {"voxd_resume": resume[0], "voxd_last_seq": str(resume[1])}
+        query |= {RESUME: resume[0], LAST_SEQ: str(resume[1])}
     return urlunsplit(parts._replace(query=urlencode(query, safe=",")))
 
 
@@ -116,15 +115,9 @@ def _nobody(address: Address, label: str, error: OSError) -> str:
     return f"{label} cannot be reached: {safe_line(error.strerror or str(error))}. {how}"
 
 
-class _Numbered(msgspec.Struct):
-    voxd_seq: int | UnsetType = UNSET
-
-
-def parse(data: bytes) -> tuple[ServerEvent | None, int]:
-    """The event, and its number in a session that can be resumed, else 0."""
+def parse(data: bytes) -> ServerEvent | None:
+    """The event; None for what is none, or of a type that this client does not know."""
     try:
-        event = parse_server(data)
-        seq = msgspec.json.decode(data, type=_Numbered).voxd_seq
-    except (WireError, msgspec.DecodeError):
-        return None, 0
-    return event, 0 if seq is UNSET else seq
+        return parse_server(data)
+    except WireError:
+        return None

@@ -30,7 +30,7 @@ from shared.events import (
     TranscriptionCompleted,
     TranscriptionDelta,
 )
-from shared.latency import SampleClock, TurnMetrics, TurnStamps, VoicedTruth
+from shared.latency import VOXD_ONLY, SampleClock, TurnMetrics, TurnStamps, VoicedTruth
 from shared.session_config import AnySession, ServerVad
 from voxtui.events import Measured
 
@@ -57,17 +57,15 @@ class Turn:
     key: str
     stamps: TurnStamps = field(default_factory=TurnStamps)
     start: int = 0  # where the server says that the utterance, padding included, begins
-    rtf: float | None = None
     report: Report | None = None
     words: bool = False
     complete: bool = False
 
     def metrics(self) -> TurnMetrics:
         found = self.stamps.metrics(user=True)
-        found.rtf = self.rtf
         if self.report is not None:
-            found.ttft_server_ms = self.report.voxd.ttft_server_ms
-            found.ttft_engine_ms = self.report.voxd.ttft_engine_ms
+            for name in VOXD_ONLY:
+                setattr(found, name, getattr(self.report.voxd, name))
         return found
 
 
@@ -223,11 +221,12 @@ class Meter:
         key = event.item_id if spoken or not isinstance(event.response_id, str) else event.response_id
         turn = self._turn(key)
         turn.complete = True
-        turn.rtf = event.rtf if isinstance(event.rtf, float) else None
         first_us, last_us = (self._captured(event.audio.get(end)) for end in ("speech_start_ms", "speech_end_ms"))
         stamps = replace(turn.stamps, first_voiced_us=first_us, last_voiced_us=last_us)
         uplink_ms = self._uplink_ms(last_us, event.stamps.get("speech_end_us"))
-        turn.report = Report(TurnMetrics.of(event.derived_ms), stamps.metrics(user=True), uplink_ms)
+        reported = TurnMetrics.of(event.derived_ms)
+        reported.rtf = event.rtf if isinstance(event.rtf, float) else None
+        turn.report = Report(reported, stamps.metrics(user=True), uplink_ms)
         return Measured(turn.key, turn.metrics(), complete=True) if turn.words else None
 
     def _answered(self, sent_us: int, t1_us: int, t2_us: int, at_us: int) -> None:

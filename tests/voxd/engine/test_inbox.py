@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from voxd.engine.loop import Inbox
-from voxd.messages import Command, Evict
+from voxd.messages import Close, Command
 
 PATIENCE_S = 60.0
 
@@ -13,8 +13,8 @@ PATIENCE_S = 60.0
 def test_the_inbox_keeps_the_order_and_gives_all_there_is() -> None:
     inbox = Inbox()
     for stream in range(5):
-        inbox.put(Evict(stream))
-    assert inbox.take(0) == [Evict(stream) for stream in range(5)]
+        inbox.put(Close(stream))
+    assert inbox.take(0) == [Close(stream) for stream in range(5)]
     assert inbox.take(0) == []
 
 
@@ -22,9 +22,9 @@ def test_an_empty_inbox_waits_for_a_command() -> None:
     inbox, found = Inbox(), list[list[Command]]()
     reader = threading.Thread(target=lambda: found.append(inbox.take(PATIENCE_S)))
     reader.start()
-    inbox.put(Evict(1))
+    inbox.put(Close(1))
     reader.join(PATIENCE_S)
-    assert found == [[Evict(1)]]
+    assert found == [[Close(1)]]
 
 
 def test_a_wake_ends_the_wait_once() -> None:
@@ -39,7 +39,7 @@ def test_a_full_inbox_holds_its_writer_back() -> None:
 
     def write() -> None:
         for stream in range(5):
-            inbox.put(Evict(stream))
+            inbox.put(Close(stream))
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -50,19 +50,19 @@ def test_a_full_inbox_holds_its_writer_back() -> None:
         taken += commands
     writer.join(PATIENCE_S)
     assert not writer.is_alive()
-    assert taken == [Evict(stream) for stream in range(5)]
+    assert taken == [Close(stream) for stream in range(5)]
 
 
 def test_the_writer_waits_until_there_is_room() -> None:
     inbox, written = Inbox(size=1), threading.Event()
-    inbox.put(Evict(1))
+    inbox.put(Close(1))
 
     def write() -> None:
-        inbox.put(Evict(2))
+        inbox.put(Close(2))
         written.set()
 
     threading.Thread(target=write).start()
     assert not written.wait(0.05)
-    assert inbox.take(0) == [Evict(1)]
+    assert inbox.take(0) == [Close(1)]
     assert written.wait(PATIENCE_S)
-    assert inbox.take(0) == [Evict(2)]
+    assert inbox.take(0) == [Close(2)]

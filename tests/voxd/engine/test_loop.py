@@ -12,7 +12,7 @@ import pytest
 from shared.audio import Float32
 from voxd.engine.contract import Capabilities, Engine, EngineCommand, Refuse
 from voxd.engine.echo import Echo, words
-from voxd.engine.loop import AUDIENCE, BEAT_US, Inbox, Loop
+from voxd.engine.loop import BEAT_US, Inbox, Loop
 from voxd.engine.vad import FRAME, Network, Vad
 from voxd.messages import (
     Beat,
@@ -22,7 +22,6 @@ from voxd.messages import (
     Commit,
     Configure,
     Crop,
-    Evict,
     Failed,
     Feed,
     Flush,
@@ -138,7 +137,6 @@ ABOUT_STREAM_1: list[EngineCommand] = [
     Crop(1, 3),
     Respond(1, 4, ()),
     Cancel(1, 4),
-    Evict(1),
     Close(1),
 ]
 
@@ -148,7 +146,7 @@ def test_commands_go_to_the_roles_that_they_are_for() -> None:
     rig.turn(*ABOUT_STREAM_1)
 
     def heard_by(role: Role) -> list[EngineCommand]:
-        return [command for command in ABOUT_STREAM_1 if role in AUDIENCE[type(command)]]
+        return [command for command in ABOUT_STREAM_1 if role in command.audience]
 
     assert transcriber.told[1:] == heard_by("transcribe")
     assert responder.told[1:] == heard_by("respond")
@@ -273,8 +271,8 @@ def test_a_second_open_is_told_as_it_is_and_keeps_what_was_heard() -> None:
 
 def test_a_role_that_is_given_up_closes_its_engine_and_leaves_the_other_alone() -> None:
     transcriber, responder, rig = both()
-    rig.turn(Open(1, ("transcribe",)), Evict(1))
-    assert transcriber.kinds() == [Open, Open, Evict]
+    rig.turn(Open(1, ("transcribe",)), Cancel(1, 2))
+    assert transcriber.kinds() == [Open, Open, Cancel]
     assert responder.kinds() == [Open, Close]
 
 

@@ -24,7 +24,6 @@ COMMANDS: list[m.Command] = [
     m.Speculate(1, 3, 2, 9000, (m.Turn("assistant", "Yes."),), None),
     m.Crop(1, 3),
     m.Cancel(1, 3),
-    m.Evict(1),
     m.Leave(1),
     m.Prepare(1, 2, (m.Turn("user", "", 1, "hello"),)),
     m.Audio(1, 2, b"\0\1"),
@@ -82,8 +81,8 @@ def test_a_message_comes_out_with_its_last_byte() -> None:
 
 
 def test_what_is_in_front_of_an_error_is_not_lost() -> None:
-    found = framing.commands().feed(framing.encode(m.Evict(1)) + struct.pack("<I", framing.LIMIT + 1))
-    assert next(found) == m.Evict(1)
+    found = framing.commands().feed(framing.encode(m.Close(1)) + struct.pack("<I", framing.LIMIT + 1))
+    assert next(found) == m.Close(1)
     with pytest.raises(ValueError, match=rf"a message of {framing.LIMIT + 1} bytes; at most {framing.LIMIT}"):
         next(found)
 

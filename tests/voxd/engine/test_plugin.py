@@ -30,6 +30,7 @@ version = "1.2.3"
 [project.entry-points."voxd.engines"]
 parrot = "parrot:Parrot"
 hungry = "parrot:Hungry"
+thirsty = "parrot:Thirsty"
 nameless = "parrot:Nobody"
 odd = "parrot:odd"
 torn = "parrot_torn:Engine"
@@ -77,6 +78,10 @@ class Parrot(Engine):
 
 class Hungry(Parrot):
     capabilities = Capabilities(("transcribe",), "wants more", needs=("no_such_seed", "no_such_feeder.tray"))
+
+
+class Thirsty(Parrot):
+    capabilities = Capabilities(("transcribe",), "wants water", needs=("no_such_water",), extra="water")
 
 
 def odd():
@@ -128,7 +133,12 @@ def test_an_installed_plug_in_is_listed_with_its_package(plugins: dict[str, str]
 
 def test_the_list_says_what_is_missing_for_each_and_breaks_at_none(plugins: dict[str, str]) -> None:
     done = python(plugins, "voxd", "engines", "--json")
-    assert {row["name"]: row["problem"] for row in json.loads(done.stdout) if row["package"] == "voxd-parrot"} == {
+    found = {row["name"]: row["problem"] for row in json.loads(done.stdout) if row["package"] == "voxd-parrot"}
+    advice = found.pop("thirsty")
+    assert re.fullmatch(
+        r"needs no_such_water; install it with: pip install '\S+/source\d*\[water\]'", advice
+    )  # its own
+    assert found == {
         "parrot": None,
         "hungry": "needs no_such_seed, no_such_feeder.tray; install these modules",
         "nameless": "cannot be imported: module 'parrot' has no attribute 'Nobody'",

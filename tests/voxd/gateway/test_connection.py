@@ -15,7 +15,7 @@ from voxd.gateway.budget import Budget, Kept
 from voxd.gateway.connection import Connection
 from voxd.gateway.dialect import Dialect
 from voxd.gateway.outgoing import Closed
-from voxd.session import Profile
+from voxd.session.terms import Profile
 from voxd.telemetry.turn_meter import TurnReport
 
 SECOND = bytes(48_000)  # at the API's own 24 kHz

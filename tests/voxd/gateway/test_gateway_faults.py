@@ -17,7 +17,7 @@ from tests.support.daemon import voxd_process
 from tests.voxd.gateway.test_connection import Host, Nobody, until_closed
 from voxd import app, messages as m
 from voxd.gateway.connection import Connection
-from voxd.session import Profile
+from voxd.session.terms import Profile
 from voxd.system.signals import _has_terminal
 
 

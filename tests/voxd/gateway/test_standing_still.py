@@ -19,7 +19,8 @@ from tests.voxd.gateway.test_connection import Host, Nobody
 from voxd import messages as m
 from voxd.gateway.connection import Connection
 from voxd.gateway.dialect import Dialect
-from voxd.session import Profile, intake
+from voxd.session import intake
+from voxd.session.terms import Profile
 from voxd.web import server
 
 MIB = 1 << 20

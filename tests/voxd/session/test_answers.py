@@ -8,7 +8,8 @@ from msgspec import UNSET
 from shared import events
 from tests.support.talk import SILENCE, STREAM, USER_TURN, Desk
 from voxd import messages as m
-from voxd.session import Profile, ResponseNote
+from voxd.session.outbox import ResponseNote
+from voxd.session.terms import Profile
 
 ANSWER_OPENS = [
     "response.created",

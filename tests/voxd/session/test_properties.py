@@ -15,8 +15,9 @@ from shared.session_config import AnySession, Extensions, RealtimeSession, Trans
 from tests.support.checker import EngineChecker, WireChecker
 from tests.support.talk import STREAM, counting_ids
 from voxd import messages as m
-from voxd.session import Profile, Session
+from voxd.session.core import Session
 from voxd.session.responses import ChunkPolicy
+from voxd.session.terms import Profile
 from voxd.session.turns import FRAME
 
 QUIET, VOICE = 0.01, 0.97

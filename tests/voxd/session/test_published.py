@@ -22,7 +22,7 @@ from shared.session_config import RealtimeSession
 from tests.support import published
 from tests.support.talk import STREAM, Desk
 from voxd import messages as m
-from voxd.session import Profile
+from voxd.session.terms import Profile
 from voxd.web import client_secrets as secrets
 
 SESSIONS = [

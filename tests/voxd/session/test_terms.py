@@ -7,7 +7,7 @@ import pytest
 from shared import events
 from tests.support.talk import SILENCE, Desk
 from voxd import messages as m
-from voxd.session import Profile
+from voxd.session.terms import Profile
 
 
 def test_a_client_that_opted_in_is_told_what_is_not_as_asked_for() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from tests.voxd.session.test_properties import ANSWERS, COMMON, PROFILES, Op, Player, scripts
-from voxd.session import Profile
+from voxd.session.terms import Profile
 
 pytestmark = [pytest.mark.slow]
 

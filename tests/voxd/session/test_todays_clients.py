@@ -14,7 +14,7 @@ from shared.events import WireError
 from shared.languages import language_of
 from tests.support.talk import SILENCE, STREAM, Desk
 from voxd import messages as m
-from voxd.session import Profile
+from voxd.session.terms import Profile
 from voxd.telemetry.log import BreachLimiter, HttpRefusals, SessionLog, field_name
 from voxd.telemetry.turn_meter import Targets
 

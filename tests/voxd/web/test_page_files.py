@@ -15,7 +15,7 @@ from voxd.web.pages import ERROR_PAGES, nowhere
 
 TOKEN = b"s3cret-token"
 GATE = Gate(TOKEN, frozenset(), frozenset(), open_paths=OPEN_PATHS | page_files.PATHS)
-FILES = {path: file.read_text(encoding="utf-8") for path, file in page_files.files().items()}
+FILES = {path: content.decode() for path, content in page_files.files().items()}
 LINES = 450  # as of every module
 
 

@@ -161,7 +161,7 @@ def test_what_voxd_says_lies_beside_what_was_here() -> None:
     found = heard(meter, [*ONE[:-1], reported("a", endpoint_ms=604.0, final_ms=755.0, wonder_ms=1.0)], TIMES)[-1]
     report = meter.report("a")
     assert report is not None
-    assert report.voxd.as_dict() == {"endpoint_ms": 604.0, "final_ms": 755.0}
+    assert report.voxd.as_dict() == {"endpoint_ms": 604.0, "final_ms": 755.0, "rtf": 0.25}
     assert report.here.as_dict() == {"endpoint_ms": 606.0, "first_text_ms": 452.0, "final_ms": 756.0}
     assert found.metrics.as_dict() == {"endpoint_ms": 550.0, "first_text_ms": 500.0, "final_ms": 700.0, "rtf": 0.25}
 
@@ -179,7 +179,7 @@ def test_an_answer_is_counted_from_the_speech_that_voxd_names() -> None:
     heard(meter, events, [1960, 2050, 2091, 2092])
     report = meter.report("r")
     assert report is not None
-    assert report.voxd.as_dict() == {"endpoint_ms": 604.0, "total_ms": 88.0}
+    assert report.voxd.as_dict() == {"endpoint_ms": 604.0, "total_ms": 88.0, "rtf": 0.25}
     assert report.here.as_dict() == {"ttft_user_ms": 706.0, "endpoint_ms": 606.0, "total_ms": 99.0}
 
 

@@ -1,4 +1,8 @@
-"""`python -m voxd.engine.conformance NAME`: one line per check; exit status 0 if every promise is kept, else 1."""
+"""`python -m voxd.engine.conformance NAME`: one line per check.  Not in the packet's path.
+
+The exit status is 0 if every promise is kept, else 1.  It knows how to find an installed engine and print verdicts; the
+checks are the package's.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 import click
+import yaml
 
 from shared.environment import begin
 from shared.terminal import say
@@ -49,16 +54,38 @@ def check(suite: Conformance, say: Callable[[str], None]) -> int:
     return broken
 
 
+def _options(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, object]:
+    """KEY=VALUE each, the value as YAML reads it."""
+    options: dict[str, object] = {}
+    for each in given:
+        key, equals, value = each.partition("=")
+        if not (key and equals):
+            raise click.BadParameter(f"{each!r} is not KEY=VALUE")
+        try:
+            options[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise click.BadParameter(f"the value of {each!r} is not YAML; put quotes around it") from None
+    return options
+
+
 @click.command()
 @click.argument("name")
+@click.option(
+    "--option",
+    "options",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=_options,
+    help="As engine_options.NAME in config.yaml; may be repeated.",
+)
 @click.option("--clip", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Real speech of 2 to 10 s.")
-def main(name: str, clip: Path | None) -> None:
+def main(name: str, options: dict[str, object], clip: Path | None) -> None:
     """Check whether the installed engine NAME keeps what voxd.engine.contract asks of an engine."""
     begin(os.environ)
 
     class Suite(Conformance):
         def make_engine(self, wake: Callable[[], None]) -> Engine:
-            return engine_class(name)({}, wake)
+            return engine_class(name)(options, wake)
 
     Suite.clip = clip
     try:

@@ -1,7 +1,9 @@
-"""The engine under check, driven as the loop drives it: commands in, one step after each, a ledger over what comes out.
+"""The engine under check, driven as the loop drives it, and a ledger over what comes out.  Not in the packet's path.
 
-The clock is virtual: it follows the audio and jumps to `deadline_us`.  Engines with threads of their own are waited for
-by their `wake`, never longer than `patience_s`.
+The loop gives an engine all commands that have arrived, then what the VAD made of their audio, and steps it once.  One
+such round may hold a single command (an idle daemon) or dozens (a busy one), so each check is run in both ways, see
+`Bench.batches`.  The clock is virtual: it follows the audio and jumps to `deadline_us`.  Engines with threads of their
+own are waited for by their `wake`, never longer than `patience_s`.  It does not know what a check is about.
 """
 
 from __future__ import annotations
@@ -48,13 +50,14 @@ class Broke(AssertionError):
 
 
 def require(kept: bool, otherwise: str) -> None:
+    """Raises Broke with that text if the promise was not kept."""
     if not kept:
         raise Broke(otherwise)
 
 
 @dataclass(slots=True)
 class Owed:
-    """One utterance or response: what was said of it, and what may still come."""
+    """What was said of one utterance or response, and what may still come of it."""
 
     said: str = ""
     asked: bool = False  # Commit or Respond was given
@@ -72,7 +75,9 @@ class Bench:
         self.threaded = False  # has `wake` been called from a thread of the engine?
         self.ledger: dict[int, dict[int, Owed]] = {}  # by open stream, by ref
         self.now_us = 1_000_000
-        self.plain: str | None = None  # the text of `sound`, once it is known
+        self.plain: dict[bool, str] = {}  # the text of `sound`, once it is known: by whether batches were delivered
+        self.batches = False  # several commands before each step, or one?
+        self._heard: list[Heard] = []  # of the audio of this round
         self.engine = make(self._wake)
         self.engine.load(lambda text: None)
 
@@ -85,14 +90,33 @@ class Bench:
         return next(self._streams)
 
     def tell(self, command: EngineCommand) -> None:
+        """Gives the engine a command.  The round ends with it, or goes on if batches are delivered.
+
+        The gateway learns what the VAD heard when a round is over; so what it says of a stream because of that, such as
+        Onset or Commit, comes in the next one."""
+        if isinstance(command, Heard):
+            self._heard.append(command)
+        else:
+            if not isinstance(command, Feed | Close):
+                self.hear_out(command.stream)
+            self._give(command)
+        if not self.batches:
+            self._step()
+
+    def hear_out(self, stream: int) -> None:
+        """Ends the round if it has audio of this stream."""
+        if any(each.stream == stream for each in self._heard):
+            self._step()
+
+    def _give(self, command: EngineCommand) -> None:
         try:
             self.engine.receive(command)
         except Refuse as refusal:
             raise Broke(f"{type(command).__name__} was refused: {refusal}") from refusal
-        self._step()
 
     def until(self, done: Callable[[], bool], what: str) -> None:
         """Steps at each deadline and each wake."""
+        self._step()
         latest = time.monotonic() + self._patience_s
         while not done():
             deadline = self.engine.deadline_us
@@ -104,6 +128,7 @@ class Bench:
 
     def rest(self, wait_s: float = 0.1) -> None:
         """Half a second without commands; threads get `wait_s` to wake the loop, as often as they do."""
+        self._step()
         until = self.now_us + 500_000
         for _ in range(1000):
             deadline = self.engine.deadline_us
@@ -116,6 +141,11 @@ class Bench:
         self._step()
 
     def _step(self) -> None:
+        """Ends the round."""
+        heard, self._heard = self._heard, []
+        for each in heard:
+            if each.stream in self.ledger:  # the VAD is silent about closed streams
+                self._give(each)
         self._woken.clear()
         for output in self.engine.step(self.now_us):
             self._note(output)
@@ -145,8 +175,8 @@ class Bench:
 
 
 @dataclass(slots=True)
-class Talk:
-    """One stream, told things in the order in which the gateway tells them."""
+class StreamDriver:
+    """Drives one stream: the commands come in the order in which the gateway sends them."""
 
     bench: Bench
     stream: int
@@ -239,6 +269,7 @@ class Talk:
 
     def cancel(self, ref: int, *, utterance: bool) -> None:
         """An utterance vanishes silently; a response settles."""
+        self.bench.hear_out(self.stream)
         self.owed[ref].quiet = utterance
         self.bench.tell(Cancel(self.stream, ref))
 
@@ -258,35 +289,38 @@ class Stage:
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
-        self._talks: list[Talk] = []
+        self._drivers: list[StreamDriver] = []
 
-    def stream(self, start: int = 0) -> Talk:
-        talk = Talk(self.bench, self.bench.new_stream())
-        self._talks.append(talk)
-        talk.open(start)
-        return talk
+    def stream(self, start: int = 0) -> StreamDriver:
+        driver = StreamDriver(self.bench, self.bench.new_stream())
+        self._drivers.append(driver)
+        driver.open(start)
+        return driver
 
     def close(self) -> None:
-        for talk in self._talks:
-            talk.close()
+        for driver in self._drivers:
+            driver.close()
 
     def listen(self, *ends: int) -> list[str]:
         """One stream for each end of the utterance, fed piece by piece in turn -> their texts."""
-        talks = [self.stream() for _ in ends]
-        refs = [talk.begin() for talk in talks]
+        drivers = [self.stream() for _ in ends]
+        refs = [driver.begin() for driver in drivers]
         for position in range(PIECE, max(ends) + DECIDED + PIECE, PIECE):
-            for talk, end in zip(talks, ends, strict=True):
-                talk.hear(min(position, end + DECIDED))
-        for talk, ref, end in zip(talks, refs, ends, strict=True):
-            talk.commit(ref, end)
-        return [talk.settled(ref) for talk, ref in zip(talks, refs, strict=True)]
+            for driver, end in zip(drivers, ends, strict=True):
+                driver.hear(min(position, end + DECIDED))
+        for driver, ref, end in zip(drivers, refs, ends, strict=True):
+            driver.commit(ref, end)
+        return [driver.settled(ref) for driver, ref in zip(drivers, refs, strict=True)]
 
-    def plain(self) -> str:
-        """The text of the utterance when nothing disturbs it."""
-        if self.bench.plain is None:
-            talk = self.stream()
-            self.bench.plain = talk.finish(talk.begin())
-        return self.bench.plain
+    def plain(self, *, batches: bool | None = None) -> str:
+        """The text of the utterance when nothing disturbs it; in the way of delivery of this check, if not told."""
+        now = self.bench.batches
+        self.bench.batches = now if batches is None else batches
+        if self.bench.batches not in self.bench.plain:
+            driver = self.stream()
+            self.bench.plain[self.bench.batches] = driver.finish(driver.begin())
+        self.bench.batches, text = now, self.bench.plain[self.bench.batches]
+        return text
 
     def compare(self, text: str, other: str, when: str, *, loosely: bool = False) -> None:
         """The same text?  Loosely: the same for the most part."""

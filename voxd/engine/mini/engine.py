@@ -34,7 +34,6 @@ from voxd.messages import (
     Close,
     Commit,
     Crop,
-    Evict,
     Failed,
     Feed,
     Flush,
@@ -150,8 +149,6 @@ class VoxtralMini(Engine):
                 self._crop(talk, command.ref)
             case Cancel():
                 self._cancel(talk, command.ref)
-            case Evict():
-                self._evict(talk)
             case Leave():
                 self._leave(talk)
             case Close():
@@ -176,10 +173,6 @@ class VoxtralMini(Engine):
                 self._drop(work)
         talk.language = command.language
         self._roles[command.stream] = command.roles
-
-    def _evict(self, talk: Talk) -> None:
-        if not talk.main.busy:
-            self._memory.free(talk.main)
 
     def _leave(self, talk: Talk) -> None:
         """The device's memory is free at once; ids and embeddings are kept."""

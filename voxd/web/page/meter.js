@@ -1,11 +1,13 @@
 // How fast it was, as the person felt it: events with the times they came at become the metrics of each turn.
 //
-// Pure, and voxtui/meter.py once more: the same definitions under the same names (tests/test_page_modules.py feeds both
-// the same events).  Where speech ended is voxd's decision less the silence that the decision waited for.
+// Pure, and voxtui/session/meter.py once more: the same definitions under the same names (tests/voxd/web/
+// test_page_modules.py feeds both the same events).  Where speech ended is voxd's decision less the silence that the decision waited for.
 
 import { between, percentile } from "./latency.js";
+import { METRICS } from "./metrics.js";
 
 const TURNS = 1000; // whose stamps are kept; the oldest go
+const VOXD_ONLY = METRICS.filter(({ source }) => source === "voxd"); // what the page cannot measure
 const VAD = { prefix_padding_ms: 300, silence_duration_ms: 500 };
 
 class Turn {
@@ -31,14 +33,13 @@ class Turn {
   metrics() {
     const found = {
       ttft_user_ms: between(this.lastVoicedAt, this.firstDeltaAt),
-      ttft_server_ms: this.reported.ttft_server_ms ?? null,
-      ttft_engine_ms: this.reported.ttft_engine_ms ?? null,
       endpoint_ms: between(this.lastVoicedAt, this.decidedAt),
       first_text_ms: between(this.firstVoicedAt, this.firstTextAt),
       lag_over_delay_ms: this.lags.length ? percentile(this.lags, 50) : null,
       final_ms: between(this.lastVoicedAt, this.finalAt),
       total_ms: between(this.committedAt, this.lastDeltaAt),
     };
+    for (const { name } of VOXD_ONLY) found[name] = this.reported[name] ?? null;
     return Object.fromEntries(Object.entries(found).filter(([, value]) => value !== null));
   }
 }
@@ -166,7 +167,7 @@ export class Meter {
   /** voxd's own part of a turn; and the times that a TrackClock learns only now. */
   reported(event) {
     const turn = this.turn(event.scope === "response" ? event.response_id : event.item_id);
-    turn.reported = event.derived_ms;
+    turn.reported = { ...event.derived_ms, rtf: event.rtf };
     turn.firstVoicedAt ??= turn.firstVoiced === null ? null : this.clock.timeOf(turn.firstVoiced);
     turn.lastVoicedAt ??= turn.lastVoiced === null ? null : this.clock.timeOf(turn.lastVoiced);
     return turn.words ? { key: turn.key, metrics: turn.metrics(), complete: true } : null;

@@ -3,6 +3,7 @@
 
 import { QUIET } from "./framer.js";
 import { percentile } from "./latency.js";
+import { METRICS } from "./metrics.js";
 
 const ENTRIES = 300; // the oldest go
 const VALUES = 500; // of each figure, for its percentiles; the oldest go
@@ -10,14 +11,7 @@ const SPARK = 60; // turns in the graph
 const NEAR_END = 80; // px: who has scrolled further up is left there
 
 const SVG = "http://www.w3.org/2000/svg";
-export const WORDS = {
-  ttft_user_ms: "last voiced sample captured → first words of the answer received",
-  ttft_server_ms: "commit → first words of the answer written to the wire (voxd's own part)",
-  endpoint_ms: "last voiced sample captured → end of the turn decided",
-  first_text_ms: "first voiced sample captured → first words received",
-  final_ms: "last voiced sample captured → final text received",
-  render_ms: "words received → painted (two animation frames; an upper bound)",
-};
+const ROWS = METRICS.filter(({ page }) => page);
 
 export const byId = (id) => document.getElementById(id);
 
@@ -147,12 +141,12 @@ function rendered(at, painted) {
 
 export class Figures {
   constructor() {
-    this.values = Object.fromEntries(Object.keys(WORDS).map((name) => [name, []]));
+    this.values = Object.fromEntries(ROWS.map(({ name }) => [name, []]));
     this.cells = {};
     this.head = "final_ms";
     this.targets = {};
     this.finished = 0;
-    for (const [name, meaning] of Object.entries(WORDS)) {
+    for (const { name, meaning } of ROWS) {
       const cells = Array.from({ length: 3 }, () => element("td", { textContent: "–" }));
       byId("rows").append(element("tr", { title: meaning }, element("th", { scope: "row", textContent: name }), ...cells));
       byId("glossary").append(element("dt", { textContent: name }), element("dd", { textContent: meaning }));

@@ -11,19 +11,13 @@ from collections.abc import Iterator
 from rich.cells import cell_len
 from textual.strip import Strip
 
+from shared.latency import OF_A_TURN
 from voxtui.screen.widgets.blocks import BREACH
 from voxtui.screen.widgets.figures import number
 from voxtui.screen.widgets.folding import Folded
 from voxtui.session.transcript import Entry, Progress, Voice
 
-SHOWN = {  # under an entry; the panel has the rest
-    "ttft_user_ms": "ttft",
-    "ttft_engine_ms": "engine",
-    "first_text_ms": "first text",
-    "final_ms": "final",
-    "total_ms": "total",
-    "rtf": "rtf",
-}
+SHOWN = {metric.name: metric.entry for metric in OF_A_TURN if metric.entry}  # the panel has the rest
 CURSOR = "▍"
 BETWEEN = "  ·  "
 BARS = {Voice.USER: "▌", Voice.MODEL: "┃", Voice.NOTE: "╎"}  # told apart without colour, too

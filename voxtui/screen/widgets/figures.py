@@ -7,25 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared.latency import Summary, TurnMetrics, summarise
+from shared.latency import LABELS, Summary, TurnMetrics, summarise
 from voxtui.session.transcript import State
 
 CONVERSING = ("ttft_engine_ms", "ttft_user_ms")  # what the graphs show, the most important first
 TRANSCRIBING = ("final_ms", "first_text_ms", "lag_over_delay_ms")
-WORDS = {
-    "ttft_user_ms": "ttft user",
-    "ttft_server_ms": "ttft server",
-    "ttft_engine_ms": "ttft engine",
-    "endpoint_ms": "endpoint",
-    "first_text_ms": "first text",
-    "lag_over_delay_ms": "lag over delay",
-    "final_ms": "final",
-    "total_ms": "total",
-    "saved_ms": "head start",
-    "itl_ms": "token gap",
-    "render_ms": "render",
-    "rtf": "rtf",
-}
 
 
 def number(name: str, value: float) -> str:
@@ -53,11 +39,11 @@ def target_of(state: State, name: str) -> float | None:
 
 
 def summaries(turns: Sequence[TurnMetrics], renders: Sequence[float]) -> dict[str, Summary]:
-    """Every metric that applies, in the order of the glossary."""
+    """Every metric that applies, in the order of the table."""
     found = summarise(turns)
     if renders:
         found["render_ms"] = Summary.of(renders)
-    return {name: found[name] for name in WORDS if name in found}
+    return {name: found[name] for name in LABELS if name in found}
 
 
 def trip(rtt_ms: int) -> str:

@@ -12,24 +12,11 @@ from textual.geometry import Size
 from textual.screen import ModalScreen
 from textual.widget import Widget
 
+from shared.latency import METRICS
 from voxtui.screen.widgets.blocks import BREACH, MUTED
 from voxtui.screen.widgets.commands import COMMANDS
-from voxtui.screen.widgets.figures import WORDS
 from voxtui.screen.widgets.folding import Folded
 
-MEANINGS = {
-    "ttft_engine_ms": "the engine has your turn → its first word",
-    "ttft_user_ms": "you stop speaking → the first word of the answer",
-    "total_ms": "the turn is over → the answer's last word",
-    "saved_ms": "the answer was begun so long before your turn was known to be over",
-    "itl_ms": "from one piece of an answer to the next",
-    "first_text_ms": "you begin to speak → the first word is here",
-    "lag_over_delay_ms": "how far text trails sound, beyond its set delay",
-    "final_ms": "you stop speaking → the final text is here",
-    "endpoint_ms": "you stop speaking → the turn is known to be over",
-    "render_ms": "words received → words on the screen",
-    "rtf": "computing ÷ audio; below 1 keeps up",
-}
 COLUMN = 16
 
 
@@ -41,7 +28,7 @@ class HelpScreen(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         keys = [(command.display or command.key, command.about) for command in COMMANDS]
         keys.insert(-2, ("ctrl+p", "every command by name, and more themes"))
-        figures = [(WORDS[name], meaning) for name, meaning in MEANINGS.items()]
+        figures = [(metric.label, metric.plain) for metric in METRICS]
         figures.append((BREACH, "over its target: your own, or the daemon's"))
         with VerticalScroll(classes="dialog -page") as page:
             page.border_title = "voxtui"

@@ -13,9 +13,9 @@ from textual.app import RenderResult
 from textual.content import Content
 from textual.widget import Widget
 
-from shared.latency import Summary
+from shared.latency import LABELS, Summary
 from voxtui.screen.widgets.blocks import BREACH, MUTED, TARGET, graph, marks
-from voxtui.screen.widgets.figures import WORDS, course, graphed, number, summaries, target_of, trip
+from voxtui.screen.widgets.figures import course, graphed, number, summaries, target_of, trip
 from voxtui.session.transcript import TURNS, State
 
 LARGE, SMALL = 6, 4  # rows of a graph, the row of marks included
@@ -56,7 +56,7 @@ class LatencyStrip(Latency):
 
     def _row(self, name: str) -> Content:
         values, target = course(self._state, name), target_of(self._state, name)
-        title = Content.styled(f"{WORDS[name]:15}", MUTED)
+        title = Content.styled(f"{LABELS[name]:15}", MUTED)
         value = newest(name, values, target)
         value = Content.assemble(" " * max(0, 9 - value.cell_length), value)
         if not values:
@@ -95,7 +95,7 @@ class LatencyPanel(Latency):
     def _gauge(self, name: str, width: int, height: int) -> list[Content]:
         """Title, newest value, graph, target; each row exactly as wide as told."""
         values, target = course(self._state, name), target_of(self._state, name)
-        rows = [Content.styled(WORDS[name], MUTED), newest(name, values, target)]
+        rows = [Content.styled(LABELS[name], MUTED), newest(name, values, target)]
         if target is None:
             rows += [Content(""), *drawing(name, values, width, height - 1, target)]
         else:
@@ -112,7 +112,7 @@ class LatencyPanel(Latency):
         for name, found in self._summaries.items():
             target = target_of(self._state, name)
             numbers = [self._cell(name, value, target) for value in (found.p50, found.p95)]
-            title = Content.styled(f"{WORDS[name]:{first}.{first}}", MUTED)
+            title = Content.styled(f"{LABELS[name]:{first}.{first}}", MUTED)
             lines.append(Content.assemble(title, (f"{found.n:>6}", MUTED), *numbers))
         return lines
 

@@ -14,7 +14,7 @@ from voxd.engine.contract import Engine
 from voxd.engine.mini.engine import VoxtralMini
 from voxd.engine.mini.interface import Device, Options
 from voxd.engine.mini.memory import load
-from voxd.messages import Cancel, Evict, Turn
+from voxd.messages import Cancel, Leave, Open, Turn
 
 MOST = 12
 WITH_TOKENS = {"max_conversations": 4}
@@ -142,8 +142,8 @@ def test_cancelled_in_the_middle_and_then_the_next_turn() -> None:
         assert talk.said[1, 5] == as_text(dialogue.expected())
 
 
-def test_put_out_of_memory_and_back() -> None:
-    """Its ids and embeddings were kept: nothing is encoded again, and the answer is the same."""
+def test_a_client_that_left_and_came_back() -> None:
+    """Its memory on the device was freed, its ids and embeddings were kept: the answer is the same."""
     dialogue = Dialogue(clip(9.0, 5))
     with gateway(device(), WITH_TOKENS) as talk:
         talk.open(1, dialogue.samples)
@@ -154,7 +154,8 @@ def test_put_out_of_memory_and_back() -> None:
             assert talk.said[1, 10 * turn + 1] == as_text(want)
             assert talk.settled[1, 10 * turn + 1].cached_tokens == 0
             dialogue.say(10 * turn + 1, want)
-            talk.tell(Evict(1))
+            talk.tell(Leave(1))
+            talk.tell(Open(1, ("respond",), start=talk.fed[1]))
 
 
 def test_a_clip_of_70_seconds_with_a_loud_end() -> None:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from shared.audio import float_to_pcm16
 from tests.support.mini import EOS, Gateway, Paper, as_text, contents, encode, follows, gateway
 from tests.support.tiny_voxtral import RATE, Samples
-from voxd.messages import Cancel, Evict, Turn
+from voxd.messages import Cancel, Turn
 
 PIECE = RATE // 2
 MOST = 24
@@ -162,7 +162,7 @@ class Person:
 ACTS = st.lists(
     st.tuples(
         st.integers(1, 3),
-        st.sampled_from(["speak", "speak", "pause", "pause", "end", "end", "type", "aside", "evict", "step", "rest"]),
+        st.sampled_from(["speak", "speak", "pause", "pause", "end", "end", "type", "aside", "step", "rest"]),
         st.integers(0, 30),
     ),
     min_size=5,
@@ -195,8 +195,6 @@ def test_everybody_gets_the_answer_of_their_own_conversation(
                     person.type(f"T{number}")
                 case "aside":
                     person.aside(f"A{number}")
-                case "evict":
-                    talk.tell(Evict(stream))
                 case "step":
                     for _ in range(number):
                         talk.step()
