@@ -181,7 +181,7 @@ class EngineHost:
         return self.state == "stopped"
 
     async def stop(self) -> None:
-        """Asks the engine process to end, and kills it after STOP_S.  A process that is still loading is killed at once:
+        """Asks the engine process to end, and kills it after STOP_S.  A process that still loads is killed at once, for
         it reads no messages yet and has nothing to finish."""
         process, loaded = self._process, self.state == "ready"
         self.state = "stopped"
