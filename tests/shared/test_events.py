@@ -1,4 +1,4 @@
-"""The wire, both ways."""
+"""Tests of parsing and writing events."""
 
 from __future__ import annotations
 

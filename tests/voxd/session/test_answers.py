@@ -1,4 +1,4 @@
-"""The session core on a desk: what the model says, item by item and event by event."""
+"""Responses of the session core: items and events in their order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The session core on a desk: configuration, what the person says, and a lost engine process."""
+"""The session core: configuration, utterances, and a lost engine process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was agreed between a client and this server, and what is said when it is not as asked for."""
+"""The configuration that takes effect, and the warnings where it is not as asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The session core with a responder that reads text: an answer waits until what was said has been written down."""
+"""The session core with a responder that reads text: an answer waits for the transcript."""
 
 from __future__ import annotations
 

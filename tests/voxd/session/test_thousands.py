@@ -1,4 +1,4 @@
-"""The promises of tests/voxd/session/test_properties.py, held by thousands of sessions."""
+"""The properties of tests/voxd/session/test_properties.py, tried on thousands of sessions."""
 
 from __future__ import annotations
 

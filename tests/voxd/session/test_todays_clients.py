@@ -1,4 +1,4 @@
-"""What today's clients send, and what becomes of it: histories, languages, fields of yesterday, turns at the edges."""
+"""Input of today's clients: histories, languages, fields of the beta API, turns at the limits."""
 
 from __future__ import annotations
 
