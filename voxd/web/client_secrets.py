@@ -1,9 +1,10 @@
-"""Client secrets: keys `ek_...` that live for minutes, for a browser page or another machine, and carry a session.
+"""Client secrets: keys `ek_...` that are valid for minutes, for a browser page or another machine, and that carry a
+session's configuration.  Beside step 3.
 
-`POST /v1/realtime/client_secrets` makes one for whoever has the bearer token; until it expires it opens everything but
-that path, as often as wanted, and the session configuration that it was made with is in effect before
-`session.created`.  It knows session configurations as `shared.session_config` does; not sessions, nor who is let in
-(`voxd.web.gate` asks).  Nothing is written anywhere: a restart forgets all secrets.
+A client with the bearer token makes one by `POST /v1/realtime/client_secrets`.  Until it expires it gives access to
+every path but that one, any number of times, and its session configuration applies from `session.created` on.  Nothing
+is stored on disk: a restart forgets all secrets.  This module knows session configurations; not sessions, nor who may
+come in (`voxd.web.gate` asks it).
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ RETRY_S = 60
 
 
 class TooManySecrets(Exception):
-    """There are as many unexpired secrets as may be."""
+    """There are as many valid secrets as there may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """`session`: what a `session.update` would say; {} for nothing.  `expires_at`: seconds of the Unix epoch."""
+    """A client secret.  `session`: like the session of a `session.update`, {} for none.  `expires_at`: seconds of the
+    Unix epoch."""
 
     value: str
     expires_at: int
@@ -57,17 +59,19 @@ class Secret:
 
 
 class Secrets:
-    """`clock`: seconds that only go forward, by which secrets expire, whatever is done to the machine's time; `epoch`:
-    seconds of the Unix epoch, for what is told.  Bounds: MOST and HELD; at a bound expired ones are dropped, and none
-    is made while there are no expired ones, for the others are in use."""
+    """All client secrets.
+
+    `clock`: monotonic seconds, by which secrets expire even if the machine's time is changed; `epoch`: seconds of the
+    Unix epoch, for what clients are told.  Bounds: MOST and HELD.  At a bound expired secrets are dropped; if there are
+    none, no secret is made, because the others are in use."""
 
     def __init__(self, clock: Callable[[], float], epoch: Callable[[], float]) -> None:
         self._clock, self._epoch = clock, epoch
-        # By digest: looking one up takes no time that tells of another.  Each with its end by the clock.
+        # By digest, so that the time of a look-up reveals nothing about other secrets; each with its end by the clock.
         self._secrets: dict[bytes, tuple[float, Secret]] = {}
 
     def make(self, seconds: int, session: Json) -> Secret:
-        """Raises TooManySecrets."""
+        """Makes a secret that is valid for so many seconds.  Raises TooManySecrets."""
         told = msgspec.json.encode(session)
         if self._full(told):
             now = self._clock()
@@ -83,7 +87,7 @@ class Secrets:
         return len(self._secrets) >= MOST or held + len(told) > HELD
 
     def find(self, key: str) -> Secret | None:
-        """The unexpired secret of this value."""
+        """The secret of this value, if it has not expired."""
         if not key.startswith(PREFIX):
             return None
         digest = _digest(key)
@@ -98,12 +102,12 @@ class Secrets:
         return secret
 
     def holds(self, key: str) -> bool:
-        """For the gate."""
+        """Is this a valid client secret?"""
         return self.find(key) is not None
 
 
 def secret_of(scope: Scope, secrets: Secrets) -> Secret | None:
-    """The secret that a request or an upgrade came with, whether or not a key was wanted."""
+    """The secret that a request or an upgrade came with, even if no key was required."""
     return secrets.find(offered_key(scope))
 
 
@@ -129,8 +133,8 @@ class _Request(msgspec.Struct, frozen=True):
 
 
 def client_secrets(secrets: Secrets, fresh: Callable[[], AnySession], model: Callable[[], str]) -> Route:
-    """The route.  `fresh`: a conversation's configuration before its client has said anything, with an id of its own;
-    `model`: the name of what answers."""
+    """The route that makes secrets.  `fresh`: gives a conversation's configuration before its client has said anything;
+    `model`: the name of the engine that answers."""
 
     async def make(request: Request) -> Response:
         try:
@@ -165,17 +169,17 @@ def _parse(body: bytes) -> _Request:
 
 
 def _effective(fresh: AnySession, asked: Json, model: str) -> AnySession:
-    """The session as it will begin.  Raises WireError."""
+    """The configuration that the session will begin with.  Raises WireError."""
     session = merge(fresh, asked, model=model)
     if not isinstance(session, RealtimeSession):
         return session
     output = session.audio.output
-    if isinstance(output.voice, dict):  # this answer names a voice by a string, whatever it was asked for by
+    if isinstance(output.voice, dict):  # this answer names a voice by a string, even if the request used an object
         output = msgspec.structs.replace(output, voice=str(output.voice.get("id", "none")))
     audio = msgspec.structs.replace(session.audio, output=output)
     return msgspec.structs.replace(session, model=model, output_modalities=("text",), audio=audio)
 
 
 def _patch(asked: Json) -> Json:
-    """A configuration without a type is one of a conversation; none at all leaves the type to the URL."""
+    """What the secret carries: a configuration without a type is for a conversation; without any, the URL decides."""
     return {"type": "realtime"} | asked if asked else {}

@@ -1,11 +1,12 @@
-"""Plain HTTP beside the WebSocket: health, readiness, status, models; and the gate in front of everything.
+"""The gate in front of everything: decides which HTTP requests and WebSocket upgrades may come in.  Before step 3.
 
-The gate: a UNIX socket's file mode is the right to use it.  Over TCP the Host must be ours (DNS rebinding), an Origin
-must be the request's own host or allowed (a page of another site), and a key is wanted always: the bearer token, or a
-client secret (`voxd.web.client_secrets`).  Whoever offers wrong keys is told to wait; a right key passes at any time,
-for many people share one address behind a tunnel, and a token of 256 bits is not found by trying.  The body of what
-passes has a deadline, and all bodies together a bound.  It does not know sessions or engines: it is given functions
-that describe them.
+At a UNIX socket the file's mode decides.  Over TCP the Host must be a name of this server (against DNS rebinding), an
+Origin must be the request's own host or allowed (against pages of other sites), and a key is required: the bearer token
+or a client secret (`voxd.web.client_secrets`).  An address that offers wrong keys is told to wait; a right key passes
+at any time, because many people may share an address behind a tunnel, and nobody finds a token of 256 bits by trying.
+
+The body of a request has a deadline, and all bodies together have a bound.  The gate does not know sessions, engines or
+routes.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from voxd.web.problem import HttpProblem
 from voxd.web.refusal_log import noting
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-OPEN_PATHS = frozenset({"/health"})  # says nothing but that the daemon lives
-KEY_PROTOCOL = "openai-insecure-api-key."  # how a browser, which cannot set headers, hands over its key
-FAILED_KEYS = 5  # in a window, from one peer
+OPEN_PATHS = frozenset({"/health"})  # it says only that the daemon is alive
+KEY_PROTOCOL = "openai-insecure-api-key."  # the subprotocol by which a browser, which cannot set headers, sends a key
+FAILED_KEYS = 5  # in a window, from one address
 WINDOW_S = 60.0
-PEERS = 1000  # that are remembered; above it the one that began to fail first is forgotten
+PEERS = 1000  # addresses that are remembered; beyond it the one that failed first is forgotten
 METHODS = "GET, POST, DELETE"
 REQUEST_HEADERS = frozenset(
     {"authorization", "api-key", "content-type", "user-agent", "idempotency-key", "last-event-id", "cache-control"}
@@ -42,8 +43,8 @@ REQUEST_HEADERS = frozenset(
 )
 REQUEST_PREFIXES = ("openai-", "x-openai-", "x-stainless-")
 PREFLIGHT_S = 600
-REQUEST_S = 120.0  # for the whole of a request, its body as it is
-KEY_REFUSALS = (401, 429)  # host and origin were right
+REQUEST_S = 120.0  # for a request with its body
+KEY_REFUSALS = (401, 429)  # statuses of refusals whose host and origin were right
 
 
 async def body_of(request: Request, limit: int) -> bytes:
@@ -60,14 +61,14 @@ async def body_of(request: Request, limit: int) -> bytes:
 
 
 class Failures:
-    """How often each peer has offered a wrong key.  Bound: PEERS."""
+    """Counts how often each client address has offered a wrong key.  Bound: PEERS."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._peers: dict[str, tuple[float, int]] = {}  # start of the window, failures in it; oldest window first
 
     def count(self, peer: str) -> int | None:
-        """One more; the seconds to wait when there have been too many."""
+        """Counts one more.  Returns the seconds to wait if there have been too many."""
         now = self._clock()
         begun, failed = self._peers.get(peer, (now, 0))
         if now - begun >= WINDOW_S:
@@ -86,20 +87,21 @@ def _no_secret(_: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Who may come in.  `token` None: any key (`--no-token`).  `is_secret`: is this an unexpired client secret?"""
+    """Decides who may come in.  `token` None: no key is required (`--no-token`).  `is_secret`: is a key a valid client
+    secret?"""
 
     token: bytes | None
-    hosts: frozenset[str]  # names besides the loopback ones
+    hosts: frozenset[str]  # host names of this server besides the loopback ones
     origins: frozenset[str]
     is_secret: Callable[[str], bool] = _no_secret
     failures: Failures = field(default_factory=Failures)
-    open_paths: frozenset[str] = OPEN_PATHS  # that want no key
+    open_paths: frozenset[str] = OPEN_PATHS  # paths that require no key
 
     def refuse(self, scope: Scope) -> HttpProblem | None:
-        """None for what may pass."""
+        """Why a request or an upgrade is refused; None if it may pass."""
         headers = _headers(scope)
         if is_unix(scope):
-            return self._refuse_page(headers.get("origin"))  # else whoever could open it may use it
+            return self._refuse_page(headers.get("origin"))  # the file's mode has checked everything else
         host = headers.get("host", "")
         name = _name(host)
         if name not in LOOPBACK and name not in self.hosts:
@@ -114,8 +116,10 @@ class Gate:
         return self._refuse_key(offered_key(scope), scope)
 
     def _refuse_page(self, origin: str | None) -> HttpProblem | None:
-        """No page can open a UNIX socket; but a port that leads to it, as `ssh -L` makes one, is open to all pages of a
-        browser there.  The host's name says nothing here, for a page may have its own name lead to this machine."""
+        """Refuses pages of other sites at a UNIX socket.
+
+        No page can open a UNIX socket, but a port that leads to it (`ssh -L`) is open to all pages of a browser on that
+        machine.  The Host header proves nothing here, because a page's own name may lead to that machine."""
         if origin is None or origin in self.origins or _origin_name(origin) in LOOPBACK:
             return None
         message = f"Pages of '{origin}' may not use this socket; see server.allow_origin."
@@ -139,16 +143,16 @@ class Gate:
         wait = self.failures.count(peer_address(scope)) if key else None
         if wait is not None:
             return HttpProblem(429, "rate_limit_exceeded", f"Too many wrong keys; wait {wait} s.", retry_s=wait)
-        return HttpProblem(401, "invalid_api_key", "A bearer token is wanted; `voxd token` prints it on the server.")
+        return HttpProblem(401, "invalid_api_key", "A bearer token is required; `voxd token` on the server prints it.")
 
 
 def is_preflight(scope: Scope) -> bool:
-    """A browser asks whether a page may send a request."""
+    """Is this a browser's question whether a page may send a request?"""
     return scope.get("method") == "OPTIONS" and {"origin", "access-control-request-method"} <= _headers(scope).keys()
 
 
 def offered_key(scope: Scope) -> str:
-    """The key of a request or an upgrade, from the first place that has one; "" for none."""
+    """The key of a request or an upgrade, from the first header that has one; "" if none has."""
     headers = _headers(scope)
     offered = headers.get("api-key") or headers.get("authorization", "").removeprefix("Bearer ")
     if offered:
@@ -169,15 +173,15 @@ def _name(host: str) -> str:
 
 
 def _origin_name(origin: str) -> str:
-    """ "" where there is none."""
+    """The host name of an origin; "" if it has none."""
     try:
         return _name(urlsplit(origin).netloc)
-    except ValueError:  # of a bracket that is not closed
+    except ValueError:  # a bracket that is not closed
         return ""
 
 
 class Guarded:
-    """The gate as ASGI middleware, for HTTP and WebSocket upgrades alike; pages that may come are told so (CORS)."""
+    """The gate as ASGI middleware, for HTTP requests and WebSocket upgrades; it also answers for CORS."""
 
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self._app, self.gate = app, gate
@@ -210,7 +214,8 @@ class Guarded:
 
 
 def _in_bounds(receive: Receive, held: Held) -> Receive:
-    """The body of a request comes within REQUEST_S and into what all bodies may take, or is answered without."""
+    """A `receive` that raises HttpProblem for a request that takes longer than REQUEST_S, or that is too much for the
+    memory that all bodies may take."""
     deadline, whole = asyncio.get_running_loop().time() + REQUEST_S, False
 
     async def take() -> Message:
@@ -221,11 +226,11 @@ def _in_bounds(receive: Receive, held: Held) -> Receive:
             async with asyncio.timeout_at(deadline):
                 message = await receive()
         except TimeoutError:
-            late = f"The request did not come within {REQUEST_S:.0f} s."
+            late = f"The request was not complete within {REQUEST_S:.0f} s."
             raise HttpProblem(408, "request_timeout", late, headers={"Connection": "close"}) from None
         whole = not message.get("more_body", False)
         if not held.grew(len(message.get("body", b""))):
-            told = "The server holds as much of requests as it may; try again in a moment."
+            told = "The server has no memory left for requests; try again in a moment."
             raise HttpProblem(503, "server_overloaded", told, headers={"Connection": "close"})
         return message
 
@@ -233,7 +238,7 @@ def _in_bounds(receive: Receive, held: Held) -> Receive:
 
 
 def _telling(send: Send, origin: str) -> Send:
-    """Every answer tells the page's browser that the page may read it."""
+    """A `send` that tells the browser, with every answer, that the page may read it."""
 
     async def tell(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -247,7 +252,7 @@ def _telling(send: Send, origin: str) -> Send:
 
 
 def _permissions(headers: Mapping[str, str]) -> dict[str, str]:
-    """What a page may send: those of the headers it asks for that clients are known to need."""
+    """What a page may send: of the headers that it asks for, those that known clients need."""
     asked = (name.strip().lower() for name in headers.get("access-control-request-headers", "").split(","))
     allowed = [name for name in asked if name in REQUEST_HEADERS or name.startswith(REQUEST_PREFIXES)]
     return {

@@ -1,11 +1,12 @@
-"""Who may use the event loop: a cheap client at once, costly ones in turn.  Beside steps 3 and 4.
+"""Shares the event loop between clients: a client that costs little is served at once, costly ones take turns.  Beside
+steps 3 and 4.
 
-One loop serves everybody, so whatever is done for one client holds up all others.  Someone who speaks costs some two
-hundredths of its time.  Whoever costs more than LIGHT is no longer served as things come, but in turn with all others
-who do, who has cost least first: a SLICE of work, piece after piece, then the loop is free of them for as long.  So
-together they get half of it, and whoever costs little waits for one piece of their work at most.
+One loop serves all clients, so work for one of them holds up all others.  A client that speaks costs about 2% of its
+time.  A client that costs more than LIGHT is no longer served at once, but in turn with the other costly ones, the
+cheapest first: a SLICE of their work, piece by piece, then the loop is free of it for the same time.  So all costly
+clients together get half of the loop, and a cheap one waits for a single piece of their work at most.
 
-It knows loops and clocks; not what is done, nor for whom.
+It knows loops and clocks; not what the work is, nor whose.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ from typing import TypeVar
 T = TypeVar("T")
 Clock = Callable[[], float]
 
-LIGHT = 0.05  # of one CPU: so much of what somebody has cost is forgotten with time
-BURST_S = 0.005  # of work may pass at once
-MOST_S = 0.05  # of work are remembered: a second later it is as if nothing had been
+LIGHT = 0.05  # of one CPU: the rate at which a client's cost is forgotten
+BURST_S = 0.005  # of work that a client may cause before it counts as costly
+MOST_S = 0.05  # of work are remembered at most, so all is forgotten after a second
 SLICE_S = 0.005  # of costly work between two rests
 
 
 @dataclass(slots=True)
 class Share:
-    """What one client costs.  `debt`: seconds of work at the time `at` that are not forgotten."""
+    """What one client costs.  `debt`: the seconds of work that are not forgotten at the time `at`."""
 
     debt: float
     at: float
 
 
 class Shares:
-    """Of one event loop.  `work`: a clock that stands still while others than this thread are at work, in seconds."""
+    """The shares of one event loop.  `work`: a clock in seconds that runs only while this thread works."""
 
     def __init__(self, work: Clock = time.thread_time, clock: Clock = time.monotonic) -> None:
         self._work, self._clock = work, clock
@@ -47,11 +48,11 @@ class Shares:
         self._taking_turns = False
 
     def newcomer(self) -> Share:
-        """The share of somebody new, who is taken for costly at first: else each new connection were free."""
+        """The share of a new client.  It counts as costly at first, or every new connection would be free."""
         return Share(2 * BURST_S, self._clock())
 
     async def run(self, share: Share, work: Callable[[], T]) -> T:
-        """What the work gives, or raises, once it was its turn."""
+        """Does the work when it is its turn; returns its result, or raises its exception."""
         if not self._is_costly(share):
             return self._charged(share, work)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -60,7 +61,7 @@ class Shares:
         return self._costly(share, work)
 
     def soon(self, share: Share, work: Callable[[], None]) -> bool:
-        """Does the work: now (True), or when it is its turn."""
+        """Does the work now and returns True, or does it when it is its turn and returns False."""
         if not self._is_costly(share):
             self._charged(share, work)
             return True
@@ -94,7 +95,7 @@ class Shares:
             asyncio.get_running_loop().call_soon(self._next)
 
     def _next(self) -> None:
-        """One piece of costly work, and the next one behind all that has come meanwhile."""
+        """Does one piece of costly work; the next piece follows after everything that has come meanwhile."""
         loop = asyncio.get_running_loop()
         if self._spent >= SLICE_S:
             rest, self._spent = self._spent, 0.0
@@ -108,5 +109,5 @@ class Shares:
 
 
 def _give(turn: asyncio.Future[None]) -> None:
-    if not turn.done():  # by its client's end
+    if not turn.done():  # its client may have gone
         turn.set_result(None)

@@ -1,11 +1,11 @@
-"""`POST /v1/audio/transcriptions`: a whole file instead of a stream, through the same session and the same engine.
-Steps 3 and 11 of a frame's path, for files.
+"""`POST /v1/audio/transcriptions`: transcribes a whole file through a session, as if it were a stream.  Steps 3 and 11
+of a packet's path, for files.
 
-It knows HTTP, forms and what the API says to a file; not containers (`shared.audio_file`), not the forms of a
-transcript (`captions`), not who may come in (the gate), and of the gateway only what `Offer` holds.
+It knows HTTP, forms and what the API says about files; not containers (`shared.audio_file`), formats of a transcript
+(`captions`) or who may come in (`gate`).
 
-A request is uploaded first (nothing touches a disk), then takes a slot as any session does, is fed no faster than its
-turns are transcribed, and gives the slot back when it is answered or the client is gone.
+The file is uploaded first and kept in memory.  Then the request takes a slot as any session does, feeds the file no
+faster than its turns are transcribed, and frees the slot when it is answered or the client has gone.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from voxd.gateway.sessions import SessionDesk
 from voxd.session.turns import FRAME
 from voxd.web import captions
 from voxd.web.callers import peer_name
-from voxd.web.captions import Transcript
+from voxd.web.captions import FileTranscript
 from voxd.web.problem import HttpProblem
 
 FILE = 25 << 20  # bytes, as the API
@@ -46,9 +46,9 @@ FIELDS = 1000  # of a form: lists, such as `keywords[]`, have one for each of th
 STALL_S = 30.0  # without a byte of an upload
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 STREAMED = ("json", "text")
-AHEAD = 30 * RATE  # samples fed past the start of the oldest turn whose text is owed: an engine keeps only minutes
-PIECE = 4 * FRAME  # samples that are heard before more is sent: no engine hears a turn before the last one is ended
-TAIL = RATE  # silence after a file, so that its last turn ends as any other, on top of the silence that ends a turn
+AHEAD = 30 * RATE  # samples fed past the start of the oldest turn without its final text: engines keep only minutes
+PIECE = 4 * FRAME  # samples fed at once; the next ones follow when they are heard, so that turns end in order
+TAIL = RATE  # samples of silence after a file, besides the silence that ends a turn, so that its last turn ends
 NOTES = "x-voxd-notes"  # header of an answer
 UPDATES = 2  # of a session: the first sets it up, the second tells that all was heard
 NEVER_S = 300  # Retry-After where trying again is of no use, for clients that know no other header
@@ -72,7 +72,7 @@ class _Hearing:
 
 @dataclass(frozen=True, slots=True)
 class FileRequest:
-    """The form."""
+    """What a request asks for."""
 
     file: BinaryIO  # in memory
     format: str
@@ -89,7 +89,8 @@ class _Parser(MultiPartParser):
 
 
 async def _bounded(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """A client that sends too much is heard out for a while: it reads no answer before it has sent its request."""
+    """The chunks of a body.  Of a body that is too large some more is read before it is refused, because a client reads
+    no answer before it has sent its request.  Raises HttpProblem."""
     size = 0
     while (chunk := await _next(chunks)) is not None and size <= 4 * BODY:
         size += len(chunk)
@@ -112,7 +113,7 @@ def _too_large() -> HttpProblem:
 
 
 async def read_form(request: Request) -> FileRequest:
-    """Raises HttpProblem for what is not as the API wants it."""
+    """Reads and checks the form.  Raises HttpProblem."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         message = "The request must be multipart/form-data with a part `file`."
         raise HttpProblem(415, "unsupported_media_type", message)
@@ -133,8 +134,8 @@ async def read_form(request: Request) -> FileRequest:
 
 
 def _checked(file: BinaryIO, named: list[tuple[str, str]]) -> FileRequest:
-    """`model` may have any name: the configured transcriber does the work.  `temperature` and the like do nothing.
-    Words have no timestamps here: whoever wants them beside those of segments gets segments."""
+    """Checks the fields.  `model` may be any name, for the configured engine does the work; `temperature` and the like
+    have no effect.  Timestamps of words are not available; a client that asks for both kinds gets segments."""
     fields = dict(named)
     granularities = {value for name, value in named if name.removesuffix("[]") == "timestamp_granularities"}
     form = fields.get("response_format", "json")
@@ -164,7 +165,7 @@ def _not_allowed(param: str, found: str, allowed: tuple[str, ...], when: str = "
 
 
 class _FileAnswer:
-    """Server-sent events as text comes, or one body at the end.  A status is sent once it is certain."""
+    """The answer: server-sent events as text comes, or one body at the end.  The status is sent once it is known."""
 
     def __init__(self, wanted: FileRequest, scope: Scope, receive: Receive, send: Send) -> None:
         self._wanted, self._scope, self._receive, self._send = wanted, scope, receive, send
@@ -174,9 +175,9 @@ class _FileAnswer:
         if self._wanted.stream and new:
             await self._event({"type": "transcript.text.delta", "delta": new})
 
-    async def done(self, transcript: Transcript, silence_ms: int, length_ms: int, notes: list[str]) -> None:
-        """`notes`: what was odd about the file.  The API has no place for them: they are a header, or, behind a stream
-        whose headers have long gone, a field of its last event."""
+    async def done(self, transcript: FileTranscript, silence_ms: int, length_ms: int, notes: list[str]) -> None:
+        """Ends the answer.  `notes`: what was unusual about the file.  The API has no place for them, so they are a
+        header, or a field of the last event of a stream."""
         if self._wanted.stream:
             done: Json = {"type": "transcript.text.done", "text": transcript.text, "usage": captions.usage(length_ms)}
             await self._event(done | ({"voxd": {"notes": notes}} if notes else {}))
@@ -226,7 +227,7 @@ async def _tell(problem: HttpProblem, scope: Scope, receive: Receive, send: Send
 
 
 class _ClientGone(Exception):
-    """The client is no longer there."""
+    """The client is no longer connected."""
 
 
 class Transcriptions:
@@ -243,7 +244,7 @@ class Transcriptions:
             self._admit()
             wanted = await read_form(request)
             clip = await asyncio.to_thread(_open, wanted.file)
-            self._admit()  # again: a slot is not kept for a client that takes its time
+            self._admit()  # again, because no slot is kept during the upload
             with clip:
                 await self._serve(clip, wanted, _FileAnswer(wanted, scope, receive, send), scope, receive)
         except HttpProblem as problem:
@@ -254,7 +255,7 @@ class Transcriptions:
             self._requests -= 1
 
     def _admit(self) -> None:
-        """Raises HttpProblem when there is nobody to do the work."""
+        """Raises HttpProblem if the file cannot be transcribed now."""
         refusal, limit = self._desk.refusal(), self._desk.limit
         if refusal is None and self._requests > limit:
             refusal = Refusal("session_limit_reached", f"{limit} requests are at work; see server.max_sessions.")
@@ -322,11 +323,11 @@ async def _leave(receive: Receive) -> None:
 
 
 class _FileRun:
-    """One file on its way through a session."""
+    """Feeds a file to a session, and collects its transcript."""
 
     def __init__(self, connection: Connection, hearing: _Hearing, clip: AudioFile, wanted: FileRequest) -> None:
         self._connection, self._hearing, self._clip = connection, hearing, clip
-        self._transcript = Transcript()
+        self._transcript = FileTranscript()
         self._sent = 0  # samples
         self._length = 0  # of the file
         self._silence_ms = 0
@@ -335,8 +336,8 @@ class _FileRun:
         self._send(events.SessionUpdate(session={"audio": {"input": sound}}))
 
     async def feed(self) -> None:
-        """The file, the silence that ends its last turn, and an update that changes nothing: its answer comes after all
-        events that the audio has caused."""
+        """Feeds the file, then the silence that ends its last turn, then an update that changes nothing.  The answer to
+        that update comes after every event that the audio has caused."""
         try:
             while pcm := await asyncio.to_thread(self._clip.read):
                 await self._put(pcm)
@@ -368,13 +369,13 @@ class _FileRun:
             await self._hearing.moved.wait()
 
     async def listen(self, answer: _FileAnswer) -> None:
-        """Until all is heard and every turn has its text.  Raises HttpProblem."""
+        """Collects events until everything is heard and every turn has its text.  Raises HttpProblem."""
         updates = 0
         while not (updates == UPDATES and self._transcript.settled):
             message = await self._connection.next_event()
             self._connection.written(message)
             updates += self._receive(message.event)
-            if updates == UPDATES and self._transcript.open:  # noise to its end, and the silence was not taken for one
+            if updates == UPDATES and self._transcript.open:  # a turn that even the silence at the end has not ended
                 self._send(events.AudioCommit())
             await answer.text(self._transcript.receive(message.event))
             self._hearing.moved.set()
@@ -385,7 +386,7 @@ class _FileRun:
         await answer.done(self._transcript, self._silence_ms, to_ms(self._length), notes)
 
     def _receive(self, event: events.ServerEvent) -> bool:
-        """Is this the answer to an update?  Raises HttpProblem."""
+        """Handles an event; returns whether it is the answer to an update.  Raises HttpProblem."""
         match event:
             case events.SessionUpdated():
                 detection = event.session.audio.input.turn_detection
