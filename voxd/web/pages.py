@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket
 from shared.parts import Json
 from shared.urls import REALTIME
 from voxd.web.problem import RETRY_S, HttpProblem, answer
+from voxd.web.upgrade import fault
 
 SHOWN = 60  # characters of a name that an error quotes
 
@@ -70,6 +71,8 @@ async def _not_upgraded(request: Request) -> Response:
     if "sec-websocket-key" in request.headers:
         wanted = {"Upgrade": "websocket", "Connection": "upgrade"}
         lost = [name for name, value in wanted.items() if value not in request.headers.get(name, "").lower()]
+        if not lost and (wrong := fault(request.headers.raw)):
+            raise HttpProblem(400, "invalid_header", f"No WebSocket: {wrong.message}", wrong.header)
         message = (
             f"This was a WebSocket upgrade, but it came without {' and '.join(lost) or 'HTTP/1.1'}: a proxy on the way "
             "has to pass on `Upgrade` and `Connection`, by HTTP/1.1. In nginx: proxy_http_version 1.1; "

@@ -11,13 +11,10 @@ faster than its turns are transcribed, and frees the slot when it is answered or
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import BinaryIO
 
 import msgspec
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -25,8 +22,9 @@ from starlette.types import Receive, Scope, Send
 from shared import events
 from shared.audio import RATE, to_ms
 from shared.audio_file import KINDS, AudioFile, TooLong, Unreadable
-from shared.events import Json
-from shared.languages import language_of
+from shared.events import Json, WireError
+from shared.refusals import named
+from shared.safe_text import safe_line
 from shared.session_config import ServerVad
 from voxd import messages as m
 from voxd.gateway.admission import Refusal
@@ -34,18 +32,16 @@ from voxd.gateway.connection import Connection
 from voxd.gateway.outgoing import Closed
 from voxd.gateway.sessions import SessionDesk
 from voxd.session.turns import FRAME
-from voxd.web import captions
+from voxd.web import captions, file_request, form
 from voxd.web.callers import peer_name
 from voxd.web.captions import FileTranscript
+from voxd.web.file_request import Wanted, in_its_words
 from voxd.web.problem import HttpProblem
 
 FILE = 25 << 20  # bytes, as the API
 BODY = FILE + (1 << 20)  # the other fields of the form, and the form itself
 HOURS = 4  # of sound in a file
-FIELDS = 1000  # of a form: lists, such as `keywords[]`, have one for each of their values
 STALL_S = 30.0  # without a byte of an upload
-FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
-STREAMED = ("json", "text")
 AHEAD = 30 * RATE  # samples fed past the start of the oldest turn without its final text: engines keep only minutes
 PIECE = 4 * FRAME  # samples fed at once; the next ones follow when they are heard, so that turns end in order
 TAIL = RATE  # samples of silence after a file, besides the silence that ends a turn, so that its last turn ends
@@ -70,22 +66,7 @@ class _Hearing:
         self.moved.set()
 
 
-@dataclass(frozen=True, slots=True)
-class FileRequest:
-    """What a request asks for."""
-
-    file: BinaryIO  # in memory
-    format: str
-    stream: bool
-    language: str | None
-    prompt: str | None
-
-
 # ── the form ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class _Parser(MultiPartParser):
-    spool_max_size = BODY + 1  # a file stays in memory
 
 
 async def _bounded(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -112,53 +93,43 @@ def _too_large() -> HttpProblem:
     return HttpProblem(413, "file_too_large", f"A file may have {FILE} bytes (25 MiB) at most.", "file")
 
 
-async def read_form(request: Request) -> FileRequest:
-    """Reads and checks the form.  Raises HttpProblem."""
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+async def read_form(request: Request) -> tuple[BinaryIO, Wanted]:
+    """The file, and what is asked of it.  Raises HttpProblem."""
+    if not form.is_form(request.headers):
         message = "The request must be multipart/form-data with a part `file`."
         raise HttpProblem(415, "unsupported_media_type", message)
-    parser = _Parser(request.headers, _bounded(request.stream()), max_files=1, max_fields=FIELDS, max_part_size=65_536)
     try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise HttpProblem(400, "invalid_form", f"The form cannot be read: {error.message}") from error
-    file = form.get("file")
-    if file is None:
+        found = await form.read(request.headers, _bounded(request.stream()), size=BODY)
+        return _file([value for name, value in found if name == "file"]), file_request.read(_texts(found))
+    except WireError as error:
+        raise HttpProblem(400, error.code, error.message, error.param) from None
+
+
+def _texts(found: list[tuple[str, str | form.File]]) -> Iterator[tuple[str, str]]:
+    """All fields but the file.  Raises WireError."""
+    for name, value in found:
+        if isinstance(value, str):
+            yield name, value
+        elif name != "file":
+            (shown,) = named([name])
+            raise WireError("invalid_value", f"'{shown}' came as a file: send it as text, without a file name.", shown)
+
+
+def _file(found: Sequence[str | form.File]) -> BinaryIO:
+    """Raises HttpProblem."""
+    if not found:
         raise HttpProblem(400, "missing_required_parameter", "Missing required parameter: 'file'.", "file")
-    if not isinstance(file, UploadFile):
+    first = found[0]
+    if isinstance(first, str):
         message = "The part `file` came as text, for it has no file name; with curl: -F file=@talk.wav"
         raise HttpProblem(400, "invalid_value", message, "file")
-    if (file.size or 0) > FILE:
+    if len(found) > 1:
+        raise HttpProblem(
+            400, "invalid_value", f"There are {len(found)} parts `file`: send one file a request.", "file"
+        )
+    if first.size > FILE:
         raise _too_large()
-    return _checked(file.file, [(name, value) for name, value in form.multi_items() if isinstance(value, str)])
-
-
-def _checked(file: BinaryIO, named: list[tuple[str, str]]) -> FileRequest:
-    """Checks the fields.  `model` may be any name, for the configured engine does the work; `temperature` and the like
-    have no effect.  Timestamps of words are not available; a client that asks for both kinds gets segments."""
-    fields = dict(named)
-    granularities = {value for name, value in named if name.removesuffix("[]") == "timestamp_granularities"}
-    form = fields.get("response_format", "json")
-    stream = fields.get("stream", "false").lower()
-    if form not in FORMATS:
-        raise _not_allowed("response_format", form, FORMATS)
-    if stream not in ("true", "false", "1", "0"):
-        raise _not_allowed("stream", stream, ("true", "false"))
-    streams = stream in ("true", "1")
-    if streams and form not in STREAMED:
-        raise _not_allowed("response_format", form, STREAMED, " when stream is true")
-    if not granularities <= {"segment", "word"} or granularities == {"word"}:
-        raise _not_allowed("timestamp_granularities", ", ".join(sorted(granularities)), ("segment",))
-    try:
-        language = language_of(fields.get("language", ""))
-    except ValueError as error:
-        raise HttpProblem(400, "invalid_value", f"Invalid value for 'language': {error}.", "language") from None
-    return FileRequest(file, form, streams, language, fields.get("prompt") or None)
-
-
-def _not_allowed(param: str, found: str, allowed: tuple[str, ...], when: str = "") -> HttpProblem:
-    message = f"Invalid value for '{param}': {found[:60]!r}. Supported values{when}: {', '.join(allowed)}."
-    return HttpProblem(400, "invalid_value", message, param)
+    return first.data
 
 
 # ── the answer ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -167,7 +138,7 @@ def _not_allowed(param: str, found: str, allowed: tuple[str, ...], when: str = "
 class _FileAnswer:
     """The answer: server-sent events as text comes, or one body at the end.  The status is sent once it is known."""
 
-    def __init__(self, wanted: FileRequest, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, wanted: Wanted, scope: Scope, receive: Receive, send: Send) -> None:
         self._wanted, self._scope, self._receive, self._send = wanted, scope, receive, send
         self._started = False
 
@@ -178,18 +149,25 @@ class _FileAnswer:
     async def done(self, transcript: FileTranscript, silence_ms: int, length_ms: int, notes: list[str]) -> None:
         """Ends the answer.  `notes`: what was unusual about the file.  The API has no place for them, so they are a
         header, or a field of the last event of a stream."""
+        segments = transcript.segments(silence_ms, length_ms)
         if self._wanted.stream:
+            if self._wanted.format == "diarized_json":
+                for segment in captions.diarized(segments):
+                    await self._event(segment)
             done: Json = {"type": "transcript.text.done", "text": transcript.text, "usage": captions.usage(length_ms)}
             await self._event(done | ({"voxd": {"notes": notes}} if notes else {}))
             await self._end()
             return
-        segments = transcript.segments(silence_ms, length_ms)
         response: Response
         match self._wanted.format:
             case "json":
                 response = JSONResponse({"text": transcript.text, "usage": captions.usage(length_ms)})
             case "verbose_json":
                 response = JSONResponse(captions.verbose(transcript.text, segments, self._wanted.language, length_ms))
+            case "diarized_json":
+                told = {"task": "transcribe", "duration": length_ms / 1000, "text": transcript.text}
+                told |= {"segments": captions.diarized(segments), "usage": captions.usage(length_ms)}
+                response = JSONResponse(told)
             case "srt":
                 response = Response(captions.srt(segments), media_type="text/plain")
             case "vtt":
@@ -197,7 +175,7 @@ class _FileAnswer:
             case _:
                 response = Response(transcript.text + "\n", media_type="text/plain")
         if notes:
-            response.headers[NOTES] = "; ".join(notes)
+            response.headers[NOTES] = safe_line("; ".join(notes)).encode("ascii", "backslashreplace").decode()
         await response(self._scope, self._receive, self._send)
 
     async def problem(self, problem: HttpProblem) -> None:
@@ -242,8 +220,8 @@ class Transcriptions:
         self._requests += 1
         try:
             self._admit()
-            wanted = await read_form(request)
-            clip = await asyncio.to_thread(_open, wanted.file)
+            file, wanted = await read_form(request)
+            clip = await asyncio.to_thread(_open, file)
             self._admit()  # again, because no slot is kept during the upload
             with clip:
                 await self._serve(clip, wanted, _FileAnswer(wanted, scope, receive, send), scope, receive)
@@ -269,7 +247,7 @@ class Transcriptions:
             raise problem
 
     async def _serve(
-        self, clip: AudioFile, wanted: FileRequest, answer: _FileAnswer, scope: Scope, receive: Receive
+        self, clip: AudioFile, wanted: Wanted, answer: _FileAnswer, scope: Scope, receive: Receive
     ) -> None:
         """Transcribes the file, until the answer is given or the client has gone; then the slot is free."""
         problem: HttpProblem | None = None
@@ -325,14 +303,14 @@ async def _leave(receive: Receive) -> None:
 class _FileRun:
     """Feeds a file to a session, and collects its transcript."""
 
-    def __init__(self, connection: Connection, hearing: _Hearing, clip: AudioFile, wanted: FileRequest) -> None:
+    def __init__(self, connection: Connection, hearing: _Hearing, clip: AudioFile, wanted: Wanted) -> None:
         self._connection, self._hearing, self._clip = connection, hearing, clip
+        self._notes = list(wanted.notes)  # about what was asked for
         self._transcript = FileTranscript()
         self._sent = 0  # samples
         self._length = 0  # of the file
         self._silence_ms = 0
-        transcription = {"language": wanted.language, "prompt": wanted.prompt}
-        sound = {"format": {"type": "audio/pcm", "rate": RATE}, "transcription": transcription}
+        sound = {"format": {"type": "audio/pcm", "rate": RATE}, **wanted.sound}
         self._send(events.SessionUpdate(session={"audio": {"input": sound}}))
 
     async def feed(self) -> None:
@@ -379,7 +357,7 @@ class _FileRun:
                 self._send(events.AudioCommit())
             await answer.text(self._transcript.receive(message.event))
             self._hearing.moved.set()
-        notes = self._clip.notes
+        notes = [*self._clip.notes, *self._notes]
         if self._length and not self._transcript.text:
             notes.append("no speech was found in it")
         self._connection.log.file(notes)
@@ -389,6 +367,7 @@ class _FileRun:
         """Handles an event; returns whether it is the answer to an update.  Raises HttpProblem."""
         match event:
             case events.SessionUpdated():
+                self._notes += [in_its_words(each.message) for each in event.voxd_warnings or ()]
                 detection = event.session.audio.input.turn_detection
                 self._silence_ms = detection.silence_duration_ms if isinstance(detection, ServerVad) else 0
                 return True
@@ -397,5 +376,7 @@ class _FileRun:
             case events.Error(error=error):
                 if error.type == "server_error":
                     raise _unavailable(error.code or "server_error", error.message)
-                raise HttpProblem(400, "invalid_value", error.message, "language")
+                raise HttpProblem(
+                    400, "invalid_value", in_its_words(error.message), in_its_words(error.param or "") or None
+                )
         return False
