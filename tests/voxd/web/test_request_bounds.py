@@ -145,7 +145,7 @@ def test_secrets_hold_no_more_than_they_may(monkeypatch: pytest.MonkeyPatch) -> 
     now = [0.0]
     store = Secrets(lambda: now[0], lambda: 0.0)
     first = store.make(60, {"instructions": "x" * 600})
-    with pytest.raises(secrets.Full):
+    with pytest.raises(secrets.TooManySecrets):
         store.make(60, {"instructions": "x" * 600})
     assert first.session == {"instructions": "x" * 600}
     now[0] = 61
