@@ -157,6 +157,7 @@ def _serve(plan: Plan, source: Path | None, systemd: Supervisor, read_again: Cal
     import logging
 
     from voxd import app
+    from voxd.system.fair_loop import FairLoop
     from voxd.telemetry import log as journal
 
     journal.configure(plan.settings.log.level)
@@ -166,7 +167,8 @@ def _serve(plan: Plan, source: Path | None, systemd: Supervisor, read_again: Cal
     for note in plan.notes:
         log.info("%s", note)
     try:
-        asyncio.run(app.run(plan, systemd, read_again))
+        with asyncio.Runner(loop_factory=FairLoop) as runner:
+            runner.run(app.run(plan, systemd, read_again))
     except app.AlreadyRunning as running:
         say(f"voxd: {running}")
     except app.CannotStart as reason:

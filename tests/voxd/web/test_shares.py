@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from voxd.web.shares import LIGHT, MOST_S, SLICE_S, Share, Shares
 
 from tests.support.peers import BINARY, frame, tcp, upgraded
 from tests.voxd.web.test_protocol import serving
 from voxd.web import shares as module
-from voxd.web.shares import LIGHT, MOST_S, SLICE_S, Share, Shares
 
 MS = 0.001
 
