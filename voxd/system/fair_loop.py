@@ -21,37 +21,47 @@ import itertools
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 Clock = Callable[[], float]
 
 SLICE_S = 0.004  # of work between two looks at the sockets
-EVEN = 0.05  # of one CPU: so much of what somebody has cost is forgotten with time
-MOST_S = 0.05  # of work are remembered: a second later it is as if nothing had been
+IDLE = 0.05  # of one CPU: so much of what somebody has cost is forgotten while nothing of theirs waits
+WAITING = 0.005  # of one CPU: and while something does.  Else all would be alike once very many want very much
+MOST_S = 0.05  # of work are remembered
 NEW_S = 0.01  # of work a new client counts as having cost: else each new connection were free
 
 
 class Share:
-    """What somebody has cost, as the time at which it will be forgotten (s of the monotonic clock)."""
+    """What somebody has cost and is not forgotten: `debt` seconds of work at the time `at` (s)."""
 
-    __slots__ = ("__weakref__", "even_at")
+    __slots__ = ("__weakref__", "_at", "_debt", "cost", "lines")
 
-    def __init__(self, even_at: float) -> None:
-        self.even_at = even_at
+    def __init__(self, debt: float, at: float) -> None:
+        self._debt, self._at = debt, at
+        self.lines = 0  # of it in which something waits
+        self.cost = 0.0  # s, all that there ever was
+
+    def debt(self, now: float) -> float:
+        forgotten = (now - self._at) * (WAITING if self.lines else IDLE)
+        self._debt, self._at = max(0.0, self._debt - forgotten), now
+        return self._debt
 
     def charge(self, now: float, work: float) -> None:
         """`work`: seconds."""
-        self.even_at = min(max(self.even_at, now) + work / EVEN, now + MOST_S / EVEN)
+        self._debt = min(MOST_S, self.debt(now) + work)
+        self.cost += work
 
 
 class Line:
     """Callbacks that run one after the other, by the time that `share` has had.  Several lines may have one share."""
 
-    __slots__ = ("share", "waiting")
+    __slots__ = ("queued", "share", "waiting")
 
     def __init__(self, share: Share) -> None:
         self.share = share
+        self.queued = False
         self.waiting = OrderedDict[int, Any]()  # by id: a socket that stays readable is told of again and again
 
 
@@ -60,44 +70,55 @@ class Lines:
 
     def __init__(self, work: Clock = time.thread_time, clock: Clock = time.monotonic) -> None:
         self._work, self._clock = work, clock
-        self._heap: list[tuple[float, int, Line]] = []
+        self._heap: list[tuple[float, int, float, Share, Line]] = []
         self._numbers = itertools.count()
 
     def __bool__(self) -> bool:
         return bool(self._heap)
 
     def put(self, line: Line, callback: Any) -> None:  # an asyncio.Handle
-        if not line.waiting:
-            self._enter(line)
         line.waiting[id(callback)] = callback
+        if not line.queued:
+            self._enter(line)
 
     def serve(self) -> None:
         """For SLICE_S, or a callback longer."""
         begun = before = self._work()
         while self._heap and before - begun < SLICE_S:
-            cost, _, line = heapq.heappop(self._heap)
-            share = line.share
-            if share.even_at > cost:  # it has cost more since it came
+            *_, cost, share, line = heapq.heappop(self._heap)
+            if share is not line.share or share.cost > cost:  # it counts for more than when it came
+                self._leave(share, line)
                 self._enter(line)
                 continue
             _, callback = line.waiting.popitem(last=False)
-            if line.waiting:
-                self._enter(line)  # what is added meanwhile finds it there, or enters it itself
             try:
                 if not callback.cancelled():
                     callback._run()
             finally:
-                now = self._work()
-                share.charge(self._clock(), now - before)
-                before = now
+                after = self._work()
+                line.share.charge(self._clock(), after - before)
+                before = after
+                self._leave(share, line)
+                if line.waiting:
+                    self._enter(line)
 
     def clear(self) -> None:
-        for *_, line in self._heap:
+        for *_, share, line in self._heap:
             line.waiting.clear()
+            self._leave(share, line)
         self._heap.clear()
 
     def _enter(self, line: Line) -> None:
-        heapq.heappush(self._heap, (line.share.even_at, next(self._numbers), line))
+        """Who comes first has the lowest rank.  All who wait are forgotten alike, so it stays right while they do."""
+        share, now = line.share, self._clock()
+        rank = share.debt(now) + WAITING * now
+        line.queued = True
+        share.lines += 1
+        heapq.heappush(self._heap, (rank, next(self._numbers), share.cost, share, line))
+
+    def _leave(self, share: Share, line: Line) -> None:
+        line.queued = False
+        share.lines -= 1
 
 
 _line: contextvars.ContextVar[Line | None] = contextvars.ContextVar("line", default=None)
@@ -105,7 +126,7 @@ _line: contextvars.ContextVar[Line | None] = contextvars.ContextVar("line", defa
 
 def newcomer() -> Share:
     """The share of somebody new."""
-    return Share(time.monotonic() + NEW_S / EVEN)
+    return Share(NEW_S, time.monotonic())
 
 
 def in_line(share: Share) -> contextvars.Context:
@@ -119,6 +140,12 @@ def count_for(share: Share) -> None:
     """From now on this line counts for another share."""
     if (line := _line.get()) is not None:
         line.share = share
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """As asyncio.run, on a FairLoop."""
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        runner.run(main)
 
 
 class _Ready(deque[Any]):
