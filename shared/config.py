@@ -1,4 +1,6 @@
-"""config.yaml, or no file at all, becomes one frozen `Settings`; what is wrong is said with its place:
+"""Reads config.yaml, or no file at all, into one frozen `Settings`.  Not in the packet's path.
+
+Errors name their place:
 
     config.yaml:12:3: streaming.latency_target_ms: expected an integer of at least 1, got 'fast'
 
@@ -23,14 +25,15 @@ import msgspec
 import yaml
 from msgspec import inspect, structs
 
+from shared.expected import allowed, shown, unknown
 from shared.settings import Settings, contradictions, socket_path
 
 T = TypeVar("T", bound=msgspec.Struct)
 MAX_BYTES = 64 * 1024
-MAX_DEPTH = 8  # our own keys end at 3; engine options may nest a little
+MAX_DEPTH = 8  # levels: our own keys end at 3, engine options may nest a little
 SYSTEM_CONFIG = Path("/etc/voxd/config.yaml")
 SYSTEM_SOCKET = Path("/run/voxd/voxd.sock")
-SYSTEM_CREDENTIAL = Path("/etc/voxd/credentials/api-token")  # root's; the service gets a copy of its own
+SYSTEM_CREDENTIAL = Path("/etc/voxd/credentials/api-token")  # for root; the service gets a copy of its own
 # Read by the programs themselves.  Any other VOXD_* that is no setting is probably a spelling mistake.
 OTHER_VARIABLES = frozenset({"VOXD_CONFIG", "VOXD_TOKEN", "VOXD_EAGER", "VOXD_REQUIRE_SYSTEMD"})
 
@@ -62,7 +65,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
 
 
 def read_file(path: Path, kind: type[T]) -> T:
-    """A settings file of another program: a struct of `kind`, as strictly.  Raises ConfigError."""
+    """Reads a settings file into a struct of `kind`, as strictly as `load`.  Raises ConfigError."""
     result: T = _Reader({}).section(kind, _compose(_read(path), str(path)), "")
     return result
 
@@ -103,7 +106,7 @@ def _refuse(mark: yaml.Mark, what: str) -> NoReturn:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes and constructs nothing.  Every scalar stays text: `_scalar` reads it."""
+    """A YAML loader that composes nodes only.  Every scalar stays text, which `_scalar` reads."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012  (declared without ClassVar in the stubs of the base)
     depth = 0
@@ -148,7 +151,7 @@ _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 
 def _scalar(node: yaml.ScalarNode) -> object:
-    """None, bool, int, finite float or str; what is quoted is str."""
+    """The value of a scalar: None, bool, int, finite float or str; a quoted one is str."""
     text = str(node.value)
     if any("\ud800" <= character <= "\udfff" for character in text):
         _refuse(node.start_mark, "half a surrogate pair is not text")
@@ -164,7 +167,7 @@ def _scalar(node: yaml.ScalarNode) -> object:
 
 
 def _pairs(node: yaml.MappingNode, path: str) -> Iterator[tuple[str, yaml.Mark, yaml.Node]]:
-    """(key, where the key stands, value); keys are text and unique."""
+    """The pairs of a mapping as (key, place of the key, value).  Keys are text and unique."""
     seen: dict[str, int] = {}
     for key_node, value in node.value:
         key = _scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
@@ -177,7 +180,7 @@ def _pairs(node: yaml.MappingNode, path: str) -> Iterator[tuple[str, yaml.Mark, 
 
 
 def _plain(node: yaml.Node, path: str) -> object:
-    """Dicts, lists and scalars."""
+    """A node as dicts, lists and scalars."""
     if isinstance(node, yaml.MappingNode):
         return {key: _plain(value, _join(path, key)) for key, _, value in _pairs(node, path)}
     if isinstance(node, yaml.SequenceNode):
@@ -187,48 +190,11 @@ def _plain(node: yaml.Node, path: str) -> object:
 
 
 def _join(path: str, key: str) -> str:
-    return f"{path}.{key if key.isidentifier() and key.isascii() else _shown(key)}".lstrip(".")
-
-
-def _shown(value: object) -> str:
-    """A value inside an error line: short, and nothing that a terminal would obey."""
-    match value:
-        case dict():
-            return "a mapping"
-        case list():
-            return "a list"
-        case None:
-            return "nothing"
-        case bool():
-            return str(value).lower()
-    text = ascii(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _allowed(info: inspect.Type) -> str:
-    """What a field takes, in words."""
-    match info:
-        case inspect.Metadata(extra_json_schema={"description": str(text)}):
-            return text
-        case inspect.BoolType():
-            return "true or false"
-        case inspect.StrType():
-            return "text"
-        case inspect.IntType(ge=low, le=high):
-            return f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
-        case inspect.FloatType(gt=low, lt=high):
-            return f"a number above {low} and below {high}"
-        case inspect.LiteralType(values=values):
-            return "one of " + ", ".join(map(str, values))
-        case inspect.VarTupleType(item_type=item):
-            return f"a list, each item {_allowed(item)}"
-        case inspect.UnionType(types=types):
-            return " or ".join("null" if isinstance(kind, inspect.NoneType) else _allowed(kind) for kind in types)
-    return "a mapping"
+    return f"{path}.{key if key.isidentifier() and key.isascii() else shown(key)}".lstrip(".")
 
 
 class _Reader:
-    """Walks the nodes and `Settings` side by side, so that each value is judged where its place is known."""
+    """Walks nodes and `Settings` side by side, so that the error for a value can name its place."""
 
     def __init__(self, overrides: Mapping[str, yaml.Node]) -> None:
         self._overrides = overrides  # path -> node, instead of what the file says
@@ -256,17 +222,15 @@ class _Reader:
         return kind(**values)
 
     def _checked(self, node: yaml.Node | None, path: str, known: Iterable[str]) -> Iterator[tuple[str, yaml.Node]]:
-        """The pairs of a section; refuses what is no mapping and keys that are not known."""
+        """The pairs of a section.  Raises ConfigError for what is no mapping, and for unknown keys."""
         if node is None or (isinstance(node, yaml.ScalarNode) and _scalar(node) is None):
             return
         if not isinstance(node, yaml.MappingNode):
-            what = f"expected a mapping with the keys {', '.join(known)}; got {_shown(_plain(node, path))}"
+            what = f"expected a mapping with the keys {', '.join(known)}; got {shown(_plain(node, path))}"
             _refuse(self._marks.get(path, node.start_mark), f"{path}: {what}".removeprefix(": "))
         for key, mark, value in _pairs(node, path):
             if key not in known:
-                meant = difflib.get_close_matches(key[:64], known, n=1)
-                hint = f" (did you mean {meant[0]}?)" if meant else ""
-                _refuse(mark, f"{_join(path, key)}: unknown key{hint}; allowed here: {', '.join(known)}")
+                _refuse(mark, f"{_join(path, key)}: {unknown(key, known)}")
             self._marks[_join(path, key)] = mark
             yield key, value
 
@@ -277,7 +241,7 @@ class _Reader:
         return node
 
     def _leaf(self, kind: Any, node: yaml.Node, place: str) -> object:
-        """A value of type `kind`; items of a list or mapping are judged one by one, each at its own place."""
+        """A value of type `kind`; items of a list or mapping are checked one by one, each with its own place."""
         value = _plain(node, place)
         info = inspect.type_info(kind)
         if isinstance(info, inspect.VarTupleType) and isinstance(node, yaml.SequenceNode):
@@ -291,7 +255,7 @@ class _Reader:
         try:
             return msgspec.convert(value, kind, strict=True)
         except msgspec.ValidationError:
-            _refuse(self._marks[place], f"{place}: expected {_allowed(info)}, got {_shown(value)}")
+            _refuse(self._marks[place], f"{place}: expected {allowed(info)}, got {shown(value)}")
 
 
 # ---- the environment ------------------------------------------------------------------------------------------------
@@ -307,7 +271,7 @@ def _leaves(kind: type[Any], path: str) -> Iterator[str]:
 
 
 def _overrides(environ: Mapping[str, str]) -> tuple[dict[str, yaml.Node], tuple[str, ...]]:
-    """Nodes by path from VOXD_*, and a line for each variable that means nothing."""
+    """Nodes by path from VOXD_*, and a line for each variable that is no setting."""
     settings = {"VOXD_" + path.upper().replace(".", "_"): path for path in _leaves(Settings, "")}
     known = [*settings, *OTHER_VARIABLES]
     nodes, warnings = {}, []
@@ -320,7 +284,7 @@ def _overrides(environ: Mapping[str, str]) -> tuple[dict[str, yaml.Node], tuple[
                 nodes[settings[name]] = node
         elif name.startswith("VOXD_") and name not in known:
             meant = difflib.get_close_matches(name[:80], known, n=1)
-            warnings.append(f"{_shown(name)[1:-1]}: no such setting" + (f"; did you mean {meant[0]}?" if meant else ""))
+            warnings.append(f"{shown(name)[1:-1]}: no such setting" + (f"; did you mean {meant[0]}?" if meant else ""))
     return nodes, tuple(warnings)
 
 
@@ -341,7 +305,7 @@ def _search_order(environ: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _systemd(environ: Mapping[str, str], variable: str) -> Path | None:
-    """The directory that systemd made for a unit of ours; another service's, inherited, is not taken."""
+    """The directory that systemd made for our unit; one inherited from another service is ignored."""
     folders = (Path(part) for part in environ.get(variable, "").split(":"))
     return next((folder for folder in folders if folder.is_absolute() and folder.name == "voxd"), None)
 
@@ -363,14 +327,14 @@ def credential_path(environ: Mapping[str, str]) -> Path | None:
 
 
 def token_path(environ: Mapping[str, str]) -> Path:
-    """The file of the bearer token when `server.token_file` is auto: for root the system's, else one's own."""
+    """The file of the bearer token when `server.token_file` is auto: the system's for root, else the user's."""
     if os.access(SYSTEM_CREDENTIAL, os.R_OK):
         return SYSTEM_CREDENTIAL
     return _state_dir(environ) / "token"
 
 
 def runtime_dir(environ: Mapping[str, str]) -> Path:
-    """Where the daemon puts its control socket: systemd's directory for the unit, the login's, else under the state."""
+    """The folder of the daemon's control socket: systemd's for the unit, the login's, or one below the state."""
     if folder := _systemd(environ, "RUNTIME_DIRECTORY"):
         return folder
     login = Path(environ.get("XDG_RUNTIME_DIR") or ".")

@@ -12,9 +12,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from shared.audio import VAD_FRAME as VAD_FRAME
-from voxd.engine.contract import Capabilities, Engine, EngineCommand, Unusable
+from voxd.engine.contract import Capabilities, Engine, EngineCommand
+from voxd.engine.options import read
 from voxd.messages import (
     Audio,
     Cancel,
@@ -74,6 +78,13 @@ class _Answer:
         return min(self.limit, (now_us - self.begun_us) // token_us)
 
 
+class Options(Struct, frozen=True):
+    """`engine_options.echo` of the settings file."""
+
+    tokens: Annotated[int, Meta(ge=1)] = 200  # of each answer
+    token_ms: Annotated[int, Meta(ge=1)] = 20
+
+
 class Echo(Engine):
     capabilities = Capabilities(
         roles=("transcribe", "respond"),
@@ -85,14 +96,8 @@ class Echo(Engine):
 
     def __init__(self, options: Mapping[str, object], wake: Callable[[], None]) -> None:
         super().__init__(options, wake)
-        allowed = {"tokens": 200, "token_ms": 20}
-        for key, value in options.items():
-            if key not in allowed:
-                raise Unusable(f"engine_options.echo.{key} is not known; allowed: {', '.join(allowed)}")
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise Unusable(f"engine_options.echo.{key} must be a whole number of at least 1, not {value!r}")
-            allowed[key] = value
-        self._tokens, self._token_us = allowed["tokens"], allowed["token_ms"] * 1000
+        chosen = read("echo", Options, options)
+        self._tokens, self._token_us = chosen.tokens, chosen.token_ms * 1000
         self._streams: dict[int, bool] = {}  # and whether it is to write down what is said there
         self._utterances: dict[int, _Utterance] = {}
         self._known: dict[int, int | None] = {}  # as Feed tells it

@@ -246,7 +246,10 @@ def test_the_level_of_the_log_changes_and_is_told() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("engine_options: {echo: {tokns: 3}}\nengines: {transcribe: echo}\n", "engine_options.echo.tokns is not known"),
+        (
+            "engine_options: {echo: {tokns: 3}}\nengines: {transcribe: echo}\n",
+            "echo.tokns: unknown key (did you mean tokens?)",
+        ),
         ("engines: {transcribe: echo, respond: whisper}\n", "'whisper' cannot fill the role `respond`"),
         ("engines: {transcribe: none, respond: cascade}\n", "cascade"),
         (ENGINES, "valid"),

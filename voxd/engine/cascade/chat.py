@@ -122,15 +122,15 @@ class Chat:
 
     Raises Unusable for an address, and for certificates or proxies of the environment, that cannot be used."""
 
-    def __init__(self, options: Options, wake: Callable[[], None]) -> None:
+    def __init__(self, options: Options, key: str | None, wake: Callable[[], None]) -> None:
         self._options, self._wake = options, wake
         self._model = options.model
         self._asks_usage = True  # until a server turns out not to know `stream_options`
         self._results: deque[Delta | Done | Lost] = deque()
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         headers = {"Accept-Encoding": "identity"}  # compression holds small pieces back
-        if options.key:
-            headers["Authorization"] = f"Bearer {options.key}"
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
         try:
             httpx.URL(options.url)
             self._client = self._made(headers)

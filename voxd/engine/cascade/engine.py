@@ -44,7 +44,8 @@ class Cascade(Engine):
 
     def __init__(self, options: Mapping[str, object], wake: Callable[[], None]) -> None:
         super().__init__(options, wake)
-        self._options, self._wake = Options.parse(options, os.environ), wake
+        self._options, self._wake = Options.parse(options), wake
+        self._key = self._options.key(os.environ)
         self._chat: Chat | None = None
         self._answers: dict[tuple[int, int], _Answer] = {}
         self._out: list[Output] = []
@@ -54,7 +55,7 @@ class Cascade(Engine):
         from voxd.engine.cascade.errors import ChatError, no_model
 
         logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request
-        self._chat = Chat(self._options, self._wake)
+        self._chat = Chat(self._options, self._key, self._wake)
         url, model = self._options.url, self._options.model
         progress(f"asking {url} for its models")
         try:

@@ -8,7 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Literal
 
+from msgspec import Meta
+
+# As the options of both Voxtrals name them.
+ModelSource = Annotated[str, Meta(min_length=1, description="a repository that `voxd pull` has fetched, or a folder")]
+DeviceKind = Literal["auto", "cuda", "cpu"]
 NEEDS = ("torch", "transformers", "mistral_common")  # what both Voxtrals import
 
 

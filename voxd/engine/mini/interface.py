@@ -11,10 +11,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from shared.audio import RATE
 from voxd.engine.gpu.batch import Places, Runner
-from voxd.engine.options import Checks, check
+from voxd.engine.gpu.weights import DeviceKind, ModelSource
+from voxd.engine.options import read
 
 MODEL = "mistralai/Voxtral-Mini-3B-2507"
 WINDOW = 30 * RATE  # samples that the encoder hears at once
@@ -53,44 +57,27 @@ class Sampling:
 TOP_K = 50  # transformers' own default
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """`engine_options.voxtral-mini` of the settings file."""
 
-    model: str = MODEL  # a repository that `voxd pull` has fetched, or a folder
-    device: str = "auto"
-    max_context: int = 8192  # tokens of a conversation; past it the oldest turns are left out
-    max_conversations: int | None = None  # None: as many as the memory holds of some 2000 tokens each
-    max_tokens: int = 1024  # of an answer, where the session does not say
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
+    model: ModelSource = MODEL
+    device: DeviceKind = "auto"
+    max_context: Annotated[int, Meta(ge=1024, le=131_072)] = 8192  # tokens; past it the oldest turns are left out
+    # None: as many as the memory holds of some 2000 tokens each.
+    max_conversations: Annotated[int, Meta(ge=1, le=4096)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=32_768)] = 1024  # of an answer, where the session does not say
+    temperature: Annotated[float, Meta(ge=0, le=2, description="a number from 0 to 2")] = 0.0
+    top_p: Annotated[float, Meta(gt=0, le=1, description="a number above 0 and at most 1")] = 1.0
+    seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
 
     @classmethod
     def parse(cls, given: Mapping[str, object]) -> Options:
-        """Raises Unusable; its text names the key."""
-        check("voxtral-mini", given, _CHECKS)
-        return cls(**given)  # type: ignore[arg-type]  # they are what the checks say
+        """Raises Unusable; its text names the option."""
+        return read("voxtral-mini", cls, given)
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(float(self.temperature), float(self.top_p), self.seed)
-
-
-def _whole(low: int, high: int) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, int) and low <= value <= high
-
-
-_CHECKS: Checks = {
-    "model": ("a repository or a folder", lambda value: isinstance(value, str) and value != ""),
-    "device": ("auto, cuda or cpu", lambda value: value in ("auto", "cuda", "cpu")),
-    "max_context": ("from 1024 to 131072", _whole(1024, 131072)),
-    "max_conversations": ("from 1 to 4096", _whole(1, 4096)),
-    "max_tokens": ("from 1 to 32768", _whole(1, 32768)),
-    "temperature": ("from 0 to 2", lambda value: isinstance(value, int | float) and 0 <= value <= 2),
-    "top_p": ("over 0 and at most 1", lambda value: isinstance(value, int | float) and 0 < value <= 1),
-    "seed": ("from 0 to 2147483647", _whole(0, 2**31 - 1)),
-}
+        return Sampling(self.temperature, self.top_p, self.seed)
 
 
 @dataclass(frozen=True, slots=True)

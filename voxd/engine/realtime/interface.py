@@ -7,39 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from voxd.engine.gpu.batch import Places, Runner
-from voxd.engine.options import Checks, check
+from voxd.engine.gpu.weights import DeviceKind, ModelSource
+from voxd.engine.options import read
 from voxd.engine.realtime.runs import Form
 
 MODEL = "mistralai/Voxtral-Mini-4B-Realtime-2602"
 DELAY_MS = range(80, 2401, 80)
+DELAY = Meta(ge=80, le=2400, multiple_of=80, description="a multiple of 80 from 80 to 2400")
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(Struct, frozen=True):
     """`engine_options.voxtral-realtime` of the settings file."""
 
-    model: str = MODEL  # a repository that `voxd pull` has fetched, or a folder
-    device: str = "auto"
-    delay_ms: int | None = None  # None: as the model was released
-    max_history_s: int = 120
-    max_streams: int | None = None  # None: as many as the memory holds
+    model: ModelSource = MODEL
+    device: DeviceKind = "auto"
+    delay_ms: Annotated[int, DELAY] | None = None  # None: as the model was released
+    max_history_s: Annotated[int, Meta(ge=10, le=3600)] = 120
+    max_streams: Annotated[int, Meta(ge=1)] | None = None  # None: as many as the memory holds
 
     @classmethod
     def parse(cls, given: Mapping[str, object]) -> Options:
-        """Raises Unusable; its text names the key."""
-        check("voxtral-realtime", given, _CHECKS)
-        return cls(**given)  # type: ignore[arg-type]  # they are what the checks say
-
-
-_CHECKS: Checks = {
-    "model": ("a repository or a folder", lambda value: isinstance(value, str) and value != ""),
-    "device": ("auto, cuda or cpu", lambda value: value in ("auto", "cuda", "cpu")),
-    "delay_ms": ("a multiple of 80 from 80 to 2400", lambda value: isinstance(value, int) and value in DELAY_MS),
-    "max_history_s": ("from 10 to 3600", lambda value: isinstance(value, int) and 10 <= value <= 3600),
-    "max_streams": ("at least 1", lambda value: isinstance(value, int) and value >= 1),
-}
+        """Raises Unusable; its text names the option."""
+        return read("voxtral-realtime", cls, given)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,15 +12,17 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import numpy as np
+from msgspec import Meta, Struct, structs
 
 from shared.audio import RATE, Float32
 from voxd.engine.agreement import split
 from voxd.engine.contract import Unusable
+from voxd.engine.options import read
 
 if TYPE_CHECKING:
     from ctranslate2 import StorageView
@@ -36,7 +38,9 @@ CARRIER_SHA256 = {
     "tokenizer.json": "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
     "vocabulary.txt": "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf",
 }
-COMPUTE_TYPES = ("int8", "int8_float32", "int8_bfloat16", "int8_float16", "int16", "bfloat16", "float16", "float32")
+ComputeType = Literal[
+    "int8", "int8_float32", "int8_bfloat16", "int8_float16", "int16", "bfloat16", "float16", "float32"
+]
 
 # Whisper's own limits of trust.  A text that zlib shrinks more than this repeats itself; text of which the model is
 # unsure, where it hears no speech, is invented.
@@ -45,27 +49,23 @@ _NO_SPEECH, _UNSURE = 0.6, -1.0
 _KNOWN = 0.8  # a language found with this probability is taken for the rest of the utterance
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """`engine_options.whisper`, checked."""
+class Options(Struct, frozen=True):
+    """`engine_options.whisper` of the settings file."""
 
-    model: str = "tiny.en"
-    beam_size: int = 1
-    workers: int = 0  # decodes at the same time; 0 = by the number of cores
-    threads: int = 0  # cores per decode; 0 = by the number of cores
-    compute_type: str = "int8"
-    partial_interval_ms: int = 1000
-    max_streams: int = 16
+    model: Annotated[
+        str, Meta(min_length=1, description="the name of a whisper model, such as tiny.en, or a folder")
+    ] = "tiny.en"
+    beam_size: Annotated[int, Meta(ge=1, le=10)] = 1
+    workers: Annotated[int, Meta(ge=0, le=64)] = 0  # decodes at the same time; 0: by the number of cores
+    threads: Annotated[int, Meta(ge=0, le=64)] = 0  # cores per decode; 0: by the number of cores
+    compute_type: ComputeType = "int8"
+    partial_interval_ms: Annotated[int, Meta(ge=200, le=10_000)] = 1000
+    max_streams: Annotated[int, Meta(ge=1, le=1024)] = 16
 
     @classmethod
-    def parse(cls, options: Mapping[str, object]) -> Options:
-        """Raises `Unusable` with the key and what is allowed."""
-        known = [field.name for field in fields(cls)]
-        for key, value in options.items():
-            if key not in known:
-                raise Unusable(f"engine_options.whisper.{key}: unknown; known are {', '.join(known)}")
-            _check(key, value)
-        return cls(**options)  # type: ignore[arg-type]  # every value was checked against its key
+    def parse(cls, given: Mapping[str, object]) -> Options:
+        """Raises `Unusable`; its text names the option."""
+        return read("whisper", cls, given)
 
     def resolved(self, cores: int) -> Options:
         """The same with 0 replaced by what suits `cores`: two of them per decode.
@@ -73,29 +73,7 @@ class Options:
         Measured on two cores, alone: a decode of two threads takes 0.26 s.  Two at the same time, of one or two threads
         each, take 0.4 s, so that a flush that meets a partial of its own stream gains little by not waiting for it."""
         threads = self.threads or min(2, cores)
-        return replace(self, workers=self.workers or max(1, min(cores // threads, 8)), threads=threads)
-
-
-_RANGES = {
-    "beam_size": (1, 10),
-    "workers": (0, 64),
-    "threads": (0, 64),
-    "partial_interval_ms": (200, 10_000),
-    "max_streams": (1, 1024),
-}
-
-
-def _check(key: str, value: object) -> None:
-    where = f"engine_options.whisper.{key}"
-    if key in _RANGES:
-        low, high = _RANGES[key]
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise Unusable(f"{where}: {value!r}; allowed is a whole number from {low} to {high}")
-    elif key == "compute_type":
-        if value not in COMPUTE_TYPES:
-            raise Unusable(f"{where}: {value!r}; allowed are {', '.join(COMPUTE_TYPES)}")
-    elif not isinstance(value, str) or not value:
-        raise Unusable(f"{where}: {value!r}; allowed is the name of a whisper model, such as tiny.en, or a folder")
+        return structs.replace(self, workers=self.workers or max(1, min(cores // threads, 8)), threads=threads)
 
 
 @dataclass(frozen=True, slots=True)

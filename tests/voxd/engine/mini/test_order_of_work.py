@@ -353,11 +353,11 @@ def test_a_client_that_comes_back_is_remembered() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"speed": 1}, r"voxtral-mini\.speed is not known; allowed: model, device"),
-        ({"max_context": 100}, "max_context must be from 1024 to 131072, not 100"),
-        ({"temperature": 3}, "temperature must be from 0 to 2, not 3"),
-        ({"top_p": 0}, "top_p must be over 0 and at most 1"),
-        ({"max_tokens": True}, "max_tokens must be from 1 to 32768, not True"),
+        ({"speed": 1}, r"voxtral-mini\.speed: unknown key \(did you mean seed\?\); allowed here: model, device"),
+        ({"max_context": 100}, "max_context: expected an integer from 1024 to 131072, got 100"),
+        ({"temperature": 3}, "temperature: expected a number from 0 to 2, got 3"),
+        ({"top_p": 0}, "top_p: expected a number above 0 and at most 1, got 0"),
+        ({"max_tokens": True}, "max_tokens: expected an integer from 1 to 32768, got true"),
         ({"n_mels": 64}, "n_mels cannot be set: it is the model's own, and the weights were made with it"),
         ({"hop_length": 80}, "hop_length cannot be set: it is the model's own, and the weights were made with it"),
     ],

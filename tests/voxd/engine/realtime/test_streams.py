@@ -279,13 +279,13 @@ def test_what_is_said_tells_how_far_it_reaches() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"speed": 1}, r"voxtral-realtime\.speed is not known; allowed: model, device"),
-        ({"delay_ms": 100}, "delay_ms must be a multiple of 80 from 80 to 2400, not 100"),
-        ({"device": "tpu"}, "device must be auto, cuda or cpu"),
-        ({"max_streams": True}, "max_streams must be at least 1"),
-        ({"max_history_s": 5}, "max_history_s must be from 10 to 3600"),
+        ({"speed": 1}, r"voxtral-realtime\.speed: unknown key; allowed here: model, device"),
+        ({"delay_ms": 100}, "delay_ms: expected a multiple of 80 from 80 to 2400 or null, got 100"),
+        ({"device": "tpu"}, "device: expected one of auto, c"),
+        ({"max_streams": True}, "max_streams: expected an integer of at least 1 or null, got true"),
+        ({"max_history_s": 5}, "max_history_s: expected an integer from 10 to 3600, got 5"),
         ({"n_mels": 64}, "n_mels cannot be set: it is the model's own"),
-        ({"model": ""}, "model must be a repository or a folder"),
+        ({"model": ""}, "model: expected a repository that `voxd pull` has fetched, or a folder, got ''"),
     ],
 )
 def test_options_are_checked(options: dict[str, object], told: str) -> None:
