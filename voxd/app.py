@@ -56,7 +56,6 @@ from voxd.web.gate import OPEN_PATHS, Gate, Guarded
 from voxd.web.hold import HoldWhileLoading
 from voxd.web.problem import RETRY_S, HttpProblem
 from voxd.web.server import Server
-from voxd.web.shares import Shares
 from voxd.web.transcriptions import Transcriptions
 from voxd.webrtc.calls import Calls
 
@@ -106,7 +105,6 @@ class Gateway:
         )
         self.sessions = Sessions(factory, self.admission, self._exposition, engines, lambda: self.settings, unix_s)
         self.secrets = Secrets(time.monotonic, unix_s)
-        self.shares = Shares()  # of the event loop
         self.calls = Calls(settings.webrtc, self.sessions, self._caller)
         service = Service(
             engines=engines,
@@ -162,7 +160,7 @@ class Gateway:
         connection = self.sessions.open_websocket(self._caller(socket))
         ticket, end = connection.ticket, websocket.End("internal error")
         try:
-            end = await websocket.serve(socket, connection, self.shares)
+            end = await websocket.serve(socket, connection)
         finally:
             if ticket == connection.ticket:  # else another transport serves the session now
                 self.sessions.transport_ended(connection, end.why, vanished=end.vanished)
@@ -215,9 +213,9 @@ async def run(plan: Plan, systemd: Supervisor, read_again: Callable[[], Settings
     tls = (server.tls_cert, server.tls_key) if server.tls_cert and server.tls_key else None
     unix = [each.sock for each in given if isinstance(each.address, Path)]
     tcp = [each.sock for each in given if isinstance(each.address, Tcp)]
-    servers = [(Server(app, None, gateway.shares), unix)]
+    servers = [(Server(app, None), unix)]
     if tcp:
-        servers.append((Server(app, tls, gateway.shares), tcp))
+        servers.append((Server(app, tls), tcp))
     for each in given:
         log.info("listening on %s%s", address_text(each.address), " (systemd's)" if each.kept else "")
     try:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import signal
@@ -35,6 +36,7 @@ from voxd.gateway.losses import Losses
 from voxd.telemetry.log import fields
 
 log = logging.getLogger("voxd")
+UNTOLD = 500  # reports of the engine process that wait for the turn of their client
 State = Literal["loading", "ready", "restarting", "failed", "stopped"]
 # The exceptions of a process that cannot be started: no descriptors, no memory, no threads.
 CannotSpawn = (OSError, MemoryError, RuntimeError)
@@ -84,6 +86,10 @@ class EngineHost:
         self._silence_s, self._window_s = silence_s, window_s
         self._losses = Losses(restarts, window_s)
         self._owners: dict[int, StreamOwner] = {}
+        self._contexts: dict[int, contextvars.Context] = {}  # of the owners
+        self._untold = 0  # reports that their owners were not told yet
+        self._told = asyncio.Event()  # there are fewer than UNTOLD of them
+        self._told.set()
         self._streams = 0
         self._queue = EngineQueue()
         self._queued = asyncio.Event()
@@ -111,6 +117,7 @@ class EngineHost:
     def attach(self, stream: int, owner: StreamOwner) -> None:
         """From now on `owner` is told what the engines say about `stream`."""
         self._owners[stream] = owner
+        self._contexts[stream] = contextvars.copy_context()
 
     def leave(self, stream: int) -> None:
         """Frees the stream's slot at once; its VAD results still come."""
@@ -119,6 +126,7 @@ class EngineHost:
     def detach(self, stream: int) -> None:
         """Ends the stream: its slot is free at once, and its owner is told nothing more."""
         if self._owners.pop(stream, None) is not None:
+            del self._contexts[stream]
             self.send([m.Close(stream)])
             self._losses.gone(stream)
 
@@ -263,6 +271,7 @@ class EngineHost:
             try:
                 for report in unframer.feed(data):
                     await self._receive(report)
+                    await self._told.wait()
             except (ValueError, msgspec.DecodeError) as error:
                 if self._warm:  # its messages were valid until now
                     log.error("the engine process has sent a message that is not valid: killing it")
@@ -306,8 +315,18 @@ class EngineHost:
             self._tell(stream, lambda owner: owner.engine_ready(ready))
 
     def _tell(self, stream: int, tell: Callable[[StreamOwner], None]) -> None:
-        """Tells an owner something.  This is the wall between clients: one whose code raises an exception is ended, and
-        the others are not affected."""
+        """Tells an owner something, in order, when it is that client's turn (`voxd.system.fair_loop`)."""
+        if stream in self._contexts:
+            asyncio.get_running_loop().call_soon(self._tell_now, stream, tell, context=self._contexts[stream])
+            self._untold += 1
+            if self._untold >= UNTOLD:
+                self._told.clear()
+
+    def _tell_now(self, stream: int, tell: Callable[[StreamOwner], None]) -> None:
+        """The wall between clients: one whose code raises an exception is ended, and the others are not affected."""
+        self._untold -= 1
+        if self._untold < UNTOLD:
+            self._told.set()
         owner = self._owners.get(stream)
         if owner is None:
             return

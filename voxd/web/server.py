@@ -5,7 +5,7 @@ It knows bytes, time and uvicorn's protocol classes; not routes, the gate, sessi
 
     not in yet      `door` bounds how many connections wait to be let in, and for how long
     a message       MESSAGE_LIMIT bytes in FRAGMENT_LIMIT fragments, else close 1009; nothing is ever decompressed
-    costly          clients that cost much are parsed in turn (`shares`)
+    costly          clients that cost little come first (`voxd.system.fair_loop`); until then no more is read
     silent          a client without a byte for PING_S + PONG_S counts as gone
     not reading     what a client does not read waits here (64 KiB), then in the connection, which closes it with 1008;
                     a client that has read nothing for STALL_S counts as gone
@@ -29,8 +29,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
+from voxd.system.fair_loop import count_for, newcomer
 from voxd.web.door import Door, Handshakes
-from voxd.web.shares import Share, Shares
 from voxd.web.upgrade import fault
 
 MESSAGE_LIMIT = 24 << 20  # bytes of one WebSocket message
@@ -44,33 +44,7 @@ FINISH_S = 0.3  # for requests in flight when the daemon ends
 SHUTDOWN_S = 2  # for uvicorn to end
 
 
-class _InTurn(asyncio.Protocol):
-    """Parses a client's bytes at once, or in turn with others if it costs the loop much; until then nothing more is
-    read."""
-
-    transport: asyncio.Transport
-    _share: Share
-    _late: bytes = b""
-
-    @property
-    def _holds(self) -> bool:
-        """Has uvicorn itself paused reading?"""
-        raise NotImplementedError
-
-    def data_received(self, data: bytes) -> None:
-        waits, self._late = bool(self._late), self._late + data
-        if waits or not _config(self).shares.soon(self._share, self._parse):
-            self.transport.pause_reading()
-
-    def _parse(self) -> None:
-        data, self._late = self._late, b""
-        if not self.transport.is_closing():
-            super().data_received(data)
-            if not self._holds:
-                self.transport.resume_reading()
-
-
-class HttpProtocol(_InTurn, H11Protocol):
+class HttpProtocol(H11Protocol):
     """uvicorn's HTTP protocol with a deadline for the head of a request, for which uvicorn would wait for ever.
 
     From its head to its answer a request belongs to the application, which answers refused ones at once.  A client that
@@ -79,12 +53,7 @@ class HttpProtocol(_InTurn, H11Protocol):
 
     _stalled: asyncio.TimerHandle | None = None
 
-    @property
-    def _holds(self) -> bool:
-        return self.flow.read_paused
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._share = _config(self).strangers
         super().connection_made(transport)
         _waiting(self).enter(transport)
         transport.max_size = READ  # type: ignore[attr-defined]  # asyncio's own is 256 KiB
@@ -136,20 +105,12 @@ class HttpProtocol(_InTurn, H11Protocol):
         super().on_response_complete()
 
 
-class WebSocketProtocol(_InTurn, WebSocketsSansIOProtocol):
+class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol with the bounds that it lacks.  HttpProtocol hands its transport over to it."""
 
     _heard_at = 0.0
     _failed = False
     _stalled: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._share = _config(self).shares.newcomer()
-        super().connection_made(transport)
-
-    @property
-    def _holds(self) -> bool:
-        return self.read_paused
 
     def connection_lost(self, exc: Exception | None) -> None:
         _waiting(self).leave(self.transport)
@@ -167,6 +128,7 @@ class WebSocketProtocol(_InTurn, WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.accept":
             _waiting(self).leave(self.transport)
+            count_for(newcomer())  # no longer for all strangers of its address
 
     # ── what comes in ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -261,12 +223,10 @@ class WebSocketProtocol(_InTurn, WebSocketsSansIOProtocol):
 
 
 class Config(uvicorn.Config):
-    """Every setting of uvicorn.  `tls`: the paths of certificate and key; `shares`: those of the event loop."""
+    """Every setting of uvicorn.  `tls`: the paths of certificate and key."""
 
-    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None, shares: Shares) -> None:
+    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None) -> None:
         self.waiting = Handshakes()
-        self.shares = shares
-        self.strangers = shares.newcomer()  # one share for all connections that are not in yet
         super().__init__(
             app,
             http=HttpProtocol,  # "auto" would take another implementation where one is installed
@@ -297,8 +257,8 @@ def _waiting(protocol: HttpProtocol | WebSocketProtocol) -> Handshakes:
 class Server(uvicorn.Server):
     """uvicorn without its signal handlers, because the daemon stops its parts in its own order."""
 
-    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None = None, shares: Shares | None = None) -> None:
-        super().__init__(Config(app, tls, shares or Shares()))
+    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None = None) -> None:
+        super().__init__(Config(app, tls))
         self._doors: list[Door] = []
 
     @contextlib.contextmanager

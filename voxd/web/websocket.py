@@ -8,17 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from functools import partial
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from voxd.gateway.connection import Connection
 from voxd.gateway.outgoing import Closed
-from voxd.web.shares import Shares
 
 log = logging.getLogger("voxd")
 REASON = 120  # bytes; a close frame has room for 123
-END = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +34,13 @@ class _ClientGone(Exception):
         self.end = end
 
 
-async def serve(socket: WebSocket, connection: Connection, shares: Shares) -> End:
+async def serve(socket: WebSocket, connection: Connection) -> End:
     """Serves the WebSocket until either side ends it; returns how it ended.  The caller decides what happens to the
     session then."""
     ticket, end = connection.ticket, End("closed")
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_read(socket, connection, shares))
+            tasks.create_task(_read(socket, connection))
             tasks.create_task(_write(socket, connection, ticket))
     except* _ClientGone as gone:
         end = next(each.end for each in gone.exceptions if isinstance(each, _ClientGone))
@@ -59,8 +56,7 @@ async def serve(socket: WebSocket, connection: Connection, shares: Shares) -> En
     return end
 
 
-async def _read(socket: WebSocket, connection: Connection, shares: Shares) -> None:
-    share = shares.newcomer()
+async def _read(socket: WebSocket, connection: Connection) -> None:
     while True:
         await connection.readable.wait()
         message = await socket.receive()
@@ -72,8 +68,9 @@ async def _read(socket: WebSocket, connection: Connection, shares: Shares) -> No
             pieces = connection.work_on(text)
         else:
             pieces = connection.work_on_binary(message["bytes"])
-        while await shares.run(share, partial(next, pieces, END)) is not END:
-            pass
+        for _ in pieces:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # messages may come faster than they are worked off: each is a turn
 
 
 async def _write(socket: WebSocket, connection: Connection, ticket: int) -> None:

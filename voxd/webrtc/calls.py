@@ -39,6 +39,7 @@ from voxd.gateway.connection import Connection
 from voxd.gateway.outgoing import Closed
 from voxd.gateway.sessions import Caller, SessionDesk
 from voxd.session.intake import VALUES, count_values
+from voxd.system.fair_loop import in_line, newcomer
 from voxd.telemetry.log import fields
 from voxd.web import form
 from voxd.web.callers import is_unix
@@ -110,7 +111,8 @@ class Calls:
 
     async def _offer(self, request: Request) -> Response:
         try:
-            return await self._answer(request)
+            # A call goes on when its request has been answered.
+            return await asyncio.create_task(self._answer(request), context=in_line(newcomer()))
         except HttpProblem as problem:
             self._desk.refused(problem.code)
             raise
