@@ -58,7 +58,7 @@ def refuse_moved(unknown: Sequence[str]) -> None:
     found = [path for path in unknown if path in MOVED]
     if found:
         places = "; ".join(f"'{path}' is now '{MOVED[path]}'" if MOVED[path] else f"'{path}' is gone" for path in found)
-        message = f"These fields are of the beta API, which is no longer spoken: {places}. Nothing was applied."
+        message = f"These fields belong to the beta API, which voxd does not support: {places}. Nothing was applied."
         raise WireError("unknown_parameter", message, found[0])
 
 
@@ -76,7 +76,8 @@ def explain_value(text: str, event_id: str | None, prefix: str = "") -> WireErro
         param = ".".join(p for p in (prefix, where, name) if p)
         return WireError("missing_required_parameter", f"Missing required parameter: '{param}'.", param, event_id)
     param = ".".join(p for p in (prefix, where) if p)
-    return WireError("invalid_value", f"Invalid value for '{param}': {what}.", param or None, event_id)
+    of = f" for '{param}'" if param else ""
+    return WireError("invalid_value", f"Invalid value{of}: {what}.", param or None, event_id)
 
 
 def field_of(text: str) -> str:

@@ -61,7 +61,7 @@ def second_look(data: bytes | str, kinds: dict[str, Any]) -> Any:
 
 def _no_such_type(name: str, kinds: dict[str, Any], event_id: str | None) -> WireError:
     if name in MOVED_EVENTS:
-        message = f"'{name}' is of the beta API, which is no longer spoken: send {MOVED_EVENTS[name]}."
+        message = f"'{name}' belongs to the beta API, which voxd does not support: send {MOVED_EVENTS[name]}."
     else:
         message = f"Unknown event type {name[:100]!r}. Supported types: {', '.join(sorted(kinds))}."
     return WireError("invalid_value", message, "type", event_id)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 import shared
+from shared.languages import language_of
 from shared.program import Failure, OutputFile, written
 from shared.terminal import draw, note, say
 from voxtui.commands.choice import Commands
@@ -60,9 +61,18 @@ def main() -> None:
 _token_file = click.option(
     "--token-file", type=click.Path(dir_okay=False, path_type=Path), help="A file that holds the bearer token."
 )
-_language = click.option(
-    "--language", metavar="CODE", help="Language of the speech, such as en; else the engine decides."
-)
+
+
+def _named_language(_ctx: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    """Told before anything is sent."""
+    try:
+        return text if text is None else language_of(text) or ""
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+_SPOKEN = "Language of the speech, such as en, or its name; auto: the engine decides."
+_language = click.option("--language", metavar="CODE", callback=_named_language, help=_SPOKEN)
 
 
 @main.command(epilog=EPILOG, short_help="Talk to a voxd (the default command).")

@@ -172,7 +172,7 @@ OUTPUTS = [
 
 
 def test_these_are_all_options_that_name_a_file_to_write() -> None:
-    """Any other option with a path reads it; a new one belongs into OUTPUTS, with the type OutputFile."""
+    """Any other option with a path reads it; a new one belongs in OUTPUTS, with the type OutputFile."""
     writes = {
         (name, command.name)
         for name, program in PROGRAMS.items()

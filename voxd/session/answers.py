@@ -93,7 +93,7 @@ class Answers:
         if self._terms.profile.respond is None:
             raise WireError("no_responder", NO_RESPONDER)
         if request.conversation not in (UNSET, "auto", "none", self._conversation_id):
-            raise WireError("invalid_value", "It is 'auto' or 'none'.", "response.conversation")
+            raise WireError("invalid_value", "It must be 'auto' or 'none'.", "response.conversation")
         aside = request.conversation == "none"
         if aside and len(self._asides) >= ASIDES:
             message = f"There are {ASIDES} responses beside the conversation already; wait until one is done."
@@ -107,7 +107,7 @@ class Answers:
         entries, unused = self._entries(request)
         if entries and entries[-1].role == "user" and not entries[-1].turns():
             message = (
-                f"'{self._terms.profile.respond}' can use nothing of what it is to answer: "
+                f"'{self._terms.profile.respond}' can use nothing in the last item: "
                 "send `input_text`, or speak through the audio buffer."
             )
             raise WireError("unsupported_content_type", message, "response")

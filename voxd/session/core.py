@@ -31,7 +31,7 @@ from voxd.session.outbox import Out, Outbox
 from voxd.session.terms import Profile, Terms
 from voxd.session.utterances import Utterances
 
-FORGOTTEN = "The engine was restarted: what was said to it before and not written down is gone from the conversation."
+FORGOTTEN = "The engine was restarted and has lost the audio of earlier turns; it knows only those with a transcript."
 
 
 class Session:
@@ -160,7 +160,9 @@ class Session:
 
     def _append(self, event: events.AudioAppend) -> Iterator[None]:
         if self._terms.profile.track:
-            raise WireError("invalid_event", "The audio of this call is its track; events carry none.", "type")
+            raise WireError(
+                "invalid_event", "In a call, audio comes by its audio track; it cannot be sent in events.", "type"
+            )
         yield from self._utterances.receive_audio(
             event.audio, None if event.voxd_offset is UNSET else event.voxd_offset
         )

@@ -31,7 +31,7 @@ CONTENTS = 256  # parts of one message
 MEMORY = 900_000  # bytes of another item, as JSON: messages to clients stay below 1 MiB
 IMAGE = 200_000  # characters of an address of a picture that are kept: messages to clients stay below 1 MiB
 UNSEEN = "no engine here sees pictures"
-UNHEARD = "no engine here hears it, and it has no transcript"
+UNHEARD = "no engine here takes audio in items, and it has no transcript"
 EMPTY = "it has neither sound nor a transcript"
 KINDS = {
     "system": ("input_text",),

@@ -107,7 +107,9 @@ def whole(event: ClientEvent, audio: Mapping[bytes, bytes]) -> ClientEvent:
     elif left:
         event = with_drafts(event, [_filled(draft, left) for draft in drafts_of(event)])
     if left:
-        raise WireError("event_too_large", "Long audio belongs into an append or an item.", "audio")
+        raise WireError(
+            "event_too_large", "Long audio can only be sent in input_audio_buffer.append or in an item.", "audio"
+        )
     return event
 
 

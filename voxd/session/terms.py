@@ -117,10 +117,14 @@ class Terms:
         """Warnings for fields that mean something else here than their names say."""
         model = asked.audio.input.transcription.model if asked.audio.input.transcription else UNSET
         if model not in (UNSET, self.profile.transcribe):
-            served = f"'{model}' is served by {self.profile.transcribe or 'nobody'}."
-            yield Warned("model_mapped", served, f"{_TRANSCRIPTION}.model")
+            other = self.profile.transcribe
+            message = f"This server has no model '{model}'" + (
+                f"; {other} transcribes." if other else ", and none that transcribes."
+            )
+            yield Warned("model_mapped", message, f"{_TRANSCRIPTION}.model")
         if isinstance(asked, RealtimeSession) and patch.get("model") not in (None, self.profile.model):
-            yield Warned("model_mapped", f"'{asked.model}' is served by {self.profile.model}.", "session.model")
+            message = f"This server has no model '{asked.model}'; it uses {self.profile.model} instead."
+            yield Warned("model_mapped", message, "session.model")
         if asked.voxd.delay_ms is not None and self.profile.delay_ms is None:
             who = self.profile.transcribe or "This server"
             yield Warned("delay_ignored", f"{who} has no delay to set.", f"{_TRANSCRIPTION}.delay")
@@ -135,7 +139,7 @@ class Terms:
         guided = {"language": ("language",), "prompt": ("prompt", "keywords")}
         for guide, names in guided.items():
             if guide not in self.profile.guided_by:
-                why = f"{self.profile.transcribe or 'nobody'} cannot be guided by it"
+                why = f"{self.profile.transcribe or 'this server'} takes no such hint"
                 yield from _unused((f"{_TRANSCRIPTION}.{name}", why) for name in names if getattr(hints, name))
         if hints.languages and len(hints.languages) > 1:
             yield from _unused([(f"{_TRANSCRIPTION}.languages", "the language is found from what is said")])
@@ -295,4 +299,4 @@ def _unused(found: Iterable[Unused]) -> Iterator[Warned]:
 
 def _unknown(paths: Iterable[str]) -> Iterator[Warned]:
     for path in named(tuple(paths)):
-        yield Warned("unknown_field", f"'{path}' is no field that voxd knows; it was left out.", path)
+        yield Warned("unknown_field", f"voxd does not know the field '{path}'; it was left out.", path)
