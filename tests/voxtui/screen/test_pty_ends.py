@@ -3,9 +3,7 @@ terminals, redirections."""
 
 from __future__ import annotations
 
-import shutil
 import signal
-import subprocess
 import sys
 import termios
 from collections.abc import Iterator
@@ -14,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import Daemon, environment, voxd_process
-from tests.support.fakes import short_folder
-from tests.support.terminals import ALTERNATE, SHELL, Pane, Terminal, agree, given_back, shows, voxtui
+from tests.support.terminals import ALTERNATE, SHELL, Terminal, agree, given_back, shows, voxtui
 from voxtui.capture.sources import CLIP
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
@@ -127,32 +124,3 @@ def test_what_goes_to_standard_error_stays_out_of_the_screen(target: str, tmp_pa
         given_back(terminal)
     finally:
         terminal.close()
-
-
-# ── the same in tmux ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
-@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (160, 48)])
-def test_tmux_holds_it_too(columns: int, rows: int, target: str, tmp_path: Path) -> None:
-    """Another emulator: two answers of the app that are alike, and the picture between them is the same."""
-    tap = tmp_path / "tap"
-    environ = environment(tmp_path, {"TERM": "xterm-256color", "LANG": "C.UTF-8", "VOXTUI_TAP": str(tap)})
-
-    def tmux(*args: str) -> str:
-        command = ["tmux", "-f", "/dev/null", "-S", str(socket), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=environ).stdout
-
-    with short_folder() as folder:
-        socket = folder / "tmux"
-        program = [sys.executable, "-m", "tests.support.tapped_voxtui", target, "--file", str(CLIP)]
-        try:
-            tmux("new-session", "-d", "-x", str(columns), "-y", str(rows), *program)
-            pane = Pane(tmux, tap)
-            pane.until(lambda: "listening" in pane.text() and PROMPT in pane.text())
-            pane.until(pane.agrees)
-            tmux("send-keys", "?")
-            pane.until(lambda: "command palette" in pane.text())
-            pane.until(pane.agrees)
-        finally:
-            tmux("kill-server")
