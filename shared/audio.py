@@ -1,4 +1,4 @@
-"""PCM in every form that crosses a border: step 1 (capture), 5 (decode, resample) and the offline truth of the bench.
+"""Conversions of PCM and bounded buffers of it.  Steps 1 (capture) and 5 (decode, resample), and the bench.
 
 Pure: arrays in, arrays out.  It does not know sockets, microphones, files or turns.  Samples are mono; 16-bit little
 endian on the wire, float32 in [-1, 1) inside the engine; positions are sample indices at `RATE`.
@@ -17,7 +17,7 @@ RATE = 16_000  # Hz: what every engine and the VAD hear
 HOP = 160  # samples in 10 ms
 VAD_FRAME = 512  # samples in 32 ms: one speech probability
 PACKET = 320  # samples in 20 ms: one message on the wire
-RANGE_DB = 35.0  # between the loudest hop of a speaker and the softest that is speech
+RANGE_DB = 35.0  # from the loudest hop of a speaker down to the softest that counts as speech
 
 Int16 = npt.NDArray[np.int16]
 Float32 = npt.NDArray[np.float32]
@@ -84,7 +84,7 @@ def _low_pass(rate: int) -> Float32:
 
 
 class Resampler:
-    """A stream at `rate` Hz -> 16 kHz: float32 [n] -> float32 [m], statefully.
+    """Resamples a stream from `rate` Hz to 16 kHz: float32 [n] -> float32 [m].  It keeps state between calls.
 
     Sample k of what comes out is the sound at k / 16000 s of what went in.  Half the filter is held back for it:
     1.9 ms, of 8 kHz 3.8.  (soxr, which serves for files, works in blocks: up to 36 ms between
@@ -104,7 +104,7 @@ class Resampler:
         self._made = 0
 
     def push(self, samples: Float32) -> Float32:
-        """What can be told by now."""
+        """Takes more samples; returns the output that is complete by now."""
         self._held = np.concatenate((self._held, samples))
         each, out = self._parts.shape[1], []
         ready = ((self._base + self._held.size - each) * self._up + self._half) // self._down + 1
@@ -120,12 +120,12 @@ class Resampler:
 
     @property
     def owed(self) -> int:
-        """Samples that `finish` would give."""
+        """Samples that `finish` would return."""
         total = -(-(self._base + self._held.size) * self._up // self._down)
         return max(0, int(total) - self._made)
 
     def finish(self) -> Float32:
-        """There is no more: the rest, with silence behind it.  The next sample begins anew."""
+        """Ends the stream: returns the rest, as if silence followed.  The next sample begins a new stream."""
         missing = self.owed
         rest = self.push(np.zeros(self._parts.shape[1] + self._half // self._up + 1, np.float32))[:missing]
         self._start()
@@ -133,8 +133,8 @@ class Resampler:
 
 
 class Decoder:
-    """Wire bytes of one session -> s16le at 16 kHz, statefully: an odd byte waits for its other half, the resampler
-    keeps its filter.  `rate` in Hz; G.711 is always 8 kHz."""
+    """Decodes the wire bytes of one session to s16le at 16 kHz.  It keeps state: an odd byte waits for its other half,
+    and the resampler for the samples that its filter needs.  `rate` in Hz; G.711 is always 8 kHz."""
 
     def __init__(self, encoding: Encoding, rate: int) -> None:
         self._table = _G711.get(encoding)
@@ -157,12 +157,11 @@ class Decoder:
 
     @property
     def owed(self) -> int:
-        """Samples at 16 kHz that `drain` would give: the filter holds them back, but they have come."""
+        """Samples at 16 kHz that `drain` would return: they have come, and the filter still holds them."""
         return 0 if self._resampler is None else self._resampler.owed
 
     def drain(self) -> bytes:
-        """The end of a segment (commit): what the resampler still holds; an odd byte is dropped; state starts
-        afresh."""
+        """Ends a segment (at a commit): returns what the resampler still holds, drops an odd byte, and starts anew."""
         self._odd = b""
         return self._resample(np.zeros(0, np.int16), last=True)
 
@@ -174,7 +173,7 @@ class Decoder:
 
 
 def level_dbfs(samples: Float32) -> float:
-    """RMS of float32 [n] in dB relative to full scale; -inf never leaves: silence is -120."""
+    """RMS of float32 [n] in dB relative to full scale; silence is -120, never -inf."""
     if samples.size == 0:
         return -120.0
     power = float(np.mean(np.square(samples, dtype=np.float64)))
@@ -182,7 +181,7 @@ def level_dbfs(samples: Float32) -> float:
 
 
 class Truth:
-    """First and last voiced sample of any stretch of known sound; what the user would call start and end of speech.
+    """The true first and last voiced sample in any stretch of known sound, found from its loudness.
 
     A 10 ms hop is voiced if its RMS is within `RANGE_DB` of the loudest hop so far; in digital silence none is.  The
     sound may come in pieces.  `offset` is the stream position of its first sample.  Bound: 4 bytes for each hop."""
@@ -196,7 +195,7 @@ class Truth:
             self.append(samples)
 
     def append(self, samples: Float32) -> None:
-        """What follows."""
+        """Takes the next piece of the sound."""
         samples = np.concatenate((self._rest, samples))
         count = samples.size // HOP
         hops, self._rest = samples[: count * HOP].reshape(count, HOP), samples[count * HOP :]
@@ -215,7 +214,7 @@ class Truth:
         return int(found[-1]) + HOP if found.size else None
 
     def _voiced(self, after: int, before: int) -> npt.NDArray[np.int64]:
-        """Where the voiced hops begin that begin in [after, before)."""
+        """The starts of the voiced hops that begin in [after, before)."""
         if len(self._powers) != 1:
             self._powers = [np.concatenate(self._powers)] if self._powers else [np.zeros(0, np.float32)]
         first, last = (max(0, -(-(at - self._offset) // HOP)) for at in (after, before))

@@ -1,14 +1,15 @@
-"""A sound file of any common kind -> 16 kHz mono PCM, a piece at a time.  Step 1 of voxtui, in front of step 5 of voxd:
-both read files with this and with nothing else.
+"""Reads a sound file of any common kind as 16 kHz mono PCM, a piece at a time.  Step 1 (voxtui), before step 5 (voxd).
 
-The containers and codecs are FFmpeg's, through PyAV, whose wheels bring them; no program `ffmpeg` is needed.
+Both programs read files with this and with nothing else.
+
+The containers and codecs are FFmpeg's, through PyAV, whose wheels bring them; no `ffmpeg` program is needed.
 libsndfile, which is a twentieth of its size, stops at the first part of a chained Ogg or of joined mp3 files, gives
 nothing of an Ogg Opus without an end mark, and reads no m4a, mp4 or webm.
 
-A file comes from strangers.  It is read through the given object only, and of what FFmpeg knows only the kinds and
-codecs named here are let in: no playlists, which would open other files, and no pictures.  What can be decoded is
-given, and `notes` says what was odd, wrong or left out.  Nothing is known of who sent the file nor of what becomes of
-it; calls take milliseconds, or as long as the file's own `read` takes, and belong on a thread.
+Files come from strangers.  A file is read through the given object only, and only the containers and codecs named here
+are allowed: no playlists, which would open other files, and no pictures.  All that can be decoded is returned, and
+`notes` says what was odd, wrong or left out.  This module does not know who sent the file nor what it is for.  Calls
+take milliseconds, or as long as the file's own `read` takes, and belong on a thread.
 
 Bound: half a second of sound and one packet, whatever the length of the file.
 """
@@ -53,15 +54,15 @@ Frame = tuple[npt.NDArray[np.generic], int]  # [channels, n], Hz
 
 
 class Unreadable(ValueError):
-    """No sound can be had of the file; the text says why and begins with a small letter."""
+    """The file gives no sound; the text says why and begins with a small letter."""
 
 
 class TooLong(Unreadable):
-    """There is more sound in it than the limit."""
+    """The file has more sound than the limit."""
 
 
 class AudioFile:
-    """`read` until it gives nothing, then `close`.
+    """An open sound file: call `read` until it returns nothing, then `close`.
 
     `file`: an open file or pipe; it is closed by `close`.  `limit`: samples at `RATE` that are given at most.  Raises
     Unreadable and OSError, as does `read`."""
@@ -82,7 +83,7 @@ class AudioFile:
 
     @property
     def notes(self) -> list[str]:
-        """What was odd so far, wrong or left out: sentences without the name of the file or a full stop."""
+        """What was odd, wrong or left out so far: sentences without the file's name or a full stop."""
         count = self._damaged
         damaged = [f"{count} damaged packet{'s' if count > 1 else ''} of it could not be decoded"] if count else []
         return [*self._notes, *damaged, *self._mono.notes]
@@ -99,7 +100,7 @@ class AudioFile:
         self._file.close()
 
     def _started(self) -> tuple[bytes, Reader]:
-        """Its first 12 bytes, and the whole of it, as FFmpeg may have it."""
+        """The first 12 bytes of the file, and the file as FFmpeg is to read it."""
         start = b""
         while len(start) < 12 and (more := self._file.read(12 - len(start))):
             start += more
@@ -134,7 +135,7 @@ class AudioFile:
             yield pcm
 
     def _frames(self) -> Iterator[Frame]:
-        """Of all its parts."""
+        """The decoded frames of all parts of the file."""
         start, file = self._started()
         if not start:
             raise Unreadable("it is empty")
@@ -147,7 +148,7 @@ class AudioFile:
         yield from self._part(file, start, options)
 
     def _links(self, links: Links) -> Iterator[Frame]:
-        """Of an Ogg file.  One that cannot be read does not cost the others."""
+        """The decoded frames of all links of an Ogg file; one that cannot be read does not cost the others."""
         failures, parts = [], 0
         more = True
         while more:
@@ -236,7 +237,7 @@ class AudioFile:
 
 
 def read_whole(path: Path, most: int | None = None) -> bytes:
-    """A short file as s16le at `RATE`, not more than its first `most` samples.  Raises Unreadable and OSError."""
+    """Reads a short file as s16le at `RATE`, at most its first `most` samples.  Raises Unreadable and OSError."""
     pcm = bytearray()
     with AudioFile(path.open("rb")) as file:
         while (most is None or len(pcm) < 2 * most) and (piece := file.read()):
@@ -245,7 +246,7 @@ def read_whole(path: Path, most: int | None = None) -> bytes:
 
 
 class _Peeked:
-    """A file that cannot seek, whose first bytes were looked at."""
+    """A file that cannot seek; its first bytes were read and are given again."""
 
     def __init__(self, start: bytes, file: BinaryIO) -> None:
         self._start = start
@@ -260,14 +261,14 @@ class _Peeked:
 
 
 class _Plain:
-    """A file as FFmpeg shall see it: without its name, which may be in no encoding at all."""
+    """A file as FFmpeg sees it: without its name, which may be valid in no encoding."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.read, self.seek, self.tell = file.read, file.seek, file.tell
 
 
 def _copied(start: bytes, file: Reader) -> BinaryIO:
-    """What comes out of a pipe, in a file without a name."""
+    """Copies a pipe into a temporary file without a name."""
     copy = tempfile.TemporaryFile()  # noqa: SIM115  # AudioFile closes it
     copy.write(start)
     while more := file.read(1 << 20):
@@ -280,7 +281,7 @@ def _copied(start: bytes, file: Reader) -> BinaryIO:
 
 
 def _needed_whole(start: bytes) -> bool:
-    """Does it say that it has an end, so that nobody waits for what is being recorded, and where its parts lie?"""
+    """Whether it is an mp4 or a finished WAV: these are decoded with seeks, and have an end that a pipe will reach."""
     (size,) = struct.unpack("<I", start[4:8].ljust(4, b"\0"))
     return start[4:8] == b"ftyp" or (riff.is_wav(start) and 0 < size < riff.UNKNOWN)
 
@@ -302,12 +303,12 @@ def _opened(file: Reader, start: bytes, options: dict[str, str]) -> InputContain
 
 @cache
 def _codecs() -> set[str]:
-    """The decoders that are let in."""
+    """The decoders that are allowed."""
     return CODECS | {name for name in av.codecs_available if name.startswith(("pcm_", "adpcm_"))}
 
 
 def _told_s(container: InputContainer) -> float:
-    """Seconds, where the header of such a file tells them and not only its size; else 0."""
+    """The length in seconds if the header of such a file states it; else 0."""
     stream = container.streams.best("audio")
     if container.format.name not in TOLD or stream is None:
         return 0.0
@@ -318,6 +319,6 @@ def _told_s(container: InputContainer) -> float:
 
 
 def _samples(frame: AudioFrame) -> npt.NDArray[np.generic]:
-    """[channels, n] of a frame, which has them one after the other or interleaved."""
+    """The samples of a frame as [channels, n], whether it holds them planar or interleaved."""
     found = frame.to_ndarray()
     return found if frame.format.is_planar else found.reshape(-1, len(frame.layout.channels)).T

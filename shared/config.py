@@ -1,4 +1,6 @@
-"""config.yaml, or no file at all, becomes one frozen `Settings`; what is wrong is said with its place:
+"""Reads config.yaml, or no file at all, into one frozen `Settings`.  Not in the packet's path.
+
+Errors name their place:
 
     config.yaml:12:3: streaming.latency_target_ms: expected an integer of at least 1, got 'fast'
 
@@ -28,10 +30,10 @@ from shared.settings import Settings, contradictions, socket_path
 
 T = TypeVar("T", bound=msgspec.Struct)
 MAX_BYTES = 64 * 1024
-MAX_DEPTH = 8  # our own keys end at 3; engine options may nest a little
+MAX_DEPTH = 8  # levels: our own keys end at 3, engine options may nest a little
 SYSTEM_CONFIG = Path("/etc/voxd/config.yaml")
 SYSTEM_SOCKET = Path("/run/voxd/voxd.sock")
-SYSTEM_CREDENTIAL = Path("/etc/voxd/credentials/api-token")  # root's; the service gets a copy of its own
+SYSTEM_CREDENTIAL = Path("/etc/voxd/credentials/api-token")  # for root; the service gets a copy of its own
 # Read by the programs themselves.  Any other VOXD_* that is no setting is probably a spelling mistake.
 OTHER_VARIABLES = frozenset({"VOXD_CONFIG", "VOXD_TOKEN", "VOXD_EAGER", "VOXD_REQUIRE_SYSTEMD"})
 
@@ -63,7 +65,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Loaded:
 
 
 def read_file(path: Path, kind: type[T]) -> T:
-    """A settings file of another program: a struct of `kind`, as strictly.  Raises ConfigError."""
+    """Reads a settings file into a struct of `kind`, as strictly as `load`.  Raises ConfigError."""
     result: T = _Reader({}).section(kind, _compose(_read(path), str(path)), "")
     return result
 
@@ -104,7 +106,7 @@ def _refuse(mark: yaml.Mark, what: str) -> NoReturn:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes and constructs nothing.  Every scalar stays text: `_scalar` reads it."""
+    """A YAML loader that composes nodes only.  Every scalar stays text, which `_scalar` reads."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012  (declared without ClassVar in the stubs of the base)
     depth = 0
@@ -149,7 +151,7 @@ _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 
 def _scalar(node: yaml.ScalarNode) -> object:
-    """None, bool, int, finite float or str; what is quoted is str."""
+    """The value of a scalar: None, bool, int, finite float or str; a quoted one is str."""
     text = str(node.value)
     if any("\ud800" <= character <= "\udfff" for character in text):
         _refuse(node.start_mark, "half a surrogate pair is not text")
@@ -165,7 +167,7 @@ def _scalar(node: yaml.ScalarNode) -> object:
 
 
 def _pairs(node: yaml.MappingNode, path: str) -> Iterator[tuple[str, yaml.Mark, yaml.Node]]:
-    """(key, where the key stands, value); keys are text and unique."""
+    """The pairs of a mapping as (key, place of the key, value).  Keys are text and unique."""
     seen: dict[str, int] = {}
     for key_node, value in node.value:
         key = _scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
@@ -178,7 +180,7 @@ def _pairs(node: yaml.MappingNode, path: str) -> Iterator[tuple[str, yaml.Mark, 
 
 
 def _plain(node: yaml.Node, path: str) -> object:
-    """Dicts, lists and scalars."""
+    """A node as dicts, lists and scalars."""
     if isinstance(node, yaml.MappingNode):
         return {key: _plain(value, _join(path, key)) for key, _, value in _pairs(node, path)}
     if isinstance(node, yaml.SequenceNode):
@@ -192,7 +194,7 @@ def _join(path: str, key: str) -> str:
 
 
 class _Reader:
-    """Walks the nodes and `Settings` side by side, so that each value is judged where its place is known."""
+    """Walks nodes and `Settings` side by side, so that the error for a value can name its place."""
 
     def __init__(self, overrides: Mapping[str, yaml.Node]) -> None:
         self._overrides = overrides  # path -> node, instead of what the file says
@@ -220,7 +222,7 @@ class _Reader:
         return kind(**values)
 
     def _checked(self, node: yaml.Node | None, path: str, known: Iterable[str]) -> Iterator[tuple[str, yaml.Node]]:
-        """The pairs of a section; refuses what is no mapping and keys that are not known."""
+        """The pairs of a section.  Raises ConfigError for what is no mapping, and for unknown keys."""
         if node is None or (isinstance(node, yaml.ScalarNode) and _scalar(node) is None):
             return
         if not isinstance(node, yaml.MappingNode):
@@ -239,7 +241,7 @@ class _Reader:
         return node
 
     def _leaf(self, kind: Any, node: yaml.Node, place: str) -> object:
-        """A value of type `kind`; items of a list or mapping are judged one by one, each at its own place."""
+        """A value of type `kind`; items of a list or mapping are checked one by one, each with its own place."""
         value = _plain(node, place)
         info = inspect.type_info(kind)
         if isinstance(info, inspect.VarTupleType) and isinstance(node, yaml.SequenceNode):
@@ -269,7 +271,7 @@ def _leaves(kind: type[Any], path: str) -> Iterator[str]:
 
 
 def _overrides(environ: Mapping[str, str]) -> tuple[dict[str, yaml.Node], tuple[str, ...]]:
-    """Nodes by path from VOXD_*, and a line for each variable that means nothing."""
+    """Nodes by path from VOXD_*, and a line for each variable that is no setting."""
     settings = {"VOXD_" + path.upper().replace(".", "_"): path for path in _leaves(Settings, "")}
     known = [*settings, *OTHER_VARIABLES]
     nodes, warnings = {}, []
@@ -303,7 +305,7 @@ def _search_order(environ: Mapping[str, str]) -> Iterator[Path]:
 
 
 def _systemd(environ: Mapping[str, str], variable: str) -> Path | None:
-    """The directory that systemd made for a unit of ours; another service's, inherited, is not taken."""
+    """The directory that systemd made for our unit; one inherited from another service is ignored."""
     folders = (Path(part) for part in environ.get(variable, "").split(":"))
     return next((folder for folder in folders if folder.is_absolute() and folder.name == "voxd"), None)
 
@@ -325,14 +327,14 @@ def credential_path(environ: Mapping[str, str]) -> Path | None:
 
 
 def token_path(environ: Mapping[str, str]) -> Path:
-    """The file of the bearer token when `server.token_file` is auto: for root the system's, else one's own."""
+    """The file of the bearer token when `server.token_file` is auto: the system's for root, else the user's."""
     if os.access(SYSTEM_CREDENTIAL, os.R_OK):
         return SYSTEM_CREDENTIAL
     return _state_dir(environ) / "token"
 
 
 def runtime_dir(environ: Mapping[str, str]) -> Path:
-    """Where the daemon puts its control socket: systemd's directory for the unit, the login's, else under the state."""
+    """The folder of the daemon's control socket: systemd's for the unit, the login's, or one below the state."""
     if folder := _systemd(environ, "RUNTIME_DIRECTORY"):
         return folder
     login = Path(environ.get("XDG_RUNTIME_DIR") or ".")

@@ -1,7 +1,7 @@
-"""What every process of voxd and voxtui begins with: libraries that stay at home, no core dumps, and for the engine
-process no more of the environment than it needs.
+"""What every process does first: it keeps libraries off the network, forbids core dumps, and gives the engine process
+no more of the environment than it needs.  Not in the packet's path.
 
-This is the one place that says so.  Each program calls `begin` before it imports anything that could read these
+This is the only place that decides it.  Each program calls `begin` before it imports anything that could read these
 variables; its children inherit them.  It does not know settings, engines or sockets.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Mapping, MutableMapping
 
-# Variable -> value, and which library would otherwise say what to whom.
+# Variable -> value; the comment names the library that would otherwise use the network.
 AT_HOME: dict[str, tuple[str, str]] = {
     "ORT_DISABLE_TELEMETRY": ("1", "onnxruntime: an id of the machine and figures of each model, to its maker"),
     "HF_HUB_DISABLE_TELEMETRY": ("1", "huggingface_hub, transformers: which model is loaded by which library"),
@@ -34,12 +34,12 @@ ENGINE_DEFAULTS: dict[str, tuple[str, str]] = {
     ),
 }
 
-# What an engine and its libraries read.  Nothing else reaches them: a service's environment holds others' passwords.
+# What an engine and its libraries may read.  Nothing else reaches them: an environment may hold passwords of others.
 ENGINE_NAMES = frozenset(
     {
         *("HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "TEMP", "TERM", "TMP", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV"),
         *("GLIBC_TUNABLES", "LD_LIBRARY_PATH", "LD_PRELOAD"),  # where CUDA and an allocator may be chosen
-        *("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE"),  # whom a chat server must convince
+        *("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE"),  # certificates for chat servers
         *("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "all_proxy", "https_proxy", "http_proxy", "no_proxy"),
         *("NO_COLOR", "VOXD_EAGER"),
     }
@@ -47,7 +47,7 @@ ENGINE_NAMES = frozenset(
 ENGINE_PREFIXES = (
     *("LC_", "XDG_", "PYTHON"),
     *("CUBLAS", "CUDA_", "CUDNN_", "NCCL_", "NVIDIA_", "NVTE_"),  # the driver and its libraries
-    *("HIP_", "HSA_", "ROCM_", "ROCR_"),  # the same by AMD
+    *("HIP_", "HSA_", "ROCM_", "ROCR_"),  # the same of AMD
     *("GOMP_", "KMP_", "MALLOC_", "MKL_", "NUMBA_", "OMP_", "OPENBLAS_"),  # threads and memory
     *("CT2_", "HF_", "HUGGINGFACE_", "INDUCTOR_", "ORT_", "PYTORCH_", "TORCH", "TRANSFORMERS_", "TRITON_"),
 )
@@ -55,7 +55,7 @@ SECRET_NAMES = frozenset({"HF_TOKEN", "HUGGINGFACE_TOKEN"})  # fit a prefix, and
 
 
 def begin(environ: MutableMapping[str, str], *, fetches: bool = False) -> None:
-    """For a process of ours, first of all.  `fetches`: it was told to get something from the hub."""
+    """Prepares a process of voxd or voxtui; call it first.  `fetches`: this command downloads from the model hub."""
     environ.update({name: value for name, (value, _) in AT_HOME.items()})
     if not fetches:
         for name, (value, _) in OFFLINE.items():
@@ -64,7 +64,7 @@ def begin(environ: MutableMapping[str, str], *, fetches: bool = False) -> None:
 
 
 def no_core_dumps() -> None:
-    """A dump would hold what was said, and keys.  Children inherit it; where there are no such limits it is no harm."""
+    """Forbids core dumps, which would hold speech and keys.  Children inherit it; systems without limits ignore it."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -72,7 +72,7 @@ def no_core_dumps() -> None:
 
 
 def engine_environment(environ: Mapping[str, str], named: Iterable[str] = ()) -> dict[str, str]:
-    """Of `environ`, what the engine process may see.  `named`: by the settings."""
+    """The part of `environ` that the engine process may see.  `named`: variables that the settings name."""
     names = frozenset(named)
     kept = {name: value for name, value in environ.items() if name in names or _is_known(name)}
     for name, (value, _) in (OFFLINE | ENGINE_DEFAULTS).items():

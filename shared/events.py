@@ -41,7 +41,7 @@ from shared.refusals import WireError as WireError
 from shared.second_look import second_look
 from shared.session_config import AnySession
 
-FAR = (1 << 53) - 1  # the largest whole number that every JSON reader keeps
+FAR = (1 << 53) - 1  # the largest whole number that every JSON reader keeps exact
 Position = Annotated[int, Meta(ge=0, le=FAR)]  # of a sample
 Mark = Id | Annotated[int, Meta(ge=-FAR, le=FAR)] | float | None  # comes back as it was sent
 Warnings = tuple[Warned, ...] | UnsetType
@@ -100,13 +100,13 @@ class ItemTruncate(ClientBase, tag="conversation.item.truncate", frozen=True):
 
 
 class OutputClear(ClientBase, tag="output_audio_buffer.clear", frozen=True):
-    """Sent by clients of WebRTC at every interruption; there is no audio to clear."""
+    """`output_audio_buffer.clear`, which WebRTC clients send at every interruption; there is no audio to clear."""
 
     event_id: Id | UnsetType = UNSET
 
 
 class Ping(ClientBase, tag="voxd.ping", frozen=True):
-    """Needs no opt-in; `ping_id` and `t0` come back as they are."""
+    """A ping; it needs no opt-in.  `ping_id` and `t0` come back unchanged in the pong."""
 
     ping_id: Mark = None
     t0: Mark = None
@@ -114,7 +114,7 @@ class Ping(ClientBase, tag="voxd.ping", frozen=True):
 
 
 class ResponseCreate(ClientBase, tag="response.create", frozen=True):
-    """`unknown`: what of the request nobody knows; written by `parse_client`."""
+    """Asks for a response.  `unknown`: unknown fields of the request, listed by `parse_client`."""
 
     response: ResponseRequest = ResponseRequest()
     event_id: Id | UnsetType = UNSET
@@ -144,7 +144,13 @@ ClientEvent = (
 # ── server events ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class ServerBase(msgspec.Struct, frozen=True, tag_field="type"):
+class _Numbered(msgspec.Struct, frozen=True, kw_only=True):
+    """`voxd_seq`: the number of the message in a session that can be resumed; consecutive, from 1."""
+
+    voxd_seq: int | UnsetType = UNSET
+
+
+class ServerBase(_Numbered, frozen=True, tag_field="type"):
     """Base of what the server sends; `event_id` is unique within a session."""
 
     event_id: str
@@ -161,14 +167,14 @@ class SessionUpdated(ServerBase, tag="session.updated", frozen=True):
 
 
 class SpeechStarted(ServerBase, tag="input_audio_buffer.speech_started", frozen=True):
-    """`audio_start_ms` includes the prefix padding."""
+    """An utterance begins; `audio_start_ms` includes the prefix padding."""
 
     audio_start_ms: int
     item_id: str
 
 
 class SpeechStopped(ServerBase, tag="input_audio_buffer.speech_stopped", frozen=True):
-    """`audio_end_ms` is the position of the decision: it includes the silence."""
+    """The utterance is over; `audio_end_ms` is where that was decided, after the silence."""
 
     audio_end_ms: int
     item_id: str
@@ -203,7 +209,7 @@ class ItemDeleted(ServerBase, tag="conversation.item.deleted", frozen=True):
 
 
 class TranscriptionDelta(ServerBase, tag="conversation.item.input_audio_transcription.delta", frozen=True):
-    """`voxd_audio_ms`: with `voxd_ext=metrics`, the end of the audio that this text belongs to."""
+    """More confirmed text.  `voxd_audio_ms`: with `voxd_ext=metrics`, the end of the audio of this text."""
 
     item_id: str
     content_index: int
@@ -298,14 +304,14 @@ class Metrics(ServerBase, tag="voxd.metrics", frozen=True):
 
 
 class Provisional(ServerBase, tag="voxd.provisional", frozen=True):
-    """Opt-in (`voxd_ext=provisional`): what will probably follow the deltas of an item; replaces the one before it."""
+    """Opt-in (`voxd_ext=provisional`): text that will probably follow the deltas of an item; replaces the last one."""
 
     item_id: str
     text: str
 
 
 class Pong(ServerBase, tag="voxd.pong", frozen=True):
-    """`t1_us`: the ping was read; `t2_us`: this was written; both on the server's monotonic clock."""
+    """The answer to a ping.  `t1_us`: the ping was read; `t2_us`: this was written; on the server's monotonic clock."""
 
     ping_id: Mark
     t0: Mark
@@ -324,13 +330,13 @@ class Ack(ServerBase, tag="voxd.ack", frozen=True):
 
 
 class Resumed(ServerBase, tag="voxd.resumed", frozen=True):
-    """After the events that were missed: go on with sample `received_samples`."""
+    """The session goes on, all missed events have been sent again; audio goes on with sample `received_samples`."""
 
     received_samples: int
 
 
 class Notice(ServerBase, tag="voxd.warning", frozen=True):
-    """Opt-in (any voxd_ext): something is not as asked for.
+    """A warning as an event (opt-in, any voxd_ext): something is not as asked for.
 
     `retry_after_s` comes with the code `going_away`: connect again in so many seconds."""
 
@@ -385,6 +391,13 @@ CLIENT_TYPES = tuple(sorted(_CLIENTS))
 def dump(event: ClientEvent | ServerEvent) -> bytes:
     """One event as UTF-8 JSON."""
     return _encoder.encode(event)
+
+
+def numbered(message: bytes, seq: int) -> bytes:
+    """`message` (a JSON object with at least one field, as bytes) with `voxd_seq`.
+
+    It is put to the bytes, for a dialect may make several messages of one event, and of types of its own."""
+    return message[:-1] + b',"voxd_seq":%d}' % seq
 
 
 def parse_client(data: bytes | str) -> ClientEvent:

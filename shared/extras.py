@@ -1,8 +1,8 @@
 """How to add an extra to this installation: the command that `doctor` and every "is not installed" show.
 
 This project's packages come as a wheel or from a git address, never by a bare name: on an index the name of a program
-may be somebody else's package, and what is advised here is often run as root.  Imports no third party, for it speaks
-where one is missing.
+may be somebody else's package, and what is advised here is often run as root.  It imports no third party, since it is
+used where one is missing.
 """
 
 from __future__ import annotations

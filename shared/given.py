@@ -1,9 +1,9 @@
-"""What a client gave, read by the types of the wire: nulls that say nothing, unknown fields, fields without effect.
+"""Compares what a client sent with the types of the wire: empty nulls, unknown fields, fields without effect.  Step 5.
 
 Pure.  A part of `shared.events`.  It knows msgspec types, and three rules that hold for all of them:
 
     null     is "not given", unless the type of its field has a meaning for null (`| None`)
-    unknown  fields are left out and named: a client of tomorrow is served, and told
+    unknown  fields are left out and named: a client of a later API is served, and warned
     idle     a field whose type says so (`Idle("why")` in its annotation) is kept and echoed, but does nothing here
 
 It does not check values: `msgspec.convert` does, with what is left.
@@ -22,14 +22,14 @@ from msgspec import NODEFAULT, UNSET, Meta
 
 
 def Idle(why: str) -> Meta:  # noqa: N802  # reads as the annotation that it makes
-    """The annotation of a field that is kept and does nothing; `why` ends the sentence "has no effect here: …"."""
+    """The annotation of a field that is kept and has no effect; `why` ends the sentence "has no effect here: …"."""
     return Meta(extra={"idle": why})
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """A type, as far as a walk over values needs it.  `alone`: nothing but these objects is of it, so no tag is asked
-    for; `inner`: of the elements of an array."""
+    """What the walk over values needs to know of a type.  `alone`: only these objects are of it, so no tag is needed;
+    `inner`: the type of the elements of an array."""
 
     structs: tuple[type[msgspec.Struct], ...]
     alone: bool
@@ -45,7 +45,7 @@ class _Field:
 
 
 def given(tree: Any, struct: type[msgspec.Struct], where: str, unknown: list[str]) -> Any:
-    """`tree` (JSON as Python holds it) as far as type `struct` knows it; paths of other fields are added to
+    """The part of `tree` (decoded JSON) that type `struct` knows; paths of other fields are added to
     `unknown`."""
     return _walk(tree, _Kind((struct,), True, False, None), where, unknown)
 
@@ -71,7 +71,7 @@ def _walk(tree: Any, kind: _Kind, where: str, unknown: list[str]) -> Any:
 
 
 def idle(value: msgspec.Struct, where: str) -> Iterator[tuple[str, str]]:
-    """(path, why) of each field that is not as if it had never been given, and does nothing here."""
+    """(path, why) of each field that was given and has no effect here."""
     for name, field in _fields(type(value)).items():
         found = getattr(value, name)
         if found is UNSET or found is None or found == field.default:
@@ -104,7 +104,7 @@ def _kind(hint: object) -> _Kind:
 
 
 def _members(hint: object) -> tuple[object, ...]:
-    """The types of a union, without what is annotated about them."""
+    """The types of a union, without their annotations."""
     while get_origin(hint) is Annotated:
         hint = get_args(hint)[0]
     if get_origin(hint) in (Union, UnionType):
@@ -120,7 +120,7 @@ def _why(hint: object) -> str:
 
 
 def _struct(kind: _Kind, tree: dict[str, Any]) -> type[msgspec.Struct] | None:
-    """Which of them this object is; None: anything goes, or its tag is none of theirs, which `convert` will say."""
+    """The type of the union that this object is; None if any is allowed, or its tag is unknown (`convert` says so)."""
     if kind.alone:
         return kind.structs[0]
     for each in kind.structs:

@@ -1,5 +1,6 @@
-"""What people write for a language -> its code.  One function for every place where one may be named: a session, the
-form of a file, the command line.
+"""Finds the code of a language from what people write for it.  Beside step 5.
+
+One function serves every place where a language may be named: a session, the form of a file, the command line.
 
 Pure.  It knows codes of ISO 639 (-1 where there is one), region and script behind them (BCP 47), and names; not which
 engine understands what.  Source: ISO 639-2 and 639-3, for the languages that speech recognition is made for.
@@ -39,7 +40,7 @@ WHATEVER = ("", "auto", "automatic", "detect", "multi", "und", "mul")  # the eng
 
 
 def language_of(text: str) -> str | None:
-    """The code of a language, None for whatever is spoken: `en-US`, `EN`, `eng`, `english` -> `en`.
+    """The code of a language, None for "whatever is spoken": `en-US`, `EN`, `eng`, `english` -> `en`.
 
     Raises ValueError, which says what to write, for what names no language."""
     word = text.strip().casefold()

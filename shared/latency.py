@@ -33,8 +33,8 @@ class Metric:
     """One row of the table.  Long lists show every metric; short ones those that have a word for them here."""
 
     name: str  # in code, on the wire, in the log (capitals) and in goals of the bench
-    scope: Scope  # what it is measured of
-    source: Source  # who can measure it; "screen": of each painting, not of a turn
+    scope: Scope  # utterances (transcription), answers (response) or both
+    source: Source  # who can measure it; "screen": at each painting, not once a turn
     label: str  # where people read it: panel and help of the screen
     meaning: str  # exactly: from where to where
     plain: str  # the same for the person who speaks
@@ -141,7 +141,7 @@ def percentile(values: Sequence[float], q: float) -> float:
 
 
 class SampleClock:
-    """When was sample n captured (client) or received (server)?  A bounded log of (position, time).
+    """Tells when a sample was captured (client) or received (server), from a bounded log of (position, time).
 
     Bound: `size` entries, 60 s of 20 ms packets by default; at the bound the oldest are forgotten.
     """
@@ -151,7 +151,7 @@ class SampleClock:
         self._times: deque[int] = deque(maxlen=size)
 
     def record(self, end: int, time_us: int) -> None:
-        """The packet whose last sample is `end - 1` was complete at `time_us`; what was complete before stays so."""
+        """Notes that the packet ending before sample `end` was complete at `time_us`; older ends are not changed."""
         if self._ends and end <= self._ends[-1]:
             return
         self._ends.append(end)
@@ -168,7 +168,7 @@ class SampleClock:
 
 
 class VoicedTruth(Protocol):
-    """Who says where speech really began and ended: `shared.audio.Truth` offline, else nobody (the VAD's estimate)."""
+    """Knows where speech really began and ended, as `shared.audio.Truth` does for a clip."""
 
     def first_voiced(self, after: int, before: int) -> int | None: ...
     def last_voiced(self, after: int, before: int) -> int | None: ...
@@ -221,7 +221,7 @@ class TurnStamps:
     last_voiced: int | None = None
     first_voiced_us: int | None = None
     last_voiced_us: int | None = None
-    decided_us: int | None = None  # end of turn decided (server) or heard of (client)
+    decided_us: int | None = None  # end of turn decided (server) or reported (client)
     commit_us: int | None = None  # the turn belongs to the model: commit or response.create
     first_text_us: int | None = None  # first transcription delta written / received
     final_us: int | None = None  # final transcript written / received
@@ -237,16 +237,16 @@ class TurnStamps:
     audio_us: int = 0
 
     def text(self, now_us: int, audio_us: int | None = None, delay_ms: int = 0) -> None:
-        """One transcription delta; `audio_us`: when the end of its audio was here, if that is known.
+        """Takes one transcription delta; `audio_us`: when the end of its audio was here, if that is known.
 
-        What comes after the end of the turn trails nothing: that is `final_ms`."""
+        Text after the end of the turn does not count as lag: `final_ms` measures it."""
         if self.first_text_us is None:
             self.first_text_us = now_us
         if audio_us is not None and self.commit_us is None:
             self.lags_ms.append(max(0.0, (now_us - audio_us) / 1000 - delay_ms))
 
     def delta(self, now_us: int) -> None:
-        """One response delta."""
+        """Takes one response delta."""
         if self.last_delta_us is None:
             self.first_delta_us = now_us
         else:
@@ -284,7 +284,7 @@ class Summary:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Summary:
-        """Raises ValueError if there is none."""
+        """Summarises these values.  Raises ValueError if there are none."""
         return cls(len(values), *(percentile(values, q) for q in (50, 95, 99, 100)))
 
 

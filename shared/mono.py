@@ -1,6 +1,6 @@
-"""Decoded frames of any rate and any number of channels -> 16 kHz mono s16le.  Step 5, of files.
+"""Mixes and resamples decoded frames of any rate and number of channels to 16 kHz mono s16le.  Step 5, for files.
 
-Pure: arrays in, bytes out.  What is odd about the sound is put right here and kept as a sentence in `notes`: samples
+Pure: arrays in, bytes out.  Odd sound is repaired here and reported as a sentence in `notes`: samples
 that are no numbers, floats in the range of integers, channels that cancel each other.  It does not know containers,
 codecs or files.
 
@@ -68,7 +68,7 @@ class Mono:
         return ready if self._size < PIECE_S * rate else ready + self._mixed(last=False)
 
     def finish(self) -> bytes:
-        """The rest; what is pushed afterwards begins anew."""
+        """Returns the rest; samples pushed afterwards begin a new stream."""
         rest = self._mixed(last=True) if self._rate else b""
         self._rate = 0
         return rest
@@ -84,7 +84,7 @@ class Mono:
         return float_to_pcm16(mono)
 
     def _numbers(self, sound: Float32) -> Float32:
-        """The same within [-1, 1), more or less; nothing in it is NaN or infinite."""
+        """The samples scaled to about [-1, 1), with NaN and infinity replaced."""
         good = np.isfinite(sound)
         if not good.all():
             self._not_numbers += int(good.size - np.count_nonzero(good))
@@ -99,7 +99,7 @@ class Mono:
         return sound if self._scale == 1 else sound / np.float32(self._scale)
 
     def _mix(self, sound: Float32) -> Float32:
-        """[channels, n] -> [n]: their mean.
+        """Mixes [channels, n] to [n]: the mean of the channels.
 
         Where channels cancel each other in it, those that are the opposite of the loudest one are inverted from then
         on: of a channel and its opposite that is the channel itself, and what only one of them holds is kept."""
@@ -118,7 +118,7 @@ class Mono:
 
 
 def _as_float(frame: npt.NDArray[np.generic]) -> Float32:
-    """Integers of any width -> [-1, 1); floats as they are."""
+    """Integers of any width as floats in [-1, 1); floats unchanged."""
     if frame.dtype.kind == "u":
         return (frame.astype(np.float32) - np.float32(128)) / np.float32(128)  # 8 bit is the only unsigned one
     if frame.dtype.kind == "i":

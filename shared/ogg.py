@@ -1,4 +1,4 @@
-"""The links of a chained Ogg file, one after the other.  Step 5, of files; RFC 3533.
+"""Splits a chained Ogg file into its links, one after the other.  Step 5, for files; RFC 3533.
 
 A chained file is several Ogg files in a row, as radio recordings are, and each may have another codec or rate; decoders
 stop at the second or refuse it.  Pure: it reads pages from whatever it is given, and knows no codec.
@@ -40,7 +40,7 @@ class Links:
         return given
 
     def go_on(self) -> bool:
-        """Is there another link?  What was not read of this one is passed over."""
+        """Goes to the next link, past the unread rest of this one.  Returns whether there is one."""
         while self.read(1 << 16):
             pass
         self.cut = self.cut or bool(self._open)
@@ -58,7 +58,7 @@ class Links:
         return page
 
     def _next_page(self) -> bytes:
-        """The next whole page; bytes that belong to none are passed over.  Empty at the end."""
+        """The next whole page; bytes that belong to no page are passed over.  Empty at the end."""
         head = self._exactly(HEADER)
         while len(head) == HEADER and not head.startswith(MARK):
             at = head.find(MARK[:1], 1)
@@ -75,7 +75,7 @@ class Links:
         return head + table + body
 
     def _exactly(self, size: int) -> bytes:
-        """Of a pipe, too, which gives what it has; less only at the end."""
+        """Reads exactly so many bytes, from a pipe too; fewer only at the end."""
         found = b""
         while len(found) < size and (more := self._file.read(size - len(found))):
             found += more

@@ -1,6 +1,6 @@
-"""What events are made of: items, contents, responses, errors.  A part of `shared.events` in a file of its own.
+"""The parts of events: items, contents, responses, errors.  Steps 2, 5, 10 and 12.
 
-Pure.  It knows shapes; null and absence follow the rule told there.
+Pure.  A part of `shared.events`, whose rule for null and absence it follows.  It knows shapes, not their meaning.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Text = Annotated[str, Meta(max_length=TEXT)]
 Key = Annotated[str, Meta(max_length=64)]
 Value = Annotated[str, Meta(max_length=512)]
 ID = 512  # characters
-Id = Annotated[str, Meta(max_length=ID)]  # what clients call something: it is echoed, and quoted in errors
+Id = Annotated[str, Meta(max_length=ID)]  # an id that a client made up: it is echoed, and quoted in errors
 Instructions = Annotated[str, Meta(max_length=65_536)]
 MaxTokens = Annotated[int, Meta(ge=1, le=4096)]
 Metadata = Annotated[dict[Key, Value], Meta(max_length=16)]
@@ -40,7 +40,7 @@ ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
 
 class Item(msgspec.Struct, frozen=True, tag_field="type", tag="message"):
-    """A message as it is announced."""
+    """A message item as the server announces it."""
 
     id: str
     role: Literal["user", "assistant", "system"]
@@ -50,7 +50,7 @@ class Item(msgspec.Struct, frozen=True, tag_field="type", tag="message"):
 
 
 class ItemDraft(msgspec.Struct, frozen=True, tag_field="type", tag="message"):
-    """A message as a client asks for it."""
+    """A message item as a client asks for it."""
 
     role: Literal["user", "assistant", "system"]
     content: tuple[Content, ...]
@@ -115,13 +115,13 @@ AnyDraft = ItemDraft | Memory
 
 
 class ItemReference(msgspec.Struct, frozen=True, tag_field="type", tag="item_reference"):
-    """An item of the conversation, as input of a response."""
+    """A reference to an item of the conversation, as input of a response."""
 
     id: Id
 
 
 class ResponseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What `response.create` may ask for.  `conversation: none`: beside the conversation, its answer is not kept."""
+    """What `response.create` may ask for.  `conversation: none`: its answer is not kept in the conversation."""
 
     instructions: Instructions | UnsetType = UNSET
     conversation: Id | UnsetType = UNSET
@@ -159,7 +159,7 @@ class TextPart(msgspec.Struct, frozen=True):
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """All five keys, null allowed."""
+    """The error inside an `error` event: always all five keys, null allowed."""
 
     type: Literal["invalid_request_error", "server_error"]
     code: str | None
@@ -177,7 +177,7 @@ class FailureBody(msgspec.Struct, frozen=True):
 
 
 class Warned(msgspec.Struct, frozen=True):
-    """Something that is not as asked for: on the event that answers, for every client, once in a session."""
+    """A warning that something is not as asked for; it stands on the answering event, once in a session."""
 
     code: str
     message: str

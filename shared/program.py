@@ -1,4 +1,6 @@
-"""What the two command lines have in common: standard streams that fail, files to be written, words misspelt.
+"""What the two command lines have in common: failing standard streams, output files, misspelt words.
+
+Not in the packet's path.
 
 `Program` is the one place where an error of the system becomes a sentence and an exit status, for every command.  It
 knows streams and files; not what a command does.
@@ -32,7 +34,7 @@ _REASONS = {
 
 
 class Failure(click.ClickException):
-    """Ends a command; the text is one sentence for people."""
+    """Raised to end a command with one sentence for the user."""
 
     def __init__(self, message: str, status: int, program: str | None = None) -> None:
         super().__init__(message)
@@ -45,7 +47,7 @@ class Failure(click.ClickException):
 
 
 class Program(click.Group):
-    """All commands of one program."""
+    """The command group of one program."""
 
     def main(self, *args: Any, **extra: Any) -> Any:
         _mend_streams()
@@ -68,7 +70,7 @@ class Program(click.Group):
 
 
 class OutputFile(click.Path):
-    """A file that is written when the work is done.  Looked at before, for the work may take an hour."""
+    """The type of an option that names a file to write; it is checked before the work, which may take an hour."""
 
     name = "file"
 
@@ -86,7 +88,7 @@ class OutputFile(click.Path):
 
 
 def written(path: Path, text: str) -> None:
-    """Into a file.  Where that fails, to standard output, so that the work was not in vain; then raises Failure."""
+    """Writes text into a file.  If that fails, writes it to standard output instead, then raises Failure."""
     try:
         path.write_text(text, "utf-8")
     except OSError as error:
@@ -95,12 +97,12 @@ def written(path: Path, text: str) -> None:
 
 
 def likely(word: str, known: Sequence[str]) -> str | None:
-    """What somebody meant who wrote `word`, if it is near enough to be a slip."""
+    """The known word nearest to `word`, if it is near enough to be a misspelling."""
     return next(iter(difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.75)), None)
 
 
 class _Output(io.FileIO):
-    """Standard output: remembers why it took something no longer, and takes no more after that."""
+    """Standard output that remembers its first error, and takes nothing after it."""
 
     error: OSError | None = None
 
@@ -115,7 +117,7 @@ class _Output(io.FileIO):
 
 
 class _Lossy(io.FileIO):
-    """Standard error: what cannot be written is lost, and nothing depends on it; exit status and output stay right."""
+    """Standard error whose failures are ignored: exit status and output do not depend on it."""
 
     def write(self, data: Any, /) -> int | None:  # type: ignore[override]  # None: it would block, as the class has it
         try:
@@ -125,7 +127,7 @@ class _Lossy(io.FileIO):
 
 
 def _mend_streams() -> None:
-    """None of the three is missing afterwards: else the next socket would be standard output to some library."""
+    """Opens missing standard streams: else the next socket would get the number of standard output."""
     for number, flags in _STREAMS:
         try:
             os.fstat(number)
@@ -147,7 +149,7 @@ def _text(raw: io.FileIO, like: Any) -> io.TextIOWrapper:
 
 @contextlib.contextmanager
 def _errors_safe() -> Iterator[None]:
-    """Click shows errors itself, and quotes file names and options in them."""
+    """Makes the errors harmless that Click shows itself, with file names and options in them."""
     try:
         yield
     except click.ClickException as error:
@@ -157,7 +159,7 @@ def _errors_safe() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _errors_told(program: str | None) -> Iterator[None]:
-    """An error of standard output or of a file that is named becomes one sentence.  Others are bugs, and stay."""
+    """Turns an error of standard output or of a named file into one sentence.  Other errors are bugs and pass."""
     try:
         yield
         sys.stdout.flush()

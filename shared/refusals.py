@@ -1,15 +1,15 @@
-"""What is wrong with something that a client sent, in the words and codes of the API.  A part of `shared.events`.
+"""Says what is wrong with a client's input, in the words and codes of the API.  Step 5.
 
-Pure.  It knows how a validator's message names a field, and where the fields of the beta API have gone; not what any
-field means.
+Pure.  A part of `shared.events`.  It knows how a validator's message names a field, and where the fields of
+the beta API have gone; not what any field means.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-QUOTED = 1000  # characters of an error: whatever a client sent, the answer to it is short
-ID = 512  # characters of what a client calls something
+QUOTED = 1000  # characters of an error message, whatever a client sent
+ID = 512  # characters of an id of a client's
 SHOWN = 20  # fields that one message names
 NAME = 80  # characters of a field's name: a client may have made it up
 
@@ -37,10 +37,9 @@ MOVED_EVENTS = {"transcription_session.update": "session.update with session.typ
 
 
 class WireError(Exception):
-    """Input that is not an event, or that cannot be had; becomes the `error` event and costs nothing else.
+    """Input that is no valid event, or asks for something impossible; it becomes an `error` event and changes nothing.
 
-    `skipped`: of a `conversation.item.create` that was refused, the id that the item would have had and the one it was
-    to follow, for later items may follow it."""
+    `skipped`: the id of a refused item, and of the item that it was to follow; later items may name it."""
 
     def __init__(self, code: str, message: str, param: str | None = None, event_id: str | None = None) -> None:
         super().__init__(message)
@@ -50,7 +49,7 @@ class WireError(Exception):
 
 
 def _short(text: str, most: int) -> str:
-    """What a client sent may be quoted in it, whole."""
+    """Shortens a message that may quote the whole of a client's input."""
     return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
@@ -59,12 +58,12 @@ def refuse_moved(unknown: Sequence[str]) -> None:
     found = [path for path in unknown if path in MOVED]
     if found:
         places = "; ".join(f"'{path}' is now '{MOVED[path]}'" if MOVED[path] else f"'{path}' is gone" for path in found)
-        message = f"These fields are of the beta API, which is no longer spoken: {places}. Nothing was applied."
+        message = f"These fields belong to the beta API, which voxd does not support: {places}. Nothing was applied."
         raise WireError("unknown_parameter", message, found[0])
 
 
 def named(paths: Sequence[str]) -> list[str]:
-    """As many of the paths as a message shows, each at a length that can be read."""
+    """The first of these paths, as many as one message shows, each shortened."""
     return [path if len(path) <= NAME else path[: NAME - 1] + "…" for path in paths[:SHOWN]]
 
 

@@ -1,6 +1,6 @@
-"""What a doctor has found, as lines: `voxd doctor` and `voxtui doctor` read alike.
+"""Prints the findings of `voxd doctor` and `voxtui doctor` as lines of the same form.  Not in the packet's path.
 
-It knows columns, marks and colours; not what was examined, nor what standard output is.
+It knows columns, marks and colours; not what was examined, nor where the lines go.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class Finding:
 
 
 def healthy(findings: Iterable[Finding]) -> bool:
-    """Whether all works; what is merely odd or was not checked does not count."""
+    """Whether nothing is broken; warnings and skipped checks do not count."""
     return all(finding.mark != "bad" for finding in findings)
 
 
 class Report:
     """Findings as lines: aligned, coloured on a terminal, in plain letters where it cannot show others.
 
-    `width`: columns of the terminal, 0 for a pipe.  What others have put into a text is made harmless."""
+    `width`: columns of the terminal, 0 for a pipe.  Control characters in texts of others are removed."""
 
     def __init__(self, out: Callable[[str], None], *, width: int, utf8: bool, coloured: bool) -> None:
         self._write, self._utf8, self._coloured = out, utf8, coloured
@@ -53,7 +53,7 @@ class Report:
             self.more(finding)
 
     def more(self, finding: Finding) -> None:
-        """One finding, under the last title."""
+        """The lines of one more finding, below the last title."""
         self.healthy = self.healthy and healthy([finding])
         mark = MARKS[finding.mark][0 if self._utf8 else 1]
         name = f"{safe_line(finding.name):<{NAME}}"
@@ -71,7 +71,7 @@ class Report:
         self._write(line if self._utf8 else line.encode("ascii", "replace").decode("ascii"))
 
     def _wrapped(self, text: str, indent: int) -> list[str]:
-        """Lines that fit beside the indent."""
+        """The text in lines that fit beside the indent."""
         text = safe_line(text)
         room = self._width - indent
         if room < 20:

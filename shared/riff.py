@@ -1,4 +1,4 @@
-"""What the header of a WAV file says about its length, and whether that can be true.  Step 5, of files.
+"""What the header of a WAV file says about its length, and whether that can be true.  Step 5, for files.
 
 Programs that are killed, or that write into a pipe, leave a length of 0, of 4 GiB, or of the sound that was there when
 they last looked.  It reads chunk headers from a file that can seek, and knows nothing of samples.
@@ -17,7 +17,7 @@ IDS = {b"RIFF": "<", b"RF64": "<", b"BW64": "<", b"RIFX": ">"}
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """`size` bytes of sound, as the header says, of `rate` bytes/s; None: it says nothing.  `there`: up to the end of
+    """`size`: bytes of sound as the header says, None if it says nothing; `rate`: bytes/s.  `there`: up to the end of
     the file.  `runs_on`: what lies behind them is sound too.  `another`: behind them begins another WAV file."""
 
     size: int | None
@@ -28,17 +28,17 @@ class Header:
 
     @property
     def missing_s(self) -> float:
-        """Seconds that the file should have and has not."""
+        """Seconds of sound that the header promises and the file does not have."""
         return max(0, self.size - self.there) / self.rate if self.size is not None and self.rate else 0.0
 
 
 def is_wav(start: bytes) -> bool:
-    """`start`: the first 12 bytes of a file."""
+    """Whether these first 12 bytes of a file (`start`) are those of a WAV."""
     return start[:4] in IDS and start[8:12] == b"WAVE"
 
 
 def read_header(file: BinaryIO) -> Header | None:
-    """Of a WAV file; None where no sound begins in it.  The file stays where it was."""
+    """Reads the header of a WAV file; None if no sound begins in it.  The position of the file is kept."""
     before = file.tell()
     try:
         end = file.seek(0, 2)
@@ -70,7 +70,7 @@ def _walk(file: BinaryIO, order: str, end: int) -> Header | None:
 
 
 def _runs_on(file: BinaryIO, at: int, order: str, end: int, rate: int) -> bool:
-    """Is what begins here sound, and not chunks up to the end of the file?  An odd chunk may have lost its padding."""
+    """Whether sound begins here, and not chunks up to the end of the file.  An odd chunk may have lost its padding."""
     return end - at > max(8.0, SLACK_S * rate) and not any(_chunks(file, at + pad, order, end) for pad in (0, 1))
 
 

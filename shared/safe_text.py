@@ -1,4 +1,4 @@
-"""The one gate between what a server says and a terminal.  Step 12 of a frame's path.
+"""Makes the text of others safe for a terminal; all of it passes here.  Step 12.
 
 Model text, names and error messages may hold escape sequences: they could set the clipboard, retitle the window or make
 the terminal type an answer into the program.  Pure and stateless: because no ESC ever passes, a sequence that was split
@@ -11,7 +11,7 @@ import re
 
 LIMIT = 100_000  # characters of one text; the longest answer, 4096 tokens, has about 20 000
 
-# A whole sequence goes, not its ESC alone, or its parameters would stay as litter.
+# A whole sequence goes, not its ESC alone, or its parameters would remain as garbage.
 _STRING = (
     r"(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f]).*?(?:\x07|\x1b\\|\x9c|\Z)"  # OSC DCS SOS PM APC, up to BEL, ST or the end
 )

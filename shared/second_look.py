@@ -1,7 +1,7 @@
-"""What becomes of an event that did not decode at once.  A part of `shared.events` in a file of its own.
+"""Reads an event that did not decode at once.  Step 5, on a slow path that audio never takes.
 
-Pure.  A slow path, which no audio takes: nulls that say nothing and fields of tomorrow are left out (`shared.given`);
-what is left is an event, or the WireError says what is wrong with it.
+Pure.  A part of `shared.events`.  Nulls that mean "not given" and unknown fields are left out (`shared.given`); the
+rest is an event, or the WireError says what is wrong with it.  It does not know what an event means.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ _envelope = msgspec.json.Decoder(_Envelope)
 
 
 def second_look(data: bytes | str, kinds: dict[str, Any]) -> Any:
-    """An event that did not decode at once: without the nulls that say nothing and without fields of tomorrow, or the
-    WireError that says what is wrong with it.  A slow path, which no audio takes."""
+    """The event without empty nulls and unknown fields.  Raises the WireError that says what is wrong with it."""
     try:
         envelope = _envelope.decode(data)
         tree = msgspec.json.decode(data)
@@ -62,14 +61,14 @@ def second_look(data: bytes | str, kinds: dict[str, Any]) -> Any:
 
 def _no_such_type(name: str, kinds: dict[str, Any], event_id: str | None) -> WireError:
     if name in MOVED_EVENTS:
-        message = f"'{name}' is of the beta API, which is no longer spoken: send {MOVED_EVENTS[name]}."
+        message = f"'{name}' belongs to the beta API, which voxd does not support: send {MOVED_EVENTS[name]}."
     else:
         message = f"Unknown event type {name[:100]!r}. Supported types: {', '.join(sorted(kinds))}."
     return WireError("invalid_value", message, "type", event_id)
 
 
 def _skipped(tree: dict[str, Any]) -> tuple[str, str | None] | None:
-    """The id of an item that is not to be, and the id before it."""
+    """The id of an item that was refused, and the id that it was to follow."""
     item, previous = tree.get("item"), tree.get("previous_item_id")
     name = item.get("id") if isinstance(item, dict) else None
     return (name, previous if isinstance(previous, str) else None) if isinstance(name, str) else None

@@ -1,7 +1,7 @@
 """The session object of the wire: what a client may configure, and what `session.created` / `session.updated` show.
 
-Pure; a part of `shared.events` in a file of its own.  It knows shapes and defaults, not what a setting does; those that
-do nothing here say so in their annotation (`Idle`), so that clients can be told.
+Step 5.  Pure; a part of `shared.events`.  It knows shapes and defaults, not what a setting does; fields without effect
+say so in their annotation (`Idle`), so that clients can be told.
 A `session.update` is a deep merge into the current object, checked as a whole: all or nothing.  Every field of the
 published types is here (`tests/voxd/session/test_published.py` walks them): what the API takes is kept and echoed.
 """
@@ -30,12 +30,12 @@ _PLATFORM = Idle("it belongs to OpenAI's platform")
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of what a session consists of.  What was never given is UNSET and left out."""
+    """Base of the parts of a session.  A field that was never given is UNSET and left out."""
 
 
 class Format(Part, frozen=True):
-    """Mono.  `audio/pcm` is s16le at `rate` Hz (24 000 unless told); pcmu and pcma are G.711 at 8 kHz, without a
-    rate."""
+    """The format of mono audio.  `audio/pcm` is s16le at `rate` Hz (24 000 unless told); pcmu and pcma are
+    G.711 at 8 kHz, without a rate."""
 
     type: Literal["audio/pcm", "audio/pcmu", "audio/pcma"] = "audio/pcm"
     rate: Rate | UnsetType = UNSET
@@ -63,7 +63,7 @@ class Transcription(Part, frozen=True):
 
 
 class ServerVad(Part, frozen=True, tag_field="type", tag="server_vad"):
-    """What is outside of what this server can do is brought into it (`voxd.session.terms`), and shown so."""
+    """Turn-taking by voice.  Values that this server cannot serve are limited (`voxd.session.terms`) and echoed so."""
 
     threshold: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.5
     prefix_padding_ms: Ms = 300
@@ -99,7 +99,7 @@ class AudioInput(Part, frozen=True):
 
 
 class AudioOutput(Part, frozen=True):
-    """Answers are text."""
+    """The output of audio, kept without effect: answers are text."""
 
     format: Annotated[Format, _TEXT] = Format()
     voice: Annotated[str | Json, _TEXT] = "none"
@@ -130,12 +130,12 @@ class Extensions(Part, frozen=True, omit_defaults=True):
 
     @property
     def aware(self) -> bool:
-        """Has the client opted in to anything, so that unknown events will not surprise it?"""
+        """Whether the client has opted in to any extension, and so expects voxd's own events."""
         return self.metrics or self.provisional or self.binary_audio or self.resume
 
 
 class RealtimeSession(Part, frozen=True, tag_field="type", tag="realtime", omit_defaults=False):
-    """A conversation."""
+    """The configuration of a conversation."""
 
     id: str
     model: str
@@ -157,7 +157,7 @@ class RealtimeSession(Part, frozen=True, tag_field="type", tag="realtime", omit_
 
 
 class TranscriptionSession(Part, frozen=True, tag_field="type", tag="transcription", omit_defaults=False):
-    """Text of what is said, without answers."""
+    """The configuration of a session that transcribes and gives no answers."""
 
     id: str
     object: str = "realtime.transcription_session"
@@ -220,7 +220,7 @@ def _name_delay(patch: Json, merged: Json) -> None:
 
 
 def _name_language(hints: Json) -> None:
-    """What people mean by what they write; the only one of several is the language.  Raises WireError."""
+    """Replaces names of languages by codes; a list of one language becomes `language`.  Raises WireError."""
     path = "session.audio.input.transcription"
     several, asked = hints.get("languages"), hints.get("language")
     if isinstance(several, list):
@@ -249,7 +249,7 @@ def _at(tree: object, *path: str) -> Json | None:
 
 
 def _converted(base: Json, kind: object, model: str) -> Json:
-    """The same audio input under the other session type."""
+    """The same audio input as a part of the other session type."""
     sound = dict(base["audio"]["input"])
     fresh: Json = {"type": kind, "id": base["id"], "audio": {"input": sound}, "voxd": base["voxd"]}
     if kind == "transcription":

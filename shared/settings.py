@@ -1,7 +1,7 @@
-"""Every setting of the daemon with its default, its unit (in the name) and its range: the one place.
+"""Every setting of the daemon with its default, its unit (in the name) and its range.  Not in the packet's path.
 
 `shared.config` reads config.yaml into these; `config.yaml` at the top of the tree says in words what each is for.
-Pure: structs and the few checks that need more than one field.
+Pure: structs and the few checks that need more than one field.  It does not know files or what a setting does.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class ChunkedResponse(Struct, frozen=True):
 
 
 class WebRtc(Struct, frozen=True):
-    """Media over UDP.  `address`: of the only candidate; auto: the one that the client's request came to."""
+    """Media over UDP.  `address`: the address of the only candidate; auto: the one that the client reached."""
 
     enabled: bool = False
     address: AddressOrAuto = "auto"
@@ -111,7 +111,7 @@ class WebRtc(Struct, frozen=True):
 
 
 class Log(Struct, frozen=True):
-    """What the journal gets."""
+    """How much the journal gets."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -162,7 +162,7 @@ def socket_path(path: Path) -> Path:
 
 
 def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What no single field can know: the paths of the settings that disagree, and how."""
+    """Settings that contradict each other: their paths, and how."""
     vad, chunk, server = settings.vad, settings.chunked_response, settings.server
     if vad.tentative_ms >= vad.silence_duration_ms:
         yield (

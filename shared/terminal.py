@@ -1,6 +1,6 @@
-"""The way from both programs to a terminal or a pipe.  Ruff knows no other: `click.echo` is banned elsewhere.
+"""The only way from both programs to a terminal or a pipe; lint bans `click.echo` elsewhere.  Step 12.
 
-It does not know who reads; what stands in a text may come from anybody, and nothing of it acts on a terminal.
+Texts may come from anybody, so control sequences in them are removed.  It does not know who reads.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from shared.safe_text import safe_text
 
 
 def say(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """Text, whoever it is from, of any length and any number of lines.  `err`: to standard error."""
+    """Prints text of any origin, with any number of lines.  `err`: to standard error."""
     click.echo(safe_text(text, None), err=err, nl=nl)
 
 
 def note(line: str) -> None:
-    """For people, beside what a program's output is for."""
+    """Prints a remark for people to standard error, beside the output of the program."""
     say(line, err=True)
 
 
 def draw(text: str, *, err: bool = False, nl: bool = True) -> None:
-    """What may act: colours, and moves of the cursor.  Whoever calls it has made the words of others safe before."""
+    """Prints control sequences (colours, moves of the cursor) as they are.  The caller has made all other text safe."""
     click.echo(text, err=err, nl=nl)

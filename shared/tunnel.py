@@ -1,4 +1,6 @@
-"""What `voxd tunnel`, at the far end of an SSH connection, says to `voxtui`: one JSON object a line.
+"""The lines that `voxd tunnel`, at the far end of an SSH connection, sends to `voxtui`.  Beside step 3.
+
+Each line is one JSON object.
 
 The first line is `Hello` or `Trouble`; after a `Hello`, `Beat`s follow for as long as the tunnel lives (with `--stdio`
 none do: behind the line come the bytes of the connection itself).  Pure; it does not know SSH.
@@ -37,7 +39,7 @@ class Hello(Line, tag="hello", frozen=True):
 
 
 class Beat(Line, tag="beat", frozen=True):
-    """Every BEAT_S.  `token`: a new one, when the last has lived half its life."""
+    """Sent every BEAT_S.  `token`: a new one when half the lifetime of the last is over."""
 
     state: str
     progress: str = ""
@@ -59,12 +61,12 @@ _decoder: msgspec.json.Decoder[TunnelLine] = msgspec.json.Decoder(TunnelLine)
 
 
 def dump_line(line: TunnelLine) -> bytes:
-    """With its newline."""
+    """One line as bytes, with its newline."""
     return msgspec.json.encode(line) + b"\n"
 
 
 def parse_line(data: bytes) -> TunnelLine | None:
-    """None for what is none of these: a greeting that the far shell prints, a line of a newer voxd."""
+    """The line; None for anything else, such as a greeting of the far shell or a line of a newer voxd."""
     try:
         return _decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -6,6 +6,11 @@ import gc
 import signal
 
 import pytest
+from hypothesis import settings
+
+# No example fails because the machine was busy for a moment; a hang is for the limit of the whole test.
+settings.register_profile("voxd", deadline=None)
+settings.load_profile("voxd")
 
 if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     # Somebody started the tests with nohup.  Programs started here would inherit that, and voxd respects it: reloads

@@ -1,7 +1,7 @@
-"""The command line of the daemon: start, status, stop, token, tunnel; more in `model_commands` and `unit_commands`.
+"""The command line of the daemon: start, status, stop, token, tunnel; the others are in `voxd.commands`.
 
-It turns options and settings into a `Plan`, and everything that can go wrong into one sentence and an exit status.
-Nothing heavy is imported before a command needs it.
+Not in the path.  It turns options and settings into a `Plan`, and everything that can go wrong into one sentence and an
+exit status.  Nothing heavy is imported before a command needs it.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _overridden(
     tls_cert: Path | None,
     tls_key: Path | None,
 ) -> Settings:
-    """What the command line adds to the settings."""
+    """The settings with the options of the command line over them."""
     from msgspec.structs import replace
 
     engines = settings.engines
@@ -141,7 +141,7 @@ def _overridden(
 
 
 def _read_again(config_path: Path | None, socket_path: str | None, options: dict[str, Any]) -> Settings:
-    """As `start` reads and checks them.  Raises ConfigError."""
+    """The settings as `start` reads and checks them, for a reload.  Raises ConfigError."""
     from shared.config import ConfigError
 
     try:
@@ -235,7 +235,7 @@ def _plan(settings: Settings, control: Path, given: tuple[socket.socket, ...], *
 
 
 def _resolve(name: str, settings: Settings) -> tuple[str | None, tuple[str, ...]]:
-    """`auto` is the best transcriber that is installed; what was chosen is said."""
+    """The transcriber that is meant (`auto`: the best that can run here), and notes that say what was chosen."""
     if name == "none":
         return None, ()
     if name != "auto":
@@ -257,7 +257,7 @@ def _check_engine(name: str | None) -> None:
 
 
 def _try_engines(plan: Plan) -> None:
-    """Makes them as the engine process would, and loads nothing."""
+    """Makes the engines as the engine process would, without loading; ends the command if one cannot be used."""
     from voxd.engine.contract import Unusable
     from voxd.engine.registry import make
 
@@ -271,7 +271,7 @@ def _try_engines(plan: Plan) -> None:
 
 
 def _client_settings(path: Path | None) -> Settings:
-    """Where the usual file is wrong by now, the daemon has older ones: it is said, and the usual places are tried."""
+    """To find a daemon, which may have older settings: a usual file that is wrong is told, and defaults are used."""
     from shared.settings import Settings
 
     try:
@@ -297,7 +297,7 @@ def _socket_of(settings: Settings, given: str | None) -> Path:
 
 
 def _is_barred(path: Path) -> bool:
-    """Whether it lies in a directory of another user, who does not let this one look."""
+    """Whether it lies in a folder that this user may not look into."""
     try:
         path.stat()
     except OSError as error:
@@ -311,7 +311,7 @@ def _ask(path: Path) -> dict[str, object]:
     try:
         return status(path)
     except Busy as reason:
-        _die(f"{reason}: it is busy or stands still; try again, and see its log (`voxd logs`)", FAILED)
+        _die(f"{reason}: it is busy or stuck; try again, and see its log (`voxd logs`)", FAILED)
     except NotRunning:
         _die(f"not running (nobody answers at {path}); start it with `voxd start`", NOT_RUNNING)
     except PermissionError:
@@ -323,7 +323,7 @@ def _ask(path: Path) -> dict[str, object]:
 @socket_option
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(config_path: Path | None, socket_path: str | None, as_json: bool) -> None:
-    """Say how the running voxd is."""
+    """Show the state of the running voxd: engines, sessions, listeners."""
     try:
         found = _ask(_client_socket(config_path, socket_path))
     except Failure as failure:
@@ -391,7 +391,7 @@ def token(config_path: Path | None, socket_path: str | None, url: bool) -> None:
     secret = _token(settings)
     own = settings.server.token_file == "auto" and not os.access(config.SYSTEM_CREDENTIAL, os.R_OK)
     if own and config.SYSTEM_CREDENTIAL.parent.exists():
-        say("voxd: this is of a voxd of your own; the token of the machine's service: sudo voxd token", err=True)
+        say("voxd: this is the token of your own voxd; that of the machine's service: sudo voxd token", err=True)
     if not url:
         say(secret)
         return
@@ -420,12 +420,12 @@ def _token(settings: Settings) -> str:
 @main.command()
 @config_option
 @socket_option
-@click.option("--link", metavar="DIRECTORY", help="Make it, with a link in it to the daemon's socket, for as long.")
+@click.option("--link", metavar="DIRECTORY", help="Make it meanwhile, with a link in it to the daemon's socket.")
 @click.option("--stdio", is_flag=True, help="Carry one connection over standard input and output.")
 def tunnel(config_path: Path | None, socket_path: str | None, link: str | None, stdio: bool) -> None:
     """The far end of an SSH tunnel; voxtui starts it.
 
-    Until standard input is closed it says, in lines of JSON, where the running voxd is and how it does.
+    Until standard input is closed it says, in lines of JSON, where the running voxd is and in which state.
     """
     from voxd.commands import tunnel
 

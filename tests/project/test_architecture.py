@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 import textwrap
+import tomllib
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,22 +64,51 @@ def dotted(node: ast.expr) -> str:
 
 def over_budget(path: Path) -> Iterator[str]:
     lines = len(path.read_text(encoding="utf-8").splitlines())
-    if lines > RAISED.get(name(path), (FILE_LINES, ""))[0]:
-        yield f"{name(path)}: {lines} lines"
+    most, _ = RAISED.get(name(path), (FILE_LINES, ""))
+    if lines > most:
+        yield f"{name(path)}: {lines} lines, limit {most}"
     for node in ast.walk(tree(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
-            if lines > RAISED.get(f"{name(path)}:{node.name}", (FUNCTION_LINES, ""))[0]:
-                yield f"{name(path)}:{node.lineno}: {node.name} has {lines} lines"
+            most, _ = RAISED.get(f"{name(path)}:{node.name}", (FUNCTION_LINES, ""))
+            if lines > most:
+                yield f"{name(path)}:{node.lineno}: {node.name} has {lines} lines, limit {most}"
+
+
+HERE = "tests/project/test_architecture.py"
+
+
+def none(found: Iterable[str], what: str, exception: str) -> None:
+    """Fails with every offender, what is wanted of it, and where an exception is declared with its reason."""
+    lines = list(found)
+    assert not lines, "\n".join([f"{what}.  {exception}", *lines])
 
 
 def test_files_and_functions_stay_small() -> None:
     """Tests too, except that a table of cases is no function."""
-    assert [line for path in sources(*PACKAGES, "tests") for line in over_budget(path)] == []
+    none(
+        (line for path in sources(*PACKAGES, "tests", "benchmarks") for line in over_budget(path)),
+        "Too long: split it by concept",
+        f"What must be longer is declared in RAISED of {HERE}, with its reason",
+    )
 
 
 def test_every_module_says_what_it_is() -> None:
-    assert [name(path) for path in sources(*PACKAGES) if not ast.get_docstring(tree(path))] == []
+    none(
+        (name(path) for path in sources(*PACKAGES) if not ast.get_docstring(tree(path))),
+        "A module without a docstring",
+        "There is no exception: say what it is, and its step in the path",
+    )
+
+
+# What other people's code imports of a package itself, and the version that the build reads.
+GATES = {"voxd/engine/conformance/__init__.py", "shared/__init__.py"}
+
+
+def test_packages_define_nothing_and_hand_nothing_on() -> None:
+    """Whoever reads an import sees the module in which a name is defined."""
+    packages = [path for path in sources(*PACKAGES) if path.name == "__init__.py" and name(path) not in GATES]
+    assert [name(path) for path in packages if len(tree(path).body) > 1] == []
 
 
 def banned(path: Path) -> Iterator[str]:
@@ -96,7 +127,11 @@ def banned(path: Path) -> Iterator[str]:
 
 
 def test_nevers() -> None:
-    assert [line for path in sources(*PACKAGES, "tests") for line in banned(path)] == []
+    none(
+        (line for path in sources(*PACKAGES, "tests") for line in banned(path)),
+        "What this tree does without",
+        f"BANNED_MODULES, BANNED_NAMES and BANNED_CALLS of {HERE} say what, and why",
+    )
 
 
 # What a module must not import that says *Pure*: I/O, clocks, threads, chance, logs, models, frameworks.
@@ -127,7 +162,11 @@ def test_what_says_that_it_is_pure_imports_no_clock_no_io_and_no_model() -> None
     """The docstring is the one place that says it: no list of modules to keep beside it."""
     pure = [path for path in sources(*PACKAGES) if is_pure(path)]
     assert len(pure) > 60
-    assert {name(path): found for path in pure if (found := set(imports(tree(path).body)) & IMPURE)} == {}
+    none(
+        (f"{name(path)}: {found}" for path in pure if (found := sorted(set(imports(tree(path).body)) & IMPURE))),
+        "A module that says *Pure* imports a clock, I/O, a thread, chance or a model",
+        f"Move that to its shell, or take the word out of the docstring; IMPURE of {HERE} is the list",
+    )
 
 
 def sleeps(path: Path) -> Iterator[str]:
@@ -141,7 +180,11 @@ def sleeps(path: Path) -> Iterator[str]:
 
 def test_no_test_sleeps() -> None:
     """A test waits for what it is about, with a deadline; a sleep is either too short or too long."""
-    assert [line for path in sources("tests") for line in sleeps(path)] == []
+    none(
+        (line for path in sources("tests") for line in sleeps(path)),
+        "A test that sleeps",
+        "There is no exception: wait for the thing itself, with a generous limit",
+    )
 
 
 def blind_excepts(path: Path) -> Iterator[str]:
@@ -154,7 +197,66 @@ def blind_excepts(path: Path) -> Iterator[str]:
 
 def test_only_the_walls_catch_everything() -> None:
     outside = [path for path in sources(*PACKAGES) if name(path) not in WALLS]
-    assert [line for path in outside for line in blind_excepts(path)] == []
+    none(
+        (line for path in outside for line in blind_excepts(path)),
+        "Everything is caught: name the exceptions that are meant",
+        f"A place that must catch whatever comes is declared in WALLS of {HERE}, with its reason",
+    )
+    without = [path for path in WALLS if not any(blind_excepts(ROOT / path))]
+    none(without, "A wall that catches nothing blindly any more", f"Take it out of WALLS of {HERE}")
+
+
+# ---- the contracts of pyproject.toml are complete --------------------------------------------------------------------
+
+# What may load an engine: its own process, and commands that look at engines without a daemon.
+LOADS_ENGINES = {"voxd.engine", "voxd.lab", "voxd.commands", "voxd.cli", "voxd.__main__"}
+WIRE = {"voxd.messages", "voxd.framing", "voxd.traces"}  # both processes have them; the layers hold them below engines
+SCREEN = {"voxtui.screen", "voxtui.cli", "voxtui.__main__"}  # what may import Textual
+
+
+def contracts() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"][
+        "contracts"
+    ]
+    return found
+
+
+def children(package: str) -> set[str]:
+    """Modules and packages directly below."""
+    folder = ROOT.joinpath(*package.split("."))
+    below = [path for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
+    return {f"{package}.{path.stem}" for path in below if path.stem != "__init__"}
+
+
+def test_every_room_that_holds_rooms_has_layers_for_all_of_them() -> None:
+    """A new room cannot be forgotten: the contract that orders its siblings is exhaustive."""
+    folders = [path.parent for path in sources(*PACKAGES) if path.name == "__init__.py"]
+    holding = {name(folder).replace("/", ".") for folder in folders if any(folder.glob("*/__init__.py"))}
+    ordered = {
+        container for contract in contracts() if contract.get("exhaustive") for container in contract["containers"]
+    }
+    none(
+        sorted(holding - ordered - {"voxtui.screen"}),  # its one room, the widgets, is below its modules
+        "A package that holds packages and has no exhaustive contract of layers",
+        "Add one to [tool.importlinter] in pyproject.toml",
+    )
+
+
+@pytest.mark.parametrize(
+    ("contract", "package", "exempt"),
+    [
+        ("The gateway never loads an engine", "voxd", LOADS_ENGINES | WIRE),
+        ("The headless client does not pay for the screen", "voxtui", SCREEN),
+    ],
+)
+def test_a_contract_that_forbids_an_import_names_every_room(contract: str, package: str, exempt: set[str]) -> None:
+    """By rule, not by hand: what is not exempt here is held to it."""
+    listed = next(set(each["source_modules"]) for each in contracts() if each["name"] == contract)
+    none(
+        sorted(children(package) - exempt - listed),
+        f'Not in source_modules of "{contract}" in pyproject.toml',
+        f"Add it there; what may import it is declared in LOADS_ENGINES or SCREEN of {HERE}",
+    )
 
 
 # ---- what a start costs: proven in a fresh interpreter, for an import anywhere below would hide from lint ------------

@@ -1,4 +1,4 @@
-"""The shop window is true: its pictures are of this screen, its commands are there, its engine works.
+"""The README and the pages for users are true: pictures, commands, options, links, completion by the shell.
 
 After a change of the screen: `VOXD_WRITE_PICTURE=1 pytest tests/project/test_readme.py`, and look at docs/*.svg.
 """
@@ -8,42 +8,25 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import tomllib
+from html import unescape
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from shared.events import Provisional, SpeechStarted, TranscriptionDelta
-from shared.latency import TurnMetrics
-from tests.support.fakes import utterance
+from shared import __version__
 from tests.support.scenes import Scene, answered, asked, conversed, opening, settle
 from voxd.cli import main as voxd
-from voxd.engine.contract import Engine
-from voxd.messages import Commit, Onset, Said, Settled
 from voxtui.cli import main as voxtui
-from voxtui.events import Event, Measured, Painted
+from voxtui.events import Event, Painted
+from voxtui.screen.widgets.commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-
-
-def spoken() -> list[Event]:
-    said = [
-        ("a", "He was not an ill-disposed young man,", 1310.0, 430.0),
-        ("b", "unless to be rather cold hearted and rather selfish is to be ill-disposed.", 1440.0, 455.0),
-    ]
-    finals = [412, 398, 433, 520, 441, 405, 428, 573, 419, 437, 402, 455]  # like those of docs/BENCH.md
-    past = [TurnMetrics(endpoint_ms=400.0, final_ms=float(value), rtf=0.4) for value in finals]
-    events: list[Event] = [Measured(f"past{n}", metrics, complete=True) for n, metrics in enumerate(past)]
-    for number, (key, text, first, final) in enumerate(said):
-        metrics = TurnMetrics(first_text_ms=first, endpoint_ms=412.0, final_ms=final, rtf=0.31)
-        events += [*utterance(key, number * 9, 9, text, metrics=False), Measured(key, metrics, complete=False)]
-    return [
-        *events,
-        SpeechStarted("", 0, "c"),
-        TranscriptionDelta("", "c", 0, "Had he married a more amiable woman,"),
-        Provisional("", "c", "he might have been made still more respectable"),
-    ]
+PAGES = {name: (ROOT / name).read_text() for name in ("README.md", "docs/USE.md", "docs/FAQ.md", "docs/PRIVACY.md")}
+README, USE = PAGES["README.md"], PAGES["docs/USE.md"]
+RECORDING = "docs/demo.svg"
 
 
 def answering() -> list[Event]:
@@ -52,7 +35,6 @@ def answering() -> list[Event]:
 
 
 PICTURES: dict[str, tuple[tuple[int, int], list[Event]]] = {
-    "screen.svg": ((100, 30), [*opening(), *spoken()]),
     "answers.svg": ((130, 34), answering()),
 }
 
@@ -80,26 +62,87 @@ def test_the_pictures_are_of_this_screen(name: str) -> None:
     assert plain(drawn) == plain(path.read_text())
 
 
-def test_its_commands_are_there() -> None:
+def test_the_recording_is_of_this_program() -> None:
+    """It was made by the command that stands under it, and the keys that it shows are keys of this screen."""
+    drawn = (ROOT / RECORDING).read_text(encoding="utf-8")
+    about = unescape(re.findall(r"<desc>(.*?)</desc>", drawn)[0])
+    shown = " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", drawn))
+
+    assert f"]({RECORDING})" in README
+    assert f"`python -m benchmarks.record {RECORDING}`" in README
+    assert "python -m benchmarks.record" in about
+    assert f"voxd {__version__}" in about
+    assert {command.word for command in COMMANDS if command.action in ("help", "quit", "mute", "wipe")} <= set(
+        re.findall(r"[a-z-]+", shown)
+    )
+
+
+def test_the_first_screen_says_what_it_is_for() -> None:
+    """Before anything else: three sentences or four, the recording, two commands, three ways."""
+    first, _, rest = README.partition("\n## ")
+    assert len(re.findall(r"\.(?:\s|$)", first.split("![")[0])) <= 4
+    assert RECORDING in first
+    assert re.findall(r"^## (.*)$", README, re.MULTILINE)[:2] == ["Two commands", "Three ways to use it"]
+    assert len(README.splitlines()) < 200
+    assert all(way in rest for way in ("**Dictate here**", "**Talk to Voxtral on my GPU machine**", "**Measure it**"))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_its_commands_are_there(page: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
+    assert set(re.findall(r"make ([a-z-]+) ", PAGES[page])) - {"voxd"} <= targets
+    calls = re.findall(r"(?:^|`|&& |\$ )(voxd|voxtui) ([a-z][a-z-]*)(?=[ `\n])", PAGES[page], re.MULTILINE)
+    assert calls
     for program, name in ((voxd, "voxd"), (voxtui, "voxtui")):
-        wanted = set(re.findall(rf"^(?:\$ )?{name} ([a-z]+)", README, re.MULTILINE))
-        assert wanted
-        assert wanted <= set(program.commands)
+        assert {command for called, command in calls if called == name} <= set(program.commands)
         assert CliRunner().invoke(program, ["--help"]).exit_code == 0
 
 
-def test_all_commands_of_the_daemon_are_in_the_table() -> None:
-    table = README.split("| `voxd` | |")[1].split("\n\n")[0]
+def test_all_commands_are_told() -> None:
+    table = USE.split("| `voxd` | |")[1].split("\n\n")[0]
     first = "".join(line.split("|")[1] for line in table.splitlines() if line.startswith("| `"))
     assert set(re.findall(r"`([a-z-]+)", first)) == set(voxd.commands)
+    assert set(re.findall(r"^voxtui ([a-z]+)", USE, re.MULTILINE)) == set(voxtui.commands)
 
 
-def test_its_options_are_there() -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_its_options_are_there(page: str) -> None:
     ours = [option for main in (voxd, voxtui) for command in main.commands.values() for option in command.params]
-    known = {name for option in ours for name in (*option.opts, *option.secondary_opts)}
-    assert set(re.findall(r"(?<=[\s`])--[a-z][a-z-]+", README)) <= known
+    known = {name for option in ours for name in (*option.opts, *option.secondary_opts)} | {"--version"}
+    assert set(re.findall(r"(?<=[\s`])--[a-z][a-z-]+", PAGES[page])) <= known
+
+
+@pytest.mark.parametrize("program", [voxd, voxtui], ids=["voxd", "voxtui"])
+def test_both_programs_say_their_version(program: click.Group) -> None:
+    assert CliRunner().invoke(program, ["--version"]).output == f"{program.name}, version {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("voxd st", {"start", "status", "stop"}),
+        ("voxd start --tran", {"--transcribe"}),
+        ("voxtui b", {"bench"}),
+        ("voxtui connect --theme ", {"dark", "light"}),
+        ("voxtui box --pl", {"--plain"}),  # `connect` may be left out
+    ],
+)
+def test_a_shell_completes(line: str, offered: set[str]) -> None:
+    """As the scripts ask that docs/USE.md tells of: the words so far in the environment, answers on standard output."""
+    name, *words = line.split(" ")
+    program = {"voxd": voxd, "voxtui": voxtui}[name]
+    asked = {f"_{name.upper()}_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words))}
+    done = CliRunner().invoke(program, prog_name=name, env=asked)
+    assert {each.partition(",")[2] for each in done.output.split()} == offered
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_page_tells_how_a_shell_learns_to_complete(shell: str) -> None:
+    for name, program in (("voxd", voxd), ("voxtui", voxtui)):
+        variable = f"_{name.upper()}_COMPLETE"
+        assert f"{variable}={shell}_source {name}" in USE
+        done = CliRunner().invoke(program, prog_name=name, env={variable: f"{shell}_source"})
+        assert f"{shell}_complete" in done.output
 
 
 def test_the_architecture_names_modules_that_are_there() -> None:
@@ -112,18 +155,28 @@ def test_the_architecture_names_modules_that_are_there() -> None:
             assert (ROOT / folder / Path(path).name).exists(), path
 
 
-def test_its_files_are_there() -> None:
-    for path in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / path).exists(), path
+@pytest.mark.parametrize("page", PAGES)
+def test_its_links_lead_somewhere(page: str) -> None:
+    """Files and folders that are there, and chapters of pages that have such a chapter."""
+    for path, chapter in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", PAGES[page]):
+        place = (ROOT / page).parent / path if path else ROOT / page
+        assert place.exists(), path
+        if chapter:
+            heads = re.findall(r"^#+ (.*)$", place.read_text(), re.MULTILINE)
+            assert chapter in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}, chapter
 
 
-def test_its_engine_works() -> None:
-    code = next(block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "class Shout" in block)
-    names: dict[str, type[Engine]] = {}
-    exec(compile(code, "README.md", "exec"), names)  # noqa: S102  (our own text)
-    engine = names["Shout"]({}, lambda: None)
-    engine.load(lambda _: None)
-    engine.receive(Onset(1, 2, 0))
-    engine.receive(Commit(1, 2, 16_000))
+def test_where_to_look_names_what_is_there() -> None:
+    """The table of questions: a name in front of a module stands in that module."""
+    rows = [line for line in README.split("| question | where |")[1].split("\n\n")[0].splitlines() if "| " in line]
+    named = [found for row in rows for found in re.findall(r"`(\w+)` in (?:\[|`)([\w/]+\.py)", row)]
+    assert len(named) >= 4
+    for name, path in named:
+        assert re.search(rf"\b{name}\b", (ROOT / path).read_text()), (name, path)
 
-    assert list(engine.step(0)) == [Said(1, 2, "HEY"), Settled(1, 2, "completed", "HEY")]
+
+def test_its_engine_is_the_example() -> None:
+    """What README tells to write is what the example has, which its own test installs and runs."""
+    project = tomllib.loads((ROOT / "examples" / "engine_plugin" / "pyproject.toml").read_text())["project"]
+    told = next(block for block in re.findall(r"```toml\n(.*?)```", README, re.DOTALL) if "voxd.engines" in block)
+    assert tomllib.loads(told)["project"]["entry-points"] == project["entry-points"]

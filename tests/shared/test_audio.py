@@ -1,4 +1,4 @@
-"""PCM in every form."""
+"""Tests of conversions of PCM, and of its buffers."""
 
 from __future__ import annotations
 

@@ -27,14 +27,14 @@ needs_ffmpeg = pytest.mark.skipif(FFMPEG is None, reason="ffmpeg is not installe
 
 
 def heard(data: bytes | BinaryIO, limit: int | None = None) -> tuple[bytes, str]:
-    """All of it, and what was said of it."""
+    """All samples of a file, and the notes about it."""
     with AudioFile(io.BytesIO(data) if isinstance(data, bytes) else data, limit=limit) as file:
         pcm = b"".join(iter(file.read, b""))
         return pcm, "; ".join(file.notes)
 
 
 def attempt(data: bytes) -> tuple[bytes, str]:
-    """The same; of what cannot be read nothing, and why."""
+    """The same as `heard`; for an unreadable file no samples, and the reason."""
     try:
         return heard(data)
     except Unreadable as error:
@@ -124,7 +124,7 @@ def test_memory_does_not_grow_with_the_file() -> None:
 
 
 def piped(data: bytes) -> BinaryIO:
-    """What somebody else writes, in pieces that have nothing to do with the file's."""
+    """A pipe into which a thread writes the file, in pieces of any size."""
     reader, writer = os.pipe()
 
     def write() -> None:

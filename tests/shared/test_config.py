@@ -337,7 +337,7 @@ yamlish = st.lists(
     | st.text(max_size=3),
     max_size=40,
 ).map("".join)
-fuzz = settings(max_examples=200, deadline=1000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(max_examples=200, deadline=60_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @fuzz

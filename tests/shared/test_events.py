@@ -1,4 +1,4 @@
-"""The wire, both ways."""
+"""Tests of parsing and writing events."""
 
 from __future__ import annotations
 
@@ -197,3 +197,14 @@ def test_the_protocol_page_names_every_warning() -> None:
 
     assert len(codes) > 6
     assert [code for code in sorted(codes) if f"`{code}`" not in (root / "docs" / "PROTOCOL.md").read_text()] == []
+
+
+@pytest.mark.parametrize(
+    "event", [events.Pong("e", "p", 1, 2, 3), events.Ack("e", 320, 0), events.Notice("e", "code", "text")]
+)
+def test_the_number_of_a_message_is_written_and_read_in_one_place(event: events.ServerEvent) -> None:
+    """Whether it is a field of the event or put to its bytes: the bytes are the same, and so is what is read."""
+    counted = msgspec.structs.replace(event, voxd_seq=7)
+    assert events.numbered(events.dump(event), 7) == events.dump(counted)
+    assert events.parse_server(events.numbered(events.dump(event), 7)) == counted
+    assert b"voxd_seq" not in events.dump(event)

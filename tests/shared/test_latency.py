@@ -1,4 +1,4 @@
-"""The latency words, on invented times."""
+"""Tests of the metrics, with invented times."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_clock_forgets() -> None:
 
 
 def test_what_was_complete_is_not_complete_again() -> None:
-    """Whoever tells of the same sample over and over neither moves its time nor drives out those before it."""
+    """Recording the same sample again neither moves its time nor forgets earlier samples."""
     clock = SampleClock(size=2)
     for end, time_us in ((320, 20_000), (640, 40_000), (640, 90_000), (640, 95_000)):
         clock.record(end, time_us)
@@ -96,7 +96,7 @@ def test_a_summary_knows_the_worst() -> None:
 
 
 def test_summaries_come_in_the_order_of_the_table() -> None:
-    """Whatever the first turn had."""
+    """The order does not depend on the first turn."""
     assert list(summarise([TurnMetrics(rtf=0.5), TurnMetrics(endpoint_ms=1.0, itl_ms=[2.0])])) == [
         "endpoint_ms",
         "itl_ms",
@@ -105,6 +105,6 @@ def test_summaries_come_in_the_order_of_the_table() -> None:
 
 
 def test_metrics_survive_the_wire() -> None:
-    """Words of a newer server are passed over; a list is not one number."""
+    """Metrics of a newer server are passed over; so is a list where one number belongs."""
     found = TurnMetrics(final_ms=300.0, total_ms=20.0)
     assert TurnMetrics.of({**found.as_dict(), "wonder_ms": 1.0, "itl_ms": 2.0}) == found

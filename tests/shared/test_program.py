@@ -140,7 +140,7 @@ def test_the_exit_status_does_not_depend_on_standard_error(
 
 
 def test_a_daemon_without_streams_serves(tmp_path: Path) -> None:
-    """No socket of it may become standard output to some library."""
+    """None of its sockets may get the number of standard output."""
     path = tmp_path / "s"
     shell = f"exec {sys.executable} -m voxd start --transcribe echo --socket {path} <&- >&- 2>&-"
     process = subprocess.Popen(["bash", "-c", shell], env=environment(tmp_path))
@@ -172,7 +172,7 @@ OUTPUTS = [
 
 
 def test_these_are_all_options_that_name_a_file_to_write() -> None:
-    """Any other option with a path reads it; a new one belongs into OUTPUTS, with the type OutputFile."""
+    """Any other option with a path reads it; a new one belongs in OUTPUTS, with the type OutputFile."""
     writes = {
         (name, command.name)
         for name, program in PROGRAMS.items()

@@ -1,4 +1,4 @@
-"""Whoever a text is from: on its way to a terminal, a log or the journal it acts on nothing and forges no line."""
+"""Text of any origin: on a terminal, in a log or in the journal it has no effect and forges no line."""
 
 from __future__ import annotations
 

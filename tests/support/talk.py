@@ -15,7 +15,9 @@ import msgspec
 from shared import events
 from shared.session_config import AnySession, Extensions, Format, RealtimeSession, TranscriptionSession
 from voxd import messages as m
-from voxd.session import Note, Profile, Session
+from voxd.session.core import Session
+from voxd.session.outbox import Note
+from voxd.session.terms import Profile
 from voxd.session.turns import FRAME
 
 T = TypeVar("T")

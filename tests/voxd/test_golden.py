@@ -18,7 +18,8 @@ from shared import events
 from shared.session_config import RealtimeSession
 from tests.support.talk import SILENCE, SPEECH, STREAM, counting_ids
 from voxd import messages as m
-from voxd.session import Profile, Session
+from voxd.session.core import Session
+from voxd.session.terms import Profile
 from voxd.session.turns import FRAME
 
 FOLDER = Path(__file__).parents[1] / "golden"

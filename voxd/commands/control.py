@@ -1,6 +1,6 @@
 """Talks to a running voxd through its control socket, for `voxd status`, `voxd stop` and `voxd tunnel`.
 
-It knows HTTP requests over a UNIX socket and process ids; not what the state of a daemon means.
+Not in the path.  It knows HTTP requests over a UNIX socket and process ids; not what the state of a daemon means.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from typing import NamedTuple
 from shared.config import client_socket
 
 ANSWER_S = 5.0  # a daemon that takes longer is busy
-AGAIN_S = 0.02  # until a full queue of connections is tried again
+AGAIN_S = 0.02  # between two tries, while the queue of connections is full
+LOOK_S = 0.05  # between two looks whether a process has ended
 SECRETS_PATH = "/v1/realtime/client_secrets"
 
 
 class NotRunning(Exception):
-    """Nobody answers on the control socket, or not a voxd."""
+    """Nothing answers on the control socket, or something that is not a voxd."""
 
 
 class Busy(NotRunning):
-    """Somebody is there and does not answer in time: the queue of connections is full, or the process stands still."""
+    """A daemon is there and does not answer in time: its queue of connections is full, or it is stuck."""
 
 
 class Refused(Exception):
-    """voxd answers and says no; the text is for people."""
+    """voxd has refused the request; the text says why, for people."""
 
 
 class ClientSecret(NamedTuple):
@@ -46,7 +47,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        """A full queue refuses a socket that has a timeout at once, instead of letting it wait."""
+        """Tries again while the queue is full: a socket with a timeout is refused at once instead of waiting."""
         latest = time.monotonic() + (self.timeout or 0)
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
@@ -78,7 +79,7 @@ def elsewhere(own: Path, environ: Mapping[str, str]) -> Path | None:
 
 
 def client_secret(path: Path, seconds: int, timeout_s: float = ANSWER_S) -> ClientSecret:
-    """A new one that lives so long.  Raises NotRunning, Refused; PermissionError if this user may not ask."""
+    """A new key, valid for so long.  Raises NotRunning, Refused; PermissionError if this user may not ask."""
     answer = _ask(path, timeout_s, "POST", SECRETS_PATH, json.dumps({"expires_after": {"seconds": seconds}}))
     match answer:
         case {"value": str(value), "expires_at": int(expires_at)}:
@@ -112,12 +113,12 @@ def ended(pid: int, seconds: float) -> bool:
     while _alive(pid):
         if time.monotonic() > until:
             return False
-        time.sleep(0.05)
+        time.sleep(LOOK_S)
     return True
 
 
 def _alive(pid: int) -> bool:
-    """One that has ended and that nobody has waited for is not."""
+    """Whether that process runs; a zombie (ended, and not waited for by its parent) does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

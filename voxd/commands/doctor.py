@@ -1,7 +1,7 @@
 """`voxd doctor`: all that `voxd start` needs on this machine, one line each: good, or what to do about it.
 
-It knows files, sockets, /proc and what engines say of themselves.  It loads no model, opens no device and changes
-nothing.  It does not know how a daemon serves: that one runs and is ready is for `voxd status`.
+Not in the path.  It knows files, sockets, /proc and what engines say of themselves.  It loads no model, opens no device
+and changes nothing.  It does not know how a daemon serves: whether one runs and is ready, `voxd status` tells.
 """
 
 from __future__ import annotations
@@ -54,10 +54,12 @@ def doctor(config: Path | None, environ: Mapping[str, str], out: Callable[[str],
     try:
         loaded = load(config, environ)
     except ConfigError as error:
-        bad = _finding("settings", "bad", str(error), "Mend that place; config.yaml of voxd has all settings in words.")
+        bad = _finding(
+            "settings", "bad", str(error), "Correct that line; config.yaml in the source tree explains every setting."
+        )
         report.group("Settings", [bad])
         report.group("This machine", [_python(), _service(environ)])
-        report.more(_finding("the rest", "skipped", "not checked: it hangs on the settings"))
+        report.more(_finding("the rest", "skipped", "not checked: the settings must be right first"))
         return False
     settings = loaded.settings
     report.group("Settings", [_settings(loaded), *_engines(settings, environ)])
@@ -98,7 +100,10 @@ def _engines(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding
         found = _engine(role, chosen[role], settings)
         if role == "respond" and found.mark == "ok" and "transcribe" not in chosen and _reads_text(chosen[role]):
             found = _finding(
-                role, "bad", f"{chosen[role]} answers what is written down", "Set engines.transcribe: auto."
+                role,
+                "bad",
+                f"{chosen[role]} answers text, and nothing writes the speech down",
+                "Set engines.transcribe: auto.",
             )
         if role == "transcribe" and found.mark == "ok" and why is not None:
             found = _finding(role, "ok", f"{found.detail}, by auto; not Voxtral Realtime: {why}")
@@ -106,7 +111,7 @@ def _engines(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding
 
 
 def _engine(role: Role, name: str, settings: Settings) -> Finding:
-    """Its packages, its options, its weights."""
+    """Whether the engine can serve: its packages, its options, its weights."""
     options: dict[str, Any] = settings.engine_options.get(name, {})
     try:
         found = engine_for(role, name)
@@ -175,7 +180,7 @@ def _disk(settings: Settings, environ: Mapping[str, str]) -> Finding:
 
 
 def _nearest(path: Path) -> Path:
-    """The path itself, or the first directory above that is there."""
+    """The path itself, or the nearest folder above it that exists."""
     return next(place for place in (path, *path.parents) if place.exists())
 
 
@@ -223,7 +228,7 @@ def _sockets(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding
 
 
 def _running(settings: Settings, environ: Mapping[str, str]) -> dict[str, object]:
-    """What the voxd says that runs here; {} if none does."""
+    """The status of the voxd that runs here; {} if none does."""
     chosen = settings.server.socket
     try:
         return control.status(client_socket(environ) if chosen == "auto" else Path(chosen), ANSWER_S)
@@ -255,7 +260,7 @@ def _place(name: str, path: Path) -> Finding:
 
 
 def _listener(address: Tcp | Path, taken: list[object]) -> Finding:
-    """A listener beside the control socket."""
+    """Whether a listener beside the control socket can be had."""
     text = f"unix:{address}" if isinstance(address, Path) else f"{address.host}:{address.port}"
     if text in taken:
         return _finding("listener", "ok", f"{text}: voxd's own")
@@ -265,12 +270,12 @@ def _listener(address: Tcp | Path, taken: list[object]) -> Finding:
         for each in listeners((address,), ()):
             each.sock.close()
     except CannotStart as reason:
-        return _finding("listener", "bad", str(reason), "End the program that has it, or take another port.")
+        return _finding("listener", "bad", str(reason), "Stop the program that has it, or choose another port.")
     return _finding("listener", "ok", f"{text} is free")
 
 
 def _calls(settings: Settings) -> Finding:
-    """Calls by WebRTC take a UDP port each."""
+    """Whether calls by WebRTC find what they need: aiortc, and a UDP port for each."""
     if find_spec("aiortc") is None:
         return _finding("calls", "bad", "webrtc.enabled, and aiortc is not here", how_to_install("webrtc"))
     low, high = settings.webrtc.ports
@@ -291,7 +296,7 @@ def _is_free(port: int) -> bool:
 
 
 def _token(settings: Settings, environ: Mapping[str, str], *, over_tcp: bool) -> Finding:
-    """Of TCP listeners; a file that others can read is told even where there is none."""
+    """The token of TCP listeners; a token file that others can read is reported even without a listener."""
     if over_tcp and not settings.server.token:
         return _finding("token", "warn", "none: whoever reaches a TCP listener may use it", "Set server.token: true.")
     chosen = settings.server.token_file

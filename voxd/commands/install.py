@@ -1,6 +1,7 @@
-"""Files of a systemd service: what they are to be, how that differs from what is there, and writing them.
+"""The files of a systemd service: what they should be, how that differs from what is there, and writing them.
 
-It knows the templates (`voxd/units`) and where systemd looks; it asks nobody and starts nothing.
+Not in the path.  It knows the templates (`voxd/units`) and where systemd looks; it asks nothing and starts
+nothing.
 Under a `root` other than / the files are for the system that will have that root (an image, a test).
 """
 
@@ -30,12 +31,12 @@ Kind = Literal["system", "user"]
 
 
 class CannotInstall(Exception):
-    """The text says why and what to do."""
+    """The service cannot be installed or removed; the text says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One file.  `secret`: made once, never shown and never changed."""
+    """One file of the service.  `secret`: it is made once, never shown and never changed."""
 
     path: Path
     text: str
@@ -44,7 +45,7 @@ class Piece:
 
 
 def units_folder(kind: Kind, environ: Mapping[str, str]) -> Path:
-    """Where units of that kind lie."""
+    """The folder in which systemd looks for units of that kind."""
     if kind == "system":
         return SYSTEM_UNITS
     chosen = Path(environ.get("XDG_CONFIG_HOME") or ".")
@@ -53,12 +54,12 @@ def units_folder(kind: Kind, environ: Mapping[str, str]) -> Path:
 
 
 def webrtc_drop_in(folder: Path) -> Path:
-    """Of units that lie there; where it is, other machines may send to the service."""
+    """The drop-in of the units in `folder`; where it exists, other machines may send to the service."""
     return folder / DROP_INS / "webrtc.conf"
 
 
 def pieces(kind: Kind, program: Path, environ: Mapping[str, str], *, webrtc: bool) -> tuple[Piece, ...]:
-    """Everything that a service needs."""
+    """All files that a service of that kind needs."""
     folder, source = units_folder(kind, environ), TEMPLATES / "user" if kind == "user" else TEMPLATES
     service = (source / "voxd.service").read_text().replace(PROGRAM, str(program))
     found = [
@@ -114,7 +115,7 @@ def below(root: Path, path: Path) -> Path:
 
 
 def pending(wanted: Iterable[Piece], root: Path) -> tuple[Piece, ...]:
-    """Those that are not there as they should be.  Raises CannotInstall for what is no file."""
+    """The files that are missing or differ.  Raises CannotInstall where something else than a file is in the way."""
     return tuple(piece for piece in wanted if _differs(piece, below(root, piece.path)))
 
 
@@ -132,7 +133,7 @@ def _read(place: Path) -> str | None:
 
 
 def diff(piece: Piece, root: Path) -> Iterator[str]:
-    """Lines; a secret is not shown."""
+    """The lines of a unified diff; a secret is not shown."""
     place = below(root, piece.path)
     if piece.secret:
         yield f"+++ {place} (a new token, mode {piece.mode:04o})"
@@ -147,7 +148,9 @@ def diff(piece: Piece, root: Path) -> Iterator[str]:
 
 
 def write(piece: Piece, root: Path) -> Path | None:
-    """All of it or nothing.  What was there before is kept beside it, and returned.  Raises CannotInstall."""
+    """Writes the whole file or nothing; what was there before is kept beside it, and its path returned.
+
+    Raises CannotInstall."""
     place = below(root, piece.path)
     new = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
     try:
@@ -165,20 +168,22 @@ def write(piece: Piece, root: Path) -> Path | None:
 
 
 def _put_aside(place: Path) -> Path:
-    """As NAME.old, NAME.old2 and so on, which systemd does not read.  Nothing else of such a name is written over, for
-    nobody knows which of them somebody has edited; one copy of the same is enough."""
+    """Renames to NAME.old, NAME.old2 and so on, which systemd does not read.  A different file of such a name is never
+    overwritten, for somebody may have edited it; an equal one is."""
     found = (place.with_name(f"{place.name}.old{number if number > 1 else ''}") for number in count(1))
     return place.replace(next(old for old in found if not os.path.lexists(old) or filecmp.cmp(old, place, False)))
 
 
 def put_aside(paths: Iterable[Path], root: Path) -> tuple[Path, ...]:
-    """What lies beside these, put aside at any time."""
+    """The files that were put aside beside these, now or earlier."""
     places = (below(root, path) for path in paths)
     return tuple(old for place in places for old in sorted(place.parent.glob(f"{place.name}.old*")))
 
 
 def remove(paths: Iterable[Path], known: Mapping[Path, str], root: Path) -> Iterator[tuple[Path, Path | None]]:
-    """Each path with the place where it was put aside, if it is not as `known` says.  Raises CannotInstall."""
+    """Removes the files; yields each with the place where it was put aside, if somebody had changed it.
+
+    `known`: their texts as installed.  Raises CannotInstall."""
     for path in paths:
         place = below(root, path)
         try:

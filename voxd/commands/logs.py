@@ -1,6 +1,7 @@
-"""The journal's records of voxd, chosen and made readable.
+"""`voxd logs`: the journal's records of voxd, chosen and made readable.
 
-It knows the fields that `voxd.telemetry.log` writes and journalctl's JSON; journalctl alone cannot compare numbers.
+Not in the path.  It knows the fields that `voxd.telemetry.log` writes, and journalctl's JSON; it is there because
+journalctl alone cannot compare numbers.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Row = Mapping[str, str]
 
 
 class BadFilter(Exception):
-    """The text says what is wrong and what is allowed."""
+    """A filter of `--where` cannot be read; the text says what is wrong and what is allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Condition:
 
 
 def _number(row: Row, field: str) -> float | None:
-    """None: it is not there, or no voxd wrote it."""
+    """The number in that field; None if it is missing, or no number that voxd writes."""
     text = row.get(field.upper(), "")
     return float(text) if FIGURE.fullmatch(text) else None
 
@@ -88,7 +89,7 @@ def _refuse(text: str) -> NoReturn:
 
 
 def command(*, follow: bool) -> list[str]:
-    """journalctl, for all records of voxd or for those to come."""
+    """The call of journalctl for all records of voxd, or with `follow` for new ones."""
     more = ["--follow"] if follow else []
     return [
         "journalctl",
@@ -102,7 +103,7 @@ def command(*, follow: bool) -> list[str]:
 
 
 def row(line: bytes) -> Row | None:
-    """One record; None for what is none.  Values that are no text (journalctl gives numbers, or null) are left out."""
+    """One record, or None if the line is none.  Values that are not text (numbers, null) are left out."""
     try:
         found = json.loads(line)
     except ValueError:
@@ -120,7 +121,7 @@ def wanted(found: Row, session: str | None, conditions: tuple[Condition, ...]) -
 
 
 def shown(found: Row) -> str:
-    """A line for people: of a turn its figures in columns, of all else its message."""
+    """A line for people: the figures of a turn in columns, the message of any other record."""
     when = f"{_time(found):%m-%d %H:%M:%S}"
     if found.get("EVENT") not in TURNS:
         mark = "✗ " if found.get("PRIORITY") in URGENT else ""
@@ -136,10 +137,10 @@ def _figures(found: Row) -> Iterator[str]:
 
 
 def _time(found: Row) -> datetime:
-    """Of this machine's zone, as journalctl's own."""
+    """When it was logged, in the time zone of this machine, as journalctl shows it."""
     return datetime.fromtimestamp(int(found.get("__REALTIME_TIMESTAMP", "0")) / 1e6, UTC).astimezone()
 
 
 def _plain(text: str) -> str:
-    """Nothing that a terminal would obey."""
+    """The text without characters that a terminal would act on."""
     return "".join(char if char.isprintable() else " " for char in text)

@@ -1,4 +1,7 @@
-"""The commands engines, pull, verify, bench-engine.  They import nothing heavy before they run."""
+"""The commands engines, pull, verify, bench-engine.  Not in the path.
+
+They import nothing heavy before they run.  They know options and exit statuses; not what an engine computes.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def _die(message: str) -> NoReturn:
 
 
 def _needs_extra() -> str:
-    """One sentence instead of an ImportError; the model that is meant if none is named."""
+    """Ends the command with one sentence if a package is missing; returns the model that is meant if none is named."""
     from importlib.util import find_spec
 
     from voxd.engine.realtime.interface import MODEL
@@ -41,7 +44,7 @@ def _needs_extra() -> str:
 
 
 def _needs_weights(model: str) -> None:
-    """Told before torch is imported, which takes seconds."""
+    """Ends the command if the weights are missing, before torch is imported, which takes seconds."""
     from voxd.engine.gpu.weights import weights_absent
 
     if weights_absent(model, os.environ):
@@ -115,7 +118,7 @@ def pull(model: str | None, revision: str | None, source: Path | None) -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A sound file, at most a minute of it; may be given often (else synthetic sound).",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the synthetic sound.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the synthetic sound.")
 @device_option
 def verify(model: str | None, audio: tuple[Path, ...], seed: int, device: str) -> None:
     """Compare the engine with transformers' own generate(), token by token."""
@@ -148,9 +151,9 @@ def verify(model: str | None, audio: tuple[Path, ...], seed: int, device: str) -
     type=click.Choice(["voxtral-realtime", "voxtral-mini"]),
     default="voxtral-realtime",
     show_default=True,
-    help="Whose, with --random-weights; else MODEL says it.",
+    help="Which engine, with --random-weights; else MODEL decides.",
 )
-@click.option("--compare", type=click.Choice(["transformers"]), help="Measure that, too.")
+@click.option("--compare", type=click.Choice(["transformers"]), help="Measure transformers, too.")
 @click.option("--quick", is_flag=True, help="Few sizes, a few seconds.")
 @click.option("--json", "path", type=OutputFile(), help="Write all figures here.")
 @device_option
@@ -187,7 +190,7 @@ def bench_engine(
 
 
 def _bench_realtime(model: str | None, device: str, *, compare: bool, quick: bool) -> dict[str, Any]:
-    """`model` None: random weights.  Raises Unusable."""
+    """All figures of Voxtral Realtime.  `model` None: random weights.  Raises Unusable."""
     from voxd.engine.gpu.checkpoints import where
     from voxd.engine.realtime.interface import Options
     from voxd.engine.realtime.model import Checkpoint
@@ -200,7 +203,7 @@ def _bench_realtime(model: str | None, device: str, *, compare: bool, quick: boo
 
 
 def _bench_mini(model: str | None, device: str, *, compare: bool, quick: bool) -> dict[str, Any]:
-    """As above; with Voxtral Realtime beside it, if that is here."""
+    """All figures of Voxtral Mini, with Voxtral Realtime beside it if its weights are here."""
     from voxd.engine.gpu.checkpoints import config_of, where
     from voxd.engine.mini import model as mini_model
     from voxd.engine.mini.interface import Options
@@ -216,7 +219,7 @@ def _bench_mini(model: str | None, device: str, *, compare: bool, quick: bool) -
         if config_of(MODEL, "voxtral_realtime") is not None:
             live = realtime_model.Checkpoint.load(MODEL, *at, _say)
         else:
-            _say(f"without {MODEL} beside it: that is not here")
+            _say(f"measured alone: {MODEL} is not on this machine")
     load_s = round(time.monotonic() - began, 1)
     return {"load_s": load_s} | bench_mini.bench(checkpoint, live, Options(), _say, compare=compare, quick=quick)
 

@@ -2,7 +2,7 @@
 
 From the Hugging Face hub into its usual cache: only what transformers reads (safetensors and JSON), of one revision,
 going on where an interrupted download stopped.  Or from a folder that was carried here, for machines without internet.
-It knows files; not what is in them, beyond the kind of model.
+Not in the path.  It knows files; not what is in them, beyond the kind of model.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ ROOM = 1 << 30  # bytes that are to stay free
 
 
 class CannotPull(Exception):
-    """Why, and what to do; for people."""
+    """The model cannot be had; the text says why and what to do, for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """Where it is now, and which revision it is."""
+    """A model that is on this machine now: its folder and revision."""
 
     folder: Path
     revision: str
@@ -39,7 +39,7 @@ def size_text(size: int) -> str:
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Raises CannotPull."""
+    """Raises CannotPull if so many bytes do not fit there, or this user may not write there."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise CannotPull(f"{there} may not be written by this user: set HF_HOME to a folder that is yours")
@@ -52,7 +52,7 @@ def check_room(folder: Path, size: int) -> None:
 
 
 def pull(model: str, revision: str | None, say: Callable[[str], None]) -> Pulled:
-    """From the hub; HF_TOKEN is used where it is needed.  Raises CannotPull."""
+    """Fetches a model from the hub; HF_TOKEN is used where it is needed.  Raises CannotPull."""
     from huggingface_hub import errors, snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -86,13 +86,13 @@ def pull(model: str, revision: str | None, say: Callable[[str], None]) -> Pulled
 
 
 def _pin(home: Path, revision: str) -> None:
-    """What transformers finds under the model's name without asking the hub."""
+    """Makes it the revision that transformers finds under the model's name without asking the hub."""
     (home / "refs").mkdir(exist_ok=True)
     (home / "refs" / "main").write_text(revision)
 
 
 def take(model: str, source: Path, say: Callable[[str], None]) -> Pulled:
-    """From a folder into the hub's cache, under the model's name.  Raises CannotPull."""
+    """Copies a model from a folder into the hub's cache, under its name.  Raises CannotPull."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     files = sorted(
@@ -132,13 +132,13 @@ def _check_names(where: str, names: Iterable[str]) -> None:
 def _check_kind(folder: Path) -> None:
     kind = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
     if kind not in ("voxtral", "voxtral_realtime"):
-        raise CannotPull(f"this is no Voxtral model but {kind!r}; voxd has no engine for it")
+        raise CannotPull(f"this is not a Voxtral model but {kind!r}; voxd has no engine for it")
 
 
 def _check_whole(folder: Path) -> None:
-    """Weights in several files name them all in an index."""
+    """Raises CannotPull if a file is missing that the index of the weights names."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
         named = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
         if missing := sorted(name for name in named if not (folder / name).exists()):
-            raise CannotPull(f"{folder} is not whole: {', '.join(missing)} is missing")
+            raise CannotPull(f"{folder} is incomplete: {', '.join(missing)} is missing")

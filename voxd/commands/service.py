@@ -1,4 +1,7 @@
-"""The commands about the machine: doctor, install, uninstall, logs.  They import nothing heavy before they run."""
+"""The commands about the machine: doctor, install, uninstall, logs.  Not in the path.
+
+They import nothing heavy before they run.  They know options, questions and exit statuses; not how files are written.
+"""
 
 from __future__ import annotations
 
@@ -140,7 +143,7 @@ def uninstall(kind: str | None, yes: bool, root: Path | None) -> None:
     which, place = _kind(kind), root or Path("/")
     there = [path for path in unit_files(which, os.environ) if os.path.lexists(below(place, path))]
     if not there:
-        say("nothing to remove: voxd is no service here")
+        say("nothing to remove: voxd is not a service here")
         return
     for path in there:
         say(f"  {path}")
@@ -157,8 +160,8 @@ def uninstall(kind: str | None, yes: bool, root: Path | None) -> None:
 
 
 @click.command()
-@click.option("--follow", is_flag=True, help="Go on with what comes.")
-@click.option("--session", metavar="ID", help="Of one session; the last characters of its id are enough.")
+@click.option("--follow", is_flag=True, help="Go on with new records as they come.")
+@click.option("--session", metavar="ID", help="Only this session; the last characters of its id are enough.")
 @click.option("--where", metavar="FILTER", help="For instance: ttft_engine_ms>200 and engine=whisper")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one object a line, as journalctl gives it.")
 def logs(follow: bool, session: str | None, where: str | None, as_json: bool) -> None:

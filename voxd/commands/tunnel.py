@@ -4,9 +4,9 @@
                        daemon's socket lies: the directory is made, with a symbolic link to that, and removed at the end
     --stdio            where sshd forbids forwarding: standard input and output carry one connection
 
-It knows the lines of `shared.tunnel` and the control socket; not SSH, nor what a connection says.  It is on the path of
-every connect, so it imports little.  Threads and blocking calls: standard streams may be anything, also files, and a
-daemon that does not answer must not delay the end.
+Beside step 3.  It knows the lines of `shared.tunnel` and the control socket; not SSH, nor what a connection says.
+Every connect waits for it, so it imports little.  It uses threads and blocking calls, because standard streams may be
+anything, also files, and a daemon that does not answer must not delay the end.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ STDIN, STDOUT = 0, 1
 
 
 class CannotLink(Exception):
-    """The directory of `--link` cannot be had; the text says why."""
+    """The directory of `--link` cannot be made; the text says why."""
 
 
 # ── what is said ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class _Status(msgspec.Struct, frozen=True):
-    """What of `/status` is of interest here."""
+    """The parts of `/status` that the client needs."""
 
     version: str
     pid: int
@@ -64,7 +64,7 @@ class _Status(msgspec.Struct, frozen=True):
 
 
 class Watch:
-    """The daemon at a control socket, and a client secret of it that is replaced when it has lived half its life.
+    """Watches the daemon at a control socket, and has a client secret that is replaced when half its life is over.
 
     `clock`: seconds."""
 
@@ -80,7 +80,7 @@ class Watch:
         return Hello(now.version, PROTOCOL, now.socket, now.state, now.progress, *secret, now.tcp)
 
     def beat(self) -> Beat:
-        """A daemon that does not answer is `gone`: it may come back at the same path."""
+        """The state now.  A daemon that does not answer is `gone`: it may come back at the same path."""
         try:
             now = self._status(BEAT_S)
             if now.pid == self._pid and self._clock() < self._renew_at:
@@ -105,7 +105,7 @@ class Watch:
 
 
 def run(path: Path, link: str | None, *, stdio: bool) -> Trouble | None:
-    """Until standard input is closed (with `stdio`: until the connection is); what kept it from beginning."""
+    """Works until standard input is closed (with `stdio`: the connection); returns what kept it from beginning."""
     try:
         if stdio:
             _carry(path)
@@ -129,7 +129,7 @@ def failed(message: str) -> Trouble:
 
 
 def write(line: TunnelLine) -> None:
-    """To standard output, at once.  Raises OSError when its reader is gone."""
+    """Writes a line to standard output at once.  Raises OSError when its reader is gone."""
     _write(STDOUT, dump_line(line))
 
 
@@ -153,7 +153,7 @@ def _hold(path: Path, link: str | None) -> None:
 
 @contextlib.contextmanager
 def _linked(directory: str, path: Path) -> Iterator[None]:
-    """The directory with its link, for as long as the block runs.  Raises CannotLink."""
+    """Makes the directory with its link, and removes both when the block ends.  Raises CannotLink."""
     if not LINK.fullmatch(directory):
         raise CannotLink(f"--link takes /tmp/voxd- and 16 to 64 letters, digits, - or _, not {directory[:100]!a}")
     try:
@@ -172,7 +172,7 @@ def _linked(directory: str, path: Path) -> Iterator[None]:
 
 
 def _catch_signals() -> int:
-    """From now on a signal that asks for the end is a byte to read here, and interrupts nothing."""
+    """A descriptor that becomes readable when a signal asks for the end; signals interrupt nothing from now on."""
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     signal.set_wakeup_fd(writable)
@@ -189,7 +189,7 @@ def _beat(watch: Watch) -> None:
 
 
 def _wait_for_end(signalled: int) -> None:
-    """Of standard input, of whoever reads standard output, or by a signal."""
+    """Waits until standard input ends, the reader of standard output is gone, or a signal comes."""
     poll = select.poll()
     poll.register(STDIN, select.POLLIN)
     poll.register(STDOUT, 0)  # errors and hang-ups only
@@ -221,8 +221,8 @@ def _carry(path: Path) -> None:
 
 
 def bridge(daemon: socket.socket) -> None:
-    """Bytes both ways between the standard streams and a connection, each as soon as it is read, until the connection
-    ends.  The end of standard input ends only its own direction."""
+    """Carries bytes both ways between the standard streams and a connection, as soon as they are read, until the
+    connection ends.  The end of standard input ends only its own direction."""
     threading.Thread(target=_send, args=(daemon,), daemon=True).start()
     with contextlib.suppress(ConnectionError):
         while data := daemon.recv(CHUNK):

@@ -31,8 +31,9 @@ from voxd import messages as m
 from voxd.gateway.budget import Budget
 from voxd.gateway.dialect import Dialect
 from voxd.gateway.engine_host import EngineHost
-from voxd.session import Profile, Session
+from voxd.session.core import Session
 from voxd.session.intake import lighten
+from voxd.session.terms import Profile
 from voxd.telemetry.log import SessionLog, fields
 from voxd.telemetry.turn_meter import Observer, Targets, TurnMeter
 
@@ -379,7 +380,7 @@ class Connection:
     def _put(self, waiting: Waiting) -> None:
         if self.resume_token:
             self._seq = waiting.seq = self._seq + 1
-            waiting.data = waiting.data[:-1] + b',"voxd_seq":%d}' % self._seq
+            waiting.data = events.numbered(waiting.data, self._seq)
             self._remember(waiting)
         self._outbound.append(waiting)
         self._grew(waiting)

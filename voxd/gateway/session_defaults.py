@@ -27,8 +27,8 @@ from shared.session_config import (
 )
 from shared.settings import Settings
 from voxd.messages import Ready
-from voxd.session import Profile
 from voxd.session.responses import ChunkPolicy
+from voxd.session.terms import Profile
 from voxd.session.turns import Rules
 from voxd.telemetry.turn_meter import Targets
 

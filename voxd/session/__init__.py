@@ -13,9 +13,3 @@
 
 None of it knows a socket, a clock, a thread or that other sessions exist.
 """
-
-from voxd.session.core import Session
-from voxd.session.outbox import Note, ResponseNote, UtteranceNote
-from voxd.session.terms import Profile
-
-__all__ = ["Note", "Profile", "ResponseNote", "Session", "UtteranceNote"]

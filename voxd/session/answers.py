@@ -1,5 +1,4 @@
-"""What the model says: the answer of the conversation, a few beside it, speculation at the tentative end, barge-in.
-Step 10.
+"""The responses of a session: the one of the conversation, a few beside it, speculation and barge-in.  Step 10.
 
 Pure.  It knows responses and the conversation they answer; not audio, not turn rules.
 """
@@ -27,7 +26,7 @@ from voxd import messages as m
 from voxd.session.conversation import Conversation, Entry
 from voxd.session.drafts import draft_of
 from voxd.session.outbox import Outbox, ResponseNote
-from voxd.session.responses import Answer, Ending
+from voxd.session.responses import Ending, OpenResponse
 from voxd.session.terms import Terms, Unused
 
 ASIDES = 4  # responses beside the conversation at the same time
@@ -38,7 +37,7 @@ NO_RESPONDER = "No engine fills the role `respond`. Start voxd with `--respond E
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """What a Respond asks: `entries` as they are when it goes out."""
+    """What a Respond command will ask; `entries` are read when it is sent."""
 
     ref: int
     instructions: str
@@ -48,13 +47,15 @@ class _Question:
 
 
 class Answers:
+    """All responses of one session: at most one in the conversation, ASIDES beside it."""
+
     def __init__(self, terms: Terms, out: Outbox, conversation: Conversation) -> None:
         self._terms, self._out = terms, out
         self._conversation = conversation
         self._conversation_id = out.new_id("conv")
-        self._active: Answer | None = None
-        self._asides: dict[int, Answer] = {}
-        # Until the audio that they answer has been committed in the engine, and to one that reads text, written down.
+        self._active: OpenResponse | None = None
+        self._asides: dict[int, OpenResponse] = {}
+        # Questions that wait until the engine has the audio or, for a responder that reads text, its transcript.
         self._held: list[_Question] = []
         self._next: str | None = None  # the user's item whose automatic answer waits for the active one to end
         self._speculation: m.Speculate | None = None
@@ -62,7 +63,7 @@ class Answers:
 
     @property
     def active(self) -> bool:
-        """Does the model hold the floor?"""
+        """Whether the model has the floor."""
         return self._active is not None
 
     @property
@@ -70,7 +71,7 @@ class Answers:
         return self._active is not None or bool(self._asides)
 
     @property
-    def _all(self) -> list[Answer]:
+    def _all(self) -> list[OpenResponse]:
         return [*([self._active] if self._active else []), *self._asides.values()]
 
     @property
@@ -92,7 +93,7 @@ class Answers:
         if self._terms.profile.respond is None:
             raise WireError("no_responder", NO_RESPONDER)
         if request.conversation not in (UNSET, "auto", "none", self._conversation_id):
-            raise WireError("invalid_value", "It is 'auto' or 'none'.", "response.conversation")
+            raise WireError("invalid_value", "It must be 'auto' or 'none'.", "response.conversation")
         aside = request.conversation == "none"
         if aside and len(self._asides) >= ASIDES:
             message = f"There are {ASIDES} responses beside the conversation already; wait until one is done."
@@ -106,7 +107,7 @@ class Answers:
         entries, unused = self._entries(request)
         if entries and entries[-1].role == "user" and not entries[-1].turns():
             message = (
-                f"'{self._terms.profile.respond}' can use nothing of what it is to answer: "
+                f"'{self._terms.profile.respond}' can use nothing in the last item: "
                 "send `input_text`, or speak through the audio buffer."
             )
             raise WireError("unsupported_content_type", message, "response")
@@ -116,8 +117,8 @@ class Answers:
         self._begin(item_id, instructions, entries, tokens, metadata, warnings, hold=hold, aside=aside)
 
     def _entries(self, request: ResponseRequest) -> tuple[tuple[Entry, ...], list[Unused]]:
-        """What is to be answered: the conversation, or what the request brings along instead; and what of that nobody
-        can use."""
+        """The entries to be answered (the conversation's, or the request's own input), and the fields of them that
+        nobody can use."""
         if request.input is UNSET:
             return self._conversation.entries(), []
         entries, unused = list[Entry](), list[Unused]()
@@ -135,24 +136,24 @@ class Answers:
 
     @property
     def hears(self) -> bool:
-        """Is there somebody to whom audio can be given?"""
+        """Whether there is a responder that takes audio."""
         return "respond" in self._terms.roles and not self._terms.profile.reads_text
 
     def give_audio(self, audio: bytes) -> int:
-        """Audio that was not spoken into the stream but sent along with an item, at 16 kHz: its ref."""
+        """Gives the responder audio that came with an item, s16le at 16 kHz.  Returns its ref."""
         ref = self._out.new_ref()
         self._out.command(m.Audio(self._out.stream, ref, audio))
         return ref
 
     def answer_turn(self, item_id: str) -> None:
-        """The end of a turn asks for a response by itself."""
+        """Begins the automatic response at the end of a turn, or later if another is active."""
         if self._active:
             self._next = item_id
             return
         self._begin(item_id, self._terms.instructions, self._conversation.entries(), self._terms.max_tokens, None)
 
     def refuse_turn(self) -> None:
-        """The end of a turn asks for a response that nobody can give: told once, at the first."""
+        """Tells the client once that turns are to be answered and there is no responder."""
         if self._terms.answers_in_vain and not self._told_in_vain:
             self._told_in_vain = True
             body = ErrorBody("invalid_request_error", "no_responder", NO_RESPONDER, None, None)
@@ -178,7 +179,7 @@ class Answers:
             None if aside else self._conversation_id,
         )
         chunks, add_item = self._terms.profile.chunks, None if aside else self._conversation.add
-        answer = Answer(ref, ids, self._out, chunks, add_item, max_tokens=tokens, metadata=metadata)
+        answer = OpenResponse(ref, ids, self._out, chunks, add_item, max_tokens=tokens, metadata=metadata)
         answer.begin(warnings)
         if aside:
             self._asides[ref] = answer
@@ -192,7 +193,7 @@ class Answers:
             self._ask(question)
 
     def _unread(self, question: _Question) -> bool:
-        """Does it wait for the text of something spoken?"""
+        """Whether it must wait for the transcript of an utterance."""
         return self._terms.profile.reads_text and self._conversation.awaits(question.entries)
 
     def _ask(self, question: _Question) -> None:
@@ -200,7 +201,7 @@ class Answers:
         self._out.command(m.Respond(self._out.stream, question.ref, context, question.tokens, question.aside))
 
     def release(self) -> None:
-        """There is an engine, and all audio that the client committed has been heard and committed in it."""
+        """Sends the questions that waited: the engine now has all audio that the client committed."""
         held, self._held = self._held, []
         for each in held:
             if self._unread(each):
@@ -209,7 +210,7 @@ class Answers:
                 self._ask(each)
 
     def unwritten(self, item_id: str, code: str, message: str) -> None:
-        """What was said in this item will not be known: an answer to it that waits for the text fails."""
+        """This item will have no transcript: a response that waits for it fails."""
         for each in list(self._held):
             if self._terms.profile.reads_text and each.entries and each.entries[-1].id == item_id:
                 self._held.remove(each)
@@ -225,12 +226,12 @@ class Answers:
     # ── turns ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def interrupt(self) -> None:
-        """The person speaks over the answer."""
+        """Barge-in: the user speaks over the answer."""
         if self._active and self._terms.interrupts:
             self._stop(self._active, "turn_detected")
 
     def prepare(self, utterance: int) -> None:
-        """Somebody speaks: a responder may make the conversation ready for what it will probably be asked."""
+        """Somebody speaks: a responder may prefill the conversation that it will probably be asked about."""
         profile = self._terms.profile
         if not self._active and self._terms.conversation and profile.respond is not None and not profile.reads_text:
             context = self._conversation.context(self._terms.instructions, self._conversation.entries())
@@ -240,7 +241,7 @@ class Answers:
         """The turn may have ended: begin what `answer_turn` will ask for, as it would be asked for now."""
         if self._active or not (self._terms.profile.speculates and self._terms.answers_by_itself):
             return
-        self.crop()  # of an utterance that the client committed and did not have answered
+        self.crop()  # one for an utterance that the client committed and did not have answered
         before = self._conversation.context(self._terms.instructions, self._conversation.entries())
         context = (*before, m.Turn("user", ref=utterance))
         ref = self._out.new_ref()
@@ -248,7 +249,7 @@ class Answers:
         self._out.command(self._speculation)
 
     def crop(self) -> None:
-        """It had not ended."""
+        """Discards the speculative answer: the turn had not ended."""
         if self._speculation:
             self._out.command(m.Crop(self._out.stream, self._speculation.ref))
             self._speculation = None
@@ -264,11 +265,11 @@ class Answers:
 
     # ── from the engine ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _find(self, ref: int | None) -> Answer | None:
+    def _find(self, ref: int | None) -> OpenResponse | None:
         return next((answer for answer in self._all if answer.ref == ref), None)
 
     def announces(self, item_id: str) -> bool:
-        """Is there, or will there be, an item of this id?"""
+        """Whether a response has, or will have, an item of this id."""
         return any(answer.item_id == item_id for answer in self._all)
 
     def owns(self, ref: int | None) -> bool:
@@ -283,7 +284,7 @@ class Answers:
                 self._close(answer, "incomplete", TOO_LONG)
 
     def receive_settled(self, settled: m.Settled) -> None:
-        """The engine is done.  Its cancellation was the client's or a barge-in, and has been told already."""
+        """The engine is done.  A cancelled response was closed before, when the client or a barge-in ended it."""
         ending: Ending = "incomplete" if settled.status == "incomplete" else "completed"
         details = TOO_LONG if ending == "incomplete" else None
         if answer := self._find(settled.ref):
@@ -294,18 +295,18 @@ class Answers:
             self._fail(answer, failed.code, failed.message)
 
     def lost(self, code: str, message: str) -> None:
-        """The engine process, or the client, is gone: nothing that was begun will come."""
+        """The engine process, or the client, is gone: every open response fails."""
         self._speculation = self._next = None
         self._held.clear()
         for answer in self._all:
             self._fail(answer, code, message)
 
-    def _fail(self, answer: Answer, code: str, message: str) -> None:
-        """It ends, in the middle of a word if need be."""
+    def _fail(self, answer: OpenResponse, code: str, message: str) -> None:
+        """Ends the response as failed, in the middle of a word if need be."""
         error = {"type": "server_error", "code": code, "message": message}
         self._close(answer, "failed", {"type": "failed", "error": error})
 
-    def _stop(self, answer: Answer, reason: str) -> None:
+    def _stop(self, answer: OpenResponse, reason: str) -> None:
         held = [each for each in self._held if each.ref == answer.ref]
         if held:
             self._held.remove(held[0])
@@ -313,7 +314,9 @@ class Answers:
             self._out.command(m.Cancel(self._out.stream, answer.ref))
         self._close(answer, "cancelled", {"type": "cancelled", "reason": reason})
 
-    def _close(self, answer: Answer, ending: Ending, details: Json | None, settled: m.Settled | None = None) -> None:
+    def _close(
+        self, answer: OpenResponse, ending: Ending, details: Json | None, settled: m.Settled | None = None
+    ) -> None:
         answer.close(ending, details=details, settled=settled)
         if answer is not self._active:
             self._asides.pop(answer.ref, None)
@@ -327,5 +330,5 @@ class Answers:
 
 
 def _alike(one: tuple[m.Turn, ...], other: tuple[m.Turn, ...]) -> bool:
-    """The same conversation, but for what has been written down of it since."""
+    """Whether these are the same conversation, apart from transcripts that came since."""
     return [(t.role, t.text, t.ref) for t in one] == [(t.role, t.text, t.ref) for t in other]

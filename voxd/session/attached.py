@@ -1,4 +1,4 @@
-"""Audio that comes along with items -> 16 kHz, a piece at a time.  A part of the session core (step 10).
+"""Resamples the audio that comes along with items to 16 kHz, a piece at a time.  Step 10.
 
 Pure.  It knows where events carry audio, and formats; not what an item is for.
 """
@@ -21,7 +21,7 @@ INPUTS = 500  # items that come with one `response.create`
 
 
 def resampled(event: ClientEvent, form: Format) -> Generator[None, None, ClientEvent]:
-    """The same event, its audio, which comes as `form`, as s16le at 16 kHz.  Raises WireError for too much of it."""
+    """The same event with its audio (in the format `form`) as s16le at 16 kHz.  Raises WireError for too much audio."""
     drafts = []
     if isinstance(event, ResponseCreate) and event.response.input is not UNSET and len(event.response.input) > INPUTS:
         raise WireError("invalid_value", f"At most {INPUTS} items are taken.", "response.input")

@@ -1,4 +1,4 @@
-"""The items of a conversation, in order.  A part of the session core (step 10).
+"""The items of a conversation, in order.  Step 10.
 
 Pure.  It knows items and their order; not where they come from, nor who is told about them.
 """
@@ -17,14 +17,14 @@ from voxd.messages import Turn
 
 MAX_ITEMS = 1000
 MAX_BYTES = 16 << 20  # of memory, of all items
-ENTRY = 600  # bytes of an item beside its texts, about
+ENTRY = 600  # bytes of memory that an item takes beside its texts, about
 GONE = 1000  # ids that are remembered of items that are not, or no longer, in the conversation
 ROOT = "root"  # the place in front of all items
 Piece = tuple[str, int | None]  # a text, behind the audio of a ref if there is one
 
 
 def bytes_of(text: str) -> int:
-    """What a text takes in memory: as characters, and as UTF-8 once it has been written."""
+    """Bytes that a text takes in memory: as characters, and as UTF-8 once it has been encoded."""
     return sys.getsizeof(text) + (0 if text.isascii() else len(text.encode()))
 
 
@@ -45,7 +45,7 @@ class Entry:
     shown: AnyItem | None = None
 
     def item(self) -> AnyItem:
-        """As the wire shows it; audio is never included."""
+        """The item as clients see it; audio is never included."""
         if self.shown is not None:
             return self.shown
         if self.role == "assistant":
@@ -62,14 +62,14 @@ class Entry:
 
     @property
     def _shown_size(self) -> int:
-        """Of what is shown, beside the texts that it shares; objects take some three times their JSON."""
+        """Bytes of `shown` beside the texts that it shares; objects take some three times their JSON."""
         if isinstance(self.shown, Item):
             images = (each.image_url for each in self.shown.content)
             return 200 * len(self.shown.content) + sum(len(image) for image in images if image is not UNSET)
         return 0 if self.shown is None else 3 * len(msgspec.json.encode(self.shown))
 
     def turns(self) -> tuple[Turn, ...]:
-        """As a responder sees it: a turn for each piece; none of what it cannot read or hear."""
+        """The item as a responder sees it: a turn for each piece that it can read or hear."""
         if not self.text and self.ref is None and not self.more and self.shown is not None:
             return ()
         first = Turn(self.role, self.text, self.ref, self.transcript or "")  # type: ignore[arg-type]
@@ -96,7 +96,7 @@ class Conversation:
         return iter(self._entries.values())
 
     def new_id(self, make: Callable[[str], str]) -> str:
-        """Of an item to come; a client may have guessed the next ones."""
+        """An id for an item to come, other than those that a client may have guessed and used."""
         while (item_id := make("item")) in self._entries:
             pass
         return item_id
@@ -124,12 +124,12 @@ class Conversation:
         return previous if previous in self._entries else None
 
     def _trim(self) -> None:
-        """The newest item stays, whatever its size: what a client may send of one is bounded elsewhere."""
+        """Removes the oldest items above the bounds.  The newest stays; its size is bounded elsewhere."""
         while len(self._entries) > MAX_ITEMS or (self.size > MAX_BYTES and len(self._entries) > 1):
             self.remove(next(iter(self._entries)))
 
     def _weigh(self, item_id: str) -> None:
-        """This item has come, changed or gone."""
+        """Counts the size of an item that has come, changed or gone."""
         entry = self._entries.get(item_id)
         self.size -= self._sizes.pop(item_id, 0)
         if entry is not None:
@@ -137,7 +137,7 @@ class Conversation:
             self.size += entry.size
 
     def _place(self, wanted: str) -> str:
-        """The item that is there to follow, or ROOT."""
+        """The id that an item after `wanted` really follows: an item that is there, or ROOT."""
         found, seen = wanted, 0
         while found in self._gone and found not in self._entries and seen <= GONE:
             found, seen = self._gone[found], seen + 1
@@ -153,7 +153,7 @@ class Conversation:
         self._weigh(entry.id)
 
     def skip(self, item_id: str, previous: str | None) -> None:
-        """An item of this id was asked for, after item `previous` (None: at the end), and refused."""
+        """Remembers the place of an item that was refused: after item `previous` (None: at the end)."""
         if item_id not in self._entries:
             self._forget(item_id, (self.last_id or ROOT) if previous is None else previous)
 
@@ -166,7 +166,7 @@ class Conversation:
         return self._entries.get(item_id)
 
     def remove(self, item_id: str) -> bool:
-        """Was it there?"""
+        """Removes an item; returns whether it was there."""
         if item_id not in self._entries:
             return False
         ids = list(self._entries)
@@ -187,17 +187,17 @@ class Conversation:
         return changed
 
     def entries(self) -> tuple[Entry, ...]:
-        """Those that a responder answers."""
+        """The items that a responder answers: all but those in progress."""
         return tuple(entry for entry in self if entry.status != "in_progress")
 
     def context(self, instructions: str, entries: tuple[Entry, ...]) -> tuple[Turn, ...]:
-        """What a responder answers: `entries` as they are by now."""
+        """The turns that a responder answers: `entries` in their present state, after the instructions."""
         head = (Turn("system", instructions),) if instructions else ()
         return head + tuple(turn for entry in entries for turn in self._now(entry).turns())
 
     @property
     def unwritten(self) -> bool:
-        """Is there sound of the user's that nobody has written down?"""
+        """Whether there is audio of the user without a transcript."""
         return any(
             entry.role == "user"
             and ((entry.ref is not None and not entry.transcript) or any(ref is not None for _, ref in entry.more))
@@ -205,9 +205,9 @@ class Conversation:
         )
 
     def awaits(self, entries: tuple[Entry, ...]) -> bool:
-        """Is the text of one of them still to come?"""
+        """Whether the transcript of one of them is still to come."""
         return any(self._now(entry).awaited for entry in entries if entry.id in self._entries)
 
     def _now(self, entry: Entry) -> Entry:
-        """An entry that is no item, or no longer, is what it was."""
+        """The present state of an entry; its last known state if it is not in the conversation (any more)."""
         return self._entries.get(entry.id, entry)

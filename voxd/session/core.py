@@ -1,6 +1,7 @@
-"""`Session`: the way into the core.  Step 10 of a frame's path, and the parsing half of step 5.
+"""`Session`: the entrance to the session core.  Step 10, and the parsing half of step 5.
 
-Pure.  It deals events out to the parts and answers for what is wrong with them; it holds no turn logic of its own.
+Pure.  It passes each event to the part that handles it and turns what is wrong into `error` events.  It does not know
+turn rules, sockets or clocks.
 
     session.receive_event(event) | receive_audio(bytes) | receive_output(output) | receive_time(now_us)
             | receive_error(error) | engine_lost() | engine_ready(profile)
@@ -25,25 +26,25 @@ from voxd.session.answers import Answers
 from voxd.session.attached import resampled
 from voxd.session.conversation import Conversation
 from voxd.session.drafts import draft_of
-from voxd.session.listening import INBOUND, Listener
+from voxd.session.listening import INBOUND, InputBuffer
 from voxd.session.outbox import Out, Outbox
 from voxd.session.terms import Profile, Terms
 from voxd.session.utterances import Utterances
 
-FORGOTTEN = "The engine was restarted: what was said to it before and not written down is gone from the conversation."
+FORGOTTEN = "The engine was restarted and has lost the audio of earlier turns; it knows only those with a transcript."
 
 
 class Session:
-    """`stream` names it towards the engine process; `new_id("item")` makes ids that are unique in the session."""
+    """One Realtime session.  `stream`: its number in the engine process; `new_id("item")` makes unique ids."""
 
     def __init__(self, stream: int, config: AnySession, profile: Profile, new_id: Callable[[str], str]) -> None:
         self._out = Outbox(stream, new_id)
         self._terms = Terms(config, profile)
         self._conversation = Conversation()
-        self._listener = Listener(self._terms.rules)
+        self._input = InputBuffer(self._terms.rules)
         self._answers = Answers(self._terms, self._out, self._conversation)
-        self._utterances = Utterances(self._terms, self._out, self._listener, self._conversation, self._answers)
-        self._settle()
+        self._utterances = Utterances(self._terms, self._out, self._input, self._conversation, self._answers)
+        self._apply_config()
         self._open(0)
         self._out.emit(events.SessionCreated, session=self._terms.config, voxd_warnings=self._terms.warnings or UNSET)
         self._notify(self._terms.warnings)
@@ -70,26 +71,26 @@ class Session:
     @property
     def received(self) -> int:
         """Samples received so far."""
-        return self._listener.received
+        return self._input.received
 
     @property
     def kept(self) -> int:
-        """Bytes of audio that are held for it."""
-        return self._listener.kept
+        """Bytes of audio that are kept for this session."""
+        return self._input.kept
 
     @property
     def told(self) -> int:
-        """Bytes of what was said and written that are held for it."""
+        """Bytes of the conversation that are kept for this session."""
         return self._conversation.size
 
     @property
     def position(self) -> int:
         """Samples received so far, at the rate of the session's format."""
-        return self._listener.sent
+        return self._input.sent
 
     @property
     def busy(self) -> bool:
-        """Is somebody speaking, or is something still owed to the client?"""
+        """Whether somebody is speaking, or a text or response is still owed to the client."""
         return self._answers.busy or self._utterances.busy
 
     @property
@@ -99,18 +100,18 @@ class Session:
 
     @property
     def stalled(self) -> bool:
-        """So much audio waits for the engine that the client is not to be read until it has been worked off."""
-        return 2 * self._listener.backlog >= INBOUND
+        """Whether so much audio waits for the engine that the client must not be read for now."""
+        return 2 * self._input.backlog >= INBOUND
 
     # ── what the client sends ───────────────────────────────────────────────────────────────────────────────────────
 
     def receive_event(self, event: events.ClientEvent) -> None:
-        """Whatever is wrong with an event becomes an `error` event, and costs nothing else."""
+        """Takes one event; an invalid one becomes an `error` event and changes nothing else."""
         for _ in self.work_on(event):
             pass
 
     def work_on(self, event: events.ClientEvent) -> Iterator[None]:
-        """The same a piece at a time: at each of them others may have their turn, and outputs may be received."""
+        """The same, a piece at a time: between two pieces other sessions may be served, and outputs received."""
         try:
             if isinstance(event, events.AudioAppend):
                 yield from self._append(event)
@@ -122,19 +123,19 @@ class Session:
             self.receive_error(error)
 
     def receive_audio(self, data: bytes, offset: int | None = None) -> None:
-        """Audio that did not come in an event (a binary message, an RTP track).  `offset`: as `voxd_offset`."""
+        """Takes audio that came outside of events (a binary message, an RTP track).  `offset`: as `voxd_offset`."""
         for _ in self.work_on_audio(data, offset):
             pass
 
     def work_on_audio(self, data: bytes, offset: int | None = None) -> Iterator[None]:
-        """The same a piece at a time."""
+        """The same as `receive_audio`, a piece at a time."""
         try:
             yield from self._utterances.receive_audio(data, offset)
         except WireError as error:
             self.receive_error(error)
 
     def receive_error(self, error: WireError) -> None:
-        """Input that was refused here or by the parser."""
+        """Tells the client of input that was refused here or by the parser."""
         if error.skipped is not None:
             self._conversation.skip(*error.skipped)
         body = events.ErrorBody("invalid_request_error", error.code, error.message, error.param, error.event_id)
@@ -159,35 +160,37 @@ class Session:
 
     def _append(self, event: events.AudioAppend) -> Iterator[None]:
         if self._terms.profile.track:
-            raise WireError("invalid_event", "The audio of this call is its track; events carry none.", "type")
+            raise WireError(
+                "invalid_event", "In a call, audio comes by its audio track; it cannot be sent in events.", "type"
+            )
         yield from self._utterances.receive_audio(
             event.audio, None if event.voxd_offset is UNSET else event.voxd_offset
         )
 
     def _update(self, event: events.SessionUpdate) -> None:
         has_items = self._conversation.last_id is not None
-        self._terms.update(event, started=self._listener.started, has_items=has_items)
+        self._terms.update(event, started=self._input.started, has_items=has_items)
         if not self._terms.shows_text:
             self._utterances.disown()
-        self._settle()
-        self._open(self._listener.fed)
+        self._apply_config()
+        self._open(self._input.fed)
         self._out.emit(events.SessionUpdated, session=self._terms.config, voxd_warnings=self._terms.warnings or UNSET)
         self._notify(self._terms.warnings)
 
     def _notify(self, warnings: tuple[events.Warned, ...]) -> None:
-        """To a client that has opted in to events of voxd's own, the same as events."""
+        """Sends warnings as events of their own, to clients that have opted in to voxd's events."""
         if self._terms.config.voxd.aware:
             for each in warnings:
                 self._out.emit(events.Notice, code=each.code, message=each.message)
 
-    def _settle(self) -> None:
-        """The configuration takes effect."""
+    def _apply_config(self) -> None:
+        """Applies the configuration to the audio buffer: format and turn rules."""
         sound = self._terms.config.audio.input
         if self._terms.profile.track:
-            self._listener.set_format("audio/pcm", RATE)
+            self._input.set_format("audio/pcm", RATE)
         else:
-            self._listener.set_format(sound.format.type, sound.format.hz)
-        self._listener.set_rules(self._terms.rules)
+            self._input.set_format(sound.format.type, sound.format.hz)
+        self._input.set_rules(self._terms.rules)
 
     def _open(self, start: int) -> None:
         terms, delay = self._terms, self._terms.config.voxd.delay_ms
@@ -213,7 +216,7 @@ class Session:
         self._notify(warnings)
 
     def _has(self, item_id: str) -> bool:
-        """Also those that are announced and to come."""
+        """Whether there is an item of this id, or one has been announced."""
         parts = self._utterances, self._answers
         return item_id in self._conversation or any(part.announces(item_id) for part in parts)
 
@@ -236,7 +239,7 @@ class Session:
     # ── what the engine process sends ───────────────────────────────────────────────────────────────────────────────
 
     def receive_output(self, output: m.Output) -> None:
-        """One output for this stream.  What is about a ref that nobody waits for is late, and ignored."""
+        """Takes one output of the engine.  One for a ref that is no longer waited for came too late and is ignored."""
         match output:
             case m.Heard():
                 self._utterances.receive_heard(output)
@@ -250,7 +253,7 @@ class Session:
             case m.Refused() if output.kept:
                 self.receive_error(WireError("invalid_value", output.reason, "session.audio.input.transcription"))
                 self._terms.revert()
-                self._settle()
+                self._apply_config()
                 self._out.emit(events.SessionUpdated, session=self._terms.config)
             case m.Warned() if self._terms.config.voxd.aware:
                 self._out.emit(events.Notice, code=output.code, message=output.message)
@@ -262,7 +265,7 @@ class Session:
         self._answers.receive_time(now_us)
 
     def _owner(self, ref: int | None) -> Answers | Utterances:
-        """Who knows what `ref` is about."""
+        """The part that `ref` belongs to: a response or an utterance."""
         return self._answers if self._answers.owns(ref) else self._utterances
 
     # ── when the engine process, or the client, is lost ─────────────────────────────────────────────────────────────
@@ -278,7 +281,7 @@ class Session:
             self._out.emit(events.Notice, code="context_lost", message=FORGOTTEN)
 
     def going_away(self, drain_s: int, retry_s: int) -> None:
-        """The server stops; what is being said and answered may take `drain_s` to end."""
+        """The server stops: open turns and answers have `drain_s` seconds to end."""
         if self._terms.config.voxd.aware:
             message = (
                 f"voxd is going away: what has begun may end within {drain_s} s; then connect again in {retry_s} s."
@@ -286,12 +289,12 @@ class Session:
             self._out.emit(events.Notice, code="going_away", message=message, retry_after_s=retry_s)
 
     def client_lost(self) -> None:
-        """The client is gone and its slot is free; everything but its answers waits for it to come back."""
+        """The client is gone and its slot is free; all but its responses is kept until it comes back."""
         self._answers.lost("connection_lost", "The connection was lost during this response; ask again.")
         self._out.engine = False
 
     def engine_ready(self, profile: Profile) -> None:
-        """A new engine process is warm, or a client is back and wants its slot: it is told the state afresh."""
+        """A new engine process is warm, or a client is back with a new slot: the engine is told the whole state."""
         self._out.engine = True
         self._terms.profile = profile
         self._open(self._utterances.resume_at())
@@ -300,5 +303,5 @@ class Session:
             self._answers.release()
 
     def resumed(self) -> None:
-        """After the events that the client missed."""
-        self._out.emit(events.Resumed, received_samples=self._listener.sent)
+        """Tells the client, after the events that it missed, where to go on."""
+        self._out.emit(events.Resumed, received_samples=self._input.sent)

@@ -1,5 +1,4 @@
-"""An item as a client asks for it -> the entry of the conversation that it becomes.  A part of the session core (step
-10).
+"""Turns the item that a client asks for into an entry of the conversation.  Step 10.
 
 Pure.  It knows every kind of item of the API and what of it a responder can read or hear; not who the responder is.
 What nobody here can use is kept and shown all the same, and named, so that a history can be restored whole.
@@ -28,11 +27,11 @@ from shared.events import (
 from shared.parts import TEXT
 from voxd.session.conversation import Entry, Piece
 
-CONTENTS = 256  # of one message
+CONTENTS = 256  # parts of one message
 MEMORY = 900_000  # bytes of another item, as JSON: messages to clients stay below 1 MiB
 IMAGE = 200_000  # characters of an address of a picture that are kept: messages to clients stay below 1 MiB
 UNSEEN = "no engine here sees pictures"
-UNHEARD = "no engine here hears it, and it has no transcript"
+UNHEARD = "no engine here takes audio in items, and it has no transcript"
 EMPTY = "it has neither sound nor a transcript"
 KINDS = {
     "system": ("input_text",),
@@ -42,8 +41,8 @@ KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Sound:
-    """Audio in the session's format, and what is said in it if the client knows."""
+class ItemAudio:
+    """Audio in the session's format, with its transcript if the client gave one."""
 
     audio: bytes
     transcript: str
@@ -52,24 +51,24 @@ class Sound:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A client's item, checked: its texts and sounds in order, as it is to be shown, and what cannot be used of it."""
+    """A client's item, checked: its texts and audio in order, the item as it is shown, and the fields without use."""
 
     role: str
-    parts: tuple[str | Sound, ...]
+    parts: tuple[str | ItemAudio, ...]
     shown: AnyItem
     id: str | None
     unused: tuple[tuple[str, str], ...] = ()  # (path, why)
 
     def entry(self, new_id: str, give_audio: Callable[[bytes], int] | None) -> tuple[Entry, list[tuple[str, str]]]:
-        """The entry, and what of it nobody uses.  `give_audio` gives audio to a responder that hears, and names it."""
+        """The entry, and the fields of it that nobody uses.  `give_audio` sends audio to the responder."""
         unused, pieces = list(self.unused), list[Piece]()
         first = ""
         for part in self.parts:
-            text = part.transcript if isinstance(part, Sound) else part
-            if isinstance(part, Sound) and give_audio is not None:
+            text = part.transcript if isinstance(part, ItemAudio) else part
+            if isinstance(part, ItemAudio) and give_audio is not None:
                 first = part.transcript if not pieces else first
                 pieces.append(("", give_audio(part.audio)))
-            elif isinstance(part, Sound) and not text:
+            elif isinstance(part, ItemAudio) and not text:
                 unused.append((part.param, UNHEARD))
             elif pieces:
                 pieces[-1] = (pieces[-1][0] + text, pieces[-1][1])
@@ -107,7 +106,7 @@ def _check_size(item: AnyDraft, param: str) -> None:
 
 
 def _told(item: AnyItem) -> tuple[str, str]:
-    """Role and words by which a responder that knows no tools reads of one."""
+    """Role and words in which a responder without tools is told of a tool call or its result."""
     match item:
         case FunctionCall():
             return "assistant", f"[called {item.name}({item.arguments})]"
@@ -121,7 +120,7 @@ def _told(item: AnyItem) -> tuple[str, str]:
 
 
 def _message(item: ItemDraft, wanted: str | None, param: str) -> Draft:
-    parts: list[str | Sound] = []
+    parts: list[str | ItemAudio] = []
     shown: list[Content] = []
     unused: list[tuple[str, str]] = []
     for index, part in enumerate(item.content):
@@ -132,7 +131,7 @@ def _message(item: ItemDraft, wanted: str | None, param: str) -> Draft:
         elif kind in ("input_text", "output_text"):
             parts.append(part.text or "")
         elif kind == "input_audio" and part.audio:
-            parts.append(Sound(part.audio, part.transcript or "", where))
+            parts.append(ItemAudio(part.audio, part.transcript or "", where))
         elif part.transcript:
             parts.append(part.transcript)
         else:
@@ -143,7 +142,7 @@ def _message(item: ItemDraft, wanted: str | None, param: str) -> Draft:
 
 
 def _kind(part: Content, role: str, param: str) -> str:
-    """The type of a part: as it says, in the words of the beta, or by what it holds.  Raises WireError."""
+    """The type of a part: as given, translated from the beta API, or inferred from its fields.  Raises WireError."""
     said, side = part.type, "output" if role == "assistant" else "input"
     if said is UNSET:
         image, sound = part.image_url is not UNSET, part.audio is not UNSET or part.transcript is not UNSET
@@ -157,7 +156,7 @@ def _kind(part: Content, role: str, param: str) -> str:
 
 
 def _shown(part: Content, kind: str) -> Content:
-    """As it is echoed: everything but sound, and of user audio always a transcript, null if there is none."""
+    """The part as it is echoed: without audio; user audio always has a transcript, null if there is none."""
     text = (part.text or "") if kind.endswith("_text") else UNSET
     transcript = (part.transcript or None) if kind == "input_audio" else part.transcript or UNSET
     image = UNSET if part.image_url is UNSET or len(part.image_url) > IMAGE else part.image_url

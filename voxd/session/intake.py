@@ -1,7 +1,7 @@
-"""A client's message of any size, made ready to be parsed at once.  In front of step 4.
+"""Makes a client's message of any size ready to be parsed in one go.  Before step 5.
 
-Pure.  It knows JSON as text and base64; not what an event means.  Whoever calls it lets others have their turn whenever
-it yields: no piece of work takes more than a few milliseconds.
+Pure.  It knows JSON as text and base64; not what an event means.  It yields after at most a few milliseconds of work,
+so that its caller can serve other sessions in between.
 
 What makes JSON slow is not its length but its structure: a hundred thousand empty lists take longer than 2 MB of text.
 So what stands outside of long strings is bounded, and long base64 in a field `audio` is taken out and decoded in
@@ -35,7 +35,7 @@ _KEY = "voxd/audio/%04d/"  # 16 characters of base64
 
 @dataclass(slots=True)
 class Light:
-    """A message without its long audio.  `audio`: what the keys in it stand for."""
+    """A message without its long audio; `audio` maps each key that stands in its place to the decoded bytes."""
 
     text: str
     audio: dict[bytes, bytes] = field(default_factory=dict)
@@ -45,7 +45,7 @@ Working = Generator[None, None, Light]
 
 
 def lighten(data: str) -> Working:
-    """Raises WireError for a message with too much in it."""
+    """Takes the long audio out of a message and decodes it.  Raises WireError for a message with too much in it."""
     if len(data) <= PLAIN:
         return Light(data)
     light = Light("")
@@ -78,7 +78,7 @@ def lighten(data: str) -> Working:
 
 
 def drafts_of(event: ClientEvent) -> list[ItemDraft]:
-    """The messages that come with an event."""
+    """The message items that an event carries."""
     match event:
         case ItemCreate(item=ItemDraft() as item):
             return [item]
@@ -88,7 +88,7 @@ def drafts_of(event: ClientEvent) -> list[ItemDraft]:
 
 
 def with_drafts(event: ClientEvent, drafts: Iterable[ItemDraft]) -> ClientEvent:
-    """The same event with these instead, as many as there were."""
+    """The same event with these message items in place of its own, as many as there were."""
     rest = iter(drafts)
     match event:
         case ItemCreate(item=ItemDraft()):
@@ -107,7 +107,9 @@ def whole(event: ClientEvent, audio: Mapping[bytes, bytes]) -> ClientEvent:
     elif left:
         event = with_drafts(event, [_filled(draft, left) for draft in drafts_of(event)])
     if left:
-        raise WireError("event_too_large", "Long audio belongs into an append or an item.", "audio")
+        raise WireError(
+            "event_too_large", "Long audio can only be sent in input_audio_buffer.append or in an item.", "audio"
+        )
     return event
 
 
@@ -136,7 +138,7 @@ def _check(structure: int, values: int, texts: int, sound: int) -> None:
 
 
 def _long_strings(data: str) -> Generator[tuple[int, int] | None, None, None]:
-    """Where the long strings are, without their quotes; None now and then."""
+    """Start and end of each long string, without its quotes; None now and then, where the caller may pause."""
     at, start, seen = 0, -1, 0
     while (quote := data.find('"', at)) >= 0:
         at = quote + 1
@@ -154,7 +156,7 @@ def _long_strings(data: str) -> Generator[tuple[int, int] | None, None, None]:
 
 
 def _is_escaped(data: str, start: int, quote: int) -> bool:
-    """Is there an odd number of backslashes before it?  Nobody needs thousands."""
+    """Whether an odd number of backslashes stands before this quote.  Thousands of them are refused."""
     before = data[max(start, quote - LONG) : quote]
     slashes = len(before) - len(before.rstrip("\\"))
     if slashes == LONG:

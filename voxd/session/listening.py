@@ -1,13 +1,13 @@
-"""The ear of a session: wire audio in, engine feed and turn marks out.  Step 5 of a frame's path, and half of step 10.
+"""The audio that a session has received: wire audio in, engine feed and turn marks out.  Step 5, and half of step 10.
 
-Pure.  It knows samples, the VAD's word on them and the turn rules; no items, no wire events, no engine.
+Pure.  It knows samples, their speech probabilities and the turn rules; no items, no wire events, no engine.
 
-Three positions, all in samples at 16 kHz, chase each other:  heard <= fed <= received.
+Three positions, all in samples at 16 kHz, follow each other:  heard <= fed <= received.
 
     received   came from the client, decoded and resampled
-    fed        handed to the engine process; never more than WINDOW past `heard`, so an engine needs to remember only
-               the last few seconds, a client that sends faster than real time starves nobody, and what waits, waits
-               here
+    fed        handed to the engine process; never more than WINDOW past `heard`.  So an engine needs to remember only
+               the last few seconds, and a client that sends faster than real time takes no time from the others: its
+               audio waits here
     heard      scored by the VAD and walked through by the turn rules
 
 Audio is kept as long as it may be needed again: that of an utterance from its start until its text is final (an engine
@@ -28,19 +28,21 @@ WINDOW = 2 * RATE
 LOOK_BACK = 3 * RATE  # the longest prefix padding (2 s) and an onset
 PIECE = RATE  # samples in one Feed at most
 CAPACITY_S = 300  # of audio that waits for a commit, or for the engine
-PIECES = 2  # of a second: as much sound is resampled in one go, some 3 ms of work
-COPIED = 8  # s of sound that is not resampled
+PIECES = 2  # of a second: so much audio is resampled in one go, some 3 ms of work
+COPIED = 8  # s of audio that is copied in one go where nothing is resampled
 INBOUND = 4 << 20  # bytes: above this backlog a connection stops reading its socket
 
 
-class Listener:
+class InputBuffer:
+    """The audio of one session and the boundaries that its client sets in it."""
+
     def __init__(self, rules: Rules, capacity: int = CAPACITY_S * RATE) -> None:
         self._turns = Turns(rules)
         self._ring = Ring(capacity + LOOK_BACK + INBOUND // 2)
         self._decoder: Decoder | None = None
         self._format: tuple[Encoding, int] = ("audio/pcm", 24_000)
         self._capacity = capacity
-        # What the client has ended and `heard` has not reached: positions, and was it a commit (else a clear)?
+        # Commits and clears that `heard` has not reached: position, and whether it is a commit.
         self._boundaries: deque[tuple[int, bool]] = deque()
         self.buffer_start = 0  # first sample that no commit or clear has consumed
         self.fed = 0
@@ -60,7 +62,7 @@ class Listener:
 
     @property
     def started(self) -> bool:
-        """Has any audio come?  From then on the format is fixed."""
+        """Whether any audio has come; from then on the format is fixed."""
         return self._decoder is not None
 
     @property
@@ -69,8 +71,8 @@ class Listener:
         return self.received - self.fed
 
     def has_room(self, data: bytes, missing: int = 0) -> bool:
-        """Would these bytes, after `missing` samples of silence, stay within the bound, waiting for a commit or for the
-        engine?"""
+        """Whether these bytes, after `missing` samples of silence, stay within the bound of what may wait for a
+        commit or for the engine."""
         samples = (len(data) // self._width + missing) * RATE // self._rate
         waiting = self.backlog if self._turns.rules.silence is not None else self.received - self.buffer_start
         return waiting + samples <= self._capacity
@@ -82,24 +84,24 @@ class Listener:
 
     @property
     def _width(self) -> int:
-        """Bytes of one of its samples."""
+        """Bytes of one sample in the session's format."""
         return 2 if self._format[0] == "audio/pcm" else 1
 
     def set_format(self, encoding: Encoding, rate: int) -> None:
-        """Before the first audio."""
+        """Sets the format of the wire; only before the first audio."""
         self._format = (encoding, rate)
 
     def set_rules(self, rules: Rules) -> None:
-        """Takes effect at once, also for a turn that is open."""
+        """New turn rules take effect at once, also for a turn that is open."""
         self._turns.rules = rules
 
     def missing(self, offset: int | None) -> int:
-        """How many samples should have come before sample `offset`, and have not; at the rate of the format."""
+        """How many samples before sample `offset` have not come, at the rate of the format."""
         return 0 if offset is None else max(0, offset - self.sent)
 
     def receive_audio(self, data: bytes, offset: int | None = None) -> Iterator[None]:
-        """Bytes in the session's format.  `offset`: number of their first sample at its rate; what is here already is
-        passed over, what is missing in between is silence.  Yields between two pieces of work."""
+        """Takes bytes in the session's format.  `offset`: number of their first sample at its rate; samples that are
+        here already are passed over, missing ones become silence.  Yields between two pieces of work."""
         if self._decoder is None:
             self._decoder = Decoder(*self._format)
         if offset is not None and offset < self.sent:
@@ -107,7 +109,7 @@ class Listener:
         missing = self.missing(offset)
         if missing:
             yield from self._receive_silence(missing)
-        # Sound that is at 16 kHz already is only copied.
+        # Audio that is at 16 kHz already is only copied.
         piece = (COPIED * RATE if self._rate == RATE else self._rate // PIECES) * self._width
         for at in range(0, len(data), piece):
             if missing or at:
@@ -117,7 +119,7 @@ class Listener:
             self._ring.append(self._decoder.decode(part))
 
     def _receive_silence(self, samples: int) -> Iterator[None]:
-        """It is counted, not computed: a message of a few bytes may stand for minutes."""
+        """Appends silence without resampling it: a message of a few bytes may stand for minutes."""
         assert self._decoder is not None
         self._ring.append(self._decoder.drain())
         end = self._ring.end + samples * RATE // self._rate
@@ -132,11 +134,11 @@ class Listener:
 
     @property
     def uncommitted(self) -> int:
-        """Samples that a commit would be of."""
+        """Samples that a commit would take."""
         return self.received - self.buffer_start + (self._decoder.owed if self._decoder else 0)
 
     def commit(self) -> int:
-        """The client ends its buffer: the position up to which it is committed."""
+        """The client commits its buffer.  Returns the position up to which it is committed."""
         if self._decoder is not None:
             self._ring.append(self._decoder.drain())
         self.buffer_start = self.received
@@ -144,7 +146,7 @@ class Listener:
         return self.received
 
     def clear(self) -> None:
-        """The client takes its uncommitted audio back: it will be heard, and starts nothing."""
+        """The client clears its uncommitted audio: the VAD still scores it, but it starts no utterance."""
         if self._decoder is not None:
             self._decoder.drain()
         self.buffer_start = self.received
@@ -153,7 +155,7 @@ class Listener:
     # ── what the engine process hears ───────────────────────────────────────────────────────────────────────────────
 
     def feeds_to_send(self, stream: int, until: int | None = None) -> Iterator[Feed]:
-        """Audio for the engine process, as far as the window allows, and not past `until` (where something ends that
+        """Audio for the engine process, as far as the window allows, but not past `until` (where an utterance ends that
         is told next)."""
         known = self.heard if until is None else min(until, self.heard)
         limit = min(self.received, self.heard + WINDOW, self.received if until is None else until)
@@ -175,11 +177,11 @@ class Listener:
         yield from self._passed(self.heard)
 
     def forget(self, before: int) -> None:
-        """No utterance that is not over begins before this sample; the frame that it lies in is kept, for `rewind`."""
+        """Drops audio before `before`, where no open utterance begins; the frame around it is kept for `rewind`."""
         self._ring.trim(min(before, self.heard - LOOK_BACK, self.fed) // FRAME * FRAME)
 
     def _passed(self, position: int) -> Iterator[Mark | int]:
-        """Boundaries that lie before the end of the frame at `position`: no further whole frame can belong to them."""
+        """The boundaries before the end of the frame at `position`: no further whole frame can belong to them."""
         while self._boundaries and self._boundaries[0][0] < position + FRAME and self.fed >= self._boundaries[0][0]:
             boundary, committed = self._boundaries.popleft()
             if committed:
@@ -191,7 +193,7 @@ class Listener:
     # ── when the engine process was lost ────────────────────────────────────────────────────────────────────────────
 
     def rewind(self, keep: int | None) -> int:
-        """A new engine process must be fed again from `keep` (the start of what is open; None: nothing is).
+        """Goes back to `keep`, from where a new engine process must be fed (oldest open start; None: nothing is open).
 
         Returns the sample at which its stream begins: a whole number of frames before `heard`, so that its frames fall
         on the same samples as before."""
@@ -203,5 +205,5 @@ class Listener:
         return self.fed
 
     def keep(self, start: int) -> None:
-        """The client consumed everything before `start` (the end of an utterance found by the turn rules)."""
+        """Audio before `start` (the end of an utterance that the turn rules found) is committed."""
         self.buffer_start = max(self.buffer_start, start)

@@ -1,4 +1,4 @@
-"""Everything that leaves a session, in order: server events, engine commands, notes for the meter.
+"""Everything that leaves a session, in order: server events, engine commands, notes for the meter.  Step 10.
 
 Pure.  It knows ids; not what the events mean.
 """
@@ -43,14 +43,14 @@ EVENT = 1024  # bytes of an event that waits, about
 
 @dataclass(frozen=True, slots=True)
 class _Burst:
-    """Events that are made one at a time."""
+    """Events that are made one at a time, when they are taken."""
 
     events: Iterator[ServerEvent]
     size: int
 
 
 class Outbox:
-    """Commands and notes are taken after every single input; events as fast as the client takes them.
+    """The queues of one session: commands and notes are taken after every input, events as fast as the client reads.
 
     Bound: the shell closes a client for which too much waits, see `waiting`."""
 
@@ -65,7 +65,7 @@ class Outbox:
         self._notes: list[Note] = []
 
     def emit(self, kind: Callable[..., ServerEvent], **fields: Any) -> None:
-        """One server event; its event_id is given here."""
+        """Queues one server event and gives it its event_id."""
         self._events.append(kind(event_id=self.new_id("event"), **fields))
         self.waiting += EVENT
 
@@ -77,7 +77,7 @@ class Outbox:
         self.waiting += EVENT + len(text)
 
     def next_event(self) -> ServerEvent | None:
-        """The oldest that has not been taken."""
+        """The oldest event that has not been taken."""
         while self._events:
             first = self._events[0]
             if not isinstance(first, _Burst):
@@ -99,12 +99,12 @@ class Outbox:
         self._notes.append(note)
 
     def new_ref(self) -> int:
-        """Names an utterance or a response towards the engine; only grows."""
+        """A new number for an utterance or a response, as the engine knows it; it only grows."""
         self._refs += 1
         return self._refs
 
     def take(self) -> Out:
-        """Everything but the events."""
+        """Takes the commands and notes; the events stay."""
         out = self._commands, self._notes
         self._commands, self._notes = [], []
         return out

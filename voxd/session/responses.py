@@ -1,4 +1,4 @@
-"""One answer, from `response.created` to `response.done`.  A part of the session core (step 10).
+"""The events of one response, from `response.created` to `response.done`.  Step 10.
 
 Pure.  It knows the order of a response's events and how its text is cut into deltas; not who speaks or why.
 
@@ -28,7 +28,7 @@ Ending = Literal["completed", "cancelled", "incomplete", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class ChunkPolicy:
-    """`chunked_response` of the settings.  With the defaults each text goes out at once, two words to a delta."""
+    """The section `chunked_response` of the settings.  By default text goes out at once, two words to a delta."""
 
     min_words: int = 1
     max_words: int = 2
@@ -36,7 +36,7 @@ class ChunkPolicy:
 
 
 class Chunker:
-    """Text as it comes from the engine -> deltas.  Concatenated, they are the text.
+    """Cuts the text that comes from the engine into deltas; concatenated, they are the text.
 
     min_words 1: nothing is held.  Larger: text waits until so many words are complete or `timeout_us` after the first
     of it came.  max_words: a burst is cut into pieces of at most so many words (0: never cut)."""
@@ -51,19 +51,19 @@ class Chunker:
         return self._since_us + self._policy.timeout_us if self._held else None
 
     def receive(self, text: str, now_us: int) -> str:
-        """New text; returns what may go."""
+        """Takes new text; returns the text that may go out."""
         if not self._held:
             self._since_us = now_us
         self._held += text
         return self.release() if len(self._held.split()) >= self._policy.min_words else ""
 
     def release(self) -> str:
-        """All that is held: the end of the answer, or the deadline."""
+        """Returns all text that is held, at the end of the answer or at the deadline."""
         text, self._held = self._held, ""
         return text
 
     def cut(self, text: str) -> Iterator[str]:
-        """What goes at once, in pieces."""
+        """Cuts text that goes out into deltas."""
         return split_words(text, self._policy.max_words)
 
 
@@ -87,9 +87,9 @@ def split_words(text: str, most: int) -> Iterator[str]:
 AddItem = Callable[[Entry], str | None]
 
 
-class Answer:
-    """An active response.  `add_item` puts its item into the conversation; None: the response is beside it, and no
-    conversation event speaks of it."""
+class OpenResponse:
+    """A response that is not done.  `add_item` puts its item into the conversation; None: the response is beside the
+    conversation, and no event of the conversation mentions it."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Answer:
         self._tokens = [0, 0, 0]  # input, cached, output: what is known so far
 
     def begin(self, warnings: tuple[Warned, ...] = ()) -> None:
-        """`response.created`."""
+        """Sends `response.created`."""
         self._out.emit(events.ResponseCreated, response=self._response("in_progress"), voxd_warnings=warnings or UNSET)
 
     @property
@@ -121,18 +121,18 @@ class Answer:
         return self._chunker.deadline_us
 
     def receive_said(self, said: Said) -> None:
-        """Text of the engine, and what it counts."""
+        """Takes text of the engine, and its token counts."""
         self._count(said.input_tokens, said.cached_tokens, self._tokens[2] + said.tokens)
         if said.text:
             self._say(self._chunker.receive(said.text, said.at_us))
 
     def receive_time(self, now_us: int) -> None:
-        """The clock has passed: what was held too long goes."""
+        """Sends the text that has been held until its deadline."""
         if self.deadline_us is not None and now_us >= self.deadline_us:
             self._release()
 
     def close(self, ending: Ending, *, details: events.Json | None = None, settled: Settled | None = None) -> None:
-        """All closing events.  Text that is still held goes out first, unless the answer was cancelled."""
+        """Sends all closing events.  Text that is still held goes out first, unless the response was cancelled."""
         if settled is not None:
             self._count(settled.input_tokens, settled.cached_tokens, settled.output_tokens)
         if ending != "cancelled":
@@ -153,7 +153,7 @@ class Answer:
         self._say(self._chunker.release())
 
     def _say(self, text: str) -> None:
-        """The events of a long text are made as the client takes them."""
+        """Queues text as deltas; those of a long text are made when the client takes them."""
         if not text:
             return
         if not self.opened:

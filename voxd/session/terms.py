@@ -1,6 +1,7 @@
-"""What was agreed: the session's configuration together with what this server can do.
+"""What was agreed: the session's configuration together with what this server can do.  Step 10.
 
 Pure.  It answers questions ("does the client commit by itself?") so that no other part reads the configuration tree.
+It does not know audio, items or the engine.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Profile:
 
 
 class Terms:
-    """`warnings`: what of the configuration, or of its last update, is not as asked for and has not been told yet."""
+    """The configuration in effect.  `warnings`: fields of the last update that are not as asked for."""
 
     def __init__(self, config: AnySession, profile: Profile) -> None:
         self.profile = profile
@@ -68,7 +69,7 @@ class Terms:
         self.warnings = self._once((*found, *self._about(asked)))
 
     def update(self, event: SessionUpdate, *, started: bool, has_items: bool) -> None:
-        """`session.update`: all or nothing.  Raises WireError."""
+        """Applies a `session.update`, all of it or nothing.  Raises WireError."""
         unknown: list[str] = []
         asked = merge(self.config, event.session, model=self.profile.model, unknown=unknown)
         shown = msgspec.json.encode(asked)
@@ -86,7 +87,7 @@ class Terms:
         self.warnings = self._once((*self._mapped(event.session, asked), *_unknown(unknown), *self._about(asked)))
 
     def _refuse(self, patch: Json, asked: AnySession) -> None:
-        """What this server cannot do, or is too strict to do in another way.  Raises WireError."""
+        """Raises WireError for what this server cannot do, or must not replace under strict settings."""
         model = asked.audio.input.transcription.model if asked.audio.input.transcription else UNSET
         if self.profile.strict_models and model not in (UNSET, self.profile.transcribe):
             raise WireError("model_not_found", f"There is no model '{model}' here.", f"{_TRANSCRIPTION}.model")
@@ -98,7 +99,7 @@ class Terms:
             raise WireError("invalid_value", message, lacking[0].param)
 
     def _known_language(self, asked: AnySession) -> tuple[AnySession, list[Warned]]:
-        """The same without a language that the transcriber does not know, and what is to be said of it."""
+        """The configuration without a language that the transcriber does not know, and the warning for it."""
         sound = asked.audio.input
         code = sound.transcription.language if sound.transcription is not None else UNSET
         if not code or not self.profile.languages or code in self.profile.languages:
@@ -113,13 +114,17 @@ class Terms:
     # ── what is not as asked for ────────────────────────────────────────────────────────────────────────────────────
 
     def _mapped(self, patch: Json, asked: AnySession) -> Iterator[Warned]:
-        """What means something else here than its name says."""
+        """Warnings for fields that mean something else here than their names say."""
         model = asked.audio.input.transcription.model if asked.audio.input.transcription else UNSET
         if model not in (UNSET, self.profile.transcribe):
-            served = f"'{model}' is served by {self.profile.transcribe or 'nobody'}."
-            yield Warned("model_mapped", served, f"{_TRANSCRIPTION}.model")
+            other = self.profile.transcribe
+            message = f"This server has no model '{model}'" + (
+                f"; {other} transcribes." if other else ", and none that transcribes."
+            )
+            yield Warned("model_mapped", message, f"{_TRANSCRIPTION}.model")
         if isinstance(asked, RealtimeSession) and patch.get("model") not in (None, self.profile.model):
-            yield Warned("model_mapped", f"'{asked.model}' is served by {self.profile.model}.", "session.model")
+            message = f"This server has no model '{asked.model}'; it uses {self.profile.model} instead."
+            yield Warned("model_mapped", message, "session.model")
         if asked.voxd.delay_ms is not None and self.profile.delay_ms is None:
             who = self.profile.transcribe or "This server"
             yield Warned("delay_ignored", f"{who} has no delay to set.", f"{_TRANSCRIPTION}.delay")
@@ -128,13 +133,13 @@ class Terms:
             yield Warned("modality_coerced", message, "session.output_modalities")
 
     def _about(self, asked: AnySession) -> Iterator[Warned]:
-        """What has no effect, or less than asked for."""
+        """Warnings for fields without effect, or with less than was asked for."""
         yield from _unused(idle(asked, "session"))
         hints = asked.audio.input.transcription or Transcription()
         guided = {"language": ("language",), "prompt": ("prompt", "keywords")}
         for guide, names in guided.items():
             if guide not in self.profile.guided_by:
-                why = f"{self.profile.transcribe or 'nobody'} cannot be guided by it"
+                why = f"{self.profile.transcribe or 'this server'} takes no such hint"
                 yield from _unused((f"{_TRANSCRIPTION}.{name}", why) for name in names if getattr(hints, name))
         if hints.languages and len(hints.languages) > 1:
             yield from _unused([(f"{_TRANSCRIPTION}.languages", "the language is found from what is said")])
@@ -148,7 +153,7 @@ class Terms:
     def about_response(
         self, request: ResponseRequest, unknown: tuple[str, ...], unused: list[Unused]
     ) -> tuple[Warned, ...]:
-        """What a response will not be as asked for."""
+        """Warnings for fields of a `response.create` that will not be as asked for."""
         found = [*_unknown(unknown), *_unused([*idle(request, "response"), *unused])]
         if request.output_modalities and "audio" in request.output_modalities:
             message = "Answers are text; output_modalities is ['text']."
@@ -156,11 +161,11 @@ class Terms:
         return self._once(found)
 
     def about_item(self, unused: list[Unused]) -> tuple[Warned, ...]:
-        """What of an item is kept and not used."""
+        """Warnings for fields of an item that are kept and not used."""
         return self._once(_unused(unused))
 
     def _once(self, found: Iterable[Warned]) -> tuple[Warned, ...]:
-        """Those that have not been told in this session."""
+        """The warnings that have not been given in this session before."""
         fresh = []
         for each in found:
             key = each.code, re.sub(r"\[\d+\]", "[]", each.param)
@@ -172,15 +177,15 @@ class Terms:
     # ── what is in effect ───────────────────────────────────────────────────────────────────────────────────────────
 
     def _delay(self, config: AnySession) -> int | None:
-        """The one in effect, for the echo."""
+        """The delay in effect, for the echo."""
         return None if self.profile.delay_ms is None else config.voxd.delay_ms or self.profile.delay_ms
 
     def revert(self) -> None:
-        """The engine refused what the last update asked for: the configuration before it is in effect."""
+        """Goes back to the configuration before the last update, which the engine refused."""
         self.config = self._before
 
     def _settled(self, config: AnySession) -> AnySession:
-        """What was asked for -> what is in effect, so that the echo tells the truth."""
+        """The configuration in effect for one that was asked for, so that the echo tells the truth."""
         engine, sound = self.profile.transcribe, config.audio.input
         if sound.transcription is not None:
             conversation = isinstance(config, RealtimeSession)
@@ -202,7 +207,7 @@ class Terms:
 
     @property
     def manual(self) -> bool:
-        """Does the client end its turns itself?"""
+        """Whether the client ends its turns itself."""
         return self.config.audio.input.turn_detection is None
 
     @property
@@ -215,7 +220,7 @@ class Terms:
 
     @property
     def language(self) -> str | None:
-        """That the transcriber is told, ISO 639; None: it finds out."""
+        """The language that the transcriber is told, ISO 639; None: it finds out."""
         return self.asked.language or None
 
     @property
@@ -236,18 +241,18 @@ class Terms:
 
     @property
     def shows_text(self) -> bool:
-        """Is the client told what the transcriber writes?"""
+        """Whether the client is told transcripts."""
         return self.config.audio.input.transcription is not None
 
     @property
     def answers_by_itself(self) -> bool:
-        """Does the end of a turn start a response?"""
+        """Whether the end of a turn starts a response."""
         detection = self.config.audio.input.turn_detection
         return "respond" in self.roles and detection is not None and detection.create_response
 
     @property
     def answers_in_vain(self) -> bool:
-        """Does the client expect an answer at the end of a turn, and there is nobody to give one?"""
+        """Whether the client expects an answer at the end of a turn and there is no responder."""
         detection = self.config.audio.input.turn_detection
         return (
             self.conversation and self.profile.respond is None and detection is not None and detection.create_response
@@ -269,7 +274,7 @@ class Terms:
 
     @property
     def rules(self) -> Rules:
-        """Turn rules: the server's, with what the client may change."""
+        """The turn rules: the server's, with the client's changes."""
         base, detection = self.profile.rules, self.config.audio.input.turn_detection
         if detection is None:
             return Rules(base.threshold, base.padding, None, base.tentative, base.onset, base.hangover, None)
@@ -294,4 +299,4 @@ def _unused(found: Iterable[Unused]) -> Iterator[Warned]:
 
 def _unknown(paths: Iterable[str]) -> Iterator[Warned]:
     for path in named(tuple(paths)):
-        yield Warned("unknown_field", f"'{path}' is no field that voxd knows; it was left out.", path)
+        yield Warned("unknown_field", f"voxd does not know the field '{path}'; it was left out.", path)

@@ -1,13 +1,13 @@
-"""Turn-taking: who holds the floor, decided from speech probabilities in audio order.  Step 10 of a frame's path.
+"""Turn-taking: who holds the floor, decided from speech probabilities in audio order.  Step 10.
 
 Pure.  It knows frames and sample positions; no clock, no wire names, no engine, no response.
 
 The theory.  A VAD frame is 32 ms.  Its probability makes it *voiced* (>= threshold), *quiet* (< threshold - 0.15, or
-half the threshold where that is more: what is low already must have something below it) or neither (hysteresis: it
-prolongs what is going on).  Counting frames turns them into cues:
+half the threshold where that is more: what is low already must have something below it) or neither (hysteresis: the
+state goes on).  Counting frames turns them into cues:
 
     ONSET      enough voiced frames among the last few (one click of a keyboard is not speech)
-    OVER       the same while an answer is being given
+    ONSET_OVER_ANSWER   the same while the model has the floor
     VOICE      a voiced frame
     PAUSE      quiet for `tentative_ms`: long enough to start working as if the turn were over
     SILENCE    quiet for `silence_duration_ms`: the turn is over; decided at the first frame end at or past it
@@ -15,7 +15,7 @@ prolongs what is going on).  Counting frames turns them into cues:
     COMMIT     the client says that the turn is over
     CLEAR      the client says that there was no turn
 
-and TABLE says what each cue means.  Everything that changes the state is in it; a pair that is not in it changes
+TABLE says what each cue means.  Every change of the state is in it; a pair of state and cue that is not in it changes
 nothing.
 
                  start           tentative end            end
@@ -47,7 +47,7 @@ class State(Enum):
 
 class Cue(Enum):
     ONSET = auto()
-    OVER = auto()
+    ONSET_OVER_ANSWER = auto()
     VOICE = auto()
     PAUSE = auto()
     SILENCE = auto()
@@ -57,8 +57,8 @@ class Cue(Enum):
 
 
 class Act(Enum):
-    """What the session is told.  STARTED: an utterance begins.  BARGE_IN: it interrupts the answer.  PAUSED, RESUMED:
-    tentative end, and not.  ENDED: the utterance is over.  DROPPED: it never was."""
+    """What the session is told.  STARTED: an utterance begins.  BARGE_IN: it interrupts the answer.  PAUSED: it may
+    have ended.  RESUMED: it goes on after all.  ENDED: it is over.  DROPPED: the client has cleared it."""
 
     STARTED = auto()
     BARGE_IN = auto()
@@ -70,7 +70,7 @@ class Act(Enum):
 
 TABLE: dict[tuple[State, Cue], tuple[State, tuple[Act, ...]]] = {
     (State.LISTENING, Cue.ONSET): (State.SPEAKING, (Act.STARTED,)),
-    (State.LISTENING, Cue.OVER): (State.SPEAKING, (Act.STARTED, Act.BARGE_IN)),
+    (State.LISTENING, Cue.ONSET_OVER_ANSWER): (State.SPEAKING, (Act.STARTED, Act.BARGE_IN)),
     (State.SPEAKING, Cue.PAUSE): (State.TENTATIVE, (Act.PAUSED,)),
     (State.SPEAKING, Cue.LIMIT): (State.LISTENING, (Act.ENDED,)),
     (State.SPEAKING, Cue.COMMIT): (State.LISTENING, (Act.ENDED,)),
@@ -97,7 +97,7 @@ class Rules:
 
     @property
     def quiet(self) -> float:
-        """Below this probability nobody speaks."""
+        """The probability below which a frame is quiet."""
         return max(self.threshold - HYSTERESIS, self.threshold / 2)
 
 
@@ -121,7 +121,7 @@ class Mark:
 
 
 class Turns:
-    """Feed it probabilities in order; it answers with marks."""
+    """The state machine of one session: speech probabilities in order in, marks out."""
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
@@ -133,7 +133,7 @@ class Turns:
 
     @property
     def open(self) -> bool:
-        """Is an utterance going on?"""
+        """Whether an utterance is going on."""
         return self.state is not State.LISTENING
 
     def receive_frame(self, start: int, probability: float, *, answering: bool = False) -> list[Mark]:
@@ -153,14 +153,14 @@ class Turns:
         return marks
 
     def receive_clear(self, position: int) -> list[Mark]:
-        """The client wants nothing before `position` to count."""
+        """The client clears all audio before `position`: it starts no utterance."""
         marks = self._apply(Cue.CLEAR, position)
         self._restart(position)
         return marks
 
     def _cues(self, end: int, voiced: bool, answering: bool) -> list[Cue]:
         if not self.open:
-            return [Cue.OVER if answering else Cue.ONSET] if voiced and self._risen(end) else []
+            return [Cue.ONSET_OVER_ANSWER if answering else Cue.ONSET] if voiced and self._risen(end) else []
         quiet = end - self._spoken_until
         cues = [Cue.VOICE] if voiced else []
         if quiet >= self.rules.tentative:
@@ -172,7 +172,7 @@ class Turns:
         return cues
 
     def _risen(self, end: int) -> bool:
-        """Enough voiced frames, at most one gap among them?"""
+        """Whether enough of the latest frames are voiced, with at most one gap among them."""
         wanted = max(1, -(-self.rules.onset // FRAME))
         window = end - (wanted + 1) * FRAME
         while self._recent[0] < window:

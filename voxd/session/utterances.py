@@ -1,4 +1,4 @@
-"""What the person says, from the first voiced frame to the final transcript.  Steps 5 and 10.
+"""The utterances of the user, from the first voiced frame to the final transcript.  Steps 5 and 10.
 
 Pure.  It turns marks of the turn rules and commits of the client into items, transcription events and engine commands;
 it does not know responses (it tells `Answers` what happened) nor configuration keys (it asks `Terms`).
@@ -24,7 +24,7 @@ from shared.events import WireError
 from voxd import messages as m
 from voxd.session.answers import Answers
 from voxd.session.conversation import Conversation, Entry
-from voxd.session.listening import Listener
+from voxd.session.listening import InputBuffer
 from voxd.session.outbox import Outbox, UtteranceNote
 from voxd.session.terms import Terms
 from voxd.session.turns import FRAME, Act, Mark
@@ -48,7 +48,7 @@ class Utterance:
     start: int = 0  # samples, padding included
     end: int = 0
     paused_at: int | None = None  # a Flush is out, up to here
-    said: str = ""  # the deltas so far
+    text: str = ""  # the deltas so far, together
     provisional: str = ""
     replays: int = 0
     failure: tuple[str, str] | None = None  # code and message: no more text will come of it
@@ -57,10 +57,10 @@ class Utterance:
 
 class Utterances:
     def __init__(
-        self, terms: Terms, out: Outbox, listener: Listener, conversation: Conversation, answers: Answers
+        self, terms: Terms, out: Outbox, buffer: InputBuffer, conversation: Conversation, answers: Answers
     ) -> None:
         self._terms, self._out = terms, out
-        self._listener, self._conversation, self._answers = listener, conversation, answers
+        self._input, self._conversation, self._answers = buffer, conversation, answers
         self._current: Utterance | None = None
         self._closing: deque[Utterance] = deque()
         self._owed: dict[int, Utterance] = {}
@@ -69,26 +69,26 @@ class Utterances:
 
     @property
     def closing(self) -> bool:
-        """Has the client committed audio that is not heard yet?"""
+        """Whether the client has committed audio that the VAD has not scored yet."""
         return bool(self._closing)
 
     def announces(self, item_id: str) -> bool:
-        """Has the client been told that there will be an item of this id?"""
+        """Whether the client has been told that there will be an item of this id."""
         return self._current is not None and self._current.item_id == item_id
 
     @property
     def busy(self) -> bool:
-        """Is somebody speaking, or is a final text owed?"""
+        """Whether somebody is speaking, or a final text is owed."""
         return bool(self._owed or self._closing or (self._current and self._current.phase is Phase.SPOKEN))
 
     # ── the client ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def receive_audio(self, data: bytes, offset: int | None = None) -> Iterator[None]:
-        """Audio in the session's format; yields between two pieces of work.  Raises WireError for a gap that is longer
-        than the buffer, and once when the buffer is full; audio is dropped."""
-        missing = self._listener.missing(offset)
-        if not self._listener.has_room(data, missing):
-            if missing and self._listener.has_room(data):
+        """Takes audio in the session's format; yields between two pieces of work.  Raises WireError for a gap that is
+        longer than the buffer, and once when the buffer is full; that audio is dropped."""
+        missing = self._input.missing(offset)
+        if not self._input.has_room(data, missing):
+            if missing and self._input.has_room(data):
                 message = f"{missing} samples before sample {offset} never came: more than the buffer holds as silence."
                 raise WireError("invalid_value", message, "voxd_offset")
             if self._full_told:
@@ -98,21 +98,21 @@ class Utterances:
         if missing:
             message = f"{missing} samples before sample {offset} never came; silence stands for them."
             self._out.emit(events.Notice, code="audio_gap", message=message)
-        for _ in self._listener.receive_audio(data, offset):
+        for _ in self._input.receive_audio(data, offset):
             self._collect()
             yield
         self._collect()
 
     def _collect(self) -> None:
-        """There is more audio."""
-        if self._terms.manual and self._current is None and self._listener.received > self._listener.buffer_start:
+        """Goes on after more audio has come; under push-to-talk it begins an utterance."""
+        if self._terms.manual and self._current is None and self._input.received > self._input.buffer_start:
             self._current = self._new()
-            self._current.start = self._listener.buffer_start
+            self._current.start = self._input.buffer_start
         self.advance()
 
     def commit(self) -> None:
         """`input_audio_buffer.commit`.  Raises WireError for less than 100 ms."""
-        begun, samples = self._listener.buffer_start, self._listener.uncommitted
+        begun, samples = self._input.buffer_start, self._input.uncommitted
         if samples < MIN_COMMIT:
             message = (
                 "Error committing input audio buffer: buffer too small. Expected at least 100ms of audio, "
@@ -120,7 +120,7 @@ class Utterances:
             )
             raise WireError("input_audio_buffer_commit_empty", message)
         utterance, self._current = self._current or self._new(), None
-        utterance.end = self._listener.commit()
+        utterance.end = self._input.commit()
         if utterance.phase is Phase.COLLECTED:
             utterance.start = begun
         self._full_told = False
@@ -129,44 +129,44 @@ class Utterances:
         self.advance()
 
     def clear(self) -> None:
-        """`input_audio_buffer.clear`: also a started utterance never was, unless it lies in audio committed before."""
+        """`input_audio_buffer.clear`: drops the started utterance, too, unless it lies in audio committed before."""
         spoken = self._current is not None and self._current.phase is Phase.SPOKEN
         if self._current is not None and spoken and not self._closing:
             self._answers.crop()
             self._out.command(m.Cancel(self._out.stream, self._current.ref))
         if not (spoken and self._closing):
             self._current = None
-        self._listener.clear()
+        self._input.clear()
         self._full_told = False
         self._out.emit(events.Cleared)
 
     def advance(self) -> None:
-        """Hands on the audio that the window allows; a commit whose last samples fill no frame is due by now."""
+        """Feeds the audio that the window allows, and ends a commit whose last samples fill no whole frame."""
         if self._out.engine:
             self._feed()
-            self.receive_heard(m.Heard(self._out.stream, self._listener.heard, ()))
+            self.receive_heard(m.Heard(self._out.stream, self._input.heard, ()))
 
     # ── turn rules ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def receive_heard(self, heard: m.Heard) -> None:
-        for mark in self._listener.receive_heard(heard, answering=self._answers.active):
+        for mark in self._input.receive_heard(heard, answering=self._answers.active):
             if isinstance(mark, Mark):
                 self._act(mark)
             else:
                 self._reach()
         self._acknowledge()
-        self._listener.forget(min((u.start for u in self._unfinished()), default=self._listener.heard))
+        self._input.forget(min((u.start for u in self._unfinished()), default=self._input.heard))
 
     def _feed(self, until: int | None = None) -> None:
-        for feed in self._listener.feeds_to_send(self._out.stream, until):
+        for feed in self._input.feeds_to_send(self._out.stream, until):
             self._out.command(feed)
 
     def _unfinished(self) -> list[Utterance]:
-        """Those whose text is not final, oldest first."""
+        """The utterances whose text is not final, oldest first."""
         return [*self._owed.values(), *self._open()]
 
     def _open(self) -> list[Utterance]:
-        """Those whose end the engine has not been told, oldest first."""
+        """The utterances whose end the engine has not been told, oldest first."""
         spoken = (*self._closing, self._current)
         return [each for each in spoken if each is not None and each.phase is not Phase.COMMITTED]
 
@@ -187,8 +187,8 @@ class Utterances:
                 pass  # `clear` has done what there is to do
 
     def _spoken(self) -> Utterance:
-        """Whom marks are about: the oldest utterance that is not over.  What the client has committed may hold several
-        turns; the first is the item that the commit announced, the others are items of their own."""
+        """The utterance that marks are about: the oldest that is not over.  Audio that the client has committed may
+        hold several turns; the first is the item that the commit announced, the others are items of their own."""
         if found := self._open():
             return found[0]
         self._current = self._new()
@@ -200,7 +200,7 @@ class Utterances:
     def _start(self, mark: Mark) -> None:
         utterance = self._spoken()
         utterance.phase, utterance.start = Phase.SPOKEN, mark.start
-        self._out.command(m.Onset(self._out.stream, utterance.ref, mark.start, utterance.said))
+        self._out.command(m.Onset(self._out.stream, utterance.ref, mark.start, utterance.text))
         if not self._terms.manual and utterance is self._current:
             self._tell_start(utterance)
         self._answers.prepare(utterance.ref)
@@ -231,7 +231,7 @@ class Utterances:
                 self._tell_start(utterance)
             self._out.emit(events.SpeechStopped, audio_end_ms=to_ms(mark.decided), item_id=utterance.item_id)
             self._announce(utterance)
-            self._listener.keep(mark.end)
+            self._input.keep(mark.end)
         utterance.phase, utterance.end = Phase.COMMITTED, mark.end
         self._out.note(
             UtteranceNote(
@@ -263,7 +263,7 @@ class Utterances:
         self._release()
 
     def _announce(self, utterance: Utterance) -> None:
-        """committed < item.added < item.done"""
+        """Tells the client of the new item, in this order: committed, item.added, item.done."""
         entry = Entry(utterance.item_id, "user", "completed", ref=utterance.ref, awaited=self._terms.transcribes)
         previous = self._conversation.add(entry)
         self._out.emit(events.Committed, item_id=utterance.item_id, previous_item_id=previous)
@@ -273,7 +273,7 @@ class Utterances:
     # ── the engine ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def receive_said(self, said: m.Said) -> None:
-        """New confirmed text, or a new guess of what follows it."""
+        """Takes new confirmed text of an utterance, or new provisional text behind it."""
         utterance = self._find(said.ref)
         if utterance is None or utterance.failure:
             return
@@ -284,10 +284,10 @@ class Utterances:
             self._out.emit(events.Provisional, item_id=utterance.item_id, text=said.provisional)
 
     def receive_settled(self, settled: m.Settled) -> None:
-        """The final text; what of it was not said yet is said now."""
+        """Takes the final text; the part that no delta had goes out as a last delta."""
         utterance = self._owed.pop(settled.ref, None)
         if utterance is not None:
-            self._append(utterance, settled.text[len(utterance.said) :])
+            self._append(utterance, settled.text[len(utterance.text) :])
             self._complete(utterance, settled.text)
             self._acknowledge(now=True)
 
@@ -302,7 +302,7 @@ class Utterances:
 
     def _append(self, utterance: Utterance, text: str, reach: int = 0) -> None:
         """`reach`: the sample that the text is known to reach, 0 if that is not known."""
-        utterance.said += text
+        utterance.text += text
         if text and self._terms.shows_text:
             where = {"voxd_audio_ms": to_ms(reach)} if reach else {}
             self._out.emit(events.TranscriptionDelta, item_id=utterance.item_id, content_index=0, delta=text, **where)
@@ -332,12 +332,12 @@ class Utterances:
         self._out.emit(events.TranscriptionFailed, item_id=utterance.item_id, content_index=0, error=body)
 
     def _release(self) -> None:
-        """Answers wait until the engine has heard what the client committed."""
+        """Lets answers go that waited until the engine had all audio that the client committed."""
         if not self._closing:
             self._answers.release()
 
     def disown(self) -> None:
-        """Transcription was switched off: what was still owed will not come, unless the responder reads it."""
+        """Transcription was switched off: texts that are still owed fail, unless the responder reads them."""
         for utterance in self._owed.values():
             message = "Transcription was switched off before this utterance was final."
             self._tell_no_text(utterance, "transcription_off", message)
@@ -347,7 +347,7 @@ class Utterances:
     # ── when the engine process was lost ────────────────────────────────────────────────────────────────────────────
 
     def lost(self) -> None:
-        """What was committed ends as failed; what is open waits to be told to the next engine process, once."""
+        """The engine process is gone: committed utterances fail; open ones wait for the next engine process, once."""
         for utterance in self._owed.values():
             self._tell_failure(utterance, "engine_lost", "The engine was restarted before this utterance was final.")
         self._owed.clear()
@@ -360,19 +360,19 @@ class Utterances:
     def resume_at(self) -> int:
         """The sample from which a new engine process, or slot, is to be fed."""
         begun = [u.start for u in self._unfinished() if u.phase is not Phase.COLLECTED]
-        return self._listener.rewind(min(begun, default=None))
+        return self._input.rewind(min(begun, default=None))
 
     def replay(self) -> None:
-        """After Open: the audio again, each utterance told of where it lies.  New text continues what was said.
+        """After Open, sends the audio again and tells where each utterance lies.  New text continues the deltas so far.
 
-        Each has a new ref: what the engine had said of the old one and is still on its way must not be heard twice."""
+        Each utterance gets a new ref, so that outputs for the old one that are still on their way are ignored."""
         for utterance in self._unfinished():
             utterance.ref, utterance.provisional = self._out.new_ref(), ""
             self._conversation.set(utterance.item_id, ref=utterance.ref)
             if utterance.phase is Phase.COLLECTED:
                 continue
             self._feed(until=utterance.start)
-            self._out.command(m.Onset(self._out.stream, utterance.ref, utterance.start, utterance.said))
+            self._out.command(m.Onset(self._out.stream, utterance.ref, utterance.start, utterance.text))
             if utterance.phase is Phase.COMMITTED:
                 self._feed(until=utterance.end)
                 self._out.command(m.Commit(self._out.stream, utterance.ref, utterance.end))
@@ -388,16 +388,16 @@ class Utterances:
     def settled(self) -> int:
         """Audio before this sample will not be needed again: its text is final, or there was no speech in it."""
         rules = self._terms.rules
-        quiet = self._listener.heard - rules.padding - rules.onset - 2 * FRAME
+        quiet = self._input.heard - rules.padding - rules.onset - 2 * FRAME
         return max(0, min((u.start for u in self._unfinished()), default=quiet))
 
     def _acknowledge(self, *, now: bool = False) -> None:
-        """Every 200 ms of audio received or settled, and when a text has become final."""
+        """Sends an Ack for every 200 ms of audio received or settled, and when a text has become final."""
         if not self._terms.config.voxd.resume:
             return
-        progress = (self._listener.received, self.settled)
+        progress = (self._input.received, self.settled)
         if not now and max(new - old for new, old in zip(progress, self._acknowledged, strict=True)) < ACK:
             return
         self._acknowledged = progress
-        settled = self._listener.at_client_rate(self.settled)
-        self._out.emit(events.Ack, received_samples=self._listener.sent, settled_samples=settled)
+        settled = self._input.at_client_rate(self.settled)
+        self._out.emit(events.Ack, received_samples=self._input.sent, settled_samples=settled)

@@ -16,7 +16,7 @@ from shared import events
 from shared.audio import RATE, to_ms, to_samples
 from shared.latency import SampleClock, TurnMetrics, TurnStamps
 from voxd import messages as m
-from voxd.session import Note, ResponseNote, UtteranceNote
+from voxd.session.outbox import Note, ResponseNote, UtteranceNote
 
 OPEN_TURNS = 64  # utterances and responses of one session whose end is awaited; beyond it the oldest is forgotten
 

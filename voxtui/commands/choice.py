@@ -23,6 +23,8 @@ class Commands(Program):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {"--help", "-h", "--version"}
+        if not args and ctx.resilient_parsing:  # a shell that completes the first word: commands are offered
+            return super().parse_args(ctx, args)
         if not args or (args[0] not in self.commands and args[0] not in own):
             if args:
                 self._look_at(args[0], ctx)

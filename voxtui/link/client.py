@@ -281,7 +281,7 @@ class RealtimeClient:
                 break
         try:
             async with asyncio.timeout(OPEN_S):
-                event, self._replay.seq = parse(await link.recv(decode=False))
+                event = parse(await link.recv(decode=False))
         except TimeoutError:
             raise Unreachable(f"{self.label} opens no session within {OPEN_S:.0f} s.") from None
         except ConnectionClosed as closed:
@@ -345,8 +345,7 @@ class RealtimeClient:
                     return
                 raise (ClientError if code in FINAL else _Broken)(farewell(closed)) from None
             at_us = now_us()
-            event, seq = parse(data)
-            self._replay.seq = seq or self._replay.seq
+            event = parse(data)
             if event is None:
                 continue
             if not self._linked.is_set() and isinstance(event, (SessionCreated, Resumed)):

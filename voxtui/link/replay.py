@@ -93,6 +93,7 @@ class Replay:
 
     def receive(self, event: ServerEvent) -> ServerEvent:
         """Takes what a server of this conversation said; gives it with positions of the capture."""
+        self.seq = self.seq if event.voxd_seq is UNSET else event.voxd_seq
         match event:
             case Ack(received_samples=received, settled_samples=settled):
                 self._received = self._base + received
@@ -120,6 +121,7 @@ class Replay:
     def created(self, event: SessionCreated) -> int:
         """A session that knows nothing yet: it is given all that is not settled.  Returns the samples lost by it."""
         self.token = event.session.voxd.resume_token
+        self.seq = event.voxd_seq or 0
         self._base = self._next = self._received = self._ring.start
         self._spoken.clear()
         return self._lose(self._settled, self._ring.start)

@@ -8,8 +8,6 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-import msgspec
-from msgspec import UNSET, UnsetType
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
@@ -116,15 +114,9 @@ def _nobody(address: Address, label: str, error: OSError) -> str:
     return f"{label} cannot be reached: {safe_line(error.strerror or str(error))}. {how}"
 
 
-class _Numbered(msgspec.Struct):
-    voxd_seq: int | UnsetType = UNSET
-
-
-def parse(data: bytes) -> tuple[ServerEvent | None, int]:
-    """The event, and its number in a session that can be resumed, else 0."""
+def parse(data: bytes) -> ServerEvent | None:
+    """The event; None for what is none, or of a type that this client does not know."""
     try:
-        event = parse_server(data)
-        seq = msgspec.json.decode(data, type=_Numbered).voxd_seq
-    except (WireError, msgspec.DecodeError):
-        return None, 0
-    return event, 0 if seq is UNSET else seq
+        return parse_server(data)
+    except WireError:
+        return None

@@ -118,7 +118,10 @@ def test_what_reads_text_needs_somebody_who_writes(home: Path) -> None:
     options = 'engine_options: {cascade: {url: "http://localhost:1/v1", model: m}}'
     code, found = examine(home, f"engines: {{transcribe: none, respond: cascade}}\n{options}")
     assert code == 1
-    assert found["respond"] == ["✗ cascade answers what is written down", "Set engines.transcribe: auto."]
+    assert found["respond"] == [
+        "✗ cascade answers text, and nothing writes the speech down",
+        "Set engines.transcribe: auto.",
+    ]
     assert examine(home, f"engines: {{transcribe: echo, respond: cascade}}\n{options}")[0] == 0
 
 

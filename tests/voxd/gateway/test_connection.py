@@ -13,7 +13,7 @@ from voxd import messages as m
 from voxd.gateway.budget import Budget, Kept
 from voxd.gateway.connection import Closed, Connection
 from voxd.gateway.dialect import Dialect
-from voxd.session import Profile
+from voxd.session.terms import Profile
 from voxd.telemetry.turn_meter import Targets, TurnReport
 
 SECOND = bytes(48_000)  # at the API's own 24 kHz

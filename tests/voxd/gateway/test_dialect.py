@@ -15,7 +15,7 @@ from shared.session_config import Extensions, TranscriptionSession
 from tests.support.talk import STREAM, Desk
 from voxd import messages as m
 from voxd.gateway.dialect import PIECE, TABLE, Dialect, Sign, State
-from voxd.session import Profile
+from voxd.session.terms import Profile
 from voxd.session.turns import FRAME
 
 CREATED = 1_770_000_000

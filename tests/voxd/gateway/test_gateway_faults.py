@@ -17,7 +17,7 @@ from tests.voxd.gateway.test_connection import Host, Nobody, until_closed
 from voxd import app, messages as m
 from voxd.gateway.connection import Connection
 from voxd.gateway.dialect import Dialect
-from voxd.session import Profile
+from voxd.session.terms import Profile
 from voxd.system.signals import _has_terminal
 from voxd.telemetry.turn_meter import Targets
 

@@ -18,7 +18,7 @@ from tests.support.daemon import Daemon, voxd_process
 from tests.support.speech import clip
 from tests.support.talk import SILENCE, Desk
 from voxd import messages as m
-from voxd.session import Profile
+from voxd.session.terms import Profile
 from voxd.session.turns import FRAME
 
 

@@ -19,7 +19,8 @@ from voxd import messages as m
 from voxd.gateway.budget import Budget
 from voxd.gateway.connection import Connection
 from voxd.gateway.dialect import Dialect
-from voxd.session import Profile, intake
+from voxd.session import intake
+from voxd.session.terms import Profile
 from voxd.telemetry.turn_meter import Targets
 from voxd.web import server
 

@@ -1,4 +1,4 @@
-"""The session core on a desk: what the model says, item by item and event by event."""
+"""Responses of the session core: items and events in their order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from msgspec import UNSET
 from shared import events
 from tests.support.talk import SILENCE, STREAM, USER_TURN, Desk
 from voxd import messages as m
-from voxd.session import Profile, ResponseNote
+from voxd.session.outbox import ResponseNote
+from voxd.session.terms import Profile
 
 ANSWER_OPENS = [
     "response.created",

@@ -1,4 +1,4 @@
-"""Whatever a client, a VAD and an engine do, in whatever order: a session keeps its promises."""
+"""Properties of a session that hold whatever a client, a VAD and an engine do, in any order."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from shared.session_config import AnySession, Extensions, RealtimeSession, Trans
 from tests.support.checker import EngineChecker, WireChecker
 from tests.support.talk import STREAM, counting_ids
 from voxd import messages as m
-from voxd.session import Profile, Session
+from voxd.session.core import Session
 from voxd.session.responses import ChunkPolicy
+from voxd.session.terms import Profile
 from voxd.session.turns import FRAME
 
 QUIET, VOICE = 0.01, 0.97
@@ -40,7 +41,7 @@ SWITCHES: list[events.Json] = [
 
 
 class Player:
-    """A client, a VAD and an engine around one session; each does what it may do, when the script says so."""
+    """Plays client, VAD and engine around one session, as the drawn script says."""
 
     def __init__(self, kind: str, profile: Profile, rate: int = RATE, stream: int = STREAM) -> None:
         voxd = Extensions(resume=True)
@@ -130,7 +131,7 @@ class Player:
             self._odd = b""
 
     def item(self, which: int, after: int) -> None:
-        """Ids of its own and those that the server has told."""
+        """An item id: one of the client's own, or one that the server has announced."""
         known = ["a", "b", *sorted(self.wire.items), *sorted(self.wire.speeches)]
         places = [None, "root", *known]
         draft = events.ItemDraft("user", (events.Content("input_text", text="x"),), id=known[which % len(known)])
@@ -166,7 +167,7 @@ class Player:
             self._drain()
 
     def hear(self, frames: int, score: float) -> None:
-        """So many frames, or as many as have been fed."""
+        """The VAD scores so many frames, or as many as have been fed."""
         if self.link != "up":
             return
         count = min(frames, (self.engine.fed - self.scored) // FRAME)
@@ -176,7 +177,7 @@ class Player:
             self._output(m.Heard(self.stream, start, (score,) * count))
 
     def speak(self, frames: int, score: float) -> None:
-        """Audio that is heard at once."""
+        """Sends audio that the VAD scores at once."""
         self.append(frames * 2 * FRAME * self.rate // RATE)
         self.hear(frames, score)
 
@@ -191,7 +192,7 @@ class Player:
             self._output(m.Said(self.stream, ref, text, "guess", tokens=1, at_us=self._now_us))
 
     def settle(self, which: int, rest: str = "") -> None:
-        """Utterances may end with text that was not said yet."""
+        """The engine settles a ref; utterances may end with text that no delta had."""
         if due := sorted(self.engine.responses) + sorted(self.engine.committed):
             ref = due[which % len(due)]
             status: m.Status = "incomplete" if which % 5 == 4 else "completed"
@@ -215,7 +216,7 @@ class Player:
         self._output(end)
 
     def late(self, which: int) -> None:
-        """What was on its way when its ref ended, was cancelled or given up."""
+        """An output that was on its way when its ref ended, was cancelled or given up."""
         if self._given_up:
             self._output(m.Said(self.stream, self._given_up[which % len(self._given_up)], " before"))
         if self.dead:
@@ -236,14 +237,14 @@ class Player:
         self.link = link
 
     def lose(self) -> None:
-        """The engine process: its VAD begins anew as well."""
+        """The engine process is lost, and its VAD begins anew."""
         self._give_up("parked" if self.link == "parked" else "lost")
         self.scored = -1
         self.session.engine_lost()
         self._drain()
 
     def park(self) -> None:
-        """The client: the VAD of the process stays where it is."""
+        """The client is lost; the VAD of the engine process stays where it is."""
         self._give_up("parked")
         self.session.client_lost()
         self._drain()
@@ -276,7 +277,7 @@ class Player:
                     getattr(self, name)(*values)
 
     def finish(self, *, transcribed: bool) -> None:
-        """Everybody does what is owed."""
+        """Client, VAD and engine do everything that is still owed."""
         self.ready()
         while self.engine.fed - self.scored >= FRAME:
             self.hear(1000, QUIET)
@@ -421,7 +422,7 @@ def test_two_sessions_do_not_know_each_other(script: list[tuple[bool, Op]]) -> N
 @settings(deadline=None, max_examples=8)
 @given(st.lists(st.integers(1, 6_000_000), min_size=3, max_size=6), st.booleans())
 def test_what_a_session_keeps_is_bounded(sizes: list[int], manual: bool) -> None:
-    """Five minutes of audio, refused beyond that without harm."""
+    """A session keeps five minutes of audio; more is refused without harm."""
     player = Player("transcription", Profile("echo", None))
     player.send(events.SessionUpdate(session=UPDATES[0] if manual else UPDATES[1]))
     for size in sizes:

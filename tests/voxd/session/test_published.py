@@ -22,7 +22,7 @@ from shared.session_config import RealtimeSession
 from tests.support import published
 from tests.support.talk import STREAM, Desk
 from voxd import messages as m
-from voxd.session import Profile
+from voxd.session.terms import Profile
 from voxd.web import client_secrets as secrets
 
 SESSIONS = [
@@ -44,7 +44,7 @@ def desk(kind: str = "realtime") -> Desk:
 
 
 def told(made: Desk, *sent: dict[str, Any]) -> list[dict[str, Any]]:
-    """What comes of events that are sent as JSON."""
+    """The server events that answer events sent as JSON."""
     before = len(made.events)
     for event in sent:
         made.send(events.parse_client(json.dumps(event)))
@@ -52,7 +52,7 @@ def told(made: Desk, *sent: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def lost(sent: Any, shown: Any) -> Iterator[published.Path]:
-    """Places of `sent` whose value is not in `shown`."""
+    """The paths of `sent` whose value is not in `shown`."""
     for path in published.paths(sent):
         if isinstance(published.at(sent, path), (dict, list)):
             continue
@@ -142,7 +142,7 @@ def test_a_null_changes_nothing_but_what_it_switches_off(session: dict[str, Any]
 
 
 def everything() -> Iterator[tuple[str, bytes]]:
-    """Events of a long session, by type, as they leave."""
+    """The events of a long session, by type, as they are sent."""
     made = desk()
     for item in ITEMS:
         told(made, {"type": "conversation.item.create", "item": {**item, "id": f"i{len(made.events)}"}})

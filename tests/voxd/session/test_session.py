@@ -1,4 +1,4 @@
-"""The session core on a desk: configuration, what the person says, and a lost engine process."""
+"""The session core: configuration, utterances, and a lost engine process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from shared import events
 from shared.session_config import RealtimeSession, TranscriptionSession
 from tests.support.talk import COMPLETED, DELTA, FAILED, SILENCE, STREAM, USER_TURN, Desk
 from voxd import messages as m
-from voxd.session import Profile, UtteranceNote
+from voxd.session.outbox import UtteranceNote
+from voxd.session.terms import Profile
 from voxd.session.turns import FRAME
 
 # ── configuration ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""What was agreed between a client and this server, and what is said when it is not as asked for."""
+"""The configuration that takes effect, and the warnings where it is not as asked for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from shared import events
 from tests.support.talk import SILENCE, Desk
 from voxd import messages as m
-from voxd.session import Profile
+from voxd.session.terms import Profile
 
 
 def test_a_client_that_opted_in_is_told_what_is_not_as_asked_for() -> None:

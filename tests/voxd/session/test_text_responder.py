@@ -1,11 +1,11 @@
-"""The session core with a responder that reads text: an answer waits until what was said has been written down."""
+"""The session core with a responder that reads text: an answer waits for the transcript."""
 
 from __future__ import annotations
 
 from shared import events
 from tests.support.talk import COMPLETED, DELTA, FAILED, SILENCE, STREAM, USER_TURN, Desk
 from voxd import messages as m
-from voxd.session import Profile
+from voxd.session.terms import Profile
 
 READER = Profile("echo", "cascade", reads_text=True)
 

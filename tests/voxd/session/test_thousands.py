@@ -1,4 +1,4 @@
-"""The promises of tests/voxd/session/test_properties.py, held by thousands of sessions."""
+"""The properties of tests/voxd/session/test_properties.py, tried on thousands of sessions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 
 from tests.voxd.session.test_properties import ANSWERS, COMMON, PROFILES, Op, Player, scripts
-from voxd.session import Profile
+from voxd.session.terms import Profile
 
 pytestmark = [pytest.mark.slow]
 

@@ -1,4 +1,4 @@
-"""What today's clients send, and what becomes of it: histories, languages, fields of yesterday, turns at the edges."""
+"""Input of today's clients: histories, languages, fields of the beta API, turns at the limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.events import WireError
 from shared.languages import language_of
 from tests.support.talk import SILENCE, STREAM, Desk
 from voxd import messages as m
-from voxd.session import Profile
+from voxd.session.terms import Profile
 from voxd.telemetry.log import HttpRefusals, SessionLog, field_name
 from voxd.telemetry.turn_meter import Targets
 

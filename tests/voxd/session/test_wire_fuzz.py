@@ -20,7 +20,7 @@ from shared.events import WireError
 from tests.support import published
 from tests.support.talk import SILENCE, Desk
 from voxd.gateway.dialect import Dialect
-from voxd.session import Profile
+from voxd.session.terms import Profile
 
 SEED = int(os.environ.get("VOXD_SEED", "1"))
 DEEP: Any = []

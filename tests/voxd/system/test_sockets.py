@@ -179,7 +179,7 @@ def test_the_command_says_busy(full: Path) -> None:
     command = [sys.executable, "-m", "voxd", "status", "--socket", str(full)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert done.returncode == 1
-    assert "is busy or stands still" in done.stderr
+    assert "is busy or stuck" in done.stderr
     assert "not running" not in done.stderr
 
 

@@ -10,7 +10,7 @@ from shared import events
 from shared.events import Response
 from tests.support.talk import STREAM
 from voxd import messages as m
-from voxd.session import ResponseNote, UtteranceNote
+from voxd.session.outbox import ResponseNote, UtteranceNote
 from voxd.telemetry.log import SessionLog, line
 from voxd.telemetry.turn_meter import OPEN_TURNS, Targets, TurnMeter, TurnReport
 

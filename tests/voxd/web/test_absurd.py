@@ -13,7 +13,7 @@ from shared.events import WireError
 from shared.refusals import QUOTED
 from tests.support.talk import Desk
 from voxd.framing import encode
-from voxd.session import Profile
+from voxd.session.terms import Profile
 
 HUGE = [10**29, -(10**29), 2**64, 2**63, -1, 10**400, 1e308, "x" * 100_000, "\0" * 1000, [], [[]], {}, {"a": []}, True]
 LEAVES: list[tuple[str, dict[str, Any]]] = [
