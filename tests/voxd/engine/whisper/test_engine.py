@@ -402,7 +402,7 @@ def test_admission_is_a_place_or_a_reason() -> None:
     world = World(max_streams=2)
     world.open(1)
     world.open(2)
-    with pytest.raises(Refuse, match="all 2 places"):
+    with pytest.raises(Refuse, match="all 2 slots"):
         world.open(3)
     world.open(2, prompt="names")  # the second time: other options, no other place
     world.tell(Close(1))
