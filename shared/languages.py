@@ -36,6 +36,7 @@ zh zho chi cmn chinese mandarin 中文 | zu zul zulu
 _CODES = {
     word: words[0] for line in _TABLE.replace("\n", " | ").split("|") if (words := line.split()) for word in words
 }
+CODES = tuple(dict.fromkeys(_CODES.values()))
 WHATEVER = ("", "auto", "automatic", "detect", "multi", "und", "mul")  # the engine finds out
 
 

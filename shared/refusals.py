@@ -76,7 +76,8 @@ def explain_value(text: str, event_id: str | None, prefix: str = "") -> WireErro
         param = ".".join(p for p in (prefix, where, name) if p)
         return WireError("missing_required_parameter", f"Missing required parameter: '{param}'.", param, event_id)
     param = ".".join(p for p in (prefix, where) if p)
-    return WireError("invalid_value", f"Invalid value for '{param}': {what}.", param or None, event_id)
+    of = f" for '{param}'" if param else ""
+    return WireError("invalid_value", f"Invalid value{of}: {what}.", param or None, event_id)
 
 
 def field_of(text: str) -> str:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 import shared
+from shared.languages import language_of
 from shared.program import Failure, OutputFile, written
 from shared.terminal import draw, note, say
 from voxtui.commands.choice import Commands
@@ -60,9 +61,21 @@ def main() -> None:
 _token_file = click.option(
     "--token-file", type=click.Path(dir_okay=False, path_type=Path), help="A file that holds the bearer token."
 )
-_language = click.option(
-    "--language", metavar="CODE", help="Language of the speech, such as en; else the engine decides."
+_no_proxy = click.option(
+    "--no-proxy", is_flag=True, help="Past the proxy that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names."
 )
+
+
+def _named_language(_ctx: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    """Told before anything is sent."""
+    try:
+        return text if text is None else language_of(text) or ""
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+_SPOKEN = "Language of the speech, such as en, or its name; auto: the engine decides."
+_language = click.option("--language", metavar="CODE", callback=_named_language, help=_SPOKEN)
 
 
 @main.command(epilog=EPILOG, short_help="Talk to a voxd (the default command).")
@@ -86,8 +99,11 @@ _language = click.option(
     type=click.Choice(["ws", "webrtc", "auto"]),
     help="How sound travels: WebSocket, WebRTC (UDP; the extra `webrtc`), or whichever is better.  [default: ws]",
 )
+@_no_proxy
 @_token_file
-def connect(target: str | None, plain: bool, file: Path | None, token_file: Path | None, **given: Any) -> None:
+def connect(
+    target: str | None, plain: bool, file: Path | None, token_file: Path | None, no_proxy: bool, **given: Any
+) -> None:
     """Talk to a voxd: the screen, or plain text with --plain (and where standard output is no terminal).
 
     Options may also stand in a file, such as `silence_ms: 700`: ~/.config/voxtui/config.yaml, on macOS
@@ -100,10 +116,12 @@ def connect(target: str | None, plain: bool, file: Path | None, token_file: Path
         plain = True
         if sys.stdout.isatty():
             note(f"voxtui: plain text, for {reason}")
+    if not plain and str(file) == "-":
+        raise click.UsageError("--file - reads standard input, which is the keyboard of the screen: add --plain.")
     if plain and given["hands_free"] is False:
         raise click.UsageError("--push-to-talk needs the screen: plain text has no keys.")
     settings = _settings(given)
-    address, token = _address(target or settings.target, token_file)
+    address, token = _address(target or settings.target, token_file, no_proxy)
     from voxtui.link.client import Wishes
 
     wishes = Wishes(
@@ -115,7 +133,10 @@ def connect(target: str | None, plain: bool, file: Path | None, token_file: Path
         transport=settings.transport,
     )
     if plain:
-        _finish(_plain(address, token, replace(wishes, hands_free=True), file, settings.device))
+        from voxtui.commands.plain import talk
+
+        hands_free, device = replace(wishes, hands_free=True), settings.device
+        _finish(talk(address, token, hands_free, lambda: _source(file, device), live=file is None))
     _screen(address, token, wishes, file, settings)
 
 
@@ -131,14 +152,20 @@ def connect(target: str | None, plain: bool, file: Path | None, token_file: Path
     help="One line per utterance; one JSON object per file; subtitles.",
 )
 @_language
+@_no_proxy
 @_token_file
 def transcribe(
-    files: tuple[Path, ...], target: str | None, form: str, language: str | None, token_file: Path | None
+    files: tuple[Path, ...],
+    target: str | None,
+    form: str,
+    language: str | None,
+    token_file: Path | None,
+    no_proxy: bool,
 ) -> None:
     """Write down what is said in sound files of any common kind, or - for standard input, as fast as it goes."""
     if form == "srt" and len(files) > 1:
         raise click.UsageError("Subtitles belong to one file: give one FILE with --format srt.")
-    address, token = _address(target, token_file)
+    address, token = _address(target, token_file, no_proxy)
     _finish(_transcribe(address, token, files, form, language, private=target is None))
 
 
@@ -165,10 +192,11 @@ def demo() -> None:
 
 @main.command(epilog=EPILOG, short_help="Check everything between your mouth and the model.")
 @click.argument("target", required=False)
+@_no_proxy
 @_token_file
-def doctor(target: str | None, token_file: Path | None) -> None:
+def doctor(target: str | None, token_file: Path | None, no_proxy: bool) -> None:
     """Check microphone, ssh, tunnel, token, engine and round trips: each line is fine, or says what to do."""
-    address, token = _address(target, token_file)
+    address, token = _address(target, token_file, no_proxy)
     from voxtui.doctor.command import doctor as examine
 
     _finish(examine(address, token, os.environ, draw, token_file=token_file))
@@ -204,6 +232,7 @@ def doctor(target: str | None, token_file: Path | None) -> None:
 @click.option("--compare", metavar="TARGET", help="The same with another voxd, side by side.")
 @click.option("--transport", "transports", metavar="ws,ws+ssh,webrtc", help="One row for each of these ways.")
 @click.option("--find-capacity", metavar="'final_ms.p95<800'", help="The most sessions with which this holds.")
+@_no_proxy
 @_token_file
 def bench(
     target: str | None,
@@ -214,6 +243,7 @@ def bench(
     transports: str | None,
     find_capacity: str | None,
     token_file: Path | None,
+    no_proxy: bool,
     sessions: int | None,
     pause: float,
     **plan: Any,
@@ -223,8 +253,8 @@ def bench(
         raise click.UsageError("--find-capacity goes with neither --compare nor --assert.")
     if transports and (compare or find_capacity):
         raise click.UsageError("--transport goes with neither --compare nor --find-capacity.")
-    address, token = _address(target, token_file)
-    other = _address(compare, token_file)[0] if compare else None
+    address, token = _address(target, token_file, no_proxy)
+    other = _address(compare, token_file, no_proxy)[0] if compare else None
     from voxtui.bench.goals import Goal, GoalError
     from voxtui.bench.plan import Plan
 
@@ -309,12 +339,14 @@ async def _shown(app: VoxtuiApp) -> None:
 # ── what the commands share ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _address(target: str | None, token_file: Path | None) -> tuple[Target, str | None]:
-    """Where voxd is, and the token for it."""
-    from voxtui.link.target import TargetError, local_target, parse_target, read_token
+def _address(target: str | None, token_file: Path | None, no_proxy: bool) -> tuple[Target, str | None]:
+    """Where voxd is with what stands between, and the token for it."""
+    from voxtui.link.target import TargetError, behind_proxy, local_target, parse_target, read_token
 
     try:
         address = local_target(os.environ) if target is None else parse_target(target)
+        if not no_proxy:
+            address = behind_proxy(address, os.environ)
         return address, read_token(os.environ, token_file)
     except TargetError as error:
         _fail(str(error), USAGE)
@@ -329,34 +361,6 @@ def _source(file: Path | None, device: str | int | None) -> Source:
     from voxtui.capture.microphone import Microphone
 
     return Microphone(int(device) if isinstance(device, str) and device.isdecimal() else device)
-
-
-async def _plain(
-    address: Target, token: str | None, wishes: Wishes, file: Path | None, device: str | int | None
-) -> bool:
-    from voxtui.capture.blocking import in_thread
-    from voxtui.capture.resilient import Ear
-    from voxtui.commands.plain import run_plain, standard_printer
-    from voxtui.events import Remark
-    from voxtui.link.client import PATIENCE_S, RealtimeClient
-    from voxtui.link.route import opened
-
-    lines = standard_printer()
-
-    def tell(sentence: str) -> None:
-        lines.receive(Remark(sentence))
-
-    source = await in_thread(lambda: _source(file, device))
-    if not source.ends:
-        first = [source]  # it is there: what becomes of it later does not end the session
-        source = Ear(lambda: first.pop() if first else _source(file, device), tell)
-    patience_s = PATIENCE_S if source.ends else None
-    async with (
-        opened(address, token) as route,
-        RealtimeClient.connect(route, wishes=wishes, tell=tell, patience_s=patience_s) as client,
-    ):
-        await run_plain(client, source, lines)
-    return True
 
 
 async def _transcribe(

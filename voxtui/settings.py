@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import platformdirs
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
-from shared.config import read_file
+from shared.config import ConfigError, read_file
+from shared.languages import language_of
 
 Ms = Annotated[float, Meta(gt=0, lt=100_000)]
 Transport = Literal["ws", "webrtc", "auto"]
@@ -50,9 +51,15 @@ def settings_file() -> Path:
 
 
 def load() -> Settings:
-    """Defaults where there is no file.  Raises shared.config.ConfigError with file:line:column."""
+    """Defaults where there is no file.  Raises shared.config.ConfigError that names the place in it."""
     path = settings_file()
-    return read_file(path, Settings) if path.is_file() else Settings()
+    if not path.is_file():
+        return Settings()
+    found = read_file(path, Settings)
+    try:
+        return structs.replace(found, language=language_of(found.language or ""))
+    except ValueError as error:
+        raise ConfigError(f"{path}: language: {error}") from None
 
 
 def transcripts_folder(settings: Settings) -> Path:

@@ -56,6 +56,7 @@ def test_connect_is_the_default(nowhere: Path, args: list[str]) -> None:
         (["--file", "a.wav", "--device", "1"], cli.USAGE, "exclude"),
         (["--silence-ms", "5"], cli.USAGE, "160"),
         (["--plain", "--push-to-talk"], cli.USAGE, "needs the screen"),
+        (["--plain", "127.0.0.1:1"], cli.UNREACHABLE, "No voxd is running"),  # before a missing microphone
         (["--plain", "--file", "/nonexistent.wav"], cli.FAILED, "there is no such file"),
         (["transcribe"], cli.USAGE, "FILE"),
         (["transcribe", "--format", "srt", "a.wav", "b.wav"], cli.USAGE, "one FILE"),

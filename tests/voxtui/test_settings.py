@@ -49,6 +49,7 @@ def test_every_key(file: Path) -> None:
         ("theme: blue", "1:1: theme: expected one of dark, light, got 'blue'"),
         ("\nsilence_ms: 5", "2:1: silence_ms: expected an integer from 160 to 10000, got 5"),
         ("targets: 5", "targets: expected a mapping"),
+        ("language: klingon", "config.yaml: language: 'klingon' names no language: give a code such as 'en' or 'de'"),
     ],
 )
 def test_a_mistake_is_told_with_its_place(file: Path, text: str, words: str) -> None:
@@ -65,6 +66,33 @@ def test_the_command_line_goes_first(file: Path) -> None:
     file.write_text("silence_ms: 700\ntheme: light")
     found = cli._settings({"silence_ms": 300, "theme": None, "keep": False, "hands_free": None})
     assert (found.silence_ms, found.theme, found.keep, found.hands_free) == (300, "light", False, True)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("english", "en"), ("EN", "en"), ("en-US", "en"), ("pt_BR", "pt"), ("Deutsch", "de"), ("auto", ""), ("", "")],
+)
+def test_a_language_is_what_people_mean_by_it(
+    file: Path, monkeypatch: pytest.MonkeyPatch, written: str, meant: str
+) -> None:
+    """In the file and on the command line alike; what is said there goes before the file."""
+    file.write_text(f"language: {written!r}")
+    assert (load().language or "") == meant
+    file.write_text("language: fr")
+    found = []
+    monkeypatch.setattr(cli, "_plain", lambda address, token, wishes, *more: found.append(wishes.language))
+    monkeypatch.setattr(cli, "_finish", lambda work: sys.exit(0))
+    CliRunner().invoke(cli.main, ["connect", "--plain", "--language", written, "unix:/tmp/none.sock"])
+    assert found == [meant]
+
+
+@pytest.mark.parametrize("command", [["connect", "--plain"], ["connect"], ["transcribe", __file__]])
+@pytest.mark.parametrize("written", ["klingon", "xx", "e", "en;de", "\x1b[2J"])
+def test_a_language_that_is_none_is_told_before_anything_is_sent(file: Path, command: list[str], written: str) -> None:
+    found = CliRunner().invoke(cli.main, [*command, "--language", written])
+    assert found.exit_code == cli.USAGE
+    assert "names no language: give a code such as 'en' or 'de'" in " ".join(found.output.split())
+    assert "\x1b" not in found.output
 
 
 def test_a_delay_that_no_model_has(file: Path) -> None:

@@ -31,6 +31,7 @@ from shared.events import WireError
 from voxd.gateway.budget import BODIES, Held, Kept
 from voxd.telemetry.log import HttpRefusals
 from voxd.web.refused import noting
+from voxd.web.upgrade import fault
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 OPEN_PATHS = frozenset({"/health"})  # says nothing but that the daemon lives
@@ -348,6 +349,8 @@ async def _not_upgraded(request: Request) -> Response:
     if "sec-websocket-key" in request.headers:
         wanted = {"Upgrade": "websocket", "Connection": "upgrade"}
         lost = [name for name, value in wanted.items() if value not in request.headers.get(name, "").lower()]
+        if not lost and (wrong := fault(request.headers.raw)):
+            return JSONResponse(error_body("invalid_header", f"No WebSocket: {wrong.message}", param=wrong.header), 400)
         message = (
             f"This was a WebSocket upgrade, but it came without {' and '.join(lost) or 'HTTP/1.1'}: a proxy on the way "
             "has to pass on `Upgrade` and `Connection`, by HTTP/1.1. In nginx: proxy_http_version 1.1; "

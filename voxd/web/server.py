@@ -31,6 +31,7 @@ from websockets.frames import CloseCode, Frame
 
 from voxd.web.door import Door, Waiting
 from voxd.web.shares import Share, Shares
+from voxd.web.upgrade import fault
 
 MESSAGE_LIMIT = 24 << 20  # bytes of one WebSocket message
 FRAGMENT_LIMIT = 4096  # of one WebSocket message
@@ -122,6 +123,10 @@ class HttpProtocol(_InTurn, H11Protocol):
         super().handle_events()
         if self.cycle and not self.cycle.response_complete:
             _waiting(self).leave(self.transport)
+
+    def _should_upgrade(self) -> bool:
+        """What no WebSocket can come of is answered as a request, by the application."""
+        return super()._should_upgrade() and fault(self.headers) is None
 
     def on_response_complete(self) -> None:
         if not self.transport.is_closing():

@@ -11,14 +11,12 @@ turns are transcribed, and gives the slot back when it is answered or the client
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import msgspec
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -26,23 +24,22 @@ from starlette.types import Receive, Scope, Send
 from shared import events
 from shared.audio import RATE, to_ms
 from shared.audio_file import KINDS, AudioFile, TooLong, Unreadable
-from shared.events import Json
-from shared.languages import language_of
+from shared.events import Json, WireError
+from shared.refusals import named
+from shared.safe_text import safe_line
 from shared.session_config import ServerVad
 from voxd import messages as m
 from voxd.gateway.connection import Closed, Connection
 from voxd.session.turns import FRAME
-from voxd.web import captions
+from voxd.web import captions, file_request, form
 from voxd.web.captions import Transcript
+from voxd.web.file_request import Wanted, in_its_words
 from voxd.web.gate import error_body
 
 FILE = 25 << 20  # bytes, as the API
 BODY = FILE + (1 << 20)  # the other fields of the form, and the form itself
 HOURS = 4  # of sound in a file
-FIELDS = 1000  # of a form: lists, such as `keywords[]`, have one for each of their values
 STALL_S = 30.0  # without a byte of an upload
-FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
-STREAMED = ("json", "text")
 AHEAD = 30 * RATE  # samples fed past the start of the oldest turn whose text is owed: an engine keeps only minutes
 PIECE = 4 * FRAME  # samples that are heard before more is sent: no engine hears a turn before the last one is ended
 TAIL = RATE  # silence after a file, so that its last turn ends as any other, on top of the silence that ends a turn
@@ -112,22 +109,7 @@ class Offer:
     limit: Callable[[], int]  # requests at the same time, those that are still being uploaded included
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The form."""
-
-    file: BinaryIO  # in memory
-    format: str
-    stream: bool
-    language: str | None
-    prompt: str | None
-
-
 # ── the form ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class _Parser(MultiPartParser):
-    spool_max_size = BODY + 1  # a file stays in memory
 
 
 async def _bounded(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -153,53 +135,41 @@ def _too_large() -> Problem:
     return Problem(413, "file_too_large", f"A file may have {FILE} bytes (25 MiB) at most.", "file")
 
 
-async def read_form(request: Request) -> Wanted:
-    """Raises Problem for what is not as the API wants it."""
-    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+async def read_form(request: Request) -> tuple[BinaryIO, Wanted]:
+    """The file, and what is asked of it.  Raises Problem for what is not as the API wants it."""
+    if not form.is_form(request.headers):
         message = "The request must be multipart/form-data with a part `file`."
         raise Problem(415, "unsupported_media_type", message)
-    parser = _Parser(request.headers, _bounded(request.stream()), max_files=1, max_fields=FIELDS, max_part_size=65_536)
     try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        raise Problem(400, "invalid_form", f"The form cannot be read: {error.message}") from error
-    file = form.get("file")
-    if file is None:
+        found = await form.read(request.headers, _bounded(request.stream()), size=BODY)
+        return _file([value for name, value in found if name == "file"]), file_request.read(_texts(found))
+    except WireError as error:
+        raise Problem(400, error.code, error.message, error.param) from None
+
+
+def _texts(found: list[tuple[str, str | form.File]]) -> Iterator[tuple[str, str]]:
+    """All fields but the file.  Raises WireError."""
+    for name, value in found:
+        if isinstance(value, str):
+            yield name, value
+        elif name != "file":
+            (shown,) = named([name])
+            raise WireError("invalid_value", f"'{shown}' came as a file: send it as text, without a file name.", shown)
+
+
+def _file(found: Sequence[str | form.File]) -> BinaryIO:
+    """Raises Problem."""
+    if not found:
         raise Problem(400, "missing_required_parameter", "Missing required parameter: 'file'.", "file")
-    if not isinstance(file, UploadFile):
+    first = found[0]
+    if isinstance(first, str):
         message = "The part `file` came as text, for it has no file name; with curl: -F file=@talk.wav"
         raise Problem(400, "invalid_value", message, "file")
-    if (file.size or 0) > FILE:
+    if len(found) > 1:
+        raise Problem(400, "invalid_value", f"There are {len(found)} parts `file`: send one file a request.", "file")
+    if first.size > FILE:
         raise _too_large()
-    return _checked(file.file, [(name, value) for name, value in form.multi_items() if isinstance(value, str)])
-
-
-def _checked(file: BinaryIO, named: list[tuple[str, str]]) -> Wanted:
-    """`model` may have any name: the configured transcriber does the work.  `temperature` and the like do nothing.
-    Words have no timestamps here: whoever wants them beside those of segments gets segments."""
-    fields = dict(named)
-    granularities = {value for name, value in named if name.removesuffix("[]") == "timestamp_granularities"}
-    form = fields.get("response_format", "json")
-    stream = fields.get("stream", "false").lower()
-    if form not in FORMATS:
-        raise _not_allowed("response_format", form, FORMATS)
-    if stream not in ("true", "false", "1", "0"):
-        raise _not_allowed("stream", stream, ("true", "false"))
-    streams = stream in ("true", "1")
-    if streams and form not in STREAMED:
-        raise _not_allowed("response_format", form, STREAMED, " when stream is true")
-    if not granularities <= {"segment", "word"} or granularities == {"word"}:
-        raise _not_allowed("timestamp_granularities", ", ".join(sorted(granularities)), ("segment",))
-    try:
-        language = language_of(fields.get("language", ""))
-    except ValueError as error:
-        raise Problem(400, "invalid_value", f"Invalid value for 'language': {error}.", "language") from None
-    return Wanted(file, form, streams, language, fields.get("prompt") or None)
-
-
-def _not_allowed(param: str, found: str, allowed: tuple[str, ...], when: str = "") -> Problem:
-    message = f"Invalid value for '{param}': {found[:60]!r}. Supported values{when}: {', '.join(allowed)}."
-    return Problem(400, "invalid_value", message, param)
+    return first.data
 
 
 # ── the answer ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -219,18 +189,25 @@ class _Answer:
     async def done(self, transcript: Transcript, silence_ms: int, length_ms: int, notes: list[str]) -> None:
         """`notes`: what was odd about the file.  The API has no place for them: they are a header, or, behind a stream
         whose headers have long gone, a field of its last event."""
+        segments = transcript.segments(silence_ms, length_ms)
         if self._wanted.stream:
+            if self._wanted.format == "diarized_json":
+                for segment in captions.diarized(segments):
+                    await self._event(segment)
             done: Json = {"type": "transcript.text.done", "text": transcript.text, "usage": captions.usage(length_ms)}
             await self._event(done | ({"voxd": {"notes": notes}} if notes else {}))
             await self._end()
             return
-        segments = transcript.segments(silence_ms, length_ms)
         response: Response
         match self._wanted.format:
             case "json":
                 response = JSONResponse({"text": transcript.text, "usage": captions.usage(length_ms)})
             case "verbose_json":
                 response = JSONResponse(captions.verbose(transcript.text, segments, self._wanted.language, length_ms))
+            case "diarized_json":
+                told = {"task": "transcribe", "duration": length_ms / 1000, "text": transcript.text}
+                told |= {"segments": captions.diarized(segments), "usage": captions.usage(length_ms)}
+                response = JSONResponse(told)
             case "srt":
                 response = Response(captions.srt(segments), media_type="text/plain")
             case "vtt":
@@ -238,7 +215,7 @@ class _Answer:
             case _:
                 response = Response(transcript.text + "\n", media_type="text/plain")
         if notes:
-            response.headers[NOTES] = "; ".join(notes)
+            response.headers[NOTES] = safe_line("; ".join(notes)).encode("ascii", "backslashreplace").decode()
         await response(self._scope, self._receive, self._send)
 
     async def problem(self, problem: Problem) -> None:
@@ -283,8 +260,8 @@ class Transcriptions:
         self._requests += 1
         try:
             self._admit()
-            wanted = await read_form(request)
-            clip = await asyncio.to_thread(_open, wanted.file)
+            file, wanted = await read_form(request)
+            clip = await asyncio.to_thread(_open, file)
             self._admit()  # again: a slot is not kept for a client that takes its time
             peer = "unix socket" if scope["server"][1] is None else str(request.client and request.client.host)
             with clip, self._offer.connect(peer) as hearing:
@@ -365,12 +342,12 @@ class _Run:
 
     def __init__(self, hearing: Hearing, clip: AudioFile, wanted: Wanted) -> None:
         self._hearing, self._clip = hearing, clip
+        self._notes = list(wanted.notes)  # about what was asked
         self._transcript = Transcript()
         self._sent = 0  # samples
         self._length = 0  # of the file
         self._silence_ms = 0
-        transcription = {"language": wanted.language, "prompt": wanted.prompt}
-        sound = {"format": {"type": "audio/pcm", "rate": RATE}, "transcription": transcription}
+        sound = {"format": {"type": "audio/pcm", "rate": RATE}, **wanted.sound}
         hearing.send(events.SessionUpdate(session={"audio": {"input": sound}}))
 
     async def feed(self) -> None:
@@ -414,7 +391,7 @@ class _Run:
                 self._hearing.send(events.AudioCommit())
             await answer.text(self._transcript.receive(waiting.event))
             self._hearing.moved.set()
-        notes = self._clip.notes
+        notes = [*self._clip.notes, *self._notes]
         if self._length and not self._transcript.text:
             notes.append("no speech was found in it")
         self._hearing.log.file(notes)
@@ -424,6 +401,7 @@ class _Run:
         """Is this the answer to an update?  Raises Problem."""
         match event:
             case events.SessionUpdated():
+                self._notes += [in_its_words(each.message) for each in event.voxd_warnings or ()]
                 detection = event.session.audio.input.turn_detection
                 self._silence_ms = detection.silence_duration_ms if isinstance(detection, ServerVad) else 0
                 return True
@@ -432,5 +410,7 @@ class _Run:
             case events.Error(error=error):
                 if error.type == "server_error":
                     raise _unavailable(error.code or "server_error", error.message)
-                raise Problem(400, "invalid_value", error.message, "language")
+                raise Problem(
+                    400, "invalid_value", in_its_words(error.message), in_its_words(error.param or "") or None
+                )
         return False

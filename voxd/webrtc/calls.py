@@ -26,8 +26,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -40,6 +38,7 @@ from shared.settings import WebRtc
 from voxd.gateway.connection import Closed, Connection
 from voxd.session.intake import VALUES, count_values
 from voxd.telemetry.log import fields
+from voxd.web import form
 from voxd.web.gate import body_of, error_body, is_unix
 from voxd.webrtc import sdp
 from voxd.webrtc.track import FACTOR, RtpTrack
@@ -398,35 +397,31 @@ def _ip(host: str) -> str:
 
 async def _body(request: Request) -> tuple[bytes, Json | None]:
     """The offer, and the session configuration if the client sent one.  Raises _Refusal."""
+    a_form = form.is_form(request.headers)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    limits = {"application/sdp": sdp.MAX_BYTES, "multipart/form-data": BODY}
-    if kind not in limits:
+    if not a_form and kind != "application/sdp":
         message = "Send the offer as `application/sdp`, or as `multipart/form-data` with `sdp` and `session`."
         raise _Refusal(415, "unsupported_content_type", message)
     try:
-        data = await body_of(request, limits[kind])
+        data = await body_of(request, BODY if a_form else sdp.MAX_BYTES)
+        return await _form(request, data) if a_form else (data, None)
     except WireError as error:
-        raise _Refusal(413, error.code, error.message) from None
-    return (data, None) if kind == "application/sdp" else await _form(request, data)
+        raise _Refusal(
+            413 if error.code == "request_too_large" else 400, error.code, error.message, error.param
+        ) from None
 
 
 async def _form(request: Request, data: bytes) -> tuple[bytes, Json | None]:
+    """Raises WireError, _Refusal."""
+
     async def once() -> AsyncGenerator[bytes, None]:
         yield data
 
-    try:
-        form = await MultiPartParser(request.headers, once(), max_files=4, max_fields=4).parse()
-    except MultiPartException as error:
-        raise _Refusal(400, "invalid_form", f"The form cannot be read: {error.message}") from None
-    parts = {name: await _bytes(value) for name, value in form.items()}
-    await form.close()
+    found = dict(await form.read(request.headers, once(), size=BODY, field=BODY))
+    parts = {name: value.encode() if isinstance(value, str) else value.data.read() for name, value in found.items()}
     if "sdp" not in parts:
         raise _Refusal(400, "missing_required_parameter", "The form has no part `sdp`.", "sdp")
     return parts["sdp"], _session(parts["session"]) if "session" in parts else None
-
-
-async def _bytes(value: Any) -> bytes:
-    return await value.read() if isinstance(value, UploadFile) else value.encode()
 
 
 def _session(data: bytes) -> Json:

@@ -14,10 +14,10 @@ import platform
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from voxtui.errors import ClientError
 from voxtui.link.http_client import get
-from voxtui.link.target import LOOPBACK, Address
+from voxtui.link.target import Address, is_loopback
 
 ANSWER_S = 5.0
 BENCH, GATEWAY, ENGINE = "bench", "voxd", "engine"
@@ -50,7 +50,7 @@ async def voxd_status(address: Address) -> dict[str, object]:
         async with asyncio.timeout(ANSWER_S):
             code, body = await get(address, "/status")
         found = json.loads(body) if code == 200 else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, ClientError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -59,7 +59,7 @@ def local_processes(address: Address, status: Mapping[str, object]) -> dict[str,
     """Name -> pid of the voxd's processes, if they are this machine's.
 
     What is forwarded looks local, and its pids are not: the first must be a voxd, the second its child."""
-    near = address.open is None and (address.socket is not None or urlsplit(address.url).hostname in LOOPBACK)
+    near = address.open is None and (address.socket is not None or is_loopback(address.url))
     gateway, engine = status.get("pid"), status.get("engine_pid")
     if not near or not isinstance(gateway, int) or not isinstance(engine, int):
         return {}

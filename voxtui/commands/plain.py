@@ -11,14 +11,20 @@ of what was said before it.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 
 from shared.latency import TurnMetrics
 from shared.terminal import draw, say
+from voxtui.capture.blocking import in_thread
+from voxtui.capture.resilient import Ear
 from voxtui.capture.sources import FileSource, Source
-from voxtui.events import Connected, Dropped, Event, Measured, Unlinked
-from voxtui.link.client import RealtimeClient
+from voxtui.errors import SourceError
+from voxtui.events import Connected, Dropped, Event, Measured, Remark, Unlinked
+from voxtui.link.client import PATIENCE_S, RealtimeClient, Wishes
+from voxtui.link.route import opened
+from voxtui.link.target import Target
 from voxtui.session.run import Run
 from voxtui.session.transcript import Entry, Progress, State, Voice, changes, reduce
 from voxtui.table import metrics_table
@@ -176,6 +182,43 @@ def _stderr(line: str) -> None:
 def standard_printer() -> Printer:
     """To this process's standard output and error."""
     return Printer(_stdout, _stderr, terminal=sys.stdout.isatty())
+
+
+async def talk(
+    target: Target, token: str | None, wishes: Wishes, open_source: Callable[[], Source], *, live: bool
+) -> bool:
+    """A whole session.  `live`: a microphone.  Raises ClientError, SourceError.
+
+    A file that cannot be read is told before anything is connected; that there is no microphone, after: where no voxd
+    is reached, that is what to mend first."""
+    lines = standard_printer()
+
+    def tell(sentence: str) -> None:
+        lines.receive(Remark(sentence))
+
+    found = await in_thread(lambda: _tried(open_source))
+    if isinstance(found, SourceError) and not live:
+        raise found
+    with contextlib.ExitStack() as undone:
+        if isinstance(found, FileSource):
+            undone.callback(found.close)
+        async with (
+            opened(target, token) as route,
+            RealtimeClient.connect(route, wishes=wishes, tell=tell, patience_s=None if live else PATIENCE_S) as client,
+        ):
+            if isinstance(found, SourceError):
+                raise found
+            first = [found]  # it is there: what becomes of it later does not end the session
+            source = Ear(lambda: first.pop() if first else open_source(), tell) if live else found
+            await run_plain(client, source, lines)
+    return True
+
+
+def _tried(open_source: Callable[[], Source]) -> Source | SourceError:
+    try:
+        return open_source()
+    except SourceError as error:
+        return error
 
 
 async def run_plain(client: RealtimeClient, source: Source, printer: Printer) -> None:

@@ -54,8 +54,6 @@ async def _examine(way: Way, route: Route, token: Token) -> Voxd:
     """What voxd says of itself, and whether it talks."""
     if not way.stands:
         return Voxd(token)
-    if way.knock.skipped and way.kind == "tcp":
-        return Voxd(token, skipped=way.knock.skipped, link=await open_link(route))
     if way.tunnel is not None and way.tunnel.loading:
         return Voxd(token, Answer(200, Status(version="", state="loading", progress=way.tunnel.loading)))
     voxd = Voxd(token, await ask_status(route))

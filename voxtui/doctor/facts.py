@@ -106,7 +106,8 @@ class Tunnel:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """`ssh`: what `ssh -V` says, "" where none is needed; None if it cannot be run, and the knock says why."""
+    """`ssh`: what `ssh -V` says, "" where none is needed; None if it cannot be run, and the knock says why.
+    `proxy`: the variable that names the one at which was knocked; "" for voxd itself."""
 
     kind: Literal["unix", "tcp", "ssh"]
     near: bool
@@ -114,6 +115,7 @@ class Way:
     ssh: str | None = ""
     tunnel: Tunnel | None = None
     forwards: tuple[Forward, ...] = ()
+    proxy: str = ""
 
     @property
     def stands(self) -> bool:
@@ -183,16 +185,14 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Voxd:
-    """What is not known since an earlier step failed is None.  `skipped`: why /status was not asked though there is a
-    way."""
+    """What is not known since an earlier step failed is None."""
 
     token: Token
     answer: Answer | None = None
-    skipped: str = ""
     link: Link | None = None
 
     @property
     def ready(self) -> bool:
         """A session may be had."""
         status = self.answer.status if self.answer else None
-        return bool(self.skipped) or (status is not None and status.state == "ready" and not status.full)
+        return status is not None and status.state == "ready" and not status.full

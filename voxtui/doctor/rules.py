@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from shared import __version__
 from shared.report import Finding, Mark
-from voxtui.doctor.facts import Forward, Link, Machine, Screen, Status, Token, Voxd, Way, Words
+from voxtui.doctor.facts import Forward, Knock, Link, Machine, Screen, Status, Token, Voxd, Way, Words
 
 PROMPT_SSHD = (10, 1)  # the first OpenSSH server that sends small messages at once under `ssh -N`
 INSTALL = {
@@ -190,8 +190,8 @@ def _tunnel(way: Way) -> Finding:
 
 def _port(way: Way) -> Finding:
     knock, name = way.knock, "socket" if way.kind == "unix" else "port"
-    if knock.skipped:
-        return _finding(name, "skipped", f"not checked: {knock.skipped}")
+    if way.proxy:
+        return _proxy(knock, way.proxy)
     if not knock.failure:
         return _finding(name, "ok", f"{knock.place}, {_ms(knock.ms)} away")
     start = "Start a voxd: voxd start" + ("" if way.kind == "unix" else f" --listen {knock.place}")
@@ -202,6 +202,13 @@ def _port(way: Way) -> Finding:
     unknown = "Is the name right?"
     how = {"denied": denied, "unknown": unknown}.get(knock.failure, start if way.near else far)
     return _finding(name, "bad", f"{knock.place}: {knock.trouble}", how)
+
+
+def _proxy(knock: Knock, variable: str) -> Finding:
+    if knock.failure:
+        how = f"Mend {variable}, or go without the proxy: --no-proxy, or NO_PROXY with the name of voxd's machine."
+        return _finding("proxy", "bad", f"{knock.place} ({variable}): {knock.trouble}", how)
+    return _finding("proxy", "ok", f"{knock.place} ({variable}), {_ms(knock.ms)} away; --no-proxy goes around it")
 
 
 def _forward(forward: Forward) -> Finding:
@@ -228,18 +235,15 @@ def _ms(ms: float) -> str:
 
 def voxd_findings(voxd: Voxd) -> list[Finding]:
     """All but the last check, words for a spoken sentence; what keeps that from being made ends the list."""
-    if voxd.skipped:
-        found = [_finding("status", "skipped", f"not checked: {voxd.skipped}")]
-    elif voxd.answer is None:
+    if voxd.answer is None:
         return [_rest("there is no way to voxd")]
-    elif voxd.answer.code == 401:
+    if voxd.answer.code == 401:
         return [_no_entry(voxd.token), _rest("voxd lets nobody in without its token")]
-    elif voxd.answer.status is None:
+    if voxd.answer.status is None:
         how = "Is the address right, and does voxd live? `voxd status` on its machine tells."
         return [_finding("engine", "bad", voxd.answer.said, how), _rest("no voxd answers")]
-    else:
-        status = voxd.answer.status
-        found = [_token(voxd.token), _engine(status), *_versions(status)]
+    status = voxd.answer.status
+    found = [_token(voxd.token), _engine(status), *_versions(status)]
     if voxd.link is None:
         return [*found, _rest("there is no session to be had now")]
     return [*found, _link(voxd.link)] + ([_rest("there is no session to speak in")] if voxd.link.trouble else [])

@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 from websockets.exceptions import ConnectionClosed, WebSocketException
-from websockets.uri import get_proxy, parse_uri
 
 from shared.audio import RATE
 from voxtui.capture.sources import CLIP, FileSource, read_clip
@@ -28,6 +27,7 @@ from voxtui.errors import ClientError, Misconfigured, SourceError
 from voxtui.events import Event, Measured
 from voxtui.link.client import RealtimeClient, Wishes
 from voxtui.link.http_client import complaint, get, unix_opened
+from voxtui.link.proxy import Proxy
 from voxtui.link.ssh_child import still_loading
 from voxtui.link.ssh_tunnel import ssh_command
 from voxtui.link.target import Address, Route, Target
@@ -55,12 +55,11 @@ async def look_at_way(target: Target, route: Route, environ: Mapping[str, str]) 
     if target.socket is not None:
         knock = await knock_at(str(target.socket), unix_opened(target.socket))
         return Way("unix", True, knock, forwards=await find_forwards(target))
-    proxy = None if target.loopback else get_proxy(parse_uri(target.url))
+    if (proxy := target.proxy) is not None:
+        knock = await knock_at(proxy.place, asyncio.open_connection(proxy.host, proxy.port))
+        return Way("tcp", False, knock, proxy=proxy.variable)
     parts = urlsplit(target.url)
     port = parts.port or (443 if parts.scheme == "wss" else 80)
-    if proxy is not None:
-        skipped = Knock(parts.netloc, skipped=f"the way goes through the proxy {urlsplit(proxy).hostname}")
-        return Way("tcp", False, skipped)
     knock = await knock_at(parts.netloc, asyncio.open_connection(parts.hostname, port))
     return Way("tcp", target.loopback, knock, forwards=await find_forwards(target))
 
@@ -206,23 +205,26 @@ async def ask_status(route: Route) -> Answer:
     """GET /status, over the way on which a session would go."""
     try:
         async with asyncio.timeout(ANSWER_S):
-            code, body = await get(await route.address(lambda line: None), "/status")
+            address = await route.address(lambda line: None)
+            code, body = await get(address, "/status")
     except ClientError as error:
         return Answer(said=str(error))
     except TimeoutError:
         return Answer(said=f"voxd does not answer within {ANSWER_S:.0f} s")
     except (OSError, ValueError) as error:
         return Answer(said=_why(error))
-    return understand(code, body)
+    return understand(code, body, address.proxy)
 
 
-def understand(code: int, body: bytes) -> Answer:
-    """What an HTTP answer says."""
+def understand(code: int, body: bytes, proxy: Proxy | None = None) -> Answer:
+    """What an HTTP answer says, that came through this proxy."""
     if code == 200:
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
             return Answer(code, msgspec.json.decode(body, type=Status))
     elif (found := complaint(body)) is not None:
         return Answer(code, said=found.message)
+    if proxy is not None:
+        return Answer(code, said=f"{proxy} stands between, and no voxd answers behind it (HTTP {code})")
     return Answer(code, said=f"somebody answers, but it is not a voxd (HTTP {code})")
 
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from voxtui.link.proxy import through
 from voxtui.link.target import ENDPOINT, Address
 
 BUSY_S = 5.0  # in front of a full queue of connections
@@ -53,7 +54,8 @@ async def get(address: Address, path: str) -> tuple[int, bytes]:
 async def exchange(address: Address, method: str, path: str, body: bytes = b"", kind: str = "") -> tuple[int, bytes]:
     """One request with a body of this content type.  HTTP/1.0: the end of the answer is the end of the connection.
 
-    Raises OSError where nobody listens (NoAnswer: hangs up), ValueError for what is not HTTP.  Sets no deadline."""
+    Raises OSError where nobody listens (NoAnswer: hangs up), Unreachable where a proxy keeps from it, ValueError for
+    what is not HTTP.  Sets no deadline."""
     parts = urlsplit(address.url)
     reader, writer = await _opened(address)
     token = f"Authorization: Bearer {address.token}\r\n" if address.token else ""
@@ -109,4 +111,7 @@ async def _opened(address: Address) -> tuple[asyncio.StreamReader, asyncio.Strea
         return await asyncio.open_connection(sock=address.open)
     parts = urlsplit(address.url)
     secure = parts.scheme == "wss"
+    if address.proxy is not None:
+        sock, name = await through(address.proxy, address.url), parts.hostname if secure else None
+        return await asyncio.open_connection(sock=sock, ssl=secure or None, server_hostname=name)
     return await asyncio.open_connection(parts.hostname, parts.port or (443 if secure else 80), ssl=secure or None)

@@ -6,19 +6,20 @@ gives the `Address` behind it.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import socket as sockets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from shared.config import ConfigError, client_socket
+from voxtui.link.proxy import Proxy, ProxyError, proxy_for
 
 PORT = 8000
 ENDPOINT = "/v1/realtime"
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _USER = r"(?:[A-Za-z0-9_.][A-Za-z0-9_.+%-]*@)?"
 _HOST = r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?\])"
 SSH_HOST = re.compile(rf"{_USER}{_HOST}|ssh://{_USER}{_HOST}(?::[0-9]{{1,5}})?")  # what ssh takes for no option
@@ -31,11 +32,13 @@ class TargetError(Exception):
 @dataclass(frozen=True, slots=True)
 class Target:
     """What was asked for: a WebSocket URL and, if it is reached through a UNIX socket, the path of that; or `ssh`, a
-    host of the user's OpenSSH (`[user@]host`, an alias of ssh_config) at which a voxd runs."""
+    host of the user's OpenSSH (`[user@]host`, an alias of ssh_config) at which a voxd runs.  `proxy`: what stands in
+    between."""
 
     url: str
     socket: Path | None = None
     ssh: str | None = None
+    proxy: Proxy | None = None
 
     @property
     def label(self) -> str:
@@ -50,17 +53,19 @@ class Target:
     @property
     def loopback(self) -> bool:
         """Whether the bytes stay on this machine (a forwarded port does, as far as this machine can tell)."""
-        return self.ssh is not None or self.socket is not None or urlsplit(self.url).hostname in LOOPBACK
+        return self.ssh is not None or self.socket is not None or is_loopback(self.url)
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where one connection goes now: a URL, over this UNIX socket or this open one if there is one."""
+    """Where one connection goes now: a URL, over this UNIX socket, this open one or through this proxy, if there is
+    one."""
 
     url: str
     socket: Path | None = None
     open: sockets.socket | None = None
     token: str | None = None
+    proxy: Proxy | None = None
 
 
 class Route(Protocol):
@@ -85,13 +90,35 @@ class Direct:
 
     def __init__(self, target: Target, token: str | None = None) -> None:
         self.label = target.label
-        self._address = Address(target.url, target.socket, None, token)
+        self._address = Address(target.url, target.socket, None, token, target.proxy)
 
     async def address(self, tell: Callable[[str], None]) -> Address:
         return self._address
 
     async def close(self) -> None:
         pass
+
+
+def behind_proxy(target: Target, environ: Mapping[str, str]) -> Target:
+    """With the proxy that the environment names for it; this machine and what ssh reaches need none.
+
+    Raises TargetError for a variable that names no proxy."""
+    if target.loopback:
+        return target
+    try:
+        return replace(target, proxy=proxy_for(target.url, environ))
+    except ProxyError as error:
+        raise TargetError(str(error)) from None
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL means this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host.rstrip(".") == "localhost"
+    return address.is_loopback or address.is_unspecified  # 0.0.0.0 is where it listens, and leads to it from here
 
 
 def local_target(environ: Mapping[str, str]) -> Target:

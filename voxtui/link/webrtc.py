@@ -60,6 +60,8 @@ class Leg:
             import aiortc  # noqa: F401
         except ImportError:
             raise NoLeg(f"this voxtui lacks aiortc; `{how_to_install('webrtc')}` brings it.", final=True) from None
+        if address.proxy is not None:
+            raise NoLeg(f"no UDP passes {address.proxy}.", final=True)
         leg = cls()
         try:
             async with asyncio.timeout(OPEN_S):

@@ -15,7 +15,8 @@ from shared.events import ServerEvent, WireError, parse_server
 from shared.safe_text import safe_line
 from voxtui.errors import ClientError, Full, NotReady, Refused, Unreachable
 from voxtui.link.http_client import Complaint, complaint, reached
-from voxtui.link.target import LOOPBACK, Address
+from voxtui.link.proxy import around, through
+from voxtui.link.target import Address, is_loopback
 
 OPEN_S = 10.0  # the server gives a handshake as long
 PING_S = 2.0  # between two pings
@@ -38,6 +39,7 @@ async def dial(address: Address, label: str, resume: tuple[str, int] | None = No
         "ping_interval": PING_S,
         "ping_timeout": SILENT_S,
         "close_timeout": CLOSE_S,
+        "proxy": None,  # who dials knows the way
     }
     url = _with_extensions(address.url, resume)
     try:
@@ -45,16 +47,17 @@ async def dial(address: Address, label: str, resume: tuple[str, int] | None = No
             return await connect(url, sock=await reached(address.socket), **options)
         if address.open is not None:
             return await connect(url, sock=address.open, **options)
-        # A forwarded port never goes through a proxy.
-        return await connect(url, proxy=None if urlsplit(url).hostname in LOOPBACK else True, **options)
+        if address.proxy is not None:
+            return await connect(url, sock=await through(address.proxy, url), **options)
+        return await connect(url, **options)
     except InvalidStatus as answer:
-        raise _refusal(label, answer.response.status_code, bytes(answer.response.body or b"")) from None
+        raise _refusal(address, label, answer.response.status_code, bytes(answer.response.body or b"")) from None
     except TimeoutError:
         raise Unreachable(f"{label} does not answer within {OPEN_S:.0f} s.") from None
     except OSError as error:
         raise Unreachable(_nobody(address, label, error)) from None
     except (WebSocketException, EOFError, ValueError) as error:
-        raise Unreachable(f"{label} answers, but is not a voxd: {safe_line(str(error))}.") from None
+        raise Unreachable(_somebody(address, label, safe_line(str(error)))) from None
 
 
 def farewell(closed: ConnectionClosed) -> str:
@@ -84,11 +87,13 @@ def _with_extensions(url: str, resume: tuple[str, int] | None) -> str:
     return urlunsplit(parts._replace(query=urlencode(query, safe=",")))
 
 
-def _refusal(label: str, status: int, body: bytes) -> ClientError:
+def _refusal(address: Address, label: str, status: int, body: bytes) -> ClientError:
     """An HTTP answer instead of a WebSocket."""
     found = complaint(body) or Complaint("")
     said = safe_line(found.message)
     reason = f": {said}" if said else "."
+    if address.proxy is not None and not said:
+        return Unreachable(_somebody(address, label, f"HTTP {status}"))
     if status in (401, 403):
         return Refused(
             f"{label} refuses the token{reason} (`voxd token` prints it; VOXD_TOKEN or --token-file give it.)"
@@ -99,11 +104,21 @@ def _refusal(label: str, status: int, body: bytes) -> ClientError:
         return NotReady(f"{label} is not ready yet{reason}", said)
     if said:
         return Unreachable(f"{label} refuses the connection (HTTP {status}): {said}")
-    return Unreachable(f"{label} answers, but is not a voxd (HTTP {status}).")
+    return Unreachable(_somebody(address, label, f"HTTP {status}"))
+
+
+def _somebody(address: Address, label: str, how: str) -> str:
+    """Who answers is no voxd; where there is a proxy, it may be that."""
+    if address.proxy is None:
+        return f"{label} answers, but is not a voxd: {how}."
+    host = urlsplit(address.url).hostname or ""
+    return (
+        f"{label} is reached through {address.proxy}, and no voxd answers there: {how}. {around(address.proxy, host)}"
+    )
 
 
 def _nobody(address: Address, label: str, error: OSError) -> str:
-    near = address.socket is not None or urlsplit(address.url).hostname in LOOPBACK
+    near = address.socket is not None or is_loopback(address.url)
     how = "Start one with `voxd start`." if near else "Is it running, and is the port right?"
     if isinstance(error, PermissionError):
         return f"{label} may not be opened by this user: {error.strerror}."

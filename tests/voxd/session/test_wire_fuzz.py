@@ -8,76 +8,18 @@ event gets each odd value once; beyond that two places at a time, drawn by a see
 from __future__ import annotations
 
 import json
-import os
-import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from shared import events
 from shared.events import WireError
-from tests.support import published
+from tests.support.odd_values import SEED, every, some, twice
 from tests.support.talk import SILENCE, Desk
 from voxd.gateway.dialect import Dialect
 from voxd.session.terms import Profile
 
-SEED = int(os.environ.get("VOXD_SEED", "1"))
-DEEP: Any = []
-for _ in range(60):
-    DEEP = [DEEP] if len(json.dumps(DEEP)) % 2 else {"a": DEEP}
-ODD: tuple[Any, ...] = (
-    *(None, True, False, 0, -1, 1, 1.5, 1e308, -1e308, 10**19, -(10**30), 10**400, "", "x", "root", "auto", "en-US"),
-    *("😀" * 40, "\ud83d", "\u0000\u001b[2J", "x" * 70_000, [], [None], [[]], ["x"], [1, {}], {}, {"a": None}),
-    *({"type": "x"}, {"type": None}, {"id": []}, {"type": "message"}, {"": ""}, DEEP),
-)
-EXTRA = [
-    {"type": "voxd.ping", "event_id": "e", "ping_id": "p", "t0": 1},
-    {"type": "input_audio_buffer.append", "event_id": "e", "audio": "AAAA", "voxd_offset": 3},
-    {
-        "type": "session.update",
-        "event_id": "e",
-        "session": {"type": "realtime", "voxd": {"metrics": True, "delay_ms": 80}},
-    },
-]
-EXAMPLES = [*(each for found in published.client_events().values() for each in found), *EXTRA]
 QUIET = ("input_audio_buffer.append", "output_audio_buffer.clear", "voxd.ping")  # are not answered
-
-
-def places() -> Iterator[tuple[dict[str, Any], published.Path]]:
-    """Each place of each event, once."""
-    seen = set()
-    for example in EXAMPLES:
-        for path in published.paths(example):
-            shape = (example["type"], path, type(published.at(example, path)))
-            if path and shape not in seen:
-                seen.add(shape)
-                yield example, path
-
-
-def single() -> Iterator[dict[str, Any]]:
-    for example, path in places():
-        for odd in ODD:
-            yield published.put(example, path, odd)
-
-
-def walk(tree: Any, chance: random.Random) -> Iterator[published.Path]:
-    """The places on one way down, from the first to the deepest."""
-    path: published.Path = ()
-    while isinstance(tree, (dict, list)) and tree:
-        key = chance.choice(list(tree) if isinstance(tree, dict) else range(len(tree)))
-        path, tree = (*path, key), tree[key]
-        yield path
-
-
-def double(seed: int, count: int) -> Iterator[dict[str, Any]]:
-    chance, spots = random.Random(seed), list(places())
-    for _ in range(count):
-        example, path = chance.choice(spots)
-        event = published.put(example, path, chance.choice(ODD))
-        if below := list(walk(event, chance)):
-            event = published.put(event, chance.choice(below), chance.choice(ODD))
-        yield event
 
 
 class Talk:
@@ -121,23 +63,15 @@ class Talk:
         self.desk.commands.clear()
 
 
-def share(count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Some of the single ones, drawn by a seed."""
-    chance, spots = random.Random(seed), list(places())
-    for _ in range(count):
-        example, path = chance.choice(spots)
-        yield published.put(example, path, chance.choice(ODD))
-
-
 def test_a_field_of_an_event_may_hold_anything() -> None:
     talk = Talk()
-    for event in share(2_500, SEED):
+    for event in some(2_500, SEED):
         talk.case(event)
 
 
 def test_two_fields_at_a_time() -> None:
     talk = Talk()
-    for event in double(SEED, 1_500):
+    for event in twice(1_500, SEED):
         talk.case(event)
 
 
@@ -145,7 +79,7 @@ def test_two_fields_at_a_time() -> None:
 @pytest.mark.timeout(3600)
 def test_every_field_of_every_event_holds_everything() -> None:
     talk = Talk()
-    for event in single():
+    for event in every():
         talk.case(event)
 
 
@@ -153,6 +87,6 @@ def test_every_field_of_every_event_holds_everything() -> None:
 @pytest.mark.timeout(3600)
 def test_a_hundred_thousand_cases() -> None:
     talk = Talk()
-    for event in double(SEED + 1, 100_000):
+    for event in twice(100_000, SEED + 1):
         talk.case(event)
     assert talk.cases == 100_000

@@ -23,6 +23,7 @@ from tests.support.daemon import Daemon, voxd_process
 from tests.support.speech import FOLDER, clip
 from voxd.web import transcriptions
 from voxd.web.captions import Segment, srt, vtt
+from voxd.web.form import FIELDS
 
 PATH = "/v1/audio/transcriptions"
 FLAC = (FOLDER / "librivox_austen_0880.flac").read_bytes()
@@ -239,9 +240,7 @@ async def test_odd_forms_that_are_wrong(daemon: Daemon) -> None:
     async with client(daemon) as http:
         unnamed = await http.post(PATH, headers=headers, content=form(named=""))
         other = await http.post(PATH, headers=headers, content=form(*GRANULARITIES, ("timestamp_granularities[]", "x")))
-        too_many = await http.post(
-            PATH, headers=headers, content=form(*[("keywords[]", "x")] * (transcriptions.FIELDS + 1))
-        )
+        too_many = await http.post(PATH, headers=headers, content=form(*[("keywords[]", "x")] * (FIELDS + 1)))
     assert problem(unnamed) == (400, "invalid_value", "file")
     assert "file name" in unnamed.json()["error"]["message"]
     assert problem(other) == (400, "invalid_value", "timestamp_granularities")

@@ -303,8 +303,8 @@ async def test_what_is_no_offer_is_refused_before_anything_is_taken(
         ({"session": (None, "{}")}, (400, "missing_required_parameter", "sdp")),
         ({"sdp": (None, CHROMIUM), "session": (None, "[]")}, (400, "invalid_json", "session")),
         (
-            {"sdp": (None, CHROMIUM), "session": (None, '{"nonsense":1}')},
-            (400, "unknown_parameter", "session.nonsense"),
+            {"sdp": (None, CHROMIUM), "session": (None, '{"voice":"x"}')},
+            (400, "unknown_parameter", "session.voice"),
         ),
     ],
 )

@@ -152,4 +152,4 @@ async def test_a_daemon_with_a_responder_and_a_language_that_is_none(
         assert json.loads(out)["text"].startswith("one two")
     else:
         assert out == ""
-        assert b"refuses such a session" in err
+        assert b"names no language" in err

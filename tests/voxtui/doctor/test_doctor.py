@@ -26,7 +26,7 @@ from voxtui.doctor.facts import Engines, Forward
 from voxtui.doctor.machine import ask, hear, ssh_config
 from voxtui.errors import Misconfigured
 from voxtui.link.ssh_child import still_loading
-from voxtui.link.target import Address, Direct, Target, parse_target, ssh_target, unix_target
+from voxtui.link.target import Address, Direct, Target, behind_proxy, parse_target, ssh_target, unix_target
 
 # ── this machine ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -171,13 +171,15 @@ async def test_why_nobody_is_reached(tmp_path: Path) -> None:
     assert (await way.knock_at_sshd("no such host", 22)).failure == "unknown"
 
 
-async def test_a_proxy_hides_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("https_proxy", "http://somebody:secret@proxy.example:3128")
-    monkeypatch.delenv("no_proxy", raising=False)
-    target = parse_target("wss://voxd.example")
-    found = await way.look_at_way(target, Direct(target, None), {})
+async def test_a_proxy_is_knocked_at_in_the_place_of_voxd() -> None:
+    async with listener(b"") as (port, _):
+        environ = {"https_proxy": f"http://somebody:secret@127.0.0.1:{port}"}
+        target = behind_proxy(parse_target("wss://voxd.example"), environ)
+        found = await way.look_at_way(target, Direct(target, None), {})
     assert found.stands
-    assert found.knock.skipped == "the way goes through the proxy proxy.example"
+    assert (found.knock.place, found.proxy) == (f"127.0.0.1:{port}", "https_proxy")
+    closed = await way.look_at_way(target, Direct(target, None), {})
+    assert closed.knock.failure == "refused"
 
 
 class StubRoute(Direct):

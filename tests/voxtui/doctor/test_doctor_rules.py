@@ -89,7 +89,8 @@ ABOUT_THE_WAY = [
     (NEAR, "port", "ok", "localhost:8000, 0.4 ms"),
     (replace(NEAR, knock=Knock("localhost:1", failure="refused")), "port", "bad", "voxd start --listen localhost:1"),
     (replace(NEAR, near=False, knock=Knock("gpu:1", failure="silent")), "port", "bad", "voxtui USER@HOST"),
-    (replace(NEAR, knock=Knock("x:1", skipped="the way goes through the proxy p")), "port", "skipped", "the proxy p"),
+    (replace(NEAR, knock=Knock("p:1", 1.0), proxy="HTTPS_PROXY"), "proxy", "ok", "p:1 (HTTPS_PROXY)"),
+    (replace(NEAR, knock=Knock("p:1", failure="refused"), proxy="ALL_PROXY"), "proxy", "bad", "--no-proxy"),
     (Way("unix", True, Knock("/s", failure="missing")), "socket", "bad", "Start a voxd: voxd start"),
     (Way("unix", True, Knock("/s", failure="denied", trouble="permission denied")), "socket", "bad", "join the group"),
     (replace(NEAR, forwards=(FORWARD,)), "forward", "warn", "ssh -T -L 8000:localhost:8000 gpu cat"),
@@ -133,7 +134,6 @@ ABOUT_VOXD = [
     (GOOD, "WebSocket", "ok", "open after 4.2 ms, ping 0.3 ms"),
     (replace(GOOD, link=Link(trouble="closed at once")), "WebSocket", "bad", "closed at once"),
     (replace(GOOD, link=Link(trouble="closed at once")), "the rest", "skipped", "no session"),
-    (Voxd(TOKEN, skipped="a proxy", link=Link(1, 1)), "status", "skipped", "a proxy"),
 ]
 
 

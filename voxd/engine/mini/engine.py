@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import ClassVar
 
 from shared.audio import RATE
+from shared.languages import CODES
 from voxd.engine.contract import Capabilities, Demand, Engine, EngineCommand, Refuse
 from voxd.engine.gpu.weights import NEEDS, weights_absent
 from voxd.engine.mini.block_manager import Memory
@@ -114,6 +115,11 @@ class VoxtralMini(Engine):
     def stop(self) -> None:
         self._conversations.clear()
         self._device = None
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Those that have two letters: mistral-common's requests for a transcription take no other."""
+        return tuple(code for code in CODES if len(code) == 2)
 
     # ── commands ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -11,6 +11,7 @@ import pytest
 from tests.support.mini import Paper, as_text, encode, follows, gateway
 from tests.support.tiny_voxtral import RATE
 from tests.voxd.engine.mini.test_order_of_work import MOST, noise, spoken
+from voxd.engine.contract import Refuse
 from voxd.engine.mini import conversation
 from voxd.engine.mini.conversation import ConversationState
 from voxd.engine.mini.engine import VoxtralMini
@@ -60,6 +61,19 @@ def test_a_language_that_changes_in_the_pause_counts() -> None:
         talk.rest()
         asked = [*encode("lang:pt"), 34]
         assert talk.said[1, 10] == as_text(follows([1, *spoken(clip, 0, 3 * RATE), *asked], 32 + 3 * 16))
+
+
+def test_every_language_that_it_says_it_knows_is_taken() -> None:
+    """What it does not is refused before a session is told that it has it."""
+    with gateway(Paper().device) as talk:
+        talk.open(1, noise(1, 1), "transcribe")
+        known = talk.engine.languages
+        for code in known:
+            talk.tell(Open(1, ("transcribe",), code))
+        assert {"en", "de", "hi", "pt"} <= set(known)
+        assert "yue" not in known
+        with pytest.raises(Refuse, match="two letters"):
+            talk.tell(Open(1, ("transcribe",), "yue"))
 
 
 def test_what_is_not_to_be_written_down_any_more_takes_no_memory() -> None:
