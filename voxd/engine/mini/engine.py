@@ -269,9 +269,8 @@ class VoxtralMini(Engine):
 
     def _speculate(self, conversation: ConversationState, command: Speculate) -> None:
         utterance = self._cut(conversation, command.utterance, command.end)
-        if utterance is None or not utterance.voiced or utterance.attempts >= ATTEMPTS:
-            return
-        if self._schedule.busy(self._now_us):
+        busy = self._schedule.busy(self._now_us)
+        if busy or utterance is None or not utterance.voiced or utterance.attempts >= ATTEMPTS:
             return
         utterance.attempts += 1
         most = command.max_tokens or self._options.max_tokens
@@ -282,8 +281,7 @@ class VoxtralMini(Engine):
         self._add(request)
 
     def _respond(self, conversation: ConversationState, command: Respond) -> None:
-        request = self._schedule.find(conversation, command.ref)
-        if request is not None:
+        if (request := self._schedule.find(conversation, command.ref)) is not None:
             self._release(request)
             return
         if not conversation.question(command.context):
@@ -304,8 +302,7 @@ class VoxtralMini(Engine):
 
     def _crop(self, conversation: ConversationState, ref: int) -> None:
         """The utterance goes on, even if nothing was begun; a speculative transcription waits for its Rollback."""
-        request = self._schedule.find(conversation, ref)
-        if request is not None:
+        if (request := self._schedule.find(conversation, ref)) is not None:
             self._drop(request)
         flushed = [other.utterance for other in self._schedule.of(conversation) if other.transcribes]
         for utterance in conversation.live.values():
