@@ -56,7 +56,6 @@ from voxd.web import gate as http, page_files, transcriptions, websocket
 from voxd.web.client_secrets import Secrets, client_secrets, secret_of
 from voxd.web.hold import Held
 from voxd.web.server import Server
-from voxd.web.shares import Shares
 from voxd.webrtc.calls import Calls, Desk
 
 log = logging.getLogger("voxd")
@@ -99,7 +98,6 @@ class Gateway:
         )
         self.connections: set[Connection] = set()  # those with a transport
         self.parking = Parking()
-        self.shares = Shares()  # of the loop
         self.secrets = Secrets(time.monotonic, unix_s)
         self._budget, self.draining = Budget(), False
         self._begun = time.monotonic()
@@ -216,7 +214,7 @@ class Gateway:
         self.parking.admit(connection)
         ticket, end = connection.ticket, websocket.End("internal error")
         try:
-            end = await websocket.serve(socket, connection, self.shares)
+            end = await websocket.serve(socket, connection)
         finally:
             if ticket == connection.ticket:  # else another transport serves it now
                 self._over(connection, end)
@@ -344,9 +342,9 @@ async def run(plan: Plan, systemd: Supervisor, read_again: Callable[[], Settings
     tls = (server.tls_cert, server.tls_key) if server.tls_cert and server.tls_key else None
     unix = [each.sock for each in given if isinstance(each.address, Path)]
     tcp = [each.sock for each in given if isinstance(each.address, Tcp)]
-    servers = [(Server(app, None, gateway.shares), unix)]
+    servers = [(Server(app, None), unix)]
     if tcp:
-        servers.append((Server(app, tls, gateway.shares), tcp))
+        servers.append((Server(app, tls), tcp))
     for each in given:
         log.info("listening on %s%s", address_text(each.address), " (systemd's)" if each.kept else "")
     try:

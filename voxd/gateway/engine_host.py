@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import os
 import signal
@@ -34,6 +35,7 @@ from voxd.gateway.losses import Losses
 from voxd.telemetry.log import fields
 
 log = logging.getLogger("voxd")
+UNTOLD = 500  # reports of the engine process that wait for the turn of their client
 State = Literal["loading", "ready", "restarting", "failed", "stopped"]
 # How a process cannot be had: no descriptors, no memory, no threads.
 CannotSpawn = (OSError, MemoryError, RuntimeError)
@@ -81,6 +83,10 @@ class EngineHost:
         self._silence_s, self._window_s = silence_s, window_s
         self._losses = Losses(restarts, window_s)
         self._clients: dict[int, Client] = {}
+        self._contexts: dict[int, contextvars.Context] = {}  # of the clients
+        self._untold = 0  # reports of which their clients were not told yet
+        self._told = asyncio.Event()  # there are less than UNTOLD
+        self._told.set()
         self._streams = 0
         self._queue = EngineQueue()
         self._queued = asyncio.Event()
@@ -108,6 +114,7 @@ class EngineHost:
     def attach(self, stream: int, client: Client) -> None:
         """From now on `client` is told what the engines say about `stream`."""
         self._clients[stream] = client
+        self._contexts[stream] = contextvars.copy_context()
 
     def leave(self, stream: int) -> None:
         """The slot is free at once; what the VAD hears of the stream still comes."""
@@ -116,6 +123,7 @@ class EngineHost:
     def detach(self, stream: int) -> None:
         """The slot is free at once."""
         if self._clients.pop(stream, None) is not None:
+            del self._contexts[stream]
             self.send([m.Close(stream)])
             self._losses.gone(stream)
 
@@ -255,6 +263,7 @@ class EngineHost:
             try:
                 for report in unframer.feed(data):
                     await self._receive(report)
+                    await self._told.wait()
             except (ValueError, msgspec.DecodeError) as error:
                 if self._warm:  # it has spoken our language until now
                     log.error("engine process says what is no message: killing it")
@@ -298,7 +307,18 @@ class EngineHost:
             self._tell(stream, lambda client: client.engine_ready(ready))
 
     def _tell(self, stream: int, tell: Callable[[Client], None]) -> None:
+        """In the turn of that client (`voxd.system.fair_loop`), and in order."""
+        if stream in self._contexts:
+            asyncio.get_running_loop().call_soon(self._tell_now, stream, tell, context=self._contexts[stream])
+            self._untold += 1
+            if self._untold >= UNTOLD:
+                self._told.clear()
+
+    def _tell_now(self, stream: int, tell: Callable[[Client], None]) -> None:
         """The wall between clients: one that throws is ended, and the others hear what they would have heard."""
+        self._untold -= 1
+        if self._untold < UNTOLD:
+            self._told.set()
         client = self._clients.get(stream)
         if client is None:
             return

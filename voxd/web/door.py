@@ -25,12 +25,14 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
+from voxd.system.fair_loop import Share, in_line, newcomer
 from voxd.system.sockets import BACKLOG
 from voxd.telemetry.log import fields
 
 log = logging.getLogger("voxd")
-BATCH = 16  # accepted in one go: some 2 ms
+BATCH = 8  # accepted in one go: some 1 ms
 HANDSHAKE_S = 10.0
 WAITING_LIMIT = 1024  # of one server; 64 KiB of an unfinished head each at most
 RESERVE = 64  # descriptors, or a quarter of them where there are few
@@ -145,12 +147,14 @@ class Door:
         self._sock, self._protocol, self._context = sock, protocol, context
         self._timer: asyncio.TimerHandle | None = None
         self._full = Telling("times no connection could be accepted: no descriptors or no memory left")
+        self._share = newcomer()
+        self._strangers: WeakValueDictionary[str, Share] = WeakValueDictionary()  # by peer
         self.beginning: dict[asyncio.Task[None], None] = {}  # oldest first
 
     def open(self) -> None:
         self._sock.setblocking(False)
         self._sock.listen(BACKLOG)
-        asyncio.get_running_loop().add_reader(self._sock, self._accept)
+        in_line(self._share).run(asyncio.get_running_loop().add_reader, self._sock, self._accept)
 
     def close(self) -> None:
         """No more; those that are beginning may go on."""
@@ -162,7 +166,7 @@ class Door:
         """Its errors are the machine's: what a peer does comes later."""
         for _ in range(BATCH):
             try:
-                peer, _address = self._sock.accept()
+                peer, address = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError:
@@ -175,7 +179,8 @@ class Door:
                 self._full.count()
                 _turn_away(peer, plain=self._context is None)
                 continue
-            task = asyncio.get_running_loop().create_task(self._begin(peer))
+            share = self._strangers.setdefault(peer_of(address), newcomer())
+            task = asyncio.get_running_loop().create_task(self._begin(peer), context=in_line(share))
             self.beginning[task] = None
             task.add_done_callback(self.beginning.pop)
             if self._context is not None and len(self.beginning) > WAITING_LIMIT:

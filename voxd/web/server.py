@@ -5,7 +5,7 @@ It knows bytes, time and uvicorn's protocol classes; not routes, the gate, sessi
 
     not in yet      `door`: how many, for how long, who makes room
     a message       MESSAGE_LIMIT bytes in FRAGMENT_LIMIT fragments, else close 1009; nothing is ever decompressed
-    costly          parsed in turn with others who cost much (`shares`)
+    costly          whoever costs little comes first (`voxd.system.fair_loop`): until then no more is read
     silent          no byte for PING_S + PONG_S: gone
     not reading     what it does not read waits here (64 KiB), then in the connection (which closes with 1008);
                     nothing taken for STALL_S: gone
@@ -29,8 +29,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
+from voxd.system.fair_loop import count_for, newcomer
 from voxd.web.door import Door, Waiting
-from voxd.web.shares import Share, Shares
 from voxd.web.upgrade import fault
 
 MESSAGE_LIMIT = 24 << 20  # bytes of one WebSocket message
@@ -43,32 +43,7 @@ READ = 4 << 10  # bytes parsed in one go: as tiny frames they are 600 objects an
 FINISH_S = 0.3  # for requests on their way when the daemon ends
 
 
-class _InTurn(asyncio.Protocol):
-    """Bytes are parsed at once, or, of who costs the loop much, in turn with others; until then no more is read."""
-
-    transport: asyncio.Transport
-    _share: Share
-    _late: bytes = b""
-
-    @property
-    def _holds(self) -> bool:
-        """Does uvicorn itself want nothing to be read now?"""
-        raise NotImplementedError
-
-    def data_received(self, data: bytes) -> None:
-        waits, self._late = bool(self._late), self._late + data
-        if waits or not _config(self).shares.soon(self._share, self._parse):
-            self.transport.pause_reading()
-
-    def _parse(self) -> None:
-        data, self._late = self._late, b""
-        if not self.transport.is_closing():
-            super().data_received(data)
-            if not self._holds:
-                self.transport.resume_reading()
-
-
-class HttpProtocol(_InTurn, H11Protocol):
+class HttpProtocol(H11Protocol):
     """uvicorn's HTTP, with a deadline for the head of a request: uvicorn would wait for its end for ever.
 
     From there to its answer a request belongs to the application, which answers at once what the gate refuses.  Who
@@ -77,12 +52,7 @@ class HttpProtocol(_InTurn, H11Protocol):
 
     _stalled: asyncio.TimerHandle | None = None
 
-    @property
-    def _holds(self) -> bool:
-        return self.flow.read_paused
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._share = _config(self).strangers
         super().connection_made(transport)
         _waiting(self).enter(transport)
         transport.max_size = READ  # type: ignore[attr-defined]  # asyncio's own is 256 KiB
@@ -134,20 +104,12 @@ class HttpProtocol(_InTurn, H11Protocol):
         super().on_response_complete()
 
 
-class WebSocketProtocol(_InTurn, WebSocketsSansIOProtocol):
+class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket, with the bounds that it lacks.  Its transport comes from HttpProtocol, registered."""
 
     _heard_at = 0.0
     _failed = False
     _stalled: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._share = _config(self).shares.newcomer()
-        super().connection_made(transport)
-
-    @property
-    def _holds(self) -> bool:
-        return self.read_paused
 
     def connection_lost(self, exc: Exception | None) -> None:
         _waiting(self).leave(self.transport)
@@ -164,6 +126,7 @@ class WebSocketProtocol(_InTurn, WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.accept":
             _waiting(self).leave(self.transport)
+            count_for(newcomer())  # no longer for all strangers of its address
 
     # ── what comes in ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -258,12 +221,10 @@ class WebSocketProtocol(_InTurn, WebSocketsSansIOProtocol):
 
 
 class Config(uvicorn.Config):
-    """Every choice about uvicorn.  `tls`: paths of certificate and key; `shares`: of the loop."""
+    """Every choice about uvicorn.  `tls`: paths of certificate and key."""
 
-    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None, shares: Shares) -> None:
+    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None) -> None:
         self.waiting = Waiting()
-        self.shares = shares
-        self.strangers = shares.newcomer()  # of all that are not in yet: nobody knows who they are
         super().__init__(
             app,
             http=HttpProtocol,  # "auto" would take another implementation where one is installed
@@ -294,8 +255,8 @@ def _waiting(protocol: HttpProtocol | WebSocketProtocol) -> Waiting:
 class Server(uvicorn.Server):
     """uvicorn without its signal handlers: this program has its own order of stopping."""
 
-    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None = None, shares: Shares | None = None) -> None:
-        super().__init__(Config(app, tls, shares or Shares()))
+    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None = None) -> None:
+        super().__init__(Config(app, tls))
         self._doors: list[Door] = []
 
     @contextlib.contextmanager

@@ -8,15 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
-from functools import partial
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from voxd.gateway.connection import Closed, Connection
-from voxd.web.shares import Shares
 
 log = logging.getLogger("voxd")
-END = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +32,12 @@ class _Gone(Exception):
         self.end = end
 
 
-async def serve(socket: WebSocket, connection: Connection, shares: Shares) -> End:
+async def serve(socket: WebSocket, connection: Connection) -> End:
     """Runs until either side ends it; says how it ended.  What becomes of the session then is the caller's affair."""
     ticket, end = connection.ticket, End("closed")
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_read(socket, connection, shares))
+            tasks.create_task(_read(socket, connection))
             tasks.create_task(_write(socket, connection, ticket))
     except* _Gone as gone:
         end = next(each.end for each in gone.exceptions if isinstance(each, _Gone))
@@ -56,8 +53,7 @@ async def serve(socket: WebSocket, connection: Connection, shares: Shares) -> En
     return end
 
 
-async def _read(socket: WebSocket, connection: Connection, shares: Shares) -> None:
-    share = shares.newcomer()
+async def _read(socket: WebSocket, connection: Connection) -> None:
     while True:
         await connection.readable.wait()
         message = await socket.receive()
@@ -69,8 +65,9 @@ async def _read(socket: WebSocket, connection: Connection, shares: Shares) -> No
             pieces = connection.work_on(text)
         else:
             pieces = connection.work_on_binary(message["bytes"])
-        while await shares.run(share, partial(next, pieces, END)) is not END:
-            pass
+        for _ in pieces:
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # messages may come faster than they are worked off: each is a turn
 
 
 async def _write(socket: WebSocket, connection: Connection, ticket: int) -> None:

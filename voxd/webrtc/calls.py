@@ -37,6 +37,7 @@ from shared.parts import Json
 from shared.settings import WebRtc
 from voxd.gateway.connection import Closed, Connection
 from voxd.session.intake import VALUES, count_values
+from voxd.system.fair_loop import in_line, newcomer
 from voxd.telemetry.log import fields
 from voxd.web import form
 from voxd.web.gate import body_of, error_body, is_unix
@@ -132,7 +133,8 @@ class Calls:
 
     async def _offer(self, request: Request) -> Response:
         try:
-            return await self._answer(request)
+            # A call goes on when its request has been answered.
+            return await asyncio.create_task(self._answer(request), context=in_line(newcomer()))
         except _Refusal as refusal:
             self._desk.refused(refusal.code)
             return refusal.response()
