@@ -21,6 +21,7 @@ from aiortc import RTCSessionDescription
 from shared.audio import RATE
 from shared.settings import WebRtc
 from tests.support.calls import PATH, Caller, Voice, called, form, http
+from tests.support.connections import ClosedDesk
 from tests.support.daemon import Daemon, voxd_process
 from tests.support.speech import clip
 from voxd.commands.control import status
