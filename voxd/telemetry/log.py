@@ -94,7 +94,7 @@ class SessionLog:
     _breach_told_us = -BREACH_EVERY_US  # shared by all sessions: at most one warning a minute
 
     def __init__(self, session_id: str, targets: Targets) -> None:
-        self._session_id, self._id = session_id, session_id[-8:]
+        self._session_id, self._id = session_id, session_id.partition("_")[2]
         self._targets = targets
         self._turns = 0
         self._engines: dict[str, str] = {}
