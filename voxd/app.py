@@ -35,7 +35,7 @@ from shared.settings import Settings, Tcp
 from shared.urls import REALTIME, TRANSCRIPTIONS
 from voxd import messages as m
 from voxd.gateway.admission import Admission
-from voxd.gateway.budget import Budget
+from voxd.gateway.budget import MESSAGES, Budget, Kept
 from voxd.gateway.engine_host import EngineFailed, EngineHost
 from voxd.gateway.reload import applied, changes, line
 from voxd.gateway.session_defaults import targets
@@ -213,9 +213,10 @@ async def run(plan: Plan, systemd: Supervisor, read_again: Callable[[], Settings
     tls = (server.tls_cert, server.tls_key) if server.tls_cert and server.tls_key else None
     unix = [each.sock for each in given if isinstance(each.address, Path)]
     tcp = [each.sock for each in given if isinstance(each.address, Tcp)]
-    servers = [(Server(app, None), unix)]
+    messages = Kept(MESSAGES)
+    servers = [(Server(app, None, messages), unix)]
     if tcp:
-        servers.append((Server(app, tls), tcp))
+        servers.append((Server(app, tls, messages), tcp))
     for each in given:
         log.info("listening on %s%s", address_text(each.address), " (systemd's)" if each.kept else "")
     try:

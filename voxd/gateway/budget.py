@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 AUDIO = 2 << 30  # bytes, of all sessions
 CONVERSATIONS = 1 << 30  # bytes, of all sessions
 BODIES = 256 << 20  # bytes, of all HTTP requests
+MESSAGES = 512 << 20  # bytes, of all WebSocket messages that are not whole yet or wait for their session
 
 
 @dataclass(slots=True)

@@ -106,7 +106,7 @@ class SessionLog:
     """Writes the lines of one session."""
 
     def __init__(self, session_id: str, targets: Targets, limiter: BreachLimiter) -> None:
-        self._session_id, self._id = session_id, session_id[-8:]
+        self._session_id, self._id = session_id, session_id[-12:]
         self._targets, self._limiter = targets, limiter
         self._turns = 0
         self._engines: dict[str, str] = {}

@@ -6,6 +6,7 @@ It knows bytes, time and uvicorn's protocol classes; not routes, the gate, sessi
     not in yet      `door` bounds how many connections wait to be let in, and for how long
     a message       MESSAGE_LIMIT bytes in FRAGMENT_LIMIT fragments, else close 1009; nothing is ever decompressed
     costly          clients that cost little come first (`voxd.system.fair_loop`); until then no more is read
+    all messages    what `messages` may hold; beyond it, a client that holds more than SMALL is closed with 1013
     silent          a client without a byte for PING_S + PONG_S counts as gone
     not reading     what a client does not read waits here (64 KiB), then in the connection, which closes it with 1008;
                     a client that has read nothing for STALL_S counts as gone
@@ -24,17 +25,19 @@ from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn._types import ASGISendEvent
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
+from voxd.gateway.budget import MESSAGES, Kept
 from voxd.system.fair_loop import count_for, newcomer
 from voxd.web.door import Door, Handshakes
 from voxd.web.upgrade import fault
 
 MESSAGE_LIMIT = 24 << 20  # bytes of one WebSocket message
 FRAGMENT_LIMIT = 4096  # of one WebSocket message
+SMALL = 64 << 10  # bytes that each WebSocket may hold, whatever others do
 PING_S = 2.0
 PONG_S = 2 * PING_S  # two missed pings
 STALL_S = 6.0
@@ -110,12 +113,15 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     _heard_at = 0.0
     _failed = False
+    _held = 0  # bytes of messages that are not whole, or not worked off
+    _with_app = 0  # of them, those that are whole
     _stalled: asyncio.TimerHandle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         _waiting(self).leave(self.transport)
         self._unwatch()
         super().connection_lost(exc)
+        self._weigh()
 
     async def run_asgi(self) -> None:
         """Watches the transport after the application's end: its `close` would wait for ever for a client that does not
@@ -135,6 +141,25 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         self._heard_at = self.loop.time()
         super().data_received(data)
+        self._weigh()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """Whoever wants the next message has worked off the last one."""
+        if self.queue.empty():
+            self._with_app = 0
+            self._weigh()
+        return await super().receive()
+
+    def _weigh(self) -> None:
+        before, self._held = self._held, 0
+        if not self.disconnected and not self._failed:
+            self._held = self._with_app + len(self.conn.reader.buffer) + sum(map(len, self.frames))
+        fits = _config(self).messages.grew(self._held - before)
+        if not fits and self._held > SMALL:
+            self.conn.fail(CloseCode.TRY_AGAIN_LATER, "voxd holds as many messages as it may; try again later")
+            self.handle_parser_exception()
+            self._with_app = 0
+            self._weigh()
 
     def handle_cont(self, event: Frame) -> None:
         """Bounds the number of fragments: uvicorn counts only bytes, and would collect empty fragments without end."""
@@ -156,6 +181,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
                 self.conn.fail(CloseCode.INVALID_DATA, "not UTF-8")
                 self.handle_parser_exception()
                 return
+        self._with_app += sum(map(len, self.frames))
         super().send_receive_event_to_app()
 
     def handle_ping(self) -> None:
@@ -223,9 +249,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
 
 class Config(uvicorn.Config):
-    """Every setting of uvicorn.  `tls`: the paths of certificate and key."""
+    """Every setting of uvicorn.  `messages`: of all WebSockets; `tls`: the paths of certificate and key."""
 
-    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None) -> None:
+    def __init__(self, app: ASGIApp, messages: Kept, tls: tuple[str, str] | None) -> None:
+        self.messages = messages
         self.waiting = Handshakes()
         super().__init__(
             app,
@@ -257,8 +284,8 @@ def _waiting(protocol: HttpProtocol | WebSocketProtocol) -> Handshakes:
 class Server(uvicorn.Server):
     """uvicorn without its signal handlers, because the daemon stops its parts in its own order."""
 
-    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None = None) -> None:
-        super().__init__(Config(app, tls))
+    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None = None, messages: Kept | None = None) -> None:
+        super().__init__(Config(app, messages or Kept(MESSAGES), tls))
         self._doors: list[Door] = []
 
     @contextlib.contextmanager

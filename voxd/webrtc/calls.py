@@ -290,7 +290,9 @@ class Call(Media):
 
     async def _read(self) -> None:
         while True:
-            self.connection.receive_text(await self.peer.receive_message())
+            for _ in self.connection.work_on(await self.peer.receive_message()):
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)  # each message is a turn of its own
 
     async def _hear(self) -> None:
         """Feeds the track to the session, which bounds what waits for the engine: a track cannot be told to wait."""
