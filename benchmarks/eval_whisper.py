@@ -23,12 +23,12 @@ import jiwer
 import numpy as np
 from whisper_normalizer.english import EnglishTextNormalizer
 
-from shared.audio import PACKET, RATE, Float32, Truth, float_to_pcm16
+from shared.audio import PACKET, RATE, VAD_FRAME, Float32, Truth, float_to_pcm16
 from shared.latency import percentile
 from shared.terminal import say
 from tests.support.speech import clips
 from voxd.engine.contract import EngineCommand
-from voxd.engine.vad import FRAME, Vad
+from voxd.engine.vad import Vad
 from voxd.engine.whisper.engine import Whisper
 from voxd.engine.whisper.model import FasterWhisper, Options, Task, load_model
 from voxd.engine.whisper.scheduler import Kind, Request, Scheduler
@@ -174,7 +174,7 @@ class Gateway:
 
     def receive(self, heard: Heard) -> Iterator[EngineCommand]:
         for i, probability in enumerate(heard.probabilities):
-            for mark in self._turns.receive_frame(heard.start + FRAME * i, probability):
+            for mark in self._turns.receive_frame(heard.start + VAD_FRAME * i, probability):
                 self._run.marks.append(mark)
                 yield from self._commands(mark)
 

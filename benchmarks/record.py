@@ -63,7 +63,7 @@ def machine() -> str:
     """The processor, how many of them, and how busy they were: figures mean nothing without it."""
     names = [line.partition(":")[2] for line in _cpuinfo() if line.startswith("model name")]
     name = names[0].strip() if names else platform.machine()
-    return f"{name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, no GPU"
+    return f"{name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, on the CPU"
 
 
 def _cpuinfo() -> list[str]:

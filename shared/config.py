@@ -7,6 +7,8 @@ Errors name their place:
 The file may be hostile or broken: plain YAML only (scalars by the core schema of YAML 1.2, so `no` is a word and not
 false), no tags, anchors, aliases or duplicate keys, 64 KiB and 8 levels at most.
 
+It does not know what a setting does.
+
 `VOXD_VAD_THRESHOLD=0.7` overrides `vad.threshold`: the path in capitals, the value in YAML; empty counts as unset.
 """
 

@@ -1,5 +1,7 @@
 """How to add an extra to this installation: the command that `doctor` and every "is not installed" show.
 
+Not in the packet's path.  It does not know what an extra is for.
+
 This project's packages come as a wheel or from a git address, never by a bare name: on an index the name of a program
 may be somebody else's package, and what is advised here is often run as root.  It imports no third party, since it is
 used where one is missing.

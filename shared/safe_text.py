@@ -1,8 +1,10 @@
 """Makes the text of others safe for a terminal; all of it passes here.  Step 12.
 
 Model text, names and error messages may hold escape sequences: they could set the clipboard, retitle the window or make
-the terminal type an answer into the program.  Pure and stateless: because no ESC ever passes, a sequence that was split
-over two deltas cannot join again behind the gate.
+the terminal type an answer into the program.
+
+Pure and stateless: because no ESC ever passes, a sequence that was split over two deltas cannot join again afterwards.
+It does not know who wrote a text.
 """
 
 from __future__ import annotations

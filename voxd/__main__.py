@@ -1,4 +1,4 @@
-"""`python -m voxd` is `voxd`."""
+"""`python -m voxd` is `voxd`.  Not in the path."""
 
 from voxd.cli import main
 

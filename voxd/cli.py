@@ -153,10 +153,10 @@ def _read_again(config_path: Path | None, socket_path: str | None, options: dict
 
 
 def _serve(plan: Plan, source: Path | None, systemd: Supervisor, read_again: Callable[[], Settings]) -> None:
-    import asyncio
     import logging
 
     from voxd import app
+    from voxd.system import fair_loop
     from voxd.telemetry import log as journal
 
     journal.configure(plan.settings.log.level)
@@ -166,7 +166,7 @@ def _serve(plan: Plan, source: Path | None, systemd: Supervisor, read_again: Cal
     for note in plan.notes:
         log.info("%s", note)
     try:
-        asyncio.run(app.run(plan, systemd, read_again))
+        fair_loop.run(app.run(plan, systemd, read_again))
     except app.AlreadyRunning as running:
         say(f"voxd: {running}")
     except app.CannotStart as reason:

@@ -1,7 +1,7 @@
-"""Messages on the socket between the gateway and the engine process: a little-endian length, then MessagePack.
+"""Messages on the socket between the gateway and the engine process: a little-endian length, then MessagePack.  Step 6.
 
-Pure.  It knows messages and bytes; not sockets, nor who reads.  A command with a long context travels in several
-messages, so that no end encodes or decodes for long while everybody else waits.
+Pure.  It knows messages and bytes; not sockets, nor who reads.  A command with a long context is sent as several
+messages, so that neither end spends long on one of them while all other streams wait.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from voxd import messages as m
 
 M = TypeVar("M")
 LIMIT = 64 << 20  # bytes in one message; 5 min of audio is 9.6 MB
-PIECE = 256 << 10  # characters of a context in one message: what is encoded in one go, while everybody else waits
+PIECE = 256 << 10  # characters of a context in one message: what is encoded in one go, while all other streams wait
 _HEADER = struct.Struct("<I")
 _encoder = msgspec.msgpack.Encoder()
 
 
 class Unsendable(Exception):
-    """This message cannot cross: it is too large, or holds what MessagePack cannot say."""
+    """This message cannot be sent: it is too large, or holds what MessagePack cannot express."""
 
 
 def encode(message: m.Command | m.Report) -> bytes:
@@ -39,7 +39,7 @@ def encode(message: m.Command | m.Report) -> bytes:
 def frames(command: m.Command) -> Iterator[bytes]:
     """A command as one framed message, or as several where its context is long, so that none takes long to encode.
 
-    Raises Unsendable; the pieces that are out by then are taken back by the last one, which comes before it."""
+    Raises Unsendable; before that, it yields a Part without turns, which withdraws the parts sent so far."""
     if not isinstance(command, m.Prepare | m.Respond | m.Speculate) or command.size <= PIECE:
         yield encode(command)
         return
@@ -54,7 +54,7 @@ def frames(command: m.Command) -> Iterator[bytes]:
 
 
 def _pieces(context: tuple[m.Turn, ...]) -> Iterator[tuple[m.Turn, ...]]:
-    """Of PIECE characters, or one turn, each."""
+    """The context in pieces of at most PIECE characters, or of one turn that is longer."""
     piece: list[m.Turn] = []
     size = 0
     for turn in context:
@@ -67,13 +67,13 @@ def _pieces(context: tuple[m.Turn, ...]) -> Iterator[tuple[m.Turn, ...]]:
 
 
 class Joiner:
-    """Commands as they were before `frames` took them to pieces.  Bound: the context that is being put together."""
+    """Puts commands together again that `frames` took apart.  Bound: one context, which is being put together."""
 
     def __init__(self) -> None:
         self._turns: list[m.Turn] = []
 
     def receive(self, command: m.Command) -> m.Command | None:
-        """None: there is more to come."""
+        """The whole command; None while parts of it are still to come."""
         if isinstance(command, m.Part):
             if command.turns:
                 self._turns.extend(command.turns)
@@ -87,10 +87,10 @@ class Joiner:
 
 
 class Unframer(Generic[M]):
-    """Bytes in any pieces -> whole messages of one direction.
+    """Makes whole messages of one direction from bytes in any pieces.
 
     Raises ValueError for a length over LIMIT and msgspec.DecodeError for a body that is not a message: both mean that
-    the two ends are not of one version, and the link is to be closed."""
+    the two ends are of different versions, and the link is to be closed."""
 
     def __init__(self, decoder: msgspec.msgpack.Decoder[M]) -> None:
         self._decoder = decoder
@@ -110,10 +110,10 @@ class Unframer(Generic[M]):
 
 
 def commands() -> Unframer[m.Command]:
-    """For the engine process."""
+    """A reader of what the gateway sends."""
     return Unframer(msgspec.msgpack.Decoder(m.Command))
 
 
 def reports() -> Unframer[m.Report]:
-    """For the gateway."""
+    """A reader of what the engine process sends."""
     return Unframer(msgspec.msgpack.Decoder(m.Report))

@@ -9,8 +9,8 @@ The life of a stream:
     Open .......................................... Refused, or nothing
     Feed Feed Feed ................................ Heard: speech probability, in audio order
       Onset(ref) .................................. Said: confirmed text, append-only, while the person speaks
-      Prepare(ref) .............................. what will be asked is coming: nothing is published
-        Flush(ref, end) | Rollback(ref) ........... tentative end, and "no, more speech": nothing is published by either
+      Prepare(ref) .............................. a request will follow: nothing is published
+        Flush(ref, end) | Rollback(ref) ........... the tentative end, and its withdrawal: neither publishes
         Speculate(ref') | Crop(ref') .............. the same for an answer
       Commit(ref, end) ............................ Said ..., then Settled(ref) exactly once, or Failed(ref)
       Respond(ref') ............................... Said ..., then Settled(ref') exactly once, or Failed(ref')
@@ -33,16 +33,16 @@ TURN = 100  # bytes that an entry of a conversation takes, about, beside its tex
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Base of all that crosses."""
+    """Base of all messages."""
 
     @property
     def size(self) -> int:
-        """Bytes of memory, about, of what a client can make large."""
+        """Bytes that it takes in memory, about; only what a client can make large is counted."""
         return PLAIN
 
 
 class StreamMessage(Message, frozen=True):
-    """Base of all that belongs to one stream.
+    """Base of all messages about one stream.
 
     `audience`: the roles whose engines receive it; an engine that has both roles receives it once.  It is empty for
     what no engine receives."""
@@ -55,7 +55,7 @@ class StreamMessage(Message, frozen=True):
 
 
 class Configure(Message, frozen=True):
-    """First of all, once: which engines, and the settings file as it was checked (msgspec builtins)."""
+    """The first message, sent once: which engines are wanted, and the checked settings (msgspec builtins)."""
 
     transcribe: str | None
     respond: str | None
@@ -78,9 +78,9 @@ class Open(StreamMessage, frozen=True):
 class Feed(StreamMessage, frozen=True):
     """Audio: s16le at 16 kHz, the first sample being number `start`; consecutive, without gaps.
 
-    `known`: up to this sample the turn rules have spoken, so what lies before it and after the onset of the open
-    utterance belongs to that utterance.  What lies behind it may be the next one's, if audio comes faster than real
-    time: live text stays before it.  None: no such limit."""
+    `known`: the turn rules have decided up to this sample, so audio between the onset of the open utterance and `known`
+    belongs to that utterance.  Audio after it may be the next utterance's, if it comes faster than real time, so live
+    text stays before it.  None: no such limit."""
 
     audience: ClassVar[tuple[Role, ...]] = BOTH
     start: int
@@ -112,7 +112,7 @@ class Flush(StreamMessage, frozen=True):
 
 
 class Rollback(StreamMessage, frozen=True):
-    """It had not: undo Flush without trace."""
+    """The utterance goes on after all: undo the Flush without trace."""
 
     audience: ClassVar[tuple[Role, ...]] = ("transcribe",)
     ref: int
@@ -127,7 +127,7 @@ class Commit(StreamMessage, frozen=True):
 
 
 class Audio(StreamMessage, frozen=True):
-    """The audio of `ref`, whole: sent along with an item, not spoken into the stream.  s16le at 16 kHz."""
+    """The whole audio of `ref`, which came with an item and was not spoken into the stream.  s16le at 16 kHz."""
 
     audience: ClassVar[tuple[Role, ...]] = ("respond",)
     ref: int
@@ -141,9 +141,9 @@ class Audio(StreamMessage, frozen=True):
 class Turn(msgspec.Struct, frozen=True, array_like=True):
     """One entry of a conversation as a responder sees it: text, or the audio of utterance `ref`, or both.
 
-    Of the assistant, `ref` is the response that said it: all of `text`, or as much as the client was sent.
-    `transcript`: what was written down of the audio, for who has not heard it, or not any more.
-    `continues`: of the same item as the turn before it, so neither is asked without the other."""
+    In an assistant's turn, `ref` is the response and `text` is all of it, or as much as the client was sent.
+    `transcript`: the text of the audio, for an engine that has not heard it or has forgotten it.
+    `continues`: it belongs to the same item as the turn before it, so both are used or neither."""
 
     role: Literal["system", "user", "assistant"]
     text: str = ""
@@ -153,7 +153,7 @@ class Turn(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def words(self) -> str:
-        """What it says, for who reads."""
+        """The turn as text, for an engine that reads."""
         return self.text or self.transcript
 
     @property
@@ -168,13 +168,14 @@ def _size(context: tuple[Turn, ...]) -> int:
 class Respond(StreamMessage, frozen=True):
     """Answer the conversation.  If `ref` was speculated upon, what is ready is published at once.
 
-    To an engine that reads text it comes when the text of all that was spoken is final; what has none was noise."""
+    An engine that reads text gets it once the text of all that was spoken is final; an utterance without text was
+    noise."""
 
     audience: ClassVar[tuple[Role, ...]] = ("respond",)
     ref: int
     context: tuple[Turn, ...]
     max_tokens: int | None = None
-    aside: bool = False  # beside the conversation: what is computed for it is not its next state
+    aside: bool = False  # its answer does not become part of the conversation
 
     @property
     def size(self) -> int:
@@ -182,7 +183,7 @@ class Respond(StreamMessage, frozen=True):
 
 
 class Prepare(StreamMessage, frozen=True):
-    """Somebody speaks: utterance `utterance`, if it is answered, will follow this conversation.  Publish nothing."""
+    """Somebody speaks; if `utterance` is answered, it will follow this conversation.  Publish nothing."""
 
     audience: ClassVar[tuple[Role, ...]] = ("respond",)
     utterance: int
@@ -194,7 +195,7 @@ class Prepare(StreamMessage, frozen=True):
 
 
 class Speculate(StreamMessage, frozen=True):
-    """Begin what Respond(ref) will probably ask, the utterance ending at `end`; publish nothing."""
+    """Begin the answer that Respond(ref) will probably ask for, as if the utterance ended at `end`; publish nothing."""
 
     audience: ClassVar[tuple[Role, ...]] = ("respond",)
     ref: int
@@ -223,22 +224,25 @@ class Cancel(StreamMessage, frozen=True):
 
 
 class Leave(StreamMessage, frozen=True):
-    """The client is gone and may come back: engines free its slot as for Close, the VAD keeps listening where it is.
-    A later Open of the same stream begins anew with the engines, but that a responder may remember the turns before;
-    audio that the VAD has heard is fed again to them."""
+    """The client is gone and may come back: engines free its slot as for Close, the VAD keeps its state.
+
+    A later Open of the same stream begins anew with the engines, except that a responder may remember earlier turns;
+    audio that the VAD has already heard is fed to them again."""
 
     audience: ClassVar[tuple[Role, ...]] = BOTH
 
 
 class Close(StreamMessage, frozen=True):
-    """Frees the slot at once; nothing more comes for this stream."""
+    """Frees the slot at once; no message about this stream follows."""
 
     audience: ClassVar[tuple[Role, ...]] = BOTH
 
 
 class Part(StreamMessage, frozen=True):
-    """The first turns of a context that is too long for one message: they stand in front of those of the Prepare,
-    Speculate or Respond that follows.  Without turns: what came before is to be forgotten, its message cannot come."""
+    """The first turns of a context that is too long for one message.
+
+    The others follow in a Prepare, Speculate or Respond.  Without turns it withdraws the parts before it, whose
+    message cannot be sent."""
 
     turns: tuple[Turn, ...] = ()
 
@@ -298,7 +302,7 @@ class Said(StreamMessage, frozen=True):
 
 
 class Settled(StreamMessage, frozen=True):
-    """`ref` is finished; `text` is all that was Said of it.  Exactly once per Commit or Respond."""
+    """`ref` is finished; `text` is all of its text.  Exactly once per Commit or Respond."""
 
     ref: int
     status: Status
@@ -307,7 +311,7 @@ class Settled(StreamMessage, frozen=True):
     cached_tokens: int = 0
     output_tokens: int = 0
     compute_us: int = 0  # time that a device or a worker was busy with it, speculation included
-    saved_us: int = 0  # before it was asked for, this much of the time to its first text had passed already
+    saved_us: int = 0  # how much of the time to its first text had passed before it was asked for
     at_us: int = 0
     commit_us: int = 0
 
@@ -315,7 +319,7 @@ class Settled(StreamMessage, frozen=True):
 class Refused(StreamMessage, frozen=True):
     """No slot for this stream; `reason` is for people, `retry_after_s` an estimate.
 
-    `kept`: it was a second Open, and the stream goes on with the options that it had."""
+    `kept`: the Open was a second one, and the stream goes on with the options that it had."""
 
     reason: str
     retry_after_s: int = 5
@@ -331,24 +335,25 @@ class Failed(StreamMessage, frozen=True):
 
 
 class Warned(StreamMessage, frozen=True):
-    """Something went wrong with a stream and was mended: `code` is for programs, `message` for people."""
+    """Something went wrong with a stream and was put right: `code` is for programs, `message` for people."""
 
     code: str
     message: str
 
 
 class Progress(Message, frozen=True):
-    """Loading: what is being done, for status lines and /ready."""
+    """What is being done while engines load, for status lines and /ready."""
 
     text: str
 
 
 class Ready(Message, frozen=True):
-    """Warm; `notes` are lines that the user reads: what runs where, and what is slower than it could be.
+    """The engines are loaded and warm.
 
-    `delay_ms`: of the transcriber's live text, unless a session says otherwise; None: it has no such setting.
-    `reads_text`: the responder answers what the transcriber has written, not audio.
-    `languages`: that the transcriber knows, (): it does not say.  `guided_by`: what of Open's hints it uses."""
+    `notes`: lines that the user reads: what runs where, and what is slower than it could be.
+    `delay_ms`: by how much the transcriber's live text trails audio, unless a session says otherwise; None: it has no
+    such setting.  `reads_text`: the responder answers what the transcriber has written, not audio.
+    `languages`: those that the transcriber knows; (): it does not say.  `guided_by`: which hints of Open it uses."""
 
     transcribe: str | None
     respond: str | None
@@ -361,9 +366,11 @@ class Ready(Message, frozen=True):
 
 
 class Beat(Message, frozen=True):
-    """The loop lives: every half second, working or idle.  `lag_samples`: audio received and not yet heard, worst
-    stream.  What follows are totals of this process: `rows` frames were scored in `batches` calls of the VAD's network
-    within `vad_us`; `step_us` is what the engines' steps took on the loop's thread."""
+    """Sign of life of the loop, every half second, working or idle.
+
+    `lag_samples`: audio received and not yet heard, of the stream that waits most.  What follows are totals of this
+    process: `rows` frames were scored in `batches` calls of the VAD's network within `vad_us`; `step_us` is the time of
+    the engines' steps on the loop's thread."""
 
     at_us: int
     streams: int
@@ -375,7 +382,7 @@ class Beat(Message, frozen=True):
 
 
 class Broken(Message, frozen=True):
-    """The engine process cannot start or go on, for a reason that a person can mend; it exits after this."""
+    """The engine process cannot start or go on, for a reason that a person can put right; it exits after this."""
 
     message: str
     configuration: bool = False

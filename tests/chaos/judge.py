@@ -10,7 +10,6 @@ attacks    each was made, and did not end by a mistake of its own: else nothing 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -85,10 +84,8 @@ def _pings(evidence: Evidence) -> Iterator[Verdict]:
 
 def _words(evidence: Evidence) -> Iterator[Verdict]:
     broken = violations(evidence.history)
-    journal = [text for text in broken if text.startswith("gateway ")]
-    words = [text for text in broken if text not in journal]
-    # The journal tells sessions apart by four random digits, which meet among hundreds of attackers.
-    logs = [text for text in journal if not re.search(r" (began|ended) \d+ times", text)]
+    logs = [text for text in broken if text.startswith("gateway ")]
+    words = [text for text in broken if text not in logs]
     owed = sum(mark.owed for client in evidence.history.clients for mark in client.marks)
     yield Verdict("words", "; ".join(words[:3]) or f"{owed} owed, all came", "none lost", kept=bool(owed) and not words)
     links = sum(isinstance(r.event, Unlinked) for client in evidence.history.clients for r in client.records)

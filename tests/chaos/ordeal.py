@@ -8,7 +8,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from shared.settings import Settings
 from tests.chaos import scribe
 from tests.chaos.attacker import Target
 from tests.chaos.honest import Honest
-from tests.chaos.judge import Evidence, Process
+from tests.chaos.judge import FILES_LEFT, Evidence, Process
 from tests.chaos.nemesis import TOKENS, track, undisturbed
 from tests.chaos.nemesis_check import ENGINE, GATEWAY, History, Life
 from tests.chaos.siege import Course, Orders
@@ -127,7 +127,7 @@ async def ordeal(names: Sequence[str], seconds: float, calm_s: float, seed: int)
         courses = await besieged(on.target, names, seconds, on.draw)
         end_us = CLOCK.now_us()
         await on.speaking
-        after = await quiet(on.daemon)
+        after = await quiet(on.daemon, {watch.pid: watch.files for watch in watches})
         processes = [watch.end(after.get(watch.key)) for watch in watches]
         on.daemon.process.terminate()
         ended = await asyncio.to_thread(on.daemon.ended, STOP_S)
@@ -178,10 +178,13 @@ async def look(daemon: Daemon) -> dict[str, Any]:
         return {}
 
 
-async def quiet(daemon: Daemon) -> dict[str, Any]:
-    """The daemon, once nothing is left of the attackers, or after LEAVE_S."""
+async def quiet(daemon: Daemon, files: Mapping[int, int]) -> dict[str, Any]:
+    """The daemon, once nothing is left of the attackers, or after LEAVE_S.  `files`: what its processes had before."""
     end_us = CLOCK.now_us() + LEAVE_S * 1e6
-    while (found := await look(daemon)) and (found["sessions"] or found["calls"]) and CLOCK.now_us() < end_us:
+    while (found := await look(daemon)) and CLOCK.now_us() < end_us:
+        left = (pid for pid, before in files.items() if peers.files(pid) > before + FILES_LEFT)
+        if not found["sessions"] and not found["calls"] and next(left, None) is None:
+            break
         await pause(0.2)
     return found
 

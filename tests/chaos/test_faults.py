@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.audio import RATE, Float32
+from shared.audio import RATE, VAD_FRAME, Float32
 from tests.project.test_architecture import dotted, name, sources, tree
 from tests.support.daemon import voxd_process
 from tests.voxd.test_server import SILENCE, SPEECH, talk
 from voxd.engine.contract import EngineCommand
 from voxd.engine.echo import Echo
 from voxd.engine.loop import Inbox, Loop
-from voxd.engine.vad import FRAME, Network, Vad
+from voxd.engine.vad import Network, Vad
 from voxd.messages import Beat, Commit, Feed, Onset, Open, Output, Report
 
 EIGHT = range(1, 9)
@@ -58,11 +58,11 @@ def utterances(engine: Echo) -> Iterator[tuple[int, Report]]:
     published: list[list[Report]] = []
     loop = Loop({"transcribe": engine}, Vad(voiced), Inbox(), published.append, lambda: 1_000_000)
     for stream in EIGHT:
-        loop.turn([Open(stream, ("transcribe",)), Onset(stream, 1, 0)])
+        loop.round([Open(stream, ("transcribe",)), Onset(stream, 1, 0)])
     for number in range(FRAMES):
-        loop.turn([Feed(stream, number * FRAME, bytes(2 * FRAME)) for stream in EIGHT])
+        loop.round([Feed(stream, number * VAD_FRAME, bytes(2 * VAD_FRAME)) for stream in EIGHT])
     for stream in EIGHT:
-        loop.turn([Commit(stream, 1, FRAMES * FRAME)])
+        loop.round([Commit(stream, 1, FRAMES * VAD_FRAME)])
     for batch in published:
         for report in batch:
             if not isinstance(report, Beat):
@@ -84,7 +84,7 @@ def test_an_engine_that_raises_outside_a_session_ends_its_process() -> None:
     dead."""
     loop = Loop({"transcribe": Fragile(None, True)}, Vad(voiced), Inbox(), lambda reports: None, lambda: 1_000_000)
     with pytest.raises(RuntimeError, match="the device is gone"):
-        loop.turn([Open(1, ("transcribe",))])
+        loop.round([Open(1, ("transcribe",))])
 
 
 # ── the clock ───────────────────────────────────────────────────────────────────────────────────────────────────────

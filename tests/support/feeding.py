@@ -5,10 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
-from shared.audio import float_to_pcm16
+from shared.audio import VAD_FRAME, float_to_pcm16
 from tests.support.tiny_voxtral import Samples
 from voxd.engine.contract import Engine, EngineCommand
-from voxd.engine.vad import FRAME
 from voxd.messages import Commit, Feed, Flush, Heard, Output, Rollback
 
 ENOUGH = 5000  # steps
@@ -42,9 +41,9 @@ class Feeding(ABC):
         pcm = self.clips[stream][2 * self.fed[stream] : 2 * until]
         self.tell(Feed(stream, self.fed[stream], pcm, known))
         self.fed[stream] += len(pcm) // 2
-        frames = (self.fed[stream] - self.heard[stream]) // FRAME
+        frames = (self.fed[stream] - self.heard[stream]) // VAD_FRAME
         self.tell(Heard(stream, self.heard[stream], (voice,) * frames))
-        self.heard[stream] += frames * FRAME
+        self.heard[stream] += frames * VAD_FRAME
 
     def flush(self, stream: int, ref: int, end: int) -> None:
         self.tell(Flush(stream, ref, end))

@@ -15,22 +15,22 @@ import numpy as np
 
 from tests.support.feeding import Feeding
 from tests.support.tiny_voxtral import Samples
-from voxd.engine.gpu.batch import Row
+from voxd.engine.gpu.batch import Row, Runner
 from voxd.engine.mini.engine import VoxtralMini
 from voxd.engine.mini.interface import (
+    LAST_TOKEN,
     OF_PAGE,
     PAGE,
     PER_WINDOW,
     POSITION,
-    SAID,
     SLOT,
     SOURCE,
     SPAN,
     WANTED,
     Device,
-    Script,
+    SpecialTokens,
 )
-from voxd.engine.mini.windows import Clip, write_samples
+from voxd.engine.mini.windows import WindowedAudio, write_samples
 from voxd.messages import (
     Close,
     Crop,
@@ -76,7 +76,7 @@ class Done:
     said: list[int]
     took_us: int = 1000
 
-    def ids(self) -> list[int]:
+    def token_ids(self) -> list[int]:
         return self.said
 
 
@@ -110,14 +110,14 @@ class Paper:
         self.said: dict[int, int] = {}
         self.at: dict[int, int] = {}
         self.windows = self.positions = 0
-        script = Script(
+        special = SpecialTokens(
             1, EOS, 3, 4, 17, 18, 25, 34, tuple(f"{i} ".encode() if i > 99 else b"" for i in range(1500)), encode
         )
         self.device = Device(
             encoder=_Runner(self._encode, 1), prefill=_Runner(self._prefill, chunk),
             decode=_Runner(self._decode, batch),
             slots=self.slots, pages=self.pages, places=self.places, keep=self.at.__getitem__, put=self._put,
-            script=script, context=3000,
+            special=special, context=3000,
         )  # fmt: skip
 
     def _put(self, kept: object, place: int) -> None:
@@ -151,7 +151,7 @@ class Paper:
         assert page in self.pages.taken
         self.positions += 1
         self.table[slot, position // PAGE] = page
-        if source == SAID:
+        if source == LAST_TOKEN:
             source = self.said[slot]
         if source < 0:
             place, index = divmod(-1 - source, PER_WINDOW)
@@ -174,6 +174,16 @@ class _Runner:
         return Done(self._compute(rows))  # type: ignore[operator]
 
 
+class _Untimed:
+    """A device whose steps all take 1 ms: what the engine begins must not depend on how busy this machine is."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner, self.largest = runner, runner.largest
+
+    def submit(self, rows: Sequence[Row] | np.ndarray) -> Done:
+        return Done(self._runner.submit(rows).token_ids())
+
+
 def encode(text: str) -> list[int]:
     return [1000 + ord(char) % 400 for char in text]
 
@@ -181,7 +191,7 @@ def encode(text: str) -> list[int]:
 def contents(pcm: bytes) -> list[int]:
     """The embeddings of a whole clip, made in one piece."""
     numbers = iter(range(1000))
-    clip = Clip(lambda: next(numbers), lambda window: None)
+    clip = WindowedAudio(lambda: next(numbers), lambda window: None)
     clip.end(len(pcm) // 2)
     bodies = []
     for window in clip.windows:
@@ -194,14 +204,14 @@ def contents(pcm: bytes) -> list[int]:
 
 def follows(prompt: Sequence[int], most: int) -> list[int]:
     """The ids of the answer to these contents, without what ends it."""
-    ids: list[int] = []
-    while len(ids) < most and (found := after([*prompt, *ids])) != EOS:
-        ids.append(found)
-    return ids
+    token_ids: list[int] = []
+    while len(token_ids) < most and (found := after([*prompt, *token_ids])) != EOS:
+        token_ids.append(found)
+    return token_ids
 
 
-def as_text(ids: Sequence[int]) -> str:
-    return "".join(f"{each} " for each in ids)
+def as_text(token_ids: Sequence[int]) -> str:
+    return "".join(f"{each} " for each in token_ids)
 
 
 @dataclass
@@ -255,8 +265,14 @@ class Gateway(Feeding):
 def gateway(made: Device, options: Mapping[str, object] = {}) -> Iterator[Gateway]:
     """An engine on this device, whose text is the list of its ids; at the end all streams are closed, and every slot,
     page and place must be free again."""
-    pieces = tuple(f"{i} ".encode() for i in range(len(made.script.pieces)))
-    made = replace(made, script=replace(made.script, pieces=pieces))
+    pieces = tuple(f"{i} ".encode() for i in range(len(made.special.pieces)))
+    made = replace(
+        made,
+        special=replace(made.special, pieces=pieces),
+        encoder=_Untimed(made.encoder),
+        prefill=_Untimed(made.prefill),
+        decode=_Untimed(made.decode),
+    )
     engine = VoxtralMini(options, lambda: None, lambda options, progress: made)
     engine.load(lambda text: None)
     found = Gateway(engine)

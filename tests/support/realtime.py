@@ -26,9 +26,9 @@ def device(seed: int, encoder_window: int = 200, decoder_window: int = 64) -> De
     return replace(found, pieces=tuple(f"{i} ".encode() for i in range(len(found.pieces))))
 
 
-def as_text(ids: Sequence[int]) -> str:
+def as_text(token_ids: Sequence[int]) -> str:
     """What the engine writes of these ids."""
-    return "".join(f"{each} " for each in ids)
+    return "".join(f"{each} " for each in token_ids)
 
 
 @dataclass

@@ -253,3 +253,25 @@ def voxtui(
         yield terminal, tap
     finally:
         terminal.close()
+
+
+def agree(terminal: Terminal, tap: Path) -> Held:
+    """At one moment every sign, colour and weight are the same; what the terminal held then.  Something moves all the
+    time, and may be between two paintings when it is asked: what stays different is wrong."""
+    latest = time.monotonic() + PATIENCE_S
+    while (found := believed(terminal, tap)).held.rows != found.rows:
+        assert time.monotonic() < latest, (text_of(found.held.rows), text_of(found.rows))
+    assert found.held.modes >= {ALTERNATE, PASTE, *MOUSE} - {1016}
+    assert CURSOR not in found.held.modes
+    return found.held
+
+
+def shows(terminal: Terminal, *words: str) -> Callable[[], bool]:
+    return lambda: all(word in terminal.text() for word in words)
+
+
+def given_back(terminal: Terminal) -> None:
+    """As a shell has it: its own screen, a cursor, no reports, and lines with echo."""
+    assert terminal.held().modes == SHELL
+    assert termios.tcgetattr(terminal.slave) == terminal.before
+    assert "\x1b" not in terminal.text()

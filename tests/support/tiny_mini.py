@@ -126,8 +126,8 @@ def _let_end(reference: Reference, hidden: torch.Tensor, seed: int) -> None:
         row = torch.randn(head.shape[1], generator=generator)
         row -= mean * (row @ mean) / mean.dot(mean)
         head[EOS] = row / ((hidden @ row) / best).quantile(0.95)
-        said = (reference.ids(prompt, [speechlike(3.0, clip)], 100, eos=EOS) for clip in range(1, 4))
-        if all(4 < len(ids) < 100 for ids in said):
+        said = (reference.token_ids(prompt, [speechlike(3.0, clip)], 100, eos=EOS) for clip in range(1, 4))
+        if all(4 < len(token_ids) < 100 for token_ids in said):
             return
     raise AssertionError(f"no end was found for the texts of seed {seed}")
 
@@ -142,10 +142,10 @@ def _check(reference: Reference) -> None:
         "text": [*text, 1100, 1200, END_INST],
         "turns": [*text, END_INST, 1300, EOS, *text[1:], END_INST],
     }
-    said = {name: reference.ids(prompts[name], clips, 12) for name, clips in clips_of.items()}
+    said = {name: reference.token_ids(prompts[name], clips, 12) for name, clips in clips_of.items()}
     said["last turn alone"] = said["other audio"]
-    assert len({tuple(ids) for ids in said.values()}) == 4, said
-    assert all(len(set(ids)) > 4 and min(ids) >= SPECIAL for ids in said.values()), said
+    assert len({tuple(token_ids) for token_ids in said.values()}) == 4, said
+    assert all(len(set(token_ids)) > 4 and min(token_ids) >= SPECIAL for token_ids in said.values()), said
 
 
 def features(processor: Any, clips: Sequence[Samples]) -> torch.Tensor:
@@ -163,7 +163,7 @@ class Reference:
     processor: Any
 
     @torch.inference_mode()
-    def ids(self, prompt_ids: list[int], clips: Sequence[Samples], new: int, eos: int | None = None) -> list[int]:
+    def token_ids(self, prompt_ids: list[int], clips: Sequence[Samples], new: int, eos: int | None = None) -> list[int]:
         """What greedy `generate()` says after a prompt, at most `new` ids; `eos` ends it and is the last of them."""
         heard = {"input_features": features(self.processor, clips)} if clips else {}
         given = {"input_ids": torch.tensor([prompt_ids]), "max_new_tokens": new, "do_sample": False, **heard}
@@ -182,10 +182,10 @@ class Reference:
         found = self.processor.apply_transcription_request(model_id="tiny", **given)["input_ids"][0].tolist()
         return list(found)
 
-    def text(self, ids: Sequence[int]) -> str:
+    def text(self, token_ids: Sequence[int]) -> str:
         """One decode of all ids."""
         tekken = self.processor.tokenizer.tokenizer.instruct_tokenizer.tokenizer
-        return b"".join(tekken.id_to_byte_piece(each) for each in ids).decode("utf-8", "replace")
+        return b"".join(tekken.id_to_byte_piece(each) for each in token_ids).decode("utf-8", "replace")
 
     def encode(self, text: str) -> list[int]:
         """A text without any framing."""

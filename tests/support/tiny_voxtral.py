@@ -146,8 +146,8 @@ def _calibrate(model: Any, processor: Any, seed: int) -> None:
     vocabulary[:SPECIAL] = 0
     vocabulary[SPECIAL:] *= 0.5
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(SPECIAL, VOCABULARY, (1, frames), generator=generator)
-    hidden = inner(input_ids=ids, input_features=mel, num_delay_tokens=6).last_hidden_state[0, 39:]
+    token_ids = torch.randint(SPECIAL, VOCABULARY, (1, frames), generator=generator)
+    hidden = inner(input_ids=token_ids, input_features=mel, num_delay_tokens=6).last_hidden_state[0, 39:]
     drop_mean(vocabulary[SPECIAL:], hidden)
     best, mean = (hidden @ vocabulary.T).amax(1), hidden.mean(0)
     vocabulary[PAD] = mean / mean.dot(mean) * best.quantile(0.55)
@@ -181,7 +181,7 @@ class Reference:
     processor: Any
 
     @torch.inference_mode()
-    def ids(self, samples: Samples, delay: int = 6) -> list[int]:
+    def token_ids(self, samples: Samples, delay: int = 6) -> list[int]:
         """What `generate()` says of a whole clip, one id per frame from the first that is not given; `delay` in
         frames.  The end-of-text token is an id like any other: it must not end a live stream."""
         left, right = 32 * FRAME, -len(samples) % FRAME + (delay + 1 + 10) * FRAME
@@ -193,10 +193,10 @@ class Reference:
         out = self.model.generate(**given, do_sample=False, eos_token_id=None)[0].tolist()
         return list(out[prompt.shape[1] :])
 
-    def text(self, ids: list[int]) -> str:
+    def text(self, token_ids: list[int]) -> str:
         """One decode of all ids."""
         tekken = self.processor.tokenizer.tokenizer.instruct_tokenizer.tokenizer
-        return b"".join(tekken.id_to_byte_piece(each) for each in ids).decode("utf-8", "replace")
+        return b"".join(tekken.id_to_byte_piece(each) for each in token_ids).decode("utf-8", "replace")
 
 
 @cache

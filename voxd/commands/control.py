@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shared.config import client_socket
+from shared.urls import CLIENT_SECRETS
 
 ANSWER_S = 5.0  # a daemon that takes longer is busy
 AGAIN_S = 0.02  # between two tries, while the queue of connections is full
 LOOK_S = 0.05  # between two looks whether a process has ended
-SECRETS_PATH = "/v1/realtime/client_secrets"
 
 
 class NotRunning(Exception):
@@ -80,7 +80,7 @@ def elsewhere(own: Path, environ: Mapping[str, str]) -> Path | None:
 
 def client_secret(path: Path, seconds: int, timeout_s: float = ANSWER_S) -> ClientSecret:
     """A new key, valid for so long.  Raises NotRunning, Refused; PermissionError if this user may not ask."""
-    answer = _ask(path, timeout_s, "POST", SECRETS_PATH, json.dumps({"expires_after": {"seconds": seconds}}))
+    answer = _ask(path, timeout_s, "POST", CLIENT_SECRETS, json.dumps({"expires_after": {"seconds": seconds}}))
     match answer:
         case {"value": str(value), "expires_at": int(expires_at)}:
             return ClientSecret(value, expires_at)

@@ -126,7 +126,7 @@ def shown(found: Row) -> str:
     if found.get("EVENT") not in TURNS:
         mark = "✗ " if found.get("PRIORITY") in URGENT else ""
         return f"{when}  {mark}{_plain(found.get('MESSAGE', ''))}"
-    parts = [f"{found.get('SESSION_ID', '')[-8:]:<8}", f"turn {found.get('TURN', '?'):<4}", *_figures(found)]
+    parts = [f"{found.get('SESSION_ID', '')[-12:]:<12}", f"turn {found.get('TURN', '?'):<4}", *_figures(found)]
     return "  ".join([when, *parts, *(["✗ over target"] if found.get("SLO_BREACH") == "1" else [])])
 
 

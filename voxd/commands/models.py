@@ -133,7 +133,7 @@ def verify(model: str | None, audio: tuple[Path, ...], seed: int, device: str) -
     from voxd.lab import verify_mini as mini, verify_realtime as realtime
 
     try:
-        clips = [realtime.Clip.read(path) for path in audio] or realtime.Clip.two(seed)
+        clips = [realtime.SpeechClip.read(path) for path in audio] or realtime.SpeechClip.two(seed)
         engine: Any = realtime if config_of(model, "voxtral") is None else mini
         found = engine.verify(engine.Checkpoint.load(model, *where(device), _say), clips, _say)
     except (Unusable, Unreadable) as reason:

@@ -1,8 +1,7 @@
-"""The engine process: `python -m voxd.engine FD`, started by the gateway, which holds the other end of socket FD.
+"""The engine process: `python -m voxd.engine FD`, where FD is its end of a socket to the gateway.  Steps 6 and 9.
 
-It reads `Configure`, loads the engines it names, says `Ready` and runs the loop until `Stop` or until the gateway has
-gone.
-Only here are engines imported.
+It reads `Configure`, loads the engines named there, reports `Ready` and runs the loop until `Stop` or until the gateway
+has gone.  Engines are imported here and nowhere else.  It does not know sessions, turns or what an engine computes.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ from voxd.traces import Reticent
 log = logging.getLogger("voxd.engine")
 READER = "reader"  # the thread that reads what the gateway sends
 FELL = 70  # the exit status after a fault: EX_SOFTWARE of sysexits.h
-# What a device throws, by name, for nothing here imports a library of devices.  Its first line holds numbers only.
+# Exceptions of a device, by name: nothing here imports its library.  The first line of their text holds numbers only.
 _OF_THE_DEVICE = {
     "OutOfMemoryError": "the device's memory is full",
     "AcceleratorError": "the device has failed",
 }
 
 
-class Link:
+class GatewayLink:
     """The socket to the gateway.  Writing blocks while the gateway is behind; its loss ends the process."""
 
     def __init__(self, sock: socket.socket) -> None:
@@ -46,10 +45,10 @@ class Link:
         try:
             self._sock.sendall(b"".join(map(_encoded, reports)))
         except (BrokenPipeError, ConnectionResetError):
-            os._exit(0)  # the gateway is gone: nobody is left to serve
+            os._exit(0)  # the gateway is gone, so there is nobody to serve
 
     def commands(self) -> Iterator[list[m.Command]]:
-        """As they come together, until the gateway closes its end."""
+        """Batches of commands as they arrive, until the gateway closes its end."""
         while data := self._receive():
             whole = map(self._joiner.receive, self._unframer.feed(data))
             yield [command for command in whole if command is not None]
@@ -62,19 +61,18 @@ class Link:
 
 
 def _encoded(report: m.Report) -> bytes:
-    """What an engine says that cannot be written (half of a surrogate pair, more than a message may hold) costs the
-    turn that it is about."""
+    """One framed report.  If it cannot be written (half of a surrogate pair, too large), its turn fails instead."""
     try:
         return framing.encode(report)
     except framing.Unsendable as error:
-        log.error("an engine says what cannot be sent: %s", error)
+        log.error("an engine published something that cannot be sent: %s", error)
         if not isinstance(report, m.StreamMessage):
             raise
         message = "The engine's answer cannot be sent; see voxd's log."
         return framing.encode(m.Failed(report.stream, getattr(report, "ref", None), "engine_error", message))
 
 
-def build(configure: m.Configure, inbox: Inbox, link: Link) -> tuple[dict[m.Role, Engine], m.Ready]:
+def build(configure: m.Configure, inbox: Inbox, link: GatewayLink) -> tuple[dict[m.Role, Engine], m.Ready]:
     """Imports, makes and loads the engines; one object if both roles name the same.  Raises `Unusable`."""
     wanted: dict[m.Role, str | None] = {"transcribe": configure.transcribe, "respond": configure.respond}
     made = make(wanted, configure.settings, inbox.wake)
@@ -97,8 +95,8 @@ def build(configure: m.Configure, inbox: Inbox, link: Link) -> tuple[dict[m.Role
 
 
 def _share(engines: Mapping[str, Engine]) -> tuple[str, ...]:
-    """Each gets its part of the device's memory, before the first takes any.  Returns lines for the user; raises
-    `Unusable`."""
+    """Grants each engine its part of the device's memory, before any engine takes some.  Returns lines for the user;
+    raises `Unusable`."""
     demands = {name: demand for name, engine in engines.items() if (demand := engine.demand()) is not None}
     if not demands:
         return ()
@@ -109,13 +107,13 @@ def _share(engines: Mapping[str, Engine]) -> tuple[str, ...]:
 
 
 def _free_memory() -> int:
-    """Of the device, bytes."""
-    import torch  # only engines that demand some have it
+    """Bytes that are free on the device."""
+    import torch  # installed wherever an engine demands memory
 
     return int(torch.cuda.mem_get_info()[0])
 
 
-def serve(link: Link) -> int:
+def serve(link: GatewayLink) -> int:
     """The exit status: 0 after Stop, 1 if an engine cannot be used here."""
     batches = link.commands()
     configure = next(filter(None, batches), [None])[0]
@@ -128,7 +126,7 @@ def serve(link: Link) -> int:
             inbox.put(*batch)
         os._exit(0)  # the gateway closed its end without Stop
 
-    # From here on, for the gateway may be killed while weights are loaded, and nobody else would end this process.
+    # Reading begins now: the gateway may be killed while weights load, and then nobody else would end this process.
     threading.Thread(target=read, name=READER, daemon=True).start()
     try:
         engines, ready = build(configure, inbox, link)
@@ -142,17 +140,18 @@ def serve(link: Link) -> int:
 
 
 def fall(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
-    """The last word on an exception that nobody caught: says what it was, without what anybody said, and ends the
-    process at once, for after a fault of the device an orderly end may wait for it for ever."""
-    told = _OF_THE_DEVICE.get(kind.__name__)
-    what = f"{told} ({str(error).partition(chr(10))[0]})" if told else "a bug in an engine"
+    """Logs an exception that nobody caught, without anything that was said, and ends the process at once.
+
+    After a fault of the device an orderly end could wait for the device for ever."""
+    known = _OF_THE_DEVICE.get(kind.__name__)
+    what = f"{known} ({str(error).partition(chr(10))[0]})" if known else "a bug in an engine"
     log.critical("the engine process ends: %s", what, exc_info=(kind, error, frames))
     sys.stderr.flush()
     os._exit(FELL)
 
 
 def _fall_with_reader(args: threading.ExceptHookArgs) -> None:
-    """Without its reader the process would be deaf, and beat on."""
+    """Ends the process if its reader thread fails: without it no command would arrive, while heartbeats went on."""
     if args.thread is None or args.thread.name != READER or args.exc_value is None:
         threading.__excepthook__(args)
         return
@@ -165,10 +164,10 @@ def main() -> int:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Reticent("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # it tells of every decode
-    for number in (signal.SIGINT, signal.SIGTERM):  # the gateway's to handle: it stops this process in order
+    logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # it logs every decode
+    for number in (signal.SIGINT, signal.SIGTERM):  # the gateway handles these and stops this process in order
         signal.signal(number, signal.SIG_IGN)
-    return serve(Link(socket.socket(fileno=int(sys.argv[1]))))
+    return serve(GatewayLink(socket.socket(fileno=int(sys.argv[1]))))
 
 
 if __name__ == "__main__":

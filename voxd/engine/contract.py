@@ -1,12 +1,14 @@
-"""What an engine is.  Step 8 of a frame's path, as an interface; `echo` implements all of it, `conformance` checks it.
+"""What an engine is: the interface that all engines implement.  Step 8.
 
-An engine is a core in the sense of the house: commands in, outputs out, nothing else.
+`echo` implements all of it, `conformance` checks it.
+
+An engine takes commands and returns outputs, and does nothing else.
 
     engine = MyEngine(options, wake)      cheap: no model, no device
-    engine.demand()                       what it wants of the memory of a device that engines share
-    engine.grant(units)                   and what it gets of it
-    engine.load(progress)                 slow: weights, warm-up; says what it does
-    loop:  engine.receive(command)        in order; never blocks; never raises but `Refuse`
+    engine.demand()                       how much of a shared device's memory it wants
+    engine.grant(units)                   how much of it is its own
+    engine.load(progress)                 slow: weights, warm-up; reports its progress
+    loop:  engine.receive(command)        in order; never blocks; raises nothing but `Refuse`
            outputs = engine.step(now_us)  never longer than 20 ms unless it is the device's own step
            engine.deadline_us             when it wants to be stepped though nothing arrives (None: never)
 
@@ -45,14 +47,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from shared.audio import RATE
+from shared.audio import RATE, to_samples
 from voxd.messages import EngineCommand as EngineCommand, Guide, Output, Role
 
-LOOK_BACK = 5 * RATE  # samples of un-owned audio that an engine keeps for the next Onset
+LOOK_BACK = 5 * RATE  # samples that an engine keeps for the next Onset though they are of no utterance
+LONGEST = 330 * RATE  # samples of an utterance and what is around it: the gateway ends it after 5 min
+PAUSE_TOLD = to_samples(400)  # the turn rules tell of a pause (Flush) long before it has lasted this many samples
 
 
 class Refuse(Exception):
-    """Raised by `receive(Open)`: no slot, or options that cannot be had; nothing has changed then.  Read by people."""
+    """Raised by `receive(Open)`: there is no slot, or the options are not possible.  Nothing has changed then.  The
+    text is for people."""
 
     def __init__(self, reason: str, retry_after_s: int = 5) -> None:
         super().__init__(reason)
@@ -72,11 +77,11 @@ class Capabilities:
     needs: tuple[str, ...] = ()  # modules that must be importable
     extra: str | None = None  # the extra of the engine's own package that brings them
     languages: tuple[str, ...] = ()  # ISO 639-1; () = any
-    guided_by: tuple[Guide, ...] = ("language", "prompt")  # what of Open's hints a transcriber uses
+    guided_by: tuple[Guide, ...] = ("language", "prompt")  # which hints of Open a transcriber uses
     live: bool = False  # text while the person still speaks
     speculates: bool = False  # Speculate does something
-    remembers: bool = False  # it wants Leave, and goes on after the next Open; others are told Close
-    fetches: bool = False  # what `absent` finds, `load` brings from the internet
+    remembers: bool = False  # it receives Leave and remembers the stream until the next Open; others receive Close
+    fetches: bool = False  # `load` fetches from the internet what `absent` finds missing
     reads_text: bool = False  # a responder that wants the text of what was spoken: Respond comes when that is final
 
 
@@ -84,12 +89,12 @@ class Capabilities:
 class Demand:
     """What an engine wants of the memory of a device that it shares with another engine.  Bytes."""
 
-    fixed: int  # whatever it is granted: weights, above all
-    unit: int  # of what it is granted in whole numbers, such as streams
+    fixed: int  # taken in any case, above all by weights
+    unit: int  # taken by each unit that it is granted, such as a stream
     per: str  # what a unit is for: "stream of 120 s"
     least: int = 1  # units without which it is of no use
     most: int | None = None  # units that it can use; None: any number
-    weight: int = 1  # its units beside those of the other engine, where both could use more
+    weight: int = 1  # its units for each unit of the other engine, where both could use more
     lower: str = ""  # the option that makes `least` units smaller
 
 
@@ -103,17 +108,18 @@ class Engine(ABC):
         it."""
 
     def demand(self) -> Demand | None:
-        """Cheap: no weights are read.  None: it takes no memory of the device, or cannot tell because of what `load` is
-        going to raise."""
+        """The memory that it wants; cheap, no weights are read.  None: it takes no memory of the device, or cannot tell
+        because of something that `load` will raise."""
         return None
 
     def grant(self, units: int) -> None:
-        """So many of the units of `demand` are its own; told before `load`, if at all."""
+        """Tells it how many units of `demand` are its own; called before `load`, if at all."""
 
     @abstractmethod
     def load(self, progress: Callable[[str], None]) -> tuple[str, ...]:
-        """Loads and warms up; returns lines for the user (device, path in use, what is degraded).  Raises
-        `Unusable`."""
+        """Loads and warms up; returns lines for the user: device, path in use, what is degraded.
+
+        Raises `Unusable`."""
 
     @abstractmethod
     def receive(self, command: EngineCommand) -> None:
@@ -121,11 +127,11 @@ class Engine(ABC):
 
     @abstractmethod
     def step(self, now_us: int) -> Iterable[Output]:
-        """Does what is ready and returns what came of it, each stream's outputs in order."""
+        """Does what is ready and returns the outputs, in order for each stream."""
 
     @property
     def deadline_us(self) -> int | None:
-        """When `step` is wanted though nothing arrives."""
+        """When it wants to be stepped although nothing arrives; None: never."""
         return None
 
     def stop(self) -> None:
@@ -133,14 +139,16 @@ class Engine(ABC):
 
     @property
     def delay_ms(self) -> int | None:
-        """By how much its live text trails audio where a session does not say (`Open.delay_ms`); None: it has no such
-        setting.  Asked for once, after `load`."""
+        """By how much its live text trails audio where a session does not choose (`Open.delay_ms`).
+
+        None: it has no such setting.  Read once, after `load`."""
         return None
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """That it can write down, ISO 639-1; (): any.  Asked for once, after `load`: what a client names beside them is
-        refused before it comes here."""
+        """The languages that it can write down, ISO 639-1; (): any.
+
+        Read once, after `load`; other languages are refused before they come here."""
         return self.capabilities.languages
 
     @classmethod
@@ -150,13 +158,13 @@ class Engine(ABC):
 
     @classmethod
     def absent(cls, options: Mapping[str, object]) -> str | None:
-        """What it would load with these options and is not on this machine, such as weights, and what to do, in half a
-        sentence; for `voxd engines` and `voxd doctor`.  None: nothing, or unknown.  Raises `Unusable`."""
+        """What is missing on this machine to load it with these options, such as weights, and what to do, in half a
+        sentence for `voxd engines` and `voxd doctor`.  None: nothing, or unknown.  Raises `Unusable`."""
         return None
 
 
 def _is_there(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package around it is not there
+    except ModuleNotFoundError:  # the package that it is in is missing
         return False

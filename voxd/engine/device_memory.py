@@ -1,8 +1,8 @@
-"""Shares the memory of one device among the engines of one process.  Pure: bytes and numbers.  Before step 1.
+"""Shares the memory of one device among the engines of one process.  Not in the packet's path: before it begins.
 
-Each engine says what it takes in any case and what it could use (`contract.Demand`).  What is left beside the weights
-and the work space becomes units, of both engines alike: whoever speaks to both wants one of each.  It knows no device,
-no model and no option but by name.
+Pure: bytes and numbers.  Each engine says what it takes in any case and what it could use (`contract.Demand`).  The
+memory that is left beside weights and work space becomes units of all engines in proportion: a client that speaks to
+both engines needs one unit of each.  It knows no device and no model, and options only by name.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 from voxd.engine.contract import Demand, Unusable
 
-WORK_SPACE = 4 << 30  # of the process: captured graphs, what is computed in between, libraries
+WORK_SPACE = 4 << 30  # bytes of the process for captured graphs, intermediate results and libraries
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """What each engine is granted."""
+
     units: dict[str, int]  # by engine
     lines: tuple[str, ...]  # for the user
 
@@ -25,8 +27,8 @@ class Plan:
 def plan(free: int, demands: Mapping[str, Demand], work_space: int = WORK_SPACE) -> Plan:
     """Raises Unusable, with all numbers, if the least that they need does not fit.
 
-    Units are given out in the ratio of the weights until nothing more fits; who has enough leaves the rest to the
-    others."""
+    Units are given out in the ratio of the weights until nothing more fits; an engine that has enough leaves the
+    rest to the others."""
     room = free - work_space - sum(each.fixed for each in demands.values())
     if _cost(demands, _at(demands, 0)) > room:
         raise Unusable(_too_much(free, demands, work_space))

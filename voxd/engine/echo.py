@@ -1,7 +1,7 @@
-"""An engine that needs no model: text that is a pure function of sample positions and of a scripted clock.
+"""An engine that needs no model: its text is a pure function of sample positions and of a scripted clock.  Step 8.
 
-It implements the whole contract in both roles, so that the gateway, the wire, the client and their tests can
-run without weights; only used when it is named.  It says nothing about speech.
+It implements the whole contract in both roles, so that the gateway, the wire, the client and their tests can run
+without weights; it is used only where it is named.  It knows nothing about speech.
 
 transcribe: one word per 320 ms of utterance, live up to the last voiced frame, the rest at the end.
 respond:    `tokens` words, one per `token_ms`, whatever is asked; up to 16 of them may be ready speculatively.
@@ -98,9 +98,9 @@ class Echo(Engine):
         super().__init__(options, wake)
         chosen = read("echo", Options, options)
         self._tokens, self._token_us = chosen.tokens, chosen.token_ms * 1000
-        self._streams: dict[int, bool] = {}  # and whether it is to write down what is said there
+        self._streams: dict[int, bool] = {}  # stream -> is this engine its transcriber?
         self._utterances: dict[int, _Utterance] = {}
-        self._known: dict[int, int | None] = {}  # as Feed tells it
+        self._known: dict[int, int | None] = {}  # `Feed.known`
         self._voiced: dict[int, deque[int]] = {}  # ends of the latest voiced frames: an onset is told after them
         self._answers: dict[tuple[int, int], _Answer] = {}
         self._out: list[Output] = []
@@ -114,7 +114,7 @@ class Echo(Engine):
             case Open():
                 self._streams[stream] = "transcribe" in command.roles
             case Onset():
-                if self._streams.get(stream):  # else it is somebody else's to write down
+                if self._streams.get(stream):  # else another engine transcribes it
                     self._utterances[stream] = _Utterance(command.ref, command.start, len(command.said.split()))
                     self._go_on(stream)
             case Heard():
@@ -133,7 +133,7 @@ class Echo(Engine):
                 self._known[stream] = command.known
                 self._go_on(stream)
             case Audio() | Prepare() | Flush() | Rollback():
-                pass  # what it says depends on positions alone: there is nothing to prepare, undo, truncate or free
+                pass  # its text depends on positions alone, so there is nothing to prepare or undo
 
     def step(self, now_us: int) -> Iterable[Output]:
         for key in list(self._answers):
@@ -157,7 +157,7 @@ class Echo(Engine):
             self._go_on(heard.stream)
 
     def _go_on(self, stream: int) -> None:
-        """Live words: as far as there was voice, and as far as it is known to be this utterance's."""
+        """Publishes live words up to the last voiced frame that certainly belongs to this utterance."""
         known, utterance = self._known.get(stream), self._utterances.get(stream)
         if utterance is not None:
             ends = reversed(self._voiced.get(stream, ()))

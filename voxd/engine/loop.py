@@ -1,9 +1,9 @@
-"""The engine process's one loop: drain → hear → step → publish.  Steps 6 to 9 of a frame's path.
+"""The one loop of the engine process: take commands, run the VAD, step the engines, publish.  Steps 6 to 9.
 
 It knows the order of work and the promises of `contract`; not what an engine computes, nor what a session is.
 Nothing in it sleeps: it waits for the inbox, for an engine's deadline or for the next heartbeat, whichever is first.
 
-Between turns of the loop a stream's outputs are in this order: what the VAD heard, then what engines said about it.
+One round publishes the outputs of a stream in this order: what the VAD heard, then what the engines made of it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ BEAT_US = 500_000
 
 
 class Inbox:
-    """Commands for the loop, from the thread that reads the socket.
+    """Passes commands to the loop from the thread that reads the socket.
 
     Bound: `size` commands and `room` bytes; at the bound the reader waits, and through its socket the gateway."""
 
@@ -56,7 +56,7 @@ class Inbox:
         self._woken = False
 
     def put(self, *commands: Command) -> None:
-        """All of them, once there is room for one."""
+        """Adds all of these commands, once there is room for one."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._commands) < self._size and self._bytes < self._room)
             self._commands.extend(commands)
@@ -64,13 +64,13 @@ class Inbox:
             self._changed.notify_all()
 
     def wake(self) -> None:
-        """Something else than a command is ready; safe from any thread."""
+        """Ends the wait of `take`: an engine has something to give.  Safe from any thread."""
         with self._changed:
             self._woken = True
             self._changed.notify_all()
 
     def take(self, timeout_s: float) -> list[Command]:
-        """All commands there are; waits for one, for `wake`, or for the timeout."""
+        """Takes all commands; first waits for one, for `wake`, or for the timeout."""
         with self._changed:
             self._changed.wait_for(lambda: self._commands or self._woken, max(0.0, timeout_s))
             self._woken = False
@@ -86,7 +86,8 @@ def monotonic_us() -> int:
 
 
 class Loop:
-    """`engines`: one per filled role, possibly the same object twice.  `publish` gets each turn's reports in order."""
+    """`engines`: one per filled role, possibly the same object twice.  `publish` gets the reports
+    of each round in order."""
 
     def __init__(
         self,
@@ -100,21 +101,21 @@ class Loop:
         self._distinct = list(dict.fromkeys(engines.values()))
         self._vad, self._inbox, self._publish, self._clock = vad, inbox, publish, clock
         self._roles: dict[int, tuple[Role, ...]] = {}
-        self._left: dict[int, list[Engine]] = {}  # who remembers a stream whose client is gone
+        self._left: dict[int, list[Engine]] = {}  # engines that remember a stream whose client is gone
         self._taken_us: dict[tuple[int, int], int] = {}  # when Commit or Respond was taken up
         self._beat_us = 0
-        self._vad_us = self._step_us = 0  # spent so far
+        self._vad_us = self._step_us = 0  # time spent so far
         self._out: list[Report] = []
 
     def run(self) -> None:
-        """Until Stop."""
-        while self.turn(self._inbox.take(self._patience_s())):
+        """Runs rounds until Stop, then stops the engines."""
+        while self.round(self._inbox.take(self._patience_s())):
             pass
         for engine in self._distinct:
             engine.stop()
 
-    def turn(self, commands: Iterable[Command]) -> bool:
-        """One round; False after Stop."""
+    def round(self, commands: Iterable[Command]) -> bool:
+        """One round with these commands; False if one of them was Stop."""
         for command in commands:
             if isinstance(command, Stop):
                 return False
@@ -172,7 +173,7 @@ class Loop:
             self._roles.pop(command.stream, None)
 
     def _leave(self, command: Leave) -> None:
-        """Its slots are free at once."""
+        """The client is gone: the slots of its stream are freed at once."""
         audience = self._audience(command)
         self._left[command.stream] = [engine for engine in audience if engine.capabilities.remembers]
         self._tell(Close(command.stream), [engine for engine in audience if not engine.capabilities.remembers])
@@ -180,10 +181,10 @@ class Loop:
         self._roles[command.stream] = ()
 
     def _open(self, command: Open) -> None:
-        """Admission.  A stream is opened by all its engines or by none; the VAD listens to it in any case.
+        """Admits a stream to all its engines or to none, and to the VAD.
 
-        A second Open is told to those that stay; engines whose role was given up are closed.  If it is refused, the
-        stream goes on as it was; but a client that had left has nothing that could go on."""
+        Engines whose role a second Open gives up are closed, the others receive it.  If it is refused, the stream goes
+        on as it was; a client that had left has nothing that could go on."""
         stream, before = command.stream, self._audience(command)
         roles = None if stream in self._left else self._roles.get(stream)
         self._roles[stream] = tuple(role for role in command.roles if role in self._engines)
@@ -207,12 +208,12 @@ class Loop:
             self._vad.open(stream, command.start)
 
     def _as_told(self, command: Open, engine: Engine) -> Open:
-        """An engine is told of the roles that it has itself: a responder must not write down what is said."""
+        """The Open with only the roles that this engine has: a responder must not write down what is said."""
         own = tuple(role for role in self._roles[command.stream] if self._engines[role] is engine)
         return msgspec.structs.replace(command, roles=own)
 
     def _shut_out(self, refused: Refused) -> None:
-        """Not one engine keeps the stream."""
+        """Closes the stream in all engines, so that none keeps a part of it."""
         self._tell(Close(refused.stream))
         del self._roles[refused.stream]
         self._vad.close(refused.stream)
@@ -223,7 +224,7 @@ class Loop:
         return list(dict.fromkeys(self._engines[role] for role in command.audience if role in roles))
 
     def _tell(self, command: EngineCommand, audience: Iterable[Engine] | None = None) -> None:
-        """One stream's trouble is that stream's, one engine's not the other's: the wall between them."""
+        """Gives a command to engines.  An exception fails this turn of this stream, and nothing else."""
         for engine in self._audience(command) if audience is None else audience:
             try:
                 engine.receive(command)
@@ -236,7 +237,7 @@ class Loop:
     # ── out ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _collect(self, output: Output) -> None:
-        """Puts times to what an engine said."""
+        """Adds the times to an output, and drops outputs of streams that are closed."""
         if output.stream not in self._roles:
             return
         if isinstance(output, Said | Settled):

@@ -1,10 +1,10 @@
-"""Token ids -> text that is only ever appended to: the last part of step 8 for engines that generate.
+"""Turns token ids into text that is only ever appended to.  Step 8, for engines that generate.
 
 Pure: ids in, strings out.  It knows no model, no audio and no stream; the vocabulary is given as the bytes of each id,
 none for control tokens.
 
 A token may end in the middle of a character, and control tokens may stand between its bytes: so bytes are decoded
-incrementally, and a control token flushes nothing.  What never becomes a character is replaced at the end.
+incrementally, and a control token flushes nothing.  Bytes that never become a character are replaced at the end.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ class Writer:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._again: str | None = "" if said else None  # what has come of `said` so far; None: we are beyond it
 
-    def write(self, ids: Iterable[int]) -> str:
-        """The new text that these ids complete."""
-        return self._append(self._utf8.decode(self._bytes(ids)), last=False)
+    def write(self, token_ids: Iterable[int]) -> str:
+        """The new text that these token ids complete."""
+        return self._append(self._utf8.decode(self._bytes(token_ids)), last=False)
 
     def finish(self) -> str:
-        """There are no more ids: the rest."""
+        """The rest of the text: no more token ids come."""
         return self._append(self._utf8.decode(b"", True), last=True)
 
-    def guess(self, ids: Iterable[int]) -> str:
+    def guess(self, token_ids: Iterable[int]) -> str:
         """What `write` would return; nothing changes."""
         if self._again is not None:
             return ""
         utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         utf8.setstate(self._utf8.getstate())
-        new = utf8.decode(self._bytes(ids))
+        new = utf8.decode(self._bytes(token_ids))
         return new if self.text else new.lstrip()
 
-    def _bytes(self, ids: Iterable[int]) -> bytes:
-        return b"".join(self._pieces[each] for each in ids)
+    def _bytes(self, token_ids: Iterable[int]) -> bytes:
+        return b"".join(self._pieces[each] for each in token_ids)
 
     def _append(self, new: str, *, last: bool) -> str:
         if self._again is not None:
@@ -56,7 +56,7 @@ class Writer:
         return new
 
     def _beyond(self, again: str, *, last: bool) -> str:
-        """What follows `said` in the text that has come again.  The same audio gives the same text; where another
+        """The part of the repeated text that goes beyond `said`.  The same audio gives the same text; where another
         batch or device rounded differently, the words are aligned as soon as there are more than were said."""
         again = again.lstrip()
         if again.startswith(self.text):

@@ -18,10 +18,9 @@ import numpy as np
 from shared.audio import RATE, VAD_FRAME, Float32, pcm16_to_float
 from voxd.messages import Heard
 
-FRAME = VAD_FRAME
 MODEL = Path(__file__).with_name("silero_vad.onnx")
 _CONTEXT = 64  # samples of the frame before that the network wants to see again
-_FRAME_BYTES = 2 * FRAME
+_FRAME_BYTES = 2 * VAD_FRAME
 
 # One `step` must stay under 20 ms, for the heartbeat and the engines share its thread.  Measured on one 2.x GHz core:
 # 0.07 ms for one row, 1.9 ms for 64; the worst case of these bounds is 17 ms.
@@ -95,7 +94,7 @@ class Vad:
     @property
     def lag_samples(self) -> int:
         """Audio fed and not yet heard, of the stream that waits most; less than one frame is not lag."""
-        return max((ear.frames * FRAME for ear in self._ears.values()), default=0)
+        return max((ear.frames * VAD_FRAME for ear in self._ears.values()), default=0)
 
     def step(self) -> list[Heard]:
         """Hears at most `_MAX_CELLS` frames of the streams that waited longest; call again while `has_work`."""
@@ -120,13 +119,13 @@ class Vad:
     def _hear(self, network: Network, rows: list[int]) -> list[float]:
         """One frame of each of `rows`."""
         ears = [self._ears[stream] for stream in rows]
-        frames = np.empty((len(ears), _CONTEXT + FRAME), np.float32)
+        frames = np.empty((len(ears), _CONTEXT + VAD_FRAME), np.float32)
         for row, ear in zip(frames, ears, strict=True):
             row[:_CONTEXT] = ear.context
             row[_CONTEXT:] = pcm16_to_float(bytes(ear.pending[:_FRAME_BYTES]))
             ear.context = row[-_CONTEXT:].copy()
             del ear.pending[:_FRAME_BYTES]
-            ear.position += FRAME
+            ear.position += VAD_FRAME
         probabilities, state = network(frames, np.stack([ear.state for ear in ears], axis=1))
         self.batches += 1
         self.rows += len(rows)

@@ -1,6 +1,6 @@
-"""What the VAD said about one stream, and what follows from it: is there voice, is this a pause, where may one cut.
+"""What the VAD said about one stream: is there voice, is this a pause, where may audio be cut.  Step 8.
 
-The audio half of a re-decoding engine, in step 8.  Pure: probabilities in, sample positions out.  It does not know
+This is the audio half of a re-decoding engine.  Pure: probabilities in, sample positions out.  It does not know
 streams, text or turns; the thresholds here serve decoding, turn-taking has its own.
 """
 
@@ -10,9 +10,8 @@ from collections.abc import Iterable
 
 from shared.audio import VAD_FRAME, to_samples
 
-FRAME = VAD_FRAME  # samples per probability
-VOICED = 0.5  # at least: somebody speaks
-SILENT = 0.35  # below: nobody does; between the two it goes on as it was
+VOICED = 0.5  # from this probability on somebody speaks
+SILENT = 0.35  # below it nobody speaks; between the two nothing changes
 _PAUSE = 6  # frames below SILENT (192 ms) that make a pause worth cutting in
 
 
@@ -28,7 +27,7 @@ class Voice:
     @property
     def end(self) -> int:
         """Sample up to which the stream was heard."""
-        return self._start + len(self._frames) * FRAME
+        return self._start + len(self._frames) * VAD_FRAME
 
     def append(self, start: int, probabilities: Iterable[float]) -> None:
         if not self._frames:
@@ -37,27 +36,27 @@ class Voice:
 
     def trim(self, before: int) -> None:
         """Forgets frames that end before sample `before`."""
-        gone = min(max(0, (before - self._start) // FRAME), len(self._frames))
+        gone = min(max(0, (before - self._start) // VAD_FRAME), len(self._frames))
         del self._frames[:gone]
-        self._start += gone * FRAME
+        self._start += gone * VAD_FRAME
 
     def _index(self, sample: int) -> int:
-        return max(0, (sample - self._start) // FRAME)
+        return max(0, (sample - self._start) // VAD_FRAME)
 
     def _voiced(self, start: int, end: int) -> list[int]:
         first = self._index(start)
-        last = self._index(end + FRAME - 1)
+        last = self._index(end + VAD_FRAME - 1)
         return [first + i for i, p in enumerate(self._frames[first:last]) if p >= VOICED]
 
     def first_voiced(self, start: int, end: int) -> int | None:
         """Where the first voiced frame of [start, end) begins."""
         found = self._voiced(start, end)
-        return max(start, self._start + found[0] * FRAME) if found else None
+        return max(start, self._start + found[0] * VAD_FRAME) if found else None
 
     def last_voiced(self, start: int, end: int) -> int | None:
         """Where the last voiced frame of [start, end) ends."""
         found = self._voiced(start, end)
-        return min(end, self._start + (found[-1] + 1) * FRAME) if found else None
+        return min(end, self._start + (found[-1] + 1) * VAD_FRAME) if found else None
 
     def silence(self) -> int:
         """Samples since the last frame that was not silent."""
@@ -66,7 +65,7 @@ class Voice:
             if probability >= SILENT:
                 break
             count += 1
-        return count * FRAME
+        return count * VAD_FRAME
 
     def cut(self, earliest: int, latest: int, *, pause_only: bool) -> int | None:
         """Where to end a segment inside [earliest, latest): the middle of the longest pause, the later of equals.
@@ -83,4 +82,4 @@ class Voice:
         if not best:
             around = [sum(frames[i - 1 : i + 2]) for i in range(1, len(frames) - 1)]
             at = 1 + min(range(len(around)), key=lambda i: around[i])
-        return self._start + (first + at) * FRAME + (0 if best else to_samples(16))
+        return self._start + (first + at) * VAD_FRAME + (0 if best else to_samples(16))

@@ -1,6 +1,6 @@
-"""How many bytes are kept for all clients together.  Beside step 4.
+"""The memory that all clients together may take.  Beside step 4.
 
-It knows sums; not who holds what, nor of what.
+Pure: sums only.  It does not know what the bytes are, or whose.
 """
 
 from __future__ import annotations
@@ -10,31 +10,36 @@ from dataclasses import dataclass, field
 AUDIO = 2 << 30  # bytes, of all sessions
 CONVERSATIONS = 1 << 30  # bytes, of all sessions
 BODIES = 256 << 20  # bytes, of all HTTP requests
+MESSAGES = 512 << 20  # bytes, of all WebSocket messages that are not whole yet or wait for their session
 
 
 @dataclass(slots=True)
 class Kept:
-    """Bytes of one kind.  Bound: `limit`; who goes over it is told, and nobody else."""
+    """Bytes of one kind.  Bound: `limit`; only the holder that goes over it is told so."""
 
     limit: int
     now: int = 0
 
     def grew(self, size: int) -> bool:
-        """By so much, or less than nothing.  False: it is more than may be."""
+        """Adds bytes, or gives some back if negative.  False: after adding them there are more than the limit."""
         self.now += size
         return size <= 0 or self.now <= self.limit
 
 
 class Held:
-    """What one holder has of it, until the end."""
+    """The part of one holder, given back at the end of the `with` block."""
 
     def __init__(self, kept: Kept) -> None:
         self._kept, self._size = kept, 0
 
     def grew(self, size: int) -> bool:
-        """As `Kept.grew`."""
+        """Adds to this part, as `Kept.grew` does."""
         self._size += size
         return self._kept.grew(size)
+
+    def becomes(self, size: int) -> bool:
+        """This part has so many bytes now.  False: it has grown, and all together are more than the limit."""
+        return self.grew(size - self._size)
 
     def __enter__(self) -> Held:
         return self
@@ -45,7 +50,7 @@ class Held:
 
 @dataclass(slots=True)
 class Budget:
-    """One for a gateway."""
+    """What all sessions of a gateway may keep; they share one instance."""
 
     audio: Kept = field(default_factory=lambda: Kept(AUDIO))
     conversations: Kept = field(default_factory=lambda: Kept(CONVERSATIONS))

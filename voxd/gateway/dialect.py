@@ -1,28 +1,29 @@
-"""Which protocol a client of `/v1/realtime` speaks, and the translation of vLLM's into this server's.  Steps 4 and 11.
+"""Finds out which protocol a client of `/v1/realtime` speaks, and translates vLLM's into that of the OpenAI API (GA).
+Steps 4 and 11 of a packet's path.
 
-Pure.  It knows the wire of both; sessions only as GA events in and out.  No clock (the time of creation is given), no
-socket, no audio beyond its length.
+Pure.  It knows the messages of both protocols; of sessions only GA events in and out.  The time of creation is given to
+it, and of audio it knows only the length.
 
-vLLM's realtime clients use the same path.  Nothing in their URL tells them apart, so the connection begins UNDECIDED,
-answers as GA, and the first meaningful event decides.  What an event tells is its *sign*:
+vLLM's realtime clients use the same path and the same URL.  So a connection begins UNDECIDED, is answered as GA, and
+its first telling event decides.  What an event tells is its *sign*:
 
-    MODEL     `session.update` with `model` and no `session`: only vLLM has that
-    FINAL     `input_audio_buffer.commit` with the key `final`: the same
-    READY     the first event is a commit (nothing can be in the buffer) and the URL names neither a model nor an intent
-    EMPTY     the same, but the URL is one of GA: an error of GA
-    AUDIO     `input_audio_buffer.append`: both have it, but from here on the format is fixed
+    MODEL     `session.update` with `model` and no `session`, which only vLLM has
+    FINAL     `input_audio_buffer.commit` with the key `final`, which only vLLM has
+    READY     the first event is a commit (so the buffer is empty) and the URL names neither a model nor an intent
+    EMPTY     the first event is a commit, but the URL is one of GA: an error in GA
+    AUDIO     `input_audio_buffer.append`, which both have; from here on the audio format is fixed
     GA_ONLY   any other event of GA
 
-and TABLE says what follows; a pair that is not in it changes nothing, nor does input that is no event at all.
+TABLE says which state follows.  A pair that is not in it changes nothing, and neither does input that is not an event.
 `?dialect=ga|vllm` decides beforehand.
 
-In vLLM's dialect audio is 16 kHz and nothing is found by voice activity: a commit begins a transcription (here: does
-nothing, text has been coming since the first audio), a commit with `final: true` ends it.  A transcription is one or
-more GA items: one that goes on for minutes is committed piece by piece, before the session's buffer is full.  Text
-leaves in the order of the audio and each transcription ends with one `transcription.done`, or with an error.
+In vLLM's dialect audio is 16 kHz and there is no voice activity detection: a commit begins a transcription (it has no
+effect here, because text comes from the first audio on), and a commit with `final: true` ends it.  A transcription is
+one or more GA items, because one that goes on for minutes is committed in pieces before the session's buffer is full.
+Text is sent in the order of the audio.  Each transcription ends with one `transcription.done`, or with an error.
 
-Bounds: pieces are bounded by the audio that the session takes; of a text longer than TEXT only the end is repeated in
-`transcription.done`.
+Bounds: the audio that the session accepts bounds the pieces.  Of a text longer than TEXT, `transcription.done` repeats
+only the end.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ TABLE: dict[tuple[State, Sign], State] = {
 
 
 class _Probe(msgspec.Struct):
-    """As much of an event as its sign depends on."""
+    """The fields of an event on which its sign depends."""
 
     type: Any = None
     session: Any = UNSET
@@ -101,7 +102,7 @@ class _Commit(msgspec.Struct, tag_field="type", tag="input_audio_buffer.commit")
 
 
 class _Greeting(events.SessionCreated, tag="session.created", frozen=True, kw_only=True):
-    """What both kinds of client read: a GA `session.created` with the two fields of vLLM's."""
+    """A `session.created` for both kinds of client: GA's, with the two fields of vLLM's."""
 
     id: str
     created: int
@@ -139,7 +140,7 @@ _dump = msgspec.json.Encoder().encode
 
 
 def _sign(data: str, *, bare: bool) -> Sign | None:
-    """None: not an event."""
+    """The sign of a message; None if it is not an event."""
     try:
         found = _probe.decode(data)
     except (msgspec.DecodeError, RecursionError):
@@ -158,7 +159,7 @@ def _sign(data: str, *, bare: bool) -> Sign | None:
 
 
 def _parse(data: str) -> _ClientEvent:
-    """JSON -> event of vLLM.  Raises WireError with vLLM's codes."""
+    """Parses an event of vLLM.  Raises WireError with vLLM's codes."""
     try:
         return _client.decode(data)
     except RecursionError:
@@ -186,7 +187,7 @@ def _explain(data: str, error: msgspec.DecodeError) -> WireError:
 
 @dataclass(slots=True)
 class _Piece:
-    """One GA item: a transcription, or a part of it."""
+    """One GA item, which is a transcription or a part of one."""
 
     item_id: str = ""  # not known before its first text or its commit
     committed: bool = False
@@ -199,14 +200,14 @@ class _Piece:
 
 
 class _Transcriptions:
-    """The answers of the session, put into the order of the audio."""
+    """Puts the answers of the session into the order of the audio."""
 
     def __init__(self) -> None:
         self._pieces = deque([_Piece()])  # oldest first; the last one takes audio
         self._text, self._tokens, self._seconds = "", 0, 0.0
 
     def close(self, *, last: bool) -> None:
-        """A commit is on its way to the session."""
+        """The session is being sent a commit, which ends the present piece."""
         self._pieces[-1].committed, self._pieces[-1].last = True, last
         self._pieces.append(_Piece())
 
@@ -228,7 +229,7 @@ class _Transcriptions:
         return self._flow()
 
     def refused(self) -> list[bytes]:
-        """The session had too little audio for the oldest commit that it has not confirmed."""
+        """The session has refused the oldest commit that it has not confirmed, for want of audio."""
         if piece := self._unnamed():
             piece.settled = True
         return self._flow()
@@ -240,7 +241,7 @@ class _Transcriptions:
         return next((p for p in self._pieces if p.committed and not p.settled and not p.item_id), None)
 
     def _flow(self) -> list[bytes]:
-        """Everything that nothing earlier is owed before."""
+        """The messages that can be sent now, because nothing earlier is missing."""
         out: list[bytes] = []
         while True:
             piece = self._pieces[0]
@@ -267,16 +268,16 @@ class _Transcriptions:
         return _dump(_Delta(text))
 
     def _done(self) -> bytes:
-        """Tokens are estimates: 80 ms of audio, and pieces of text sent."""
+        """The end of a transcription.  Tokens are estimates: one for 80 ms of audio or for a piece of text."""
         prompt = math.ceil(self._seconds * AUDIO_TOKENS)
         return _dump(_Done(self._text, _Usage(prompt, self._tokens, prompt + self._tokens)))
 
 
 class Dialect:
-    """One connection.  `models`: the names that `session.update` may give (None: any, all mean the default model)."""
+    """The dialect of one connection.  `models`: the names that `session.update` may give; None: any name."""
 
     def __init__(self, query: Mapping[str, str], created: int, models: Collection[str] | None = None) -> None:
-        """`query`: of the URL.  `created`: now, in seconds of the Unix epoch."""
+        """`query`: that of the URL.  `created`: the time now, in seconds of the Unix epoch."""
         self._bare = not ("model" in query or "intent" in query)
         self._created, self._models = created, models
         self.state = {"ga": State.GA, "vllm": State.VLLM}.get(query.get("dialect", ""), State.UNDECIDED)
@@ -285,8 +286,8 @@ class Dialect:
         self._transcriptions = _Transcriptions()
 
     def receive(self, data: str, audio: Mapping[bytes, bytes] = NONE) -> list[events.ClientEvent]:
-        """One JSON message, without its long `audio` -> what the session is to be given.  Raises WireError, which costs
-        nothing else."""
+        """The events for the session that a JSON message stands for; its long `audio` comes separately.  Raises
+        WireError, after which the connection goes on."""
         if self.state is State.GA:
             return [whole(events.parse_client(data), audio)]
         if self.state is State.UNDECIDED:
@@ -300,7 +301,7 @@ class Dialect:
         return self._translate(_parse(data), audio)
 
     def send(self, event: events.ServerEvent) -> list[bytes]:
-        """One event of the session -> the messages for the client."""
+        """The messages for the client that an event of the session stands for."""
         if self.state is State.VLLM:
             return self._answer(event)
         if self.state is State.UNDECIDED and self._bare and isinstance(event, events.SessionCreated):
@@ -340,7 +341,8 @@ class Dialect:
         return out
 
     def _end(self) -> list[events.ClientEvent]:
-        """Silence makes up for what is missing: then also the empty transcription takes the common way."""
+        """Ends a transcription.  If there is too little audio for a commit, silence is added, so that even an empty
+        transcription is handled like any other."""
         missing = LEAST - self._filled // SAMPLE * SAMPLE
         silence: list[events.ClientEvent] = [events.AudioAppend(bytes(missing))] if missing > 0 else []
         return [*silence, *self._commit(last=True)]

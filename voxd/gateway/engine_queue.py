@@ -1,10 +1,10 @@
-"""What waits for the engine process, in order, and what is too much.  A part of the engine host (step 5).
+"""The commands that wait for the engine process, in order.  Step 5 of a packet's path, a part of the engine host.
 
-Pure.  It knows messages and their sizes; not processes, sockets or time.  Commands wait as they are and become bytes
-when there is room for them: texts of a conversation, which the session holds anyway, are not in memory twice.
+Pure.  It knows messages and their sizes; not processes, sockets or time.  Commands wait as objects and become bytes
+only when there is room for them, so that texts which the session keeps anyway are not in memory twice.
 
-Bounds: STREAM bytes of one stream and ALL of all streams.  A message over them, and one that cannot be written, is
-left out: its turn fails, and everything else goes on.  Feeds need no bound here, for their sessions have one.
+Bounds: STREAM bytes for one stream and ALL for all streams.  A message over a bound, or one that cannot be encoded, is
+not sent: its turn fails and everything else goes on.  Feeds need no bound here, because sessions bound them.
 """
 
 from __future__ import annotations
@@ -18,36 +18,35 @@ from voxd import framing, messages as m
 STREAM = 64 << 20  # bytes of one stream: three contexts of the largest conversation
 ALL = 512 << 20  # bytes of all streams
 SLICE = 256 << 10  # bytes that are written in one go
-Heavy = m.Audio | m.Prepare | m.Speculate | m.Respond  # what a client can make large
-BEHIND = "The engine has too much to do: this was left out. Try again when something has been answered."
-UNSENDABLE = "This cannot be given to the engine: it is too large, or no text; send less at a time."
-
-
-LOST = "A sound that belongs to this conversation could not be given to the engine; delete its item and send it again."
+Heavy = m.Audio | m.Prepare | m.Speculate | m.Respond  # the commands that a client can make large
+BEHIND = "The engine is too busy to take this; try again when it has answered something."
+UNSENDABLE = "This cannot be sent to the engine: it is too large, or not valid text; send less at a time."
+LOST = "Audio of this conversation could not be sent to the engine; delete its item and send it again."
 
 
 class Slice(NamedTuple):
-    """`failed`: turns of which a message cannot be sent."""
+    """Bytes for the engine process.  `failed`: the turns that fail because a message of theirs cannot be encoded."""
 
     data: bytes
     failed: tuple[m.Failed, ...]
 
 
 class EngineQueue:
-    """First in, first out."""
+    """A bounded queue, first in, first out."""
 
     def __init__(self) -> None:
         self._commands: deque[tuple[m.Command, int]] = deque()
-        self._frames: Iterator[bytes] | None = None  # of the first command, once it is begun
+        self._frames: Iterator[bytes] | None = None  # the rest of the first command, once a part of it was taken
         self._waiting: Counter[int] = Counter()  # bytes by stream
         self._all = 0
-        self._lost: dict[int, set[int]] = {}  # refs of audio that was left out, by stream
+        self._lost: dict[int, set[int]] = {}  # refs of audio that was not sent, by stream
 
     def __bool__(self) -> bool:
         return bool(self._commands)
 
     def put(self, command: m.Command) -> m.Failed | None:
-        """None: it waits, or nobody will miss it.  Else its turn is to be told why it does not."""
+        """Adds a command.  Returns the failure that its turn must be told if it cannot be sent; None if it waits, or if
+        leaving it out does no harm."""
         stream, size = _stream(command), command.size
         if isinstance(command, m.Close | m.Leave):
             self._lost.pop(stream, None)
@@ -60,7 +59,7 @@ class EngineQueue:
         return None
 
     def take(self) -> Slice:
-        """The next SLICE bytes, or a message more; nothing when nothing waits."""
+        """About the next SLICE bytes, in whole frames; empty if nothing waits."""
         frames, size_out, failed = list[bytes](), 0, list[m.Failed]()
         while self._commands and size_out < SLICE:
             command, size = self._commands[0]
@@ -81,7 +80,7 @@ class EngineQueue:
         return Slice(b"".join(frames), tuple(failed))
 
     def _left_out(self, command: m.Command, code: str, message: str) -> m.Failed | None:
-        """What is computed ahead is missed by nobody: it is computed when it is asked for."""
+        """The failure of a command that is not sent.  Commands to compute ahead do no harm: the work is done later."""
         if isinstance(command, m.Audio):
             self._lost.setdefault(command.stream, set()).add(command.ref)
         if isinstance(command, m.Prepare | m.Speculate) or not isinstance(command, m.StreamMessage):

@@ -1,15 +1,16 @@
-"""What is to be done when an engine process has ended: whose input may have done it, when the next one is started, and
-whether it is of any use.  A part of the engine host.
+"""Decides what follows when an engine process has ended: whose input may be the cause, when the next process starts,
+and whether to give up.  Beside steps 5 and 9, a part of the engine host.
 
-Pure.  It knows streams by number and time in seconds; not processes, messages or sessions.
+Pure.  It knows streams by number, and time in seconds; not processes, messages or sessions.
 
-    idle      nobody's input was at work: the process itself is at fault; too often within a window, and the daemon ends
-    at work   somebody's input was: no client can end the daemon, so this is never a reason to give up.  Those that were
-              at work are suspects; from the second time on they come back one after the other, TRIAL heartbeats apart,
-              so that the one whose return ends the process is known by it, and shut out at the third time
-    no start  the process cannot even start, though it could before: tried for ever, with a back-off
+    idle      no stream's input was being worked on, so the process itself is at fault.  If that happens too often
+              within a window, the daemon ends
+    at work   input of some streams was being worked on.  No client may end the daemon, so this is never a reason to
+              give up.  These streams are suspects.  From the second loss on they return one by one, TRIAL heartbeats
+              apart, so that the stream that ends the process is found; it is shut out at the third loss
+    no start  a process cannot start although one could before: tried again for ever, less and less often
 
-A process that has ended often is started later each time, BACKOFF_S at most.
+A process that ends often is started later each time, after BACKOFF_S at most.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ from collections import deque
 from collections.abc import Collection
 from typing import NamedTuple
 
-SUSPECTED = 2  # losses from which on a stream comes back alone
-SHUT_OUT = 3  # losses after which one that was alone at work does not come back
-TRIAL = 3  # heartbeats for which one that came back is alone suspected: what it was at is done once more by then
-CLEARED_S = 60.0  # without a loss: all suspicion is over
+SUSPECTED = 2  # losses after which a stream returns alone
+SHUT_OUT = 3  # losses after which a stream that alone was at work does not return
+TRIAL = 3  # heartbeats for which a stream that returned is the only suspect: enough to repeat what it was doing
+CLEARED_S = 60.0  # without a loss, after which no stream is suspected
 AT_ONCE = 2  # restarts without a wait
 BACKOFF_S = 60.0  # between two starts, at most
 
 
-class Verdict(NamedTuple):
-    """`wait_s` until the next start; None: it is of no use.  `culprit`: the stream that is to be shut out."""
+class NextStart(NamedTuple):
+    """`wait_s`: seconds until the next start; None: give up.  `culprit`: the stream to shut out."""
 
     wait_s: float | None
     culprit: int | None = None
 
 
 class Losses:
-    """`allowed` idle losses within `window_s` are borne."""
+    """Remembers losses.  More than `allowed` idle ones within `window_s` are a reason to give up."""
 
     def __init__(self, allowed: int, window_s: float) -> None:
         self._allowed, self._window_s = allowed, window_s
@@ -43,21 +44,21 @@ class Losses:
         self._lost_at = float("-inf")
         self._in_a_row = 0  # losses, each within CLEARED_S of the one before
         self._failed_starts = 0
-        self._losses: dict[int, int] = {}  # by suspect
-        self._returning: deque[int] = deque()  # suspects that are not back yet
-        self._on_trial: int | None = None  # the one that came back last
-        self._trial = 0  # heartbeats until the next one may
-        self._fresh: set[int] = set()  # given something since the last heartbeat
-        self._recent: set[int] = set()  # and between the two before
+        self._losses: dict[int, int] = {}  # by suspected stream
+        self._returning: deque[int] = deque()  # suspects that have not returned yet
+        self._on_trial: int | None = None  # the suspect that returned last
+        self._trial = 0  # heartbeats until the next suspect may return
+        self._fresh: set[int] = set()  # streams with input since the last heartbeat
+        self._recent: set[int] = set()  # streams with input between the two heartbeats before it
 
     # ── while a process works ───────────────────────────────────────────────────────────────────────────────────────
 
     def sent(self, stream: int) -> None:
-        """Something was given to the process for this stream."""
+        """The process was given input of this stream."""
         self._fresh.add(stream)
 
     def beat(self) -> int | None:
-        """A heartbeat; the stream that may come back now."""
+        """The process has sent a heartbeat.  Returns the stream that may return now."""
         self._recent, self._fresh = self._fresh, set()
         self._trial -= 1
         if self._trial > 0:
@@ -67,7 +68,7 @@ class Losses:
         return self._on_trial
 
     def done(self, stream: int) -> None:
-        """A turn of it was finished: whatever it was, its input can be worked upon."""
+        """A turn of this stream was finished, so its input does no harm."""
         self._losses.pop(stream, None)
 
     def gone(self, stream: int) -> None:
@@ -78,16 +79,16 @@ class Losses:
             self._returning.remove(stream)
 
     def started(self, streams: Collection[int]) -> list[int]:
-        """A process is warm; those that come back at once.  The others follow with the heartbeats."""
+        """A process is ready.  Returns the streams that return at once; suspects follow with the heartbeats."""
         self._failed_starts = 0
         suspects = [stream for stream in streams if self._losses.get(stream, 0) >= SUSPECTED]
         self._returning, self._trial = deque(sorted(suspects, key=self._losses.__getitem__)), 0
         return [stream for stream in streams if stream not in suspects]
 
-    # ── when one has ended ──────────────────────────────────────────────────────────────────────────────────────────
+    # ── when a process has ended ────────────────────────────────────────────────────────────────────────────────────
 
-    def lost(self, now: float, busy: Collection[int]) -> Verdict:
-        """A warm process is gone.  `busy`: streams with a turn in flight."""
+    def lost(self, now: float, busy: Collection[int]) -> NextStart:
+        """A process that was ready has ended.  `busy`: the streams with a turn in flight."""
         self._in_a_row = self._in_a_row + 1 if now - self._lost_at < CLEARED_S else 1
         if self._in_a_row == 1:
             self._losses.clear()
@@ -98,11 +99,11 @@ class Losses:
         if not at_work:
             self._idle_at.append(now)
             self.idle = sum(now - at < self._window_s for at in self._idle_at)
-            return Verdict(None if self.idle > self._allowed else self._wait_s(self._in_a_row - AT_ONCE))
+            return NextStart(None if self.idle > self._allowed else self._wait_s(self._in_a_row - AT_ONCE))
         culprit = next(iter(at_work)) if len(at_work) == 1 else None
         if culprit is not None and self._losses[culprit] < SHUT_OUT:
             culprit = None
-        return Verdict(self._wait_s(self._in_a_row - AT_ONCE), culprit)
+        return NextStart(self._wait_s(self._in_a_row - AT_ONCE), culprit)
 
     def _at_work(self, busy: Collection[int]) -> set[int]:
         found = {self._on_trial} if self._on_trial is not None else {*self._fresh, *self._recent, *busy}
@@ -111,11 +112,11 @@ class Losses:
         return found
 
     def not_started(self) -> float:
-        """A process could not start although one had been warm: the seconds until the next try."""
+        """A process could not start although one had been ready.  Returns the seconds until the next try."""
         self._failed_starts += 1
         return self._wait_s(self._failed_starts)
 
     @staticmethod
     def _wait_s(count: int) -> float:
-        """1, 2, 4 and so on."""
+        """1, 2, 4 and so on, BACKOFF_S at most."""
         return min(BACKOFF_S, 2.0 ** (count - 1)) if count > 0 else 0.0

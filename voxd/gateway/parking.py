@@ -1,8 +1,8 @@
-"""Sessions whose client has vanished and may come back.  Beside step 4.
+"""Keeps sessions whose client has vanished and may come back.  Beside step 4.
 
-It knows connections by their resume token, and for how long they wait; not how they are resumed.
+It knows connections by their resume token, and how long they wait; not how they are resumed.
 
-Bound: `limit` parked sessions; at the bound the one that has waited longest is closed.
+Bound: `limit` parked sessions; beyond it the one that has waited longest is closed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ LIMIT = 64
 
 
 class Parking:
+    """Sessions that can be resumed: those that are served, and those that wait `wait_s` for their client."""
+
     def __init__(self, limit: int = LIMIT, wait_s: float = WAIT_S) -> None:
         self._limit, self._wait_s = limit, wait_s
         self._live: set[Connection] = set()
@@ -27,14 +29,14 @@ class Parking:
         return iter(list(self._parked))
 
     def admit(self, connection: Connection) -> None:
-        """It is served, and may be asked for by its token."""
+        """The connection is served, and can be found by its token from now on."""
         if timer := self._parked.pop(connection, None):
             timer.cancel()
         if connection.resume_token:
             self._live.add(connection)
 
     def park(self, connection: Connection) -> None:
-        """Its client has vanished."""
+        """The connection's client has vanished: waits for it."""
         connection.park()
         timer = asyncio.get_running_loop().call_later(self._wait_s, self._expire, connection)
         self._parked[connection] = timer
@@ -42,19 +44,19 @@ class Parking:
             self._expire(next(iter(self._parked)))
 
     def dismiss(self, connection: Connection, why: str) -> None:
-        """It is over."""
+        """The connection is over."""
         self._live.discard(connection)
         if timer := self._parked.pop(connection, None):
             timer.cancel()
         connection.close(why)
 
     def find(self, token: str, seq: int) -> Connection | None:
-        """The session of a token, if all that its client has missed since event `seq` is still here."""
+        """The session of a token, if everything that its client has missed since message `seq` is still here."""
         connection = self._of(token)
-        return connection if connection is not None and connection.missed_since(seq) else None
+        return connection if connection is not None and connection.can_resume_after(seq) else None
 
     def served(self, token: str) -> Connection | None:
-        """The session of a token, if its client is here."""
+        """The session of a token, if its client is connected."""
         connection = self._of(token)
         return connection if connection is not None and connection not in self._parked else None
 

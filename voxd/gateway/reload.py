@@ -1,10 +1,10 @@
-"""What a running daemon takes from settings that were read again, and what has to wait for a restart.  Beside the path.
+"""Decides which changed settings a running daemon applies, and which have to wait for a restart.  Not in the path.
 
-    now        limits, the gate, targets, the log's level
-    sessions   what a session begins with: those that begin from now on have it, the others keep theirs
-    restart    engines, sockets, keys: everything else
+    now        limits, the gate, targets and the log's level apply at once
+    sessions   what a session begins with applies to sessions that begin from now on; the others keep their values
+    restart    everything else (engines, sockets, keys) needs a restart
 
-Pure.  It does not know files, signals or who applies it.
+Pure.  It does not know files, signals or who applies the settings.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WORDS: dict[When, str] = {"now": " (now)", "sessions": " (sessions from now on)"
 
 
 class Change(NamedTuple):
-    """One setting, and when its new value counts."""
+    """A changed setting, and when its new value applies."""
 
     path: str
     before: object
@@ -47,7 +47,7 @@ class Change(NamedTuple):
 
 
 def changes(old: Settings, new: Settings) -> tuple[Change, ...]:
-    """In the order of the settings; the options of an engine are one of them."""
+    """The changed settings, in the order of the settings file.  All options of an engine count as one setting."""
     after = dict(_values(new, ""))
     before = dict(_values(old, ""))
     paths = {**before, **after}
@@ -59,7 +59,7 @@ def changes(old: Settings, new: Settings) -> tuple[Change, ...]:
 
 
 def applied(old: Settings, new: Settings) -> Settings:
-    """What counts from now on: `old`, with everything of `new` that takes no restart."""
+    """The settings to use from now on: `old` with everything of `new` that needs no restart."""
     result = old
     for change in changes(old, new):
         if change.when != "restart":
@@ -71,7 +71,9 @@ def applied(old: Settings, new: Settings) -> Settings:
 
 
 def line(change: Change) -> str:
-    """`vad.threshold 0.5 -> 0.6 (sessions from now on)`.  An engine's options are not shown: a url may hold a key."""
+    """A change as the log shows it: `vad.threshold 0.5 -> 0.6 (sessions from now on)`.
+
+    The values of an engine's options are not shown, because a URL may contain a key."""
     if change.path.startswith("engine_options."):
         return f"{change.path}{WORDS[change.when]}"
     return f"{change.path} {_text(change.before)} -> {_text(change.after)}{WORDS[change.when]}"

@@ -1,6 +1,6 @@
-"""What a session is before its client has said anything, and what this server offers to it.  Before step 4.
+"""The configuration of a session before its client has said anything, and what this server offers it.  Before step 4.
 
-It knows the operator's settings and what a URL may ask for; not sessions, nor who is let in.
+It knows the operator's settings and what a URL may ask for; not sessions, nor who may have one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from voxd.telemetry.turn_meter import Targets
 def first_config(
     session_id: str, settings: Settings, model: str, wanted: set[str], *, transcription: bool
 ) -> AnySession:
-    """A session before its client has said anything."""
+    """A session's configuration before its client has said anything.  `wanted`: the extensions that it asked for."""
     vad = settings.vad
     detection = ServerVad(
         threshold=vad.threshold,
@@ -60,7 +60,7 @@ def first_config(
 
 
 def targets(settings: Settings) -> Targets:
-    """The roadmap's keys in the words of the glossary."""
+    """The targets of the settings, by the names of the metrics."""
     wanted = settings.performance_targets
     return Targets(settings.streaming.latency_target_ms, wanted.ttft_ms, wanted.total_latency_ms)
 
@@ -68,8 +68,10 @@ def targets(settings: Settings) -> Targets:
 def beginning(
     query: Mapping[str, str], settings: Settings, model: str, patches: Sequence[Json]
 ) -> Callable[[str], AnySession]:
-    """How a session begins, by its id: the server's defaults < the URL < each of `patches` in turn, which are like
-    `session.update`.  The result raises WireError."""
+    """A function that makes a session's first configuration from its id.
+
+    The URL overrides the server's defaults, and each of `patches` overrides what came before; a patch is like the
+    session of a `session.update`.  The function raises WireError for a patch that is not valid."""
     wanted = {ext.strip() for ext in query.get("voxd_ext", "").split(",")}
     transcription = query.get("intent") == "transcription"
 
@@ -83,7 +85,7 @@ def beginning(
 
 
 def for_good(config: Callable[[str], AnySession]) -> Callable[[str], AnySession]:
-    """The same for a link that cannot be taken up again."""
+    """The same for a session that cannot be resumed."""
 
     def once(session_id: str) -> AnySession:
         session = config(session_id)
@@ -93,8 +95,8 @@ def for_good(config: Callable[[str], AnySession]) -> Callable[[str], AnySession]
 
 
 def profile(settings: Settings, ready: Ready, *, track: bool = False) -> Profile:
-    """What a session that begins under these settings is offered, by the engines that are warm.  `track`: its audio is
-    one."""
+    """What a session that begins with these settings is offered by the engines that are ready.  `track`: its audio
+    comes as a WebRTC track."""
     vad, chunks, server = settings.vad, settings.chunked_response, settings.server
     rules = Rules(
         threshold=vad.threshold,

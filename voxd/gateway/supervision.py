@@ -1,10 +1,11 @@
-"""Tells the supervisor how the daemon is, for as long as it lives: loading, ready, alive, reloading, stopping.
+"""Reports the daemon's state to systemd for as long as it runs: loading, ready, alive, reloading, stopping.  Not in the
+path.
 
-    loading    every sign of life of the engine process buys LOAD_STEP_S more; a load that is stuck ends the start
-    ready      READY, then WATCHDOG twice per interval: by the event loop, and only while the engine process is heard,
-               so that a hang of either ends in a restart
-    reloading  RELOADING, then READY again; not before the first READY, which would not be true
-    stopping   STOPPING, and as long as turns in flight may take
+    loading    each sign of life of the engine process extends the start by LOAD_STEP_S; a load that hangs fails
+    ready      READY, then WATCHDOG twice in each interval: from the event loop, and only while the engine process gives
+               signs of life, so that systemd restarts the daemon if either hangs
+    reloading  RELOADING, then READY again; nothing before the daemon is ready for the first time
+    stopping   STOPPING, and how long turns in flight may take
 
 It knows the engine host and the supervisor; not sockets or sessions.
 """
@@ -27,7 +28,7 @@ STOP_MARGIN_S = 15.0  # beyond the drain: the engine process, the last bytes
 
 
 async def keep_told(systemd: Supervisor, host: EngineHost) -> None:
-    """Until it is cancelled."""
+    """Reports until it is cancelled."""
     async with host.changed:
         while host.state != "ready":
             systemd.patience(LOAD_STEP_S)
@@ -42,7 +43,7 @@ async def keep_told(systemd: Supervisor, host: EngineHost) -> None:
 
 
 def _pulse(systemd: Supervisor, host: EngineHost, told: str) -> str:
-    """One sign of life, unless the engine process gives none; the status that was told."""
+    """Sends one sign of life, unless the engine process is silent.  Returns the status that was reported."""
     silent_s = time.monotonic() - host.heard_at
     limit_s = systemd.watchdog_s if host.state == "ready" else LOAD_STEP_S
     if systemd.watchdog_s and limit_s and silent_s >= limit_s:
@@ -68,7 +69,7 @@ def _state(host: EngineHost) -> str:
 
 @contextlib.contextmanager
 def reloading(systemd: Supervisor, host: EngineHost) -> Iterator[None]:
-    """While the settings are read again."""
+    """Reports a reload for the length of the `with` block."""
     told = host.ready is not None
     if told:
         systemd.reloading("reading the settings again")
@@ -80,6 +81,6 @@ def reloading(systemd: Supervisor, host: EngineHost) -> Iterator[None]:
 
 
 def tell_stopping(systemd: Supervisor, drain_s: float) -> None:
-    """Before turns in flight are waited for."""
+    """Reports that the daemon stops, before it waits for turns in flight."""
     systemd.stopping("stopping: turns in flight may end")
     systemd.patience(drain_s + STOP_MARGIN_S)

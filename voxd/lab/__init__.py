@@ -1,4 +1,4 @@
-"""Proofs and benches that load torch: the engines beside transformers' own models, and how fast they are here.
+"""Proofs and benches that load torch: the engines compared with transformers' own models, and their speed here.
 
 May import the engines.  Begin with `verify_realtime`; `voxd.commands.models` is what calls these.
 """

@@ -1,7 +1,7 @@
-"""`voxd bench-engine` of Voxtral Mini, the engine: one conversation, many at once, and many beside live streams.
+"""`voxd bench-engine` for conversations: one, many at once, many beside live streams.  Not in the packet's path.
 
-People speak in real time and are answered; nobody is waited for.  A first token counts from the moment at which the
-turn is known to be over, whenever the engine was told.  It knows the engine by its messages.
+People speak in real time and are answered; nobody waits for a slow engine.  The time to a first token counts from the
+moment at which the turn is known to be over, whenever the engine was told.  It knows the engine by its messages.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from itertools import pairwise
 
 import numpy as np
 
+from shared.audio import RATE, VAD_FRAME
 from voxd.engine.contract import EngineCommand
 from voxd.engine.mini.engine import VoxtralMini
 from voxd.engine.mini.interface import Device
 from voxd.engine.realtime.interface import Device as LiveDevice, Options as LiveOptions
-from voxd.engine.vad import FRAME as VAD_FRAME
-from voxd.lab.bench_realtime import RATE, Crowd, frame_times, percentiles
+from voxd.lab.bench_realtime import Crowd, frame_times, percentiles
 from voxd.messages import (
     Audio,
     Close,
@@ -39,6 +39,7 @@ from voxd.messages import (
 )
 
 PACKET = 1280  # samples: 80 ms
+PACKET_S = PACKET / RATE
 TOLD, TENTATIVE, OVER = 2, 2, 6  # packets: after the onset it is told; after the end it seems over; it is over
 PREFILL_EVERY_S, PREFILL_SEEN_S = 1.0, 0.3
 
@@ -53,7 +54,9 @@ class Habit:
 
 
 @dataclass(slots=True)
-class Answer:
+class TimedAnswer:
+    """When one answer was due and when its text came."""
+
     due: float  # when the turn was over, s
     said: list[float] = field(default_factory=list)  # when text of it came
     tokens: int = 0
@@ -74,8 +77,8 @@ def noise(samples: int, seed: int = 0) -> bytes:
 
 
 class Caller:
-    """One person after the other, each with a turn at once.  Between two the engine's clock goes on by seconds, so that
-    it does not think itself busy."""
+    """One person after the other, each of whom speaks at once.  Between two the engine's clock goes on by seconds, so
+    that it does not think itself busy."""
 
     def __init__(self, device: Device, habit: Habit) -> None:
         self._engine, self._habit = engine_of(device), habit
@@ -111,7 +114,7 @@ class Caller:
         return self._engine.step(int((time.perf_counter() + 5 * self._stream) * 1e6))
 
     def _rest(self) -> None:
-        """At least one step: what was told is known then."""
+        """At least one step, so that the engine has taken up what it was told."""
         list(self._step())
         while self._engine.deadline_us is not None:
             list(self._step())
@@ -135,16 +138,16 @@ def alone(device: Device, habit: Habit, times: int) -> dict[str, object]:
 # ── many ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Talks:
-    """People in packets of 80 ms, each with a beginning of their own; pauses are fed too."""
+class Conversations:
+    """Many people who speak in packets of 80 ms, each beginning at another time; pauses are fed, too."""
 
     def __init__(self, engine: VoxtralMini, count: int, seconds: float, habit: Habit, *, ahead: bool) -> None:
         rng = random.Random(0)
-        self.engine, self.answers = engine, dict[tuple[int, int], Answer]()
+        self.engine, self.answers = engine, dict[tuple[int, int], TimedAnswer]()
         self._seconds, self._habit, self._ahead = seconds, habit, ahead
         self._pcm = noise(PACKET)
         self._contexts: list[list[Turn]] = [[] for _ in range(count)]
-        self._phases = [rng.random() * habit.every * 0.08 for _ in range(count)]
+        self._phases = [rng.random() * habit.every * PACKET_S for _ in range(count)]
         for number in range(count):
             engine.receive(Open(number, ("respond",)))
         self._due = [(phase % seconds, number, 0) for number, phase in enumerate(self._phases)]
@@ -152,13 +155,13 @@ class Talks:
         self.began = time.perf_counter()
 
     def turn(self) -> bool:
-        """What is due is told; one step.  False when all is over."""
+        """Tells the engine what is due, and steps it once.  False when all is over."""
         now = time.perf_counter() - self.began
         while self._due and self._due[0][0] <= now:
             at, number, packet = heapq.heappop(self._due)
             self._packet(at, number, packet)
-            if at + 0.08 < self._seconds:
-                heapq.heappush(self._due, (at + 0.08, number, packet + 1))
+            if at + PACKET_S < self._seconds:
+                heapq.heappush(self._due, (at + PACKET_S, number, packet + 1))
         self.note(self.engine.step(int(now * 1e6)))
         return bool(self._due) or self.engine.deadline_us is not None
 
@@ -180,12 +183,12 @@ class Talks:
             tell(self.engine, Speculate(number, answered, spoken, end, context, habit.answer))
         elif index == habit.speaks + OVER:
             before.append(Turn("user", ref=spoken))
-            self.answers[number, answered] = Answer(self.began + at)
+            self.answers[number, answered] = TimedAnswer(self.began + at)
             tell(self.engine, Commit(number, spoken, end))
             tell(self.engine, Respond(number, answered, tuple(before), habit.answer))
 
     def note(self, outputs: Iterable[Output]) -> None:
-        """Of this step."""
+        """Notes the outputs of one step."""
         now = time.perf_counter()
         for output in outputs:
             if isinstance(output, Said):
@@ -201,7 +204,7 @@ class Talks:
             self.engine.receive(Close(number))
 
     def found(self) -> dict[str, object]:
-        """Figures of what was answered."""
+        """The figures of all answers."""
         spoken = [answer for answer in self.answers.values() if answer.said]
         gaps = [1000 * (later - sooner) for answer in spoken for sooner, later in pairwise(answer.said)]
         return {
@@ -218,7 +221,7 @@ class Talks:
 
 
 def many(device: Device, count: int, seconds: float, habit: Habit, *, ahead: bool) -> dict[str, object]:
-    talks = Talks(engine_of(device), count, seconds, habit, ahead=ahead)
+    talks = Conversations(engine_of(device), count, seconds, habit, ahead=ahead)
     while talks.turn():
         pass
     talks.leave()
@@ -232,7 +235,7 @@ def beside(
     device: Device, live: LiveDevice, options: LiveOptions, count: int, seconds: float, habit: Habit
 ) -> dict[str, object]:
     """As many live streams, their histories spread up to the longest, and conversations, in one loop."""
-    talks = Talks(engine_of(device), count, seconds, habit, ahead=True)
+    talks = Conversations(engine_of(device), count, seconds, habit, ahead=True)
     crowd = Crowd(live, options, count, seconds, together=False)
     _go_on(crowd.turn, talks.turn)
     crowd.leave()
@@ -276,11 +279,11 @@ def beside_prefill(
 
 
 def _go_on(*turns: Callable[[], bool]) -> None:
-    """In turns, until all are over."""
+    """Calls them in turn until all are over."""
     while sum(turn() for turn in turns):
         pass
 
 
 def _live(crowd: Crowd, counts: Callable[[float], bool]) -> dict[str, float]:
-    """From a frame complete to its id read; the first half second warms up."""
+    """Milliseconds from a frame complete to its token read; the first half second warms up."""
     return percentiles(ms for at, read, ms in frame_times(crowd) if at > RATE // 2 and counts(read))

@@ -1,7 +1,7 @@
-"""`voxd bench-engine` for Voxtral Mini: steps of its device, each beside the least that the machine allows; then talks.
+"""`voxd bench-engine` for Voxtral Mini: its device's steps beside the least that the machine allows.  Not in the path.
 
-As in `bench_engine`: random weights are as fast as real ones, p50 where nothing else is said.  It knows the device from
-outside, and gives `bench_talks` the engines.
+As in `bench_realtime`, random weights are as fast as real ones, and figures are p50 where nothing else is said.  It
+knows the device from outside, and gives `bench_conversation` the engines.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from voxd.engine.gpu.batch import Flight, Row
 from voxd.engine.mini import memory
 from voxd.engine.mini.build import build
-from voxd.engine.mini.interface import NONE_HIGHER, PAGE, PER_WINDOW, SPAN, Device, Options, Script, audio, bits
+from voxd.engine.mini.interface import NONE_HIGHER, PAGE, PER_WINDOW, SPAN, Device, Options, SpecialTokens, audio, bits
 from voxd.engine.mini.model import Checkpoint, page_bytes
 from voxd.engine.realtime import build as realtime_device
 from voxd.engine.realtime.interface import Device as LiveDevice, Options as LiveOptions
@@ -61,12 +61,14 @@ def random_checkpoint(device: str, dtype: torch.dtype, config: Any = None) -> Ch
     positions.weight = torch.nn.Parameter(positions.weight.float(), requires_grad=False)
     eos, pieces = 2, (b" word",) * config.text_config.vocab_size
     model.lm_head.weight[eos] = 0  # never the likeliest: answers are as long as they may be
-    script = Script(1, eos, 3, 4, 17, 18, 25, 34, pieces, lambda text: [1000 + ord(each) % 256 for each in text])
-    return Checkpoint(model, WhisperFeatureExtractor(feature_size=config.audio_config.num_mel_bins), script)
+    special = SpecialTokens(
+        1, eos, 3, 4, 17, 18, 25, 34, pieces, lambda text: [1000 + ord(each) % 256 for each in text]
+    )
+    return Checkpoint(model, WhisperFeatureExtractor(feature_size=config.audio_config.num_mel_bins), special)
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Workload:
     """What steps have to move and to compute, at least.  Numbers of weights, and bytes of each."""
 
     encoder: int
@@ -78,7 +80,7 @@ class Work:
     item: int
 
     @classmethod
-    def of(cls, model: Any) -> Work:
+    def of(cls, model: Any) -> Workload:
         """Before the model is taken apart."""
         config, language = model.config, model.model.language_model
         text, heard, item = config.text_config, config.audio_config, model.lm_head.weight.dtype.itemsize
@@ -118,7 +120,7 @@ def timed(submit: Callable[[int], Flight], times: int) -> dict[str, float]:
     for index in range(times + 3):
         began = time.perf_counter()
         flight = submit(index)
-        flight.ids()
+        flight.token_ids()
         whole.append(1000 * (time.perf_counter() - began))
         device.append(flight.took_us / 1000)
     return {"ms": statistics.median(whole[3:]), "device_ms": statistics.median(device[3:])}
@@ -152,7 +154,7 @@ def decode_times(device: Device, batches: list[int], context: int, times: int) -
     each, last = device.prefill.largest, []
     for slot, own in zip(slots, pages, strict=True):
         for first in range(0, context, each):
-            device.prefill.submit(rows(slot, own, first, [1000] * min(each, context - first))).ids()
+            device.prefill.submit(rows(slot, own, first, [1000] * min(each, context - first))).token_ids()
         last.append(rows(slot, own, context - 1, [1000]))
     for batch in batches:
         table = np.concatenate(last[:batch])
@@ -171,7 +173,7 @@ def _give(device: Device, pages: Iterable[int]) -> None:
         device.pages.give(page)
 
 
-def steps(device: Device, work: Work, at: Ceilings, say: Say, *, quick: bool) -> dict[str, Any]:
+def steps(device: Device, work: Workload, at: Ceilings, say: Say, *, quick: bool) -> dict[str, Any]:
     """Each beside its floor."""
     times, context = (3, 128) if quick else (30, CONTEXT)
     found: dict[str, Any] = {
@@ -211,10 +213,16 @@ class _Watch:
 @torch.inference_mode()
 def generate_times(checkpoint: Checkpoint, new: int) -> dict[str, float]:
     """transformers' own `generate()` of one conversation, everything resident, the features too."""
-    model, script = checkpoint.model, checkpoint.script
+    model, special = checkpoint.model, checkpoint.special
     config = model.config
-    ids = [script.bos, script.begin_inst, script.begin_audio, *[config.audio_token_id] * PER_WINDOW, script.end_inst]
-    prompt = torch.tensor([ids], device=model.device)
+    token_ids = [
+        special.bos,
+        special.begin_inst,
+        special.begin_audio,
+        *[config.audio_token_id] * PER_WINDOW,
+        special.end_inst,
+    ]
+    prompt = torch.tensor([token_ids], device=model.device)
     mel = torch.randn(1, config.audio_config.num_mel_bins, 2 * FRAMES, device=model.device).to(model.dtype)
     given = {"input_ids": prompt, "attention_mask": torch.ones_like(prompt), "input_features": mel}
     found = []
@@ -240,7 +248,7 @@ def bench(
     weight = checkpoint.model.lm_head.weight
     found: dict[str, Any] = {"torch": torch.__version__, "dtype": str(weight.dtype).removeprefix("torch.")}
     found["device"] = torch.cuda.get_device_name(weight.device) if weight.is_cuda else "cpu"
-    at, work = ceilings(weight.device, weight.dtype), Work.of(checkpoint.model)
+    at, work = ceilings(weight.device, weight.dtype), Workload.of(checkpoint.model)
     found["ceilings"] = {"copy_gb_s": round(at.bytes_s / 1e9), "tflops": round(at.flops / 1e12, 1)}
     say(f"copying {at.bytes_s / 1e9:.0f} GB/s, multiplying {at.flops / 1e12:.1f} TFLOP/s")
     habit = Habit(6, 15, 8) if quick else Habit()

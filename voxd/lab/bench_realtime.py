@@ -1,4 +1,4 @@
-"""`voxd bench-engine`: how fast the engine is on this machine, each figure beside the least that the machine allows.
+"""`voxd bench-engine`: the engine's speed here beside the least that the machine allows.  Not in the packet's path.
 
 First the two ceilings are measured, copying and multiplying; a floor is bytes over the one or operations over the
 other, whichever is more.  Random weights are as fast as real ones.  It knows the engine from outside: batches in, times
@@ -20,17 +20,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from shared.audio import RATE, VAD_FRAME
+from shared.latency import percentile
 from voxd.engine.gpu.batch import Flight, Row
-from voxd.engine.realtime.build import build, room_for
+from voxd.engine.realtime.build import LEFT, TAIL, build, room_for
 from voxd.engine.realtime.engine import VoxtralRealtime
 from voxd.engine.realtime.interface import Device, Options
-from voxd.engine.realtime.model import Checkpoint, Script, slot_bytes
+from voxd.engine.realtime.model import Checkpoint, StreamTokens, slot_bytes
 from voxd.engine.realtime.runs import FRAME, SPAN, Run
 from voxd.engine.realtime.streams import Stream
-from voxd.engine.vad import FRAME as VAD_FRAME
 from voxd.messages import Close, Feed, Flush, Heard, Onset, Open, Rollback
 
-RATE = 16_000
 ROPE = {"rope_type": "default", "rope_theta": 1e6}
 ENCODER = {
     "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 32, "head_dim": 64,
@@ -44,6 +44,10 @@ DECODER = {
     "model_type": "voxtral_realtime_text",
 }  # fmt: skip
 HISTORY = 1500  # frames of the past, 2 min
+FRAME_S = FRAME / RATE
+FRAMES_A_MINUTE = 750
+WARM_S, ENDS_S = 2, 5  # of an open loop are left out at its beginning; are looked at by themselves at both ends
+FLUSH_EVERY_S, FLUSH_FROM_S = 0.4, 1.0  # when people seem to have ended
 Say = Callable[[str], None]
 
 
@@ -102,12 +106,12 @@ def random_checkpoint(device: str, dtype: torch.dtype, config: Any = None) -> Ch
     finally:
         torch.set_default_dtype(before)
     pieces = (b" word",) * config.text_config.vocab_size  # no blanks: the engine would begin anew
-    script = Script(bos=1, pad=32, left=32, tail=10, delay=6, pieces=pieces)
-    return Checkpoint(model, VoxtralRealtimeFeatureExtractor(feature_size=128), script)
+    special = StreamTokens(bos=1, pad=32, left=LEFT, tail=TAIL, delay=6, pieces=pieces)
+    return Checkpoint(model, VoxtralRealtimeFeatureExtractor(feature_size=128), special)
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Workload:
     """What a step has to move and to compute, at least."""
 
     weights: int  # bytes
@@ -117,8 +121,8 @@ class Work:
     window: int  # rows of the encoder that a frame reads
 
     @classmethod
-    def of(cls, model: Any) -> Work:
-        """Before the model is taken apart."""
+    def of(cls, model: Any) -> Workload:
+        """Counts the weights, before the model is taken apart."""
         config, item = model.config, model.lm_head.weight.dtype.itemsize
         tower = sum(each.numel() for each in model.model.audio_tower.parameters())
         rest = sum(each.numel() for each in model.model.multi_modal_projector.parameters())
@@ -138,7 +142,7 @@ class Work:
 
 
 def step_times(device: Device, batches: Iterable[int], history: int, times: int = 30) -> Iterator[dict[str, float]]:
-    """Milliseconds from the batch given to its ids read, and of the device alone."""
+    """Milliseconds from the batch given to its tokens read, and of the device alone."""
     rng = np.random.default_rng(0)
     body = (1000 * rng.standard_normal(SPAN)).astype("<i2").tobytes()
     for batch in batches:
@@ -148,7 +152,7 @@ def step_times(device: Device, batches: Iterable[int], history: int, times: int 
             rows = [Row((slot, history - times + i, 1000, device.form.delay), body) for slot in slots]
             began = time.perf_counter()
             flight = device.runner.submit(rows)
-            flight.ids()
+            flight.token_ids()
             whole.append(1000 * (time.perf_counter() - began))
             alone.append(flight.took_us / 1000)
         for slot in slots:
@@ -160,7 +164,7 @@ def step_times(device: Device, batches: Iterable[int], history: int, times: int 
 
 
 class Measured(VoxtralRealtime):
-    """Notes when each frame's id was read."""
+    """An engine that notes when the token of each frame was read."""
 
     def __init__(self, device: Device, options: Options) -> None:
         given = {"max_history_s": options.max_history_s}
@@ -183,11 +187,9 @@ class Measured(VoxtralRealtime):
 
 
 def percentiles(values: Iterable[float]) -> dict[str, float]:
-    ordered = sorted(values)
-    if not ordered:
-        return {}
-    at = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-    return {name: round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 2) for name, share in at.items()}
+    """p50, p95 and p99, rounded; nothing of no values."""
+    found = list(values)
+    return {f"p{q}": round(percentile(found, q), 2) for q in (50, 95, 99)} if found else {}
 
 
 class Crowd:
@@ -200,7 +202,7 @@ class Crowd:
         self._seconds = seconds
         self._pcm = (1000 * np.random.default_rng(0).standard_normal(FRAME)).astype("<i2").tobytes()
         most = options.max_history_s * RATE // FRAME
-        self.phases = [0.0 if together else rng.random() * 0.08 for _ in range(count)]
+        self.phases = [0.0 if together else rng.random() * FRAME_S for _ in range(count)]
         for number in range(count):
             self.engine.receive(Open(number, ("transcribe",)))
             self.engine.receive(Onset(number, 1, 0))
@@ -215,19 +217,19 @@ class Crowd:
         return utterance.run
 
     def _age(self, run: Run, frames: int) -> None:
-        """As if it had begun so many frames ago."""
+        """Makes the run as old as if it had begun so many frames ago."""
         run.start -= frames * FRAME
         run.n += frames
         run.out = [1000] * max(0, run.n - run.form.first)
 
     def turn(self) -> bool:
-        """What is due is fed; one step.  False when all is over."""
+        """Feeds what is due, and steps the engine once.  False when all is over."""
         now = time.perf_counter() - self.began
         while self._due and self._due[0][0] <= now:
             at, number, packet = heapq.heappop(self._due)
             self._feed(number, packet)
-            if at + 0.08 < self._seconds:
-                heapq.heappush(self._due, (at + 0.08, number, packet + 1))
+            if at + FRAME_S < self._seconds:
+                heapq.heappush(self._due, (at + FRAME_S, number, packet + 1))
         list(self.engine.step(int(now * 1e6)))
         return bool(self._due) or self.engine.deadline_us is not None
 
@@ -244,7 +246,7 @@ class Crowd:
 
 
 def open_loop(device: Device, options: Options, count: int, seconds: float, *, together: bool) -> dict[str, object]:
-    """How long after a frame was there was its id?"""
+    """How long it takes from a frame being there to its token being read."""
     crowd = Crowd(device, options, count, seconds, together=together)
     while crowd.turn():
         pass
@@ -253,11 +255,11 @@ def open_loop(device: Device, options: Options, count: int, seconds: float, *, t
 
 
 def frame_times(crowd: Crowd) -> list[tuple[int, float, float]]:
-    """Of every frame: the last sample it needs, when its id was read, and how many ms after it was there.
+    """Of every frame: the last sample it needs, when its token was read, and how many ms after it was there.
 
     It is there with the packet that brings that sample."""
     return [
-        (at, read, 1000 * (read - crowd.began - crowd.phases[number] - 0.08 * ((at - 1) // FRAME)))
+        (at, read, 1000 * (read - crowd.began - crowd.phases[number] - FRAME_S * ((at - 1) // FRAME)))
         for number, at, read, _ in crowd.engine.read
         if at > 0
     ]
@@ -266,11 +268,11 @@ def frame_times(crowd: Crowd) -> list[tuple[int, float, float]]:
 def _latencies(crowd: Crowd) -> dict[str, object]:
     times = [(at, ms) for at, _, ms in frame_times(crowd)]
     last = max(at for at, _ in times)
-    ends = [ms for at, ms in times if at > last - 5 * RATE]
-    starts = [ms for at, ms in times if 2 * RATE < at < 7 * RATE]
+    ends = [ms for at, ms in times if at > last - ENDS_S * RATE]
+    starts = [ms for at, ms in times if WARM_S * RATE < at < (WARM_S + ENDS_S) * RATE]
     return {
         "frames": len(times),
-        "latency_ms": percentiles(ms for at, ms in times if at > 2 * RATE),
+        "latency_ms": percentiles(ms for at, ms in times if at > WARM_S * RATE),
         "first_5_s": percentiles(starts or ends),
         "last_5_s": percentiles(ends),
         "batch": percentiles(batch for *_, batch in crowd.engine.read),
@@ -283,10 +285,10 @@ def _latencies(crowd: Crowd) -> dict[str, object]:
 def flush_times(device: Device, options: Options, count: int, times: int) -> dict[str, object]:
     """From the tentative end of one of `count` people, while the others go on, to the id of the last word, and to the
     last id at all.  Then it was no end, and that one speaks on."""
-    crowd = Crowd(device, options, count, 1.0 + 0.4 * (times + 1), together=False)
+    crowd = Crowd(device, options, count, FLUSH_FROM_S + FLUSH_EVERY_S * (times + 1), together=False)
     words, all_of_it = [], []
     for attempt in range(times):
-        while time.perf_counter() - crowd.began < 1.0 + 0.4 * attempt:
+        while time.perf_counter() - crowd.began < FLUSH_FROM_S + FLUSH_EVERY_S * attempt:
             crowd.turn()
         run, end = crowd.run(0), crowd.fed[0]
         last = -(-(end - run.start) // FRAME)
@@ -308,12 +310,16 @@ def flush_times(device: Device, options: Options, count: int, times: int) -> dic
 
 def generate_ms(checkpoint: Checkpoint, frames: int = 60) -> float:
     """transformers' own `generate()`: milliseconds per frame of one stream, everything resident."""
-    model, script = checkpoint.model, checkpoint.script
-    prompt = script.left + script.delay + 1
+    model, special = checkpoint.model, checkpoint.special
+    prompt = special.left + special.delay + 1
     silence = np.zeros((prompt + frames) * FRAME, np.float32)
     mel = checkpoint.extractor(silence, return_tensors="pt", sampling_rate=RATE).input_features
-    ids = torch.tensor([[script.bos] + [script.pad] * (prompt - 1)], device=model.device)
-    given = {"input_ids": ids, "input_features": mel.to(model.device, model.dtype), "num_delay_tokens": script.delay}
+    token_ids = torch.tensor([[special.bos] + [special.pad] * (prompt - 1)], device=model.device)
+    given = {
+        "input_ids": token_ids,
+        "input_features": mel.to(model.device, model.dtype),
+        "num_delay_tokens": special.delay,
+    }
     spent = []
     for new in (2, 2, frames):  # the first warms up
         began = time.perf_counter()
@@ -324,20 +330,20 @@ def generate_ms(checkpoint: Checkpoint, frames: int = 60) -> float:
     return 1000 * (spent[2] - spent[1]) / (frames - 2)
 
 
-def capacity(work: Work, config: Any, dtype: torch.dtype, at: Ceilings, free: int) -> list[dict[str, float]]:
+def capacity(work: Workload, config: Any, dtype: torch.dtype, at: Ceilings, free: int) -> list[dict[str, float]]:
     """Streams by memory, and the floor of a step of as many, by minutes of history."""
     rows = []
     for minutes in (2, 5, 11):
-        size = slot_bytes(config, room_for(60 * minutes, 32, 10), dtype)
+        size = slot_bytes(config, room_for(60 * minutes, LEFT, TAIL), dtype)
         count = free // size
-        floor = work.floor_ms(at, count, min(minutes * 750, config.text_config.sliding_window))
+        floor = work.floor_ms(at, count, min(minutes * FRAMES_A_MINUTE, config.text_config.sliding_window))
         rows.append({"minutes": minutes, "slot_mb": round(size / 1e6), "streams": count, "floor_ms": round(floor, 1)})
     return rows
 
 
 @torch.inference_mode()
 def bench(checkpoint: Checkpoint, options: Options, say: Say, *, compare: bool, quick: bool) -> dict[str, Any]:
-    """Everything, as JSON."""
+    """Runs all measurements; returns what becomes JSON."""
     weight = checkpoint.model.lm_head.weight
     place, dtype = weight.device, weight.dtype
     found: dict[str, Any] = {"torch": torch.__version__, "dtype": str(dtype).removeprefix("torch.")}
@@ -345,7 +351,7 @@ def bench(checkpoint: Checkpoint, options: Options, say: Say, *, compare: bool, 
     at = ceilings(place, dtype)
     found["ceilings"] = {"copy_gb_s": round(at.bytes_s / 1e9), "tflops": round(at.flops / 1e12, 1)}
     say(f"copying {at.bytes_s / 1e9:.0f} GB/s, multiplying {at.flops / 1e12:.1f} TFLOP/s")
-    work, config = Work.of(checkpoint.model), checkpoint.model.config
+    work, config = Workload.of(checkpoint.model), checkpoint.model.config
     if compare:
         found["transformers_ms"] = round(generate_ms(checkpoint), 2)
         say(f"transformers' generate(): {found['transformers_ms']} ms per frame of one stream")
@@ -370,6 +376,6 @@ def bench(checkpoint: Checkpoint, options: Options, say: Say, *, compare: bool, 
         heard = open_loop(device, options, min(count, device.slots.count), seconds, together=together)
         found["open_loop"].append(heard)
         say(f"open loop: {heard}")
-    free = device.slots.count * slot_bytes(config, room_for(options.max_history_s, 32, 10), dtype)
+    free = device.slots.count * slot_bytes(config, room_for(options.max_history_s, LEFT, TAIL), dtype)
     found["capacity"] = capacity(work, config, dtype, at, free)
     return found

@@ -1,4 +1,4 @@
-"""`voxd verify` for Voxtral Mini: its device and transformers' own `generate()` on the same prompts, token by token.
+"""`voxd verify` for Voxtral Mini: compares it with `generate()`, token by token.  Not in the packet's path.
 
 For every clip: alone, with a question in text, as the second turn after another clip and its answer, and as something
 to be written down.  As for Voxtral Realtime (`verify`), the device is fed what `generate()` said, so one difference
@@ -35,15 +35,15 @@ from voxd.engine.mini.interface import (
     WINDOW,
     Device,
     Options,
-    Script,
+    SpecialTokens,
     audio,
     bits,
     extremes,
 )
 from voxd.engine.mini.model import Checkpoint
-from voxd.engine.mini.prompt import Clip as Heard, Ids, Line, conversation, transcription
-from voxd.engine.mini.windows import Clip as Windows, Window, write_samples
-from voxd.lab.verify_realtime import Agreement, Clip, Reference, compare
+from voxd.engine.mini.prompt import AudioPart, PromptLine, TokenIds, conversation_prompt, transcription_prompt
+from voxd.engine.mini.windows import Window, WindowedAudio, write_samples
+from voxd.lab.verify_realtime import Agreement, Reference, SpeechClip, compare
 
 NEW = 48  # tokens of each answer
 QUESTION = "What is said?"
@@ -55,24 +55,24 @@ class Case:
     """A prompt.  `symbols` name windows by number, counted through `clips`."""
 
     name: str
-    clips: tuple[Clip, ...]
+    clips: tuple[SpeechClip, ...]
     symbols: list[int]
 
-    def ids(self, placeholder: int) -> list[int]:
+    def token_ids(self, placeholder: int) -> list[int]:
         """As transformers reads it."""
         return [symbol if symbol >= 0 else placeholder for symbol in self.symbols]
 
 
-def windows_of(clips: Sequence[Clip]) -> list[Heard]:
+def windows_of(clips: Sequence[SpeechClip]) -> list[AudioPart]:
     """The windows of each, numbered through."""
     numbers = count()
-    return [Heard(tuple(islice(numbers, max(1, -(-clip.samples.size // WINDOW))))) for clip in clips]
+    return [AudioPart(tuple(islice(numbers, max(1, -(-clip.samples.size // WINDOW))))) for clip in clips]
 
 
 # ── transformers ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def features(checkpoint: Checkpoint, clips: Sequence[Clip]) -> torch.Tensor:
+def features(checkpoint: Checkpoint, clips: Sequence[SpeechClip]) -> torch.Tensor:
     """As transformers' processor makes them: [windows, mels, 3000]."""
     found = []
     for clip in clips:
@@ -86,7 +86,7 @@ def features(checkpoint: Checkpoint, clips: Sequence[Clip]) -> torch.Tensor:
 def refer(checkpoint: Checkpoint, case: Case, new: int = NEW) -> Reference:
     """What `generate()` says."""
     model = checkpoint.model
-    prompt = torch.tensor([case.ids(model.config.audio_token_id)], device=model.device)
+    prompt = torch.tensor([case.token_ids(model.config.audio_token_id)], device=model.device)
     out = model.generate(
         input_ids=prompt,
         attention_mask=torch.ones_like(prompt),
@@ -101,35 +101,36 @@ def refer(checkpoint: Checkpoint, case: Case, new: int = NEW) -> Reference:
     return Reference(out.sequences[0, prompt.shape[1] :].tolist(), [float(two[0] - two[1]) for two in best])
 
 
-def cases(script: Script, clips: Sequence[Clip], say: Callable[[Case], Reference]) -> Iterator[tuple[Case, Reference]]:
+def cases(
+    special: SpecialTokens, clips: Sequence[SpeechClip], say: Callable[[Case], Reference]
+) -> Iterator[tuple[Case, Reference]]:
     """With what `say` makes of each; an answer is part of a later prompt."""
     for index, clip in enumerate(clips):
         other = clips[index - 1]
         (heard,), (before, now) = windows_of([clip]), windows_of([other, clip])
-        alone = Case(clip.name, (clip,), conversation(script, [Line("user", (heard,))]))
-        asked = conversation(script, [Line("user", (heard, QUESTION))])
+        alone = Case(clip.name, (clip,), conversation_prompt(special, [PromptLine("user", (heard,))]))
+        asked = conversation_prompt(special, [PromptLine("user", (heard, QUESTION))])
         yield alone, say(alone)
         with_text = Case(f"{clip.name} and text", (clip,), asked)
         answer = say(with_text)
         yield with_text, answer
-        turns = [
-            Line("user", (before, QUESTION)), Line("assistant", (Ids(tuple(answer.ids[:8])),)), Line("user", (now,))
-        ]  # fmt: skip
-        second = Case(f"{clip.name} as the second turn", (other, clip), conversation(script, turns))
+        said = TokenIds(tuple(answer.token_ids[:8]))
+        turns = [PromptLine("user", (before, QUESTION)), PromptLine("assistant", (said,)), PromptLine("user", (now,))]
+        second = Case(f"{clip.name} as the second turn", (other, clip), conversation_prompt(special, turns))
         yield second, say(second)
-        if script.transcribe is not None:
-            written = Case(f"{clip.name} to be written down", (clip,), transcription(script, heard, None))
+        if special.transcribe is not None:
+            written = Case(f"{clip.name} to be written down", (clip,), transcription_prompt(special, heard, None))
             yield written, say(written)
 
 
 # ── the engine's device ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def hear(device: Device, clips: Sequence[Clip]) -> dict[int, int]:
+def hear(device: Device, clips: Sequence[SpeechClip]) -> dict[int, int]:
     """Number of a window -> the place of its embeddings."""
     places: dict[int, int] = {}
     for clip, heard in zip(clips, windows_of(clips), strict=True):
-        pcm, windows = float_to_pcm16(clip.samples), Windows(count().__next__, lambda window: None)
+        pcm, windows = float_to_pcm16(clip.samples), WindowedAudio(count().__next__, lambda window: None)
         windows.end(clip.samples.size)
         while (window := windows.unasked) is not None or not windows.settle():
             if window is not None:
@@ -145,11 +146,11 @@ def _encode(device: Device, window: Window, place: int, pcm: bytes) -> None:
     table = np.zeros((1, ENCODER_HEAD + SPAN // 2), np.int32)
     table[0, :ENCODER_HEAD] = place, bits(window.higher)
     write_samples(window, lambda begin, end: pcm[2 * begin : 2 * end], table[0, ENCODER_HEAD:].view(np.int16))
-    window.found = extremes(device.encoder.submit(table).ids()[0])
+    window.found = extremes(device.encoder.submit(table).token_ids()[0])
 
 
 @dataclass(slots=True)
-class Answer:
+class ReplayedAnswer:
     """A sequence on the device, and what it is to be fed."""
 
     slot: int
@@ -170,33 +171,33 @@ def rows(slot: int, pages: Sequence[int], first: int, sources: Sequence[int]) ->
     return table
 
 
-def begin(device: Device, case: Case, reference: Reference) -> Answer:
-    """The prompt is read; its first token is said."""
+def begin(device: Device, case: Case, reference: Reference) -> ReplayedAnswer:
+    """Prefills the prompt, which gives the first token."""
     places, length = hear(device, case.clips), len(case.symbols)
-    pages = [device.pages.take() for _ in range(-(-(length + len(reference.ids)) // PAGE))]
-    answer = Answer(device.slots.take(), pages, length, reference.ids, [])
+    pages = [device.pages.take() for _ in range(-(-(length + len(reference.token_ids)) // PAGE))]
+    answer = ReplayedAnswer(device.slots.take(), pages, length, reference.token_ids, [])
     sources = [s if s >= 0 else audio(places[(-1 - s) // PER_WINDOW], (-1 - s) % PER_WINDOW) for s in case.symbols]
     for first in range(0, length, device.prefill.largest):
         piece = sources[first : first + device.prefill.largest]
-        said = device.prefill.submit(rows(answer.slot, pages, first, piece)).ids()
+        said = device.prefill.submit(rows(answer.slot, pages, first, piece)).token_ids()
     answer.said.append(said[0])
     for place in places.values():
         device.places.give(place)
     return answer
 
 
-def _next(answer: Answer) -> Table:
+def _next(answer: ReplayedAnswer) -> Table:
     index = len(answer.said) - 1
     return rows(answer.slot, answer.pages, answer.length + index, [answer.fed[index]])
 
 
 def replay(device: Device, prompts: Sequence[tuple[Case, Reference]]) -> list[list[int]]:
-    """What the device says in each place, given what `generate()` said before it."""
+    """The device's token at each position, given what `generate()` said before it."""
     answers = [begin(device, case, reference) for case, reference in prompts]
     while open_ones := [answer for answer in answers if len(answer.said) < len(answer.fed)]:
         batch = sorted(open_ones, key=lambda answer: len(answer.said))[: device.decode.largest]
-        ids = device.decode.submit(np.concatenate([_next(answer) for answer in batch])).ids()
-        for answer, token in zip(batch, ids, strict=True):
+        token_ids = device.decode.submit(np.concatenate([_next(answer) for answer in batch])).token_ids()
+        for answer, token in zip(batch, token_ids, strict=True):
             answer.said.append(token)
     for answer in answers:
         device.slots.give(answer.slot)
@@ -206,16 +207,18 @@ def replay(device: Device, prompts: Sequence[tuple[Case, Reference]]) -> list[li
 
 
 @torch.inference_mode()
-def verify(checkpoint: Checkpoint, clips: Sequence[Clip], say: Callable[[str], None]) -> list[Agreement]:
-    """Takes the checkpoint apart."""
+def verify(checkpoint: Checkpoint, clips: Sequence[SpeechClip], say: Callable[[str], None]) -> list[Agreement]:
+    """Compares all prompts; takes the checkpoint apart."""
 
     def ask(case: Case) -> Reference:
         say(f"transformers' generate(): {case.name}")
         return refer(checkpoint, case)
 
-    prompts: list[Any] = list(cases(checkpoint.script, clips, ask))
+    prompts: list[Any] = list(cases(checkpoint.special, clips, ask))
     device = build(checkpoint, Options(max_conversations=max(8, len(prompts))), say, eager=False)
     for note in device.notes:
         say(note)
     said = replay(device, prompts)
-    return [compare(case.name, ids, reference) for (case, reference), ids in zip(prompts, said, strict=True)]
+    return [
+        compare(case.name, token_ids, reference) for (case, reference), token_ids in zip(prompts, said, strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""`voxd verify MODEL`: the engine and transformers' own `generate()` on the same audio; how many tokens agree?
+"""`voxd verify MODEL`: counts the tokens on which it and transformers' `generate()` agree.  Not in the packet's path.
 
 Both run on the same weights in this process.  The engine is fed what `generate()` said, so that one difference does not
 become a hundred; the clips go through it together, as streams would.  In fp32 all tokens agree.  In bf16 a batch rounds
@@ -31,24 +31,24 @@ LONGEST = 60 * RATE  # of a clip: `generate()` keeps all logits
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
+class SpeechClip:
     """float32 [n] at 16 kHz, whole steps of int16: what both sides hear is the same bits."""
 
     name: str
     samples: Float32
 
     @classmethod
-    def read(cls, path: Path) -> Clip:
+    def read(cls, path: Path) -> SpeechClip:
         """Its first minute.  Raises Unreadable."""
         return cls(path.name, pcm16_to_float(read_whole(path, LONGEST)))
 
     @classmethod
-    def two(cls, seed: int) -> list[Clip]:
-        """Where nobody gives any."""
+    def two(cls, seed: int) -> list[SpeechClip]:
+        """Two synthetic clips, for a run without files."""
         return [cls.synthetic(seed), cls.synthetic(seed + 1, 7.5)]
 
     @classmethod
-    def synthetic(cls, seed: int, seconds: float = 12.0) -> Clip:
+    def synthetic(cls, seed: int, seconds: float = 12.0) -> SpeechClip:
         """A gliding hum in bursts like syllables; no words, but a model that agrees on it agrees."""
         rng, at = np.random.default_rng(seed), np.arange(int(seconds * RATE)) / RATE
         phase = (
@@ -62,20 +62,20 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What `generate()` says of a clip, and how far its best token was ahead of the second."""
+    """The tokens of `generate()`, and how far each was ahead of the second best."""
 
-    ids: list[int]
+    token_ids: list[int]
     margins: list[float]
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Of one clip."""
+    """How far the tokens of one clip agree."""
 
     name: str
     tokens: int
     agree: int
-    undecided: int  # of the others: where `generate()` was not sure
+    undecided: int  # how many of the others `generate()` was not sure about
 
     @property
     def holds(self) -> bool:
@@ -90,7 +90,7 @@ class Agreement:
 
 
 @torch.inference_mode()
-def refer(checkpoint: Checkpoint, form: Form, clip: Clip) -> Reference:
+def refer(checkpoint: Checkpoint, form: Form, clip: SpeechClip) -> Reference:
     """The clip between silences, as transformers' processor pads it."""
     model = checkpoint.model
     after = -clip.samples.size % FRAME + (form.delay + form.tail + 1) * FRAME
@@ -111,8 +111,8 @@ def refer(checkpoint: Checkpoint, form: Form, clip: Clip) -> Reference:
     return Reference(out.sequences[0, prompt.shape[1] :].tolist(), [float(two[0] - two[1]) for two in best])
 
 
-def replay(device: Device, clips: Sequence[Clip], references: Sequence[Reference]) -> list[list[int]]:
-    """What the engine says in each place, given what `generate()` said before it."""
+def replay(device: Device, clips: Sequence[SpeechClip], references: Sequence[Reference]) -> list[list[int]]:
+    """The engine's token at each position, given what `generate()` said before it."""
     runs = [Run(0, device.form) for _ in clips]
     said: list[list[int]] = [[] for _ in clips]
     for run, clip in zip(runs, clips, strict=True):
@@ -122,12 +122,12 @@ def replay(device: Device, clips: Sequence[Clip], references: Sequence[Reference
     while open_runs := [i for i, run in enumerate(runs) if run.ready(0, clips[i].samples.size)]:
         for some in _batches(open_runs, device.runner.largest):
             flight = device.runner.submit([_row(runs[i], clips[i]) for i in some])
-            for i, token in zip(some, flight.ids(), strict=True):
+            for i, token in zip(some, flight.token_ids(), strict=True):
                 run = runs[i]
                 if run.n >= run.form.first:
                     said[i].append(token)
                 run.take()
-                run.hear(references[i].ids[len(run.out)] if run.n > run.form.first else token, text=True)
+                run.hear(references[i].token_ids[len(run.out)] if run.n > run.form.first else token, text=True)
     for run in runs:
         device.slots.give(run.slot or 0)
     return said
@@ -138,7 +138,7 @@ def _batches(items: list[int], size: int) -> Iterator[list[int]]:
         yield items[first : first + size]
 
 
-def _row(run: Run, clip: Clip) -> Row:
+def _row(run: Run, clip: SpeechClip) -> Row:
     low, high = max(run.span, 0), min(run.span + SPAN, clip.samples.size)
     pcm = float_to_pcm16(clip.samples[low:high]) if low < high else b""
     body = (bytes(2 * (low - run.span)) if low < high else b"") + pcm
@@ -146,18 +146,18 @@ def _row(run: Run, clip: Clip) -> Row:
 
 
 def compare(name: str, said: list[int], reference: Reference) -> Agreement:
-    """Place by place."""
-    places = list(zip(said, reference.ids, reference.margins, strict=True))
+    """Compares token by token."""
+    places = list(zip(said, reference.token_ids, reference.margins, strict=True))
     agree = sum(mine == other for mine, other, _ in places)
     undecided = sum(mine != other and margin < MARGIN for mine, other, margin in places)
     return Agreement(name, len(places), agree, undecided)
 
 
 @torch.inference_mode()
-def verify(checkpoint: Checkpoint, clips: Sequence[Clip], say: Callable[[str], None]) -> list[Agreement]:
-    """Takes the checkpoint apart."""
-    script: Any = checkpoint.script
-    form = Form(script.bos, script.pad, script.left, script.tail, script.delay)
+def verify(checkpoint: Checkpoint, clips: Sequence[SpeechClip], say: Callable[[str], None]) -> list[Agreement]:
+    """Compares all clips; takes the checkpoint apart."""
+    special: Any = checkpoint.special
+    form = Form(special.bos, special.pad, special.left, special.tail, special.delay)
     references = []
     for clip in clips:
         say(f"transformers' generate(): {clip.name}")
@@ -166,4 +166,4 @@ def verify(checkpoint: Checkpoint, clips: Sequence[Clip], say: Callable[[str], N
     for note in device.notes:
         say(note)
     said = replay(device, clips, references)
-    return [compare(clip.name, ids, ref) for clip, ids, ref in zip(clips, said, references, strict=True)]
+    return [compare(clip.name, token_ids, ref) for clip, token_ids, ref in zip(clips, said, references, strict=True)]

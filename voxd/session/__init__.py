@@ -1,15 +1,19 @@
 """The Realtime session, a pure core: client events and engine outputs in, server events and engine commands out.
 
-    core          `Session`: the way in; configuration; who gets which event
-    terms         what was agreed: the session's configuration together with what this server can do
+    core          `Session`: begin reading here; configuration; which part gets which event
+    turns         when an utterance begins, pauses and ends, from speech probabilities
+    terms         the configuration in effect: what the client asked for and this server can do
     outbox        everything that leaves, in order
     listening     wire audio in, engine feed and turn marks out
     attached      audio that comes along with items
-    utterances    what the person says: item, transcript, commit, failure, replay
-    answers       what the model says: one active response, speculation, barge-in
+    utterances    the user's side: item, transcript, commit, failure, replay
+    answers       the model's side: one active response, speculation, barge-in
     responses     the events of one response, in their order
-    conversation  the items
+    conversation  the items, in order
+    drafts        an item as a client sends it, checked
     intake        a client's message of any size, made ready to be parsed
+
+It may import `shared` and `voxd.messages`.
 
 None of it knows a socket, a clock, a thread or that other sessions exist.
 """

@@ -1,4 +1,5 @@
-"""What the daemon needs of its machine: systemd, signals, listening sockets, the token file.  Not in the path.
+"""What the daemon needs of its machine: a fair event loop, systemd, signals, listening sockets, the token file.  Not in
+the path.
 
 Imports no other package of voxd.  Begin with `sockets`.
 """

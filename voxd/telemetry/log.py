@@ -88,14 +88,26 @@ class HttpRefusals:
         log.warning("refused · %s%s · %s", code, f" · {key[1]}" if key[1] else "", peer or "unknown peer", extra=more)
 
 
+class BreachLimiter:
+    """Allows one warning about a missed target in BREACH_EVERY_US; all sessions of a gateway share one limiter."""
+
+    def __init__(self) -> None:
+        self._last_us = -BREACH_EVERY_US
+
+    def allows(self, now_us: int) -> bool:
+        """Whether a warning may be written now; if so, it counts as written."""
+        if now_us - self._last_us < BREACH_EVERY_US:
+            return False
+        self._last_us = now_us
+        return True
+
+
 class SessionLog:
     """Writes the lines of one session."""
 
-    _breach_told_us = -BREACH_EVERY_US  # shared by all sessions: at most one warning a minute
-
-    def __init__(self, session_id: str, targets: Targets) -> None:
-        self._session_id, self._id = session_id, session_id[-8:]
-        self._targets = targets
+    def __init__(self, session_id: str, targets: Targets, limiter: BreachLimiter) -> None:
+        self._session_id, self._id = session_id, session_id[-12:]
+        self._targets, self._limiter = targets, limiter
         self._turns = 0
         self._engines: dict[str, str] = {}
         self._peer = ""
@@ -128,8 +140,7 @@ class SessionLog:
         log.info("session %s · turn %d · %s", self._id, self._turns, line(report), extra=more)
         if missed:
             self.breaches += 1
-            if now_us - SessionLog._breach_told_us >= BREACH_EVERY_US:
-                SessionLog._breach_told_us = now_us
+            if self._limiter.allows(now_us):
                 found = report.metrics.as_dict()
                 told = ", ".join(f"{name} {found[name]:.0f} > {target:.0f}" for name, target in missed.items())
                 more = self._fields("slo.breach", turn=self._turns)

@@ -1,5 +1,5 @@
-"""HTTP: who may come in, pages, files to be transcribed, the WebSocket.  Step 3 of a packet's path, and step 11.
+"""HTTP: who may come in, pages, transcription of files, the WebSocket.  Steps 3 and 11 of a packet's path.
 
 May import the gateway; knows no engine.  Begin with `gate` (what is refused before anything else) and `websocket`.
-`page/` is a client in JavaScript that `page_files` serves as it is.
+Every refusal is an `HttpProblem`.  `page/` is a client in JavaScript, which `page_files` serves as it is.
 """

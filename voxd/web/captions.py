@@ -1,7 +1,8 @@
-"""The events of one session -> one text with times, and the forms that REST clients ask for.  Beside step 11.
+"""Joins the events of a session into one transcript with times, and writes it in the formats of the REST API.  Step 11
+of a packet's path, for files.
 
-Pure.  A *turn* is what the turn rules found, or what a commit announced; texts of turns are joined in the order in
-which they were spoken.  It does not know HTTP, audio files or engines.
+Pure.  The texts of turns are joined in the order in which they were spoken.  It does not know HTTP, audio files or
+engines.
 """
 
 from __future__ import annotations
@@ -14,31 +15,31 @@ from shared.events import Json
 
 
 @dataclass(slots=True)
-class Turn:
-    """One item of the session; times in ms of the file, as far as they are known."""
+class CaptionTurn:
+    """One turn of the session; times are ms of the file, None while they are unknown."""
 
     start_ms: int | None = None
     end_ms: int | None = None
     text: str = ""
-    given: int = 0  # characters of `text` that are part of the whole
+    given: int = 0  # characters of `text` that are part of the transcript already
     announced: bool = False
     done: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A turn in which something was said, in seconds."""
+    """A turn with text; times in seconds."""
 
     start: float
     end: float
     text: str
 
 
-class Transcript:
-    """Feed it the events in order; `receive` answers with what follows the text so far."""
+class FileTranscript:
+    """Builds the transcript of a file from events, in order; `receive` returns the text that an event adds."""
 
     def __init__(self) -> None:
-        self._turns: dict[str, Turn] = {}
+        self._turns: dict[str, CaptionTurn] = {}
         self.text = ""
 
     def receive(self, event: events.ServerEvent) -> str:
@@ -59,11 +60,11 @@ class Transcript:
         self.text += new
         return new
 
-    def _turn(self, item_id: str) -> Turn:
-        return self._turns.setdefault(item_id, Turn())
+    def _turn(self, item_id: str) -> CaptionTurn:
+        return self._turns.setdefault(item_id, CaptionTurn())
 
     def _flow(self) -> Iterator[str]:
-        """Text of a turn flows once all turns before it are done."""
+        """The new text, in spoken order: a turn adds its text when all turns before it are done."""
         last = self.text[-1:]
         for turn in self._turns.values():
             new = turn.text[turn.given :]
@@ -78,22 +79,22 @@ class Transcript:
 
     @property
     def owed_from_ms(self) -> int | None:
-        """Where the oldest turn begins that is over and whose text is not final; None: no such turn."""
+        """The start of the oldest turn that has ended but whose text is not final; None if there is no such turn."""
         owed = [turn.start_ms or 0 for turn in self._turns.values() if turn.announced and not turn.done]
         return min(owed, default=None)
 
     @property
     def open(self) -> bool:
-        """Is a turn not over?"""
+        """Has some turn not ended yet?"""
         return not all(turn.announced for turn in self._turns.values())
 
     @property
     def settled(self) -> bool:
-        """Has every turn its final text?"""
+        """Does every turn have its final text?"""
         return all(turn.done for turn in self._turns.values())
 
     def segments(self, silence_ms: int, length_ms: int) -> list[Segment]:
-        """`silence_ms`: what a turn's end was waited for, which is not part of it."""
+        """The turns with text.  `silence_ms`: the silence that ended each turn, which is not part of it."""
         found: list[Segment] = []
         for turn in self._turns.values():
             if turn.start_ms is None or not turn.text.strip():
@@ -103,7 +104,7 @@ class Transcript:
         return found
 
 
-# ── forms ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── formats ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def srt(segments: list[Segment]) -> str:
@@ -113,13 +114,14 @@ def srt(segments: list[Segment]) -> str:
 
 
 def vtt(segments: list[Segment]) -> str:
-    """WebVTT; what would be markup there is escaped."""
+    """WebVTT, with markup characters escaped."""
     cues = (f"{_span(each, '.')}\n{_escaped(each.text)}\n" for each in segments)
     return "\n".join(("WEBVTT\n", *cues))
 
 
 def verbose(text: str, segments: list[Segment], language: str | None, length_ms: int) -> Json:
-    """`verbose_json`.  What voxd's engines do not tell (tokens, probabilities) is empty, for strict clients."""
+    """`verbose_json`.  Fields that voxd's engines do not give (tokens, probabilities) are there but empty, because
+    strict clients expect them."""
     untold = {
         "seek": 0,
         "tokens": [],
@@ -157,7 +159,7 @@ def diarized(segments: list[Segment]) -> list[Json]:
 
 
 def usage(length_ms: int) -> Json:
-    """Audio is what is counted."""
+    """The `usage` of a transcription: the length of the audio."""
     return {"type": "duration", "seconds": length_ms / 1000}
 
 

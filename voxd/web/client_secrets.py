@@ -1,9 +1,10 @@
-"""Client secrets: keys `ek_...` that live for minutes, for a browser page or another machine, and carry a session.
+"""Client secrets: keys `ek_...` that are valid for minutes, for a browser page or another machine, and that carry a
+session's configuration.  Beside step 3.
 
-`POST /v1/realtime/client_secrets` makes one for whoever has the bearer token; until it expires it opens everything but
-that path, as often as wanted, and the session configuration that it was made with is in effect before
-`session.created`.  It knows session configurations as `shared.session_config` does; not sessions, nor who is let in
-(`voxd.web.gate` asks).  Nothing is written anywhere: a restart forgets all secrets.
+A client with the bearer token makes one by `POST /v1/realtime/client_secrets`.  Until it expires it gives access to
+every path but that one, any number of times, and its session configuration applies from `session.created` on.  Nothing
+is stored on disk: a restart forgets all secrets.  This module knows session configurations; not sessions, nor who may
+come in (`voxd.web.gate` asks it).
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from shared.given import given
 from shared.parts import Json
 from shared.refusals import explain_value, named
 from shared.session_config import AnySession, RealtimeSession, merge
+from shared.urls import CLIENT_SECRETS
 from voxd.session.intake import VALUES, count_values
-from voxd.web.gate import SECRETS_PATH, body_of, error_body, offered_key
+from voxd.web.gate import body_of, offered_key
+from voxd.web.problem import HttpProblem
 
 PREFIX = "ek_"
 MOST = 10_000
@@ -37,13 +40,14 @@ HELD = 64 << 20  # bytes of all configurations, as JSON
 RETRY_S = 60
 
 
-class Full(Exception):
-    """There are as many unexpired secrets as may be."""
+class TooManySecrets(Exception):
+    """There are as many valid secrets as there may be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """`session`: what a `session.update` would say; {} for nothing.  `expires_at`: seconds of the Unix epoch."""
+    """A client secret.  `session`: like the session of a `session.update`, {} for none.  `expires_at`: seconds of the
+    Unix epoch."""
 
     value: str
     expires_at: int
@@ -55,23 +59,25 @@ class Secret:
 
 
 class Secrets:
-    """`clock`: seconds that only go forward, by which secrets expire, whatever is done to the machine's time; `epoch`:
-    seconds of the Unix epoch, for what is told.  Bounds: MOST and HELD; at a bound expired ones are dropped, and none
-    is made while there are no expired ones, for the others are in use."""
+    """All client secrets.
+
+    `clock`: monotonic seconds, by which secrets expire even if the machine's time is changed; `epoch`: seconds of the
+    Unix epoch, for what clients are told.  Bounds: MOST and HELD.  At a bound expired secrets are dropped; if there are
+    none, no secret is made, because the others are in use."""
 
     def __init__(self, clock: Callable[[], float], epoch: Callable[[], float]) -> None:
         self._clock, self._epoch = clock, epoch
-        # By digest: looking one up takes no time that tells of another.  Each with its end by the clock.
+        # By digest, so that the time of a look-up reveals nothing about other secrets; each with its end by the clock.
         self._secrets: dict[bytes, tuple[float, Secret]] = {}
 
     def make(self, seconds: int, session: Json) -> Secret:
-        """Raises Full."""
+        """Makes a secret that is valid for so many seconds.  Raises TooManySecrets."""
         told = msgspec.json.encode(session)
         if self._full(told):
             now = self._clock()
             self._secrets = {digest: each for digest, each in self._secrets.items() if each[0] > now}
         if self._full(told):
-            raise Full
+            raise TooManySecrets
         secret = Secret(PREFIX + token_urlsafe(32), int(self._epoch()) + seconds, told)
         self._secrets[_digest(secret.value)] = self._clock() + seconds, secret
         return secret
@@ -81,7 +87,7 @@ class Secrets:
         return len(self._secrets) >= MOST or held + len(told) > HELD
 
     def find(self, key: str) -> Secret | None:
-        """The unexpired secret of this value."""
+        """The secret of this value, if it has not expired."""
         if not key.startswith(PREFIX):
             return None
         digest = _digest(key)
@@ -96,12 +102,12 @@ class Secrets:
         return secret
 
     def holds(self, key: str) -> bool:
-        """For the gate."""
+        """Is this a valid client secret?"""
         return self.find(key) is not None
 
 
 def secret_of(scope: Scope, secrets: Secrets) -> Secret | None:
-    """The secret that a request or an upgrade came with, whether or not a key was wanted."""
+    """The secret that a request or an upgrade came with, even if no key was required."""
     return secrets.find(offered_key(scope))
 
 
@@ -127,8 +133,8 @@ class _Request(msgspec.Struct, frozen=True):
 
 
 def client_secrets(secrets: Secrets, fresh: Callable[[], AnySession], model: Callable[[], str]) -> Route:
-    """The route.  `fresh`: a conversation's configuration before its client has said anything, with an id of its own;
-    `model`: the name of what answers."""
+    """The route that makes secrets.  `fresh`: gives a conversation's configuration before its client has said anything;
+    `model`: the name of the engine that answers."""
 
     async def make(request: Request) -> Response:
         try:
@@ -136,22 +142,20 @@ def client_secrets(secrets: Secrets, fresh: Callable[[], AnySession], model: Cal
             session = _effective(fresh(), asked.session or {}, model())
             secret = secrets.make(asked.expires_after.seconds, _patch(asked.session or {}))
         except WireError as error:
-            status = 413 if error.code == "request_too_large" else 400
-            return JSONResponse(error_body(error.code, error.message, param=error.param), status)
-        except Full:
+            raise HttpProblem(400, error.code, error.message, error.param) from None
+        except TooManySecrets:
             message = f"There may be {MOST} unexpired client secrets with {HELD >> 20} MiB of sessions."
-            body = error_body("client_secret_limit_reached", message)
-            return JSONResponse(body, 429, {"Retry-After": str(RETRY_S)})
+            raise HttpProblem(429, "client_secret_limit_reached", message, retry_s=RETRY_S) from None
         told = {"value": secret.value, "expires_at": secret.expires_at, "session": msgspec.to_builtins(session)}
         return JSONResponse(told, headers={"Cache-Control": "no-store"})
 
-    return Route(SECRETS_PATH, make, methods=["POST"])
+    return Route(CLIENT_SECRETS, make, methods=["POST"])
 
 
 def _parse(body: bytes) -> _Request:
-    """Nothing at all asks for the defaults.  Raises WireError."""
+    """The request; an empty body asks for the defaults.  Raises WireError, HttpProblem."""
     if count_values(body.decode("utf-8", "replace")) > VALUES:
-        raise WireError("request_too_large", f"The request may have {VALUES} values.")
+        raise HttpProblem(413, "request_too_large", f"The request may have {VALUES} values.")
     unknown: list[str] = []
     try:
         asked: _Request = msgspec.convert(given(msgspec.json.decode(body or b"{}"), _Request, "", unknown), _Request)
@@ -165,17 +169,17 @@ def _parse(body: bytes) -> _Request:
 
 
 def _effective(fresh: AnySession, asked: Json, model: str) -> AnySession:
-    """The session as it will begin.  Raises WireError."""
+    """The configuration that the session will begin with.  Raises WireError."""
     session = merge(fresh, asked, model=model)
     if not isinstance(session, RealtimeSession):
         return session
     output = session.audio.output
-    if isinstance(output.voice, dict):  # this answer names a voice by a string, whatever it was asked for by
+    if isinstance(output.voice, dict):  # this answer names a voice by a string, even if the request used an object
         output = msgspec.structs.replace(output, voice=str(output.voice.get("id", "none")))
     audio = msgspec.structs.replace(session.audio, output=output)
     return msgspec.structs.replace(session, model=model, output_modalities=("text",), audio=audio)
 
 
 def _patch(asked: Json) -> Json:
-    """A configuration without a type is one of a conversation; none at all leaves the type to the URL."""
+    """What the secret carries: a configuration without a type is for a conversation; without any, the URL decides."""
     return {"type": "realtime"} | asked if asked else {}

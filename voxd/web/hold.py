@@ -1,10 +1,10 @@
-"""Who asks for a session while the engine loads is kept waiting a moment instead of refused.  Before step 3.
+"""Lets a client that asks for a session while the engine loads wait a moment, instead of refusing it.  Before step 3.
 
-A restart takes seconds, and most clients try again only three or four times within five: LiveKit gives a session up
-after 4.1 s of refusals.  A request that is held costs none of its tries.  After HOLD_S the application answers as it
-would have at once (503 and Retry-After); no client waits less than 10 s for an answer.
+A restart takes seconds, but most clients try only three or four times within five seconds: LiveKit gives up after 4.1 s
+of refusals.  A request that waits uses up none of those tries.  After HOLD_S the application answers as it would have
+done at once (503 and Retry-After); every known client waits at least 10 s for an answer.
 
-It knows ASGI and which paths need an engine; not engines, sessions or why there is none yet.
+It knows ASGI and which paths need an engine; not engines, sessions or why none is ready.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shared.urls import CALLS, REALTIME, TRANSCRIPTIONS
+
 HOLD_S = 8.0  # below voxd.web.door.HANDSHAKE_S
-HELD_LIMIT = 32  # at the same time; an honest crowd is smaller
-PATHS = frozenset({"/v1/realtime", "/v1/realtime/calls", "/v1/audio/transcriptions"})
+HELD_LIMIT = 32  # requests that wait at the same time; further ones are answered at once
+PATHS = frozenset({REALTIME, CALLS, TRANSCRIPTIONS})
 
 
-class Held:
-    """ASGI middleware.  `loading`: will there be an engine, but not yet?  `changed` is notified when that changes."""
+class HoldWhileLoading:
+    """ASGI middleware.  `loading`: is an engine about to become ready?  `changed` is notified when that changes."""
 
     def __init__(self, app: ASGIApp, loading: Callable[[], bool], changed: asyncio.Condition) -> None:
         self._app, self._loading, self._changed = app, loading, changed

@@ -1,10 +1,10 @@
-"""The page at `/`: the files of `page/` as they are, and the table of metrics.  Beside step 3; a client of its own.
+"""Serves the web page at `/`: the files of `page/` as they are, and the table of metrics.  Not in the path.
 
-It knows files and the headers that browsers hold them to; not sessions, keys nor what the scripts do.  The gate lets
-everybody of this host have the page: it holds nothing but itself, and what it asks for wants a key as from any client.
+It knows files and the headers that restrict what browsers do with them; not sessions, keys or what the scripts do.  The
+page itself needs no key, because it holds no data; what its scripts ask for needs one, as from any client.
 
-What the headers promise: scripts and styles of this origin only, none inline, no text taken for markup; requests to
-this origin only; in nobody's frame; the address of the page, and with it the token, is told to nobody.
+The headers promise: scripts and styles come from this origin only, never inline, and no text is taken for markup;
+requests go to this origin only; no other page can frame it; its address, which may hold the token, is sent to nobody.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ POLICY = "; ".join(
     )
 )
 HEADERS = {
-    "Cache-Control": "no-cache",  # kept, and asked after: a page and its modules are of one version
+    "Cache-Control": "no-cache",  # browsers ask each time, so that the page and its modules are of one version
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -52,13 +52,13 @@ HEADERS = {
 
 
 def files() -> dict[str, bytes]:
-    """Path of the URL -> content.  All that is served is named here: a path is looked up, never put together."""
+    """The content for each path.  Everything that is served is listed here, so no path can lead to another file."""
     found = {f"/page/{file.name}": file.read_bytes() for file in sorted(FOLDER.iterdir()) if file.suffix in KINDS}
     return {"/": found.pop("/page/index.html"), "/page/metrics.js": metrics_module().encode(), **found}
 
 
 def metrics_module() -> str:
-    """The table of `shared.latency` as a module of JavaScript, so that the page cannot miss a metric."""
+    """The table of `shared.latency` as a JavaScript module, so that the page cannot miss a metric."""
     rows = [{"name": each.name, "meaning": each.meaning, "source": each.source, "page": each.page} for each in METRICS]
     about = "// The table of metrics, written by voxd/web/page_files.py from shared/latency.py."
     return f"{about}\nexport const METRICS = {json.dumps(rows, ensure_ascii=False)};\n"
@@ -68,7 +68,7 @@ PATHS = frozenset(files())
 
 
 def routes() -> Iterator[Route]:
-    """Read once: a page and its modules do not change under a running daemon."""
+    """The routes.  Files are read once: the page does not change under a running daemon."""
     for path, body in files().items():
         yield Route(path, _Served(body, KINDS[Path(path).suffix or ".html"]).answer)
 

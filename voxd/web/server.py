@@ -1,16 +1,17 @@
-"""The HTTP and WebSocket server: uvicorn, made safe against peers that are slow, silent or hostile.  Below steps 3 and
-11 of a frame's path.
+"""The HTTP and WebSocket server: uvicorn, made safe against clients that are slow, silent or hostile.  Steps 3 and 11
+of a packet's path, below `websocket`.
 
 It knows bytes, time and uvicorn's protocol classes; not routes, the gate, sessions or events.
 
-    not in yet      `door`: how many, for how long, who makes room
+    not in yet      `door` bounds how many connections wait to be let in, and for how long
     a message       MESSAGE_LIMIT bytes in FRAGMENT_LIMIT fragments, else close 1009; nothing is ever decompressed
-    costly          parsed in turn with others who cost much (`shares`)
-    silent          no byte for PING_S + PONG_S: gone
-    not reading     what it does not read waits here (64 KiB), then in the connection (which closes with 1008);
-                    nothing taken for STALL_S: gone
+    costly          clients that cost little come first (`voxd.system.fair_loop`); until then no more is read
+    all messages    what `messages` may hold; beyond it, a client that holds more than SMALL is closed with 1013
+    silent          a client without a byte for PING_S + PONG_S counts as gone
+    not reading     what a client does not read waits here (64 KiB), then in the connection, which closes it with 1008;
+                    a client that has read nothing for STALL_S counts as gone
 
-`tests/voxd/web/test_protocol.py` names the version of uvicorn that the overridden methods were read in.
+`tests/voxd/web/test_protocol.py` names the version of uvicorn whose methods are overridden here.
 """
 
 from __future__ import annotations
@@ -24,65 +25,38 @@ from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn._types import ASGISendEvent
+from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
-from voxd.web.door import Door, Waiting
-from voxd.web.shares import Share, Shares
+from voxd.gateway.budget import MESSAGES, Kept
+from voxd.system.fair_loop import count_for, newcomer
+from voxd.web.door import Door, Handshakes
 from voxd.web.upgrade import fault
 
 MESSAGE_LIMIT = 24 << 20  # bytes of one WebSocket message
 FRAGMENT_LIMIT = 4096  # of one WebSocket message
+SMALL = 64 << 10  # bytes that each WebSocket may hold, whatever others do
 PING_S = 2.0
-PONG_S = 2 * PING_S  # two misses
+PONG_S = 2 * PING_S  # two missed pings
 STALL_S = 6.0
-LINGER_S = 2.0  # a peer that broke the rules may still read why
+LINGER_S = 2.0  # in which a client that broke the protocol can still read why
 READ = 4 << 10  # bytes parsed in one go: as tiny frames they are 600 objects and 5 ms
-FINISH_S = 0.3  # for requests on their way when the daemon ends
+FINISH_S = 0.3  # for requests in flight when the daemon ends
+SHUTDOWN_S = 2  # for uvicorn to end
 
 
-class _InTurn(asyncio.Protocol):
-    """Bytes are parsed at once, or, of who costs the loop much, in turn with others; until then no more is read."""
+class HttpProtocol(H11Protocol):
+    """uvicorn's HTTP protocol with a deadline for the head of a request, for which uvicorn would wait for ever.
 
-    transport: asyncio.Transport
-    _share: Share
-    _late: bytes = b""
-
-    @property
-    def _holds(self) -> bool:
-        """Does uvicorn itself want nothing to be read now?"""
-        raise NotImplementedError
-
-    def data_received(self, data: bytes) -> None:
-        waits, self._late = bool(self._late), self._late + data
-        if waits or not _config(self).shares.soon(self._share, self._parse):
-            self.transport.pause_reading()
-
-    def _parse(self) -> None:
-        data, self._late = self._late, b""
-        if not self.transport.is_closing():
-            super().data_received(data)
-            if not self._holds:
-                self.transport.resume_reading()
-
-
-class HttpProtocol(_InTurn, H11Protocol):
-    """uvicorn's HTTP, with a deadline for the head of a request: uvicorn would wait for its end for ever.
-
-    From there to its answer a request belongs to the application, which answers at once what the gate refuses.  Who
-    takes nothing of its answer for STALL_S is gone.
+    From its head to its answer a request belongs to the application, which answers refused ones at once.  A client that
+    has read nothing of its answer for STALL_S counts as gone.
     """
 
     _stalled: asyncio.TimerHandle | None = None
 
-    @property
-    def _holds(self) -> bool:
-        return self.flow.read_paused
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._share = _config(self).strangers
         super().connection_made(transport)
         _waiting(self).enter(transport)
         transport.max_size = READ  # type: ignore[attr-defined]  # asyncio's own is 256 KiB
@@ -134,45 +108,61 @@ class HttpProtocol(_InTurn, H11Protocol):
         super().on_response_complete()
 
 
-class WebSocketProtocol(_InTurn, WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, with the bounds that it lacks.  Its transport comes from HttpProtocol, registered."""
+class WebSocketProtocol(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol with the bounds that it lacks.  HttpProtocol hands its transport over to it."""
 
     _heard_at = 0.0
     _failed = False
+    _held = 0  # bytes of messages that are not whole, or not worked off
+    _with_app = 0  # of them, those that are whole
     _stalled: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._share = _config(self).shares.newcomer()
-        super().connection_made(transport)
-
-    @property
-    def _holds(self) -> bool:
-        return self.read_paused
 
     def connection_lost(self, exc: Exception | None) -> None:
         _waiting(self).leave(self.transport)
         self._unwatch()
         super().connection_lost(exc)
+        self._weigh()
 
     async def run_asgi(self) -> None:
-        """`transport.close()` waits until all is written, for ever when the peer does not read: hence the watch."""
+        """Watches the transport after the application's end: its `close` would wait for ever for a client that does not
+        read."""
         await super().run_asgi()
         self._watch()
 
     async def send(self, message: ASGISendEvent) -> None:
-        """Returns when there is room for more: uvicorn waits while the transport is paused."""
+        """Sends a message; returns when there is room for more, for uvicorn waits while the transport is paused."""
         await super().send(message)
         if message["type"] == "websocket.accept":
             _waiting(self).leave(self.transport)
+            count_for(newcomer())  # no longer for all strangers of its address
 
     # ── what comes in ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def data_received(self, data: bytes) -> None:
         self._heard_at = self.loop.time()
         super().data_received(data)
+        self._weigh()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """Whoever wants the next message has worked off the last one."""
+        if self.queue.empty():
+            self._with_app = 0
+            self._weigh()
+        return await super().receive()
+
+    def _weigh(self) -> None:
+        before, self._held = self._held, 0
+        if not self.disconnected and not self._failed:
+            self._held = self._with_app + len(self.conn.reader.buffer) + sum(map(len, self.frames))
+        fits = _config(self).messages.grew(self._held - before)
+        if not fits and self._held > SMALL:
+            self.conn.fail(CloseCode.TRY_AGAIN_LATER, "voxd holds as many messages as it may; try again later")
+            self.handle_parser_exception()
+            self._with_app = 0
+            self._weigh()
 
     def handle_cont(self, event: Frame) -> None:
-        """uvicorn counts bytes only: empty fragments would be collected without end."""
+        """Bounds the number of fragments: uvicorn counts only bytes, and would collect empty fragments without end."""
         if self.close_sent:
             return
         if len(self.frames) < FRAGMENT_LIMIT:
@@ -182,7 +172,7 @@ class WebSocketProtocol(_InTurn, WebSocketsSansIOProtocol):
         self.handle_parser_exception()
 
     def send_receive_event_to_app(self) -> None:
-        """uvicorn refuses text that is not UTF-8 as well, but writes a traceback to the log each time."""
+        """Refuses text that is not UTF-8.  uvicorn does so too, but logs a traceback each time."""
         if self.curr_msg_data_type == "text" and not self.close_sent:
             self.frames = [b"".join(self.frames)]
             try:
@@ -191,17 +181,18 @@ class WebSocketProtocol(_InTurn, WebSocketsSansIOProtocol):
                 self.conn.fail(CloseCode.INVALID_DATA, "not UTF-8")
                 self.handle_parser_exception()
                 return
+        self._with_app += sum(map(len, self.frames))
         super().send_receive_event_to_app()
 
     def handle_ping(self) -> None:
-        """uvicorn answers without asking whether the peer reads: a flood of pings would pile up pongs."""
+        """Answers a ping only if the client reads; else a flood of pings would pile up pongs."""
         if self.writable.is_set():
             super().handle_ping()
         else:
-            self.conn.data_to_send()  # forgotten; a peer may answer only the latest ping, says RFC 6455, 5.5.3
+            self.conn.data_to_send()  # dropped; answering only the latest ping is allowed (RFC 6455, 5.5.3)
 
     def handle_parser_exception(self) -> None:
-        """uvicorn's closes at once: with bytes unread that is a reset, and the reason never arrives."""
+        """Closes so that the reason arrives: uvicorn closes at once, which is a reset while bytes are unread."""
         if self._failed:
             return
         self._failed = True
@@ -219,10 +210,10 @@ class WebSocketProtocol(_InTurn, WebSocketsSansIOProtocol):
         if self.close_timer is None:  # while it runs, uvicorn leaves the transport open
             self.close_timer = self.loop.call_later(LINGER_S, self.transport.close)
 
-    # ── a peer that is gone, or as good as ──────────────────────────────────────────────────────────────────────────
+    # ── a client that is gone, or seems to be ───────────────────────────────────────────────────────────────────────
 
     def keepalive_timeout(self) -> None:
-        """Whoever sends is there, and a pong may wait behind audio that the server itself does not read yet."""
+        """Takes a client that sends anything for alive: its pong may wait behind audio that is not read yet."""
         if self.read_paused or self._heard_at > self.ping_sent_at:
             self.pong_timer, self.pending_ping_payload = None, None
             self.schedule_ping()
@@ -258,12 +249,11 @@ class WebSocketProtocol(_InTurn, WebSocketsSansIOProtocol):
 
 
 class Config(uvicorn.Config):
-    """Every choice about uvicorn.  `tls`: paths of certificate and key; `shares`: of the loop."""
+    """Every setting of uvicorn.  `messages`: of all WebSockets; `tls`: the paths of certificate and key."""
 
-    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None, shares: Shares) -> None:
-        self.waiting = Waiting()
-        self.shares = shares
-        self.strangers = shares.newcomer()  # of all that are not in yet: nobody knows who they are
+    def __init__(self, app: ASGIApp, messages: Kept, tls: tuple[str, str] | None) -> None:
+        self.messages = messages
+        self.waiting = Handshakes()
         super().__init__(
             app,
             http=HttpProtocol,  # "auto" would take another implementation where one is installed
@@ -277,7 +267,7 @@ class Config(uvicorn.Config):
             access_log=False,
             log_config=None,
             server_header=False,
-            timeout_graceful_shutdown=2,
+            timeout_graceful_shutdown=SHUTDOWN_S,
             ssl_certfile=tls[0] if tls else None,
             ssl_keyfile=tls[1] if tls else None,
         )
@@ -287,15 +277,15 @@ def _config(protocol: object) -> Config:
     return cast(Config, cast(HttpProtocol, protocol).config)
 
 
-def _waiting(protocol: HttpProtocol | WebSocketProtocol) -> Waiting:
+def _waiting(protocol: HttpProtocol | WebSocketProtocol) -> Handshakes:
     return _config(protocol).waiting
 
 
 class Server(uvicorn.Server):
-    """uvicorn without its signal handlers: this program has its own order of stopping."""
+    """uvicorn without its signal handlers, because the daemon stops its parts in its own order."""
 
-    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None = None, shares: Shares | None = None) -> None:
-        super().__init__(Config(app, tls, shares or Shares()))
+    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None = None, messages: Kept | None = None) -> None:
+        super().__init__(Config(app, messages or Kept(MESSAGES), tls))
         self._doors: list[Door] = []
 
     @contextlib.contextmanager
@@ -303,7 +293,8 @@ class Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """uvicorn would accept all that wait in one go, and leave a TLS handshake asyncio's 60 s."""
+        """Accepts through `door`: uvicorn would accept all waiting connections at once, and would give a TLS handshake
+        60 s."""
         await super().startup(sockets=[])
         config = self.config
         protocol = partial(HttpProtocol, config, self.server_state, self.lifespan.state)
@@ -312,13 +303,13 @@ class Server(uvicorn.Server):
             door.open()
 
     def close_doors(self) -> None:
-        """No more connections: on a socket of systemd they wait for the next process, which costs them no try."""
+        """Accepts no more connections.  On a socket of systemd later ones wait for the next process, instead of being
+        refused by this one: a refusal costs a client one of its few tries."""
         for door in self._doors:
             door.close()
 
     async def finish(self) -> None:
-        """No more connections, but those that are in already get their answer: uvicorn would hang up on whoever came a
-        moment too early."""
+        """Accepts no more connections, but answers those that are here: uvicorn would drop a request that just came."""
         self.close_doors()
         beginning = [task for door in self._doors for task in door.beginning]
         with contextlib.suppress(TimeoutError):

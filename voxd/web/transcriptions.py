@@ -1,20 +1,18 @@
-"""`POST /v1/audio/transcriptions`: a whole file instead of a stream, through the same session and the same engine.
-Steps 3 and 11 of a frame's path, for files.
+"""`POST /v1/audio/transcriptions`: transcribes a whole file through a session, as if it were a stream.  Steps 3 and 11
+of a packet's path, for files.
 
-It knows HTTP, forms and what the API says to a file; not containers (`shared.audio_file`), not the forms of a
-transcript (`captions`), not who may come in (the gate), and of the gateway only what `Offer` holds.
+It knows HTTP, forms and what the API says about files; not containers (`shared.audio_file`), formats of a transcript
+(`captions`) or who may come in (`gate`).
 
-A request is uploaded first (nothing touches a disk), then takes a slot as any session does, is fed no faster than its
-turns are transcribed, and gives the slot back when it is answered or the client is gone.
+The file is uploaded first and kept in memory.  Then the request takes a slot as any session does, feeds the file no
+faster than its turns are transcribed, and frees the slot when it is answered or the client has gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -29,91 +27,51 @@ from shared.refusals import named
 from shared.safe_text import safe_line
 from shared.session_config import ServerVad
 from voxd import messages as m
-from voxd.gateway.connection import Closed, Connection
+from voxd.gateway.admission import Refusal
+from voxd.gateway.connection import Connection
+from voxd.gateway.outgoing import Closed
+from voxd.gateway.sessions import SessionDesk
 from voxd.session.turns import FRAME
 from voxd.web import captions, file_request, form
-from voxd.web.captions import Transcript
+from voxd.web.callers import peer_name
+from voxd.web.captions import FileTranscript
 from voxd.web.file_request import Wanted, in_its_words
-from voxd.web.gate import error_body
+from voxd.web.problem import HttpProblem
 
 FILE = 25 << 20  # bytes, as the API
 BODY = FILE + (1 << 20)  # the other fields of the form, and the form itself
 HOURS = 4  # of sound in a file
 STALL_S = 30.0  # without a byte of an upload
-AHEAD = 30 * RATE  # samples fed past the start of the oldest turn whose text is owed: an engine keeps only minutes
-PIECE = 4 * FRAME  # samples that are heard before more is sent: no engine hears a turn before the last one is ended
-TAIL = RATE  # silence after a file, so that its last turn ends as any other, on top of the silence that ends a turn
+AHEAD = 30 * RATE  # samples fed past the start of the oldest turn without its final text: engines keep only minutes
+PIECE = 4 * FRAME  # samples fed at once; the next ones follow when they are heard, so that turns end in order
+TAIL = RATE  # samples of silence after a file, besides the silence that ends a turn, so that its last turn ends
 NOTES = "x-voxd-notes"  # header of an answer
 UPDATES = 2  # of a session: the first sets it up, the second tells that all was heard
+NEVER_S = 300  # Retry-After where trying again is of no use, for clients that know no other header
 NO_TRANSCRIBER = (
     "No engine fills the role `transcribe`. Start voxd with `--transcribe ENGINE` or set `engines.transcribe`."
 )
 
 
-class Problem(Exception):
-    """The answer is an error object."""
+class _Hearing:
+    """How far the engines have heard a file."""
 
-    def __init__(self, status: int, code: str, message: str, param: str | None = None, **headers: str) -> None:
-        super().__init__(message)
-        self.status, self.code, self.param = status, code, param
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
-
-    def body(self) -> Json:
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        return error_body(self.code, str(self), kind, self.param)
-
-
-class _Turn(asyncio.Event):
-    """`Connection.idle` of a file: the silence between its turns is no reason to end it."""
-
-    def set(self) -> None:
-        pass
-
-    def end(self) -> None:
-        super().set()
-
-
-class Hearing(Connection):
-    """A connection that also tells how far it was heard."""
-
-    kind = "rest"
-
-    def __init__(self, *args: Any, **more: Any) -> None:
-        self.heard = 0
+    def __init__(self) -> None:
+        self.samples = 0
         self.moved = asyncio.Event()
-        super().__init__(*args, **more)
-        self.idle = self._turn = _Turn()
-
-    def close(self, why: str) -> None:
-        self._turn.end()
-        super().close(why)
 
     def receive_output(self, output: m.Output) -> None:
-        super().receive_output(output)
         if isinstance(output, m.Heard):
-            self.heard = max(self.heard, output.start + len(output.probabilities) * FRAME)
+            self.samples = max(self.samples, output.start + len(output.probabilities) * FRAME)
         self.moved.set()
-
-    def send(self, event: events.ClientEvent) -> None:
-        self.receive_text(events.dump(event).decode())
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """What the gateway gives."""
-
-    refusal: Callable[[], tuple[str, str] | None]  # (code, message)
-    refused: Callable[[str], None]  # counts what was refused here
-    transcriber: Callable[[], str | None]
-    connect: Callable[[str], AbstractContextManager[Hearing]]  # by the name of the peer; the slot is held inside
-    limit: Callable[[], int]  # requests at the same time, those that are still being uploaded included
 
 
 # ── the form ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def _bounded(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-    """A client that sends too much is heard out for a while: it reads no answer before it has sent its request."""
+    """The chunks of a body.  Of a body that is too large some more is read before it is refused, because a client reads
+    no answer before it has sent its request.  Raises HttpProblem."""
     size = 0
     while (chunk := await _next(chunks)) is not None and size <= 4 * BODY:
         size += len(chunk)
@@ -128,23 +86,23 @@ async def _next(chunks: AsyncGenerator[bytes, None]) -> bytes | None:
         async with asyncio.timeout(STALL_S):
             return await anext(chunks, None)
     except TimeoutError:
-        raise Problem(408, "upload_stalled", f"Nothing of the request came for {STALL_S:.0f} s.") from None
+        raise HttpProblem(408, "upload_stalled", f"Nothing of the request came for {STALL_S:.0f} s.") from None
 
 
-def _too_large() -> Problem:
-    return Problem(413, "file_too_large", f"A file may have {FILE} bytes (25 MiB) at most.", "file")
+def _too_large() -> HttpProblem:
+    return HttpProblem(413, "file_too_large", f"A file may have {FILE} bytes (25 MiB) at most.", "file")
 
 
 async def read_form(request: Request) -> tuple[BinaryIO, Wanted]:
-    """The file, and what is asked of it.  Raises Problem for what is not as the API wants it."""
+    """The file, and what is asked of it.  Raises HttpProblem."""
     if not form.is_form(request.headers):
         message = "The request must be multipart/form-data with a part `file`."
-        raise Problem(415, "unsupported_media_type", message)
+        raise HttpProblem(415, "unsupported_media_type", message)
     try:
         found = await form.read(request.headers, _bounded(request.stream()), size=BODY)
         return _file([value for name, value in found if name == "file"]), file_request.read(_texts(found))
     except WireError as error:
-        raise Problem(400, error.code, error.message, error.param) from None
+        raise HttpProblem(400, error.code, error.message, error.param) from None
 
 
 def _texts(found: list[tuple[str, str | form.File]]) -> Iterator[tuple[str, str]]:
@@ -158,15 +116,17 @@ def _texts(found: list[tuple[str, str | form.File]]) -> Iterator[tuple[str, str]
 
 
 def _file(found: Sequence[str | form.File]) -> BinaryIO:
-    """Raises Problem."""
+    """Raises HttpProblem."""
     if not found:
-        raise Problem(400, "missing_required_parameter", "Missing required parameter: 'file'.", "file")
+        raise HttpProblem(400, "missing_required_parameter", "Missing required parameter: 'file'.", "file")
     first = found[0]
     if isinstance(first, str):
         message = "The part `file` came as text, for it has no file name; with curl: -F file=@talk.wav"
-        raise Problem(400, "invalid_value", message, "file")
+        raise HttpProblem(400, "invalid_value", message, "file")
     if len(found) > 1:
-        raise Problem(400, "invalid_value", f"There are {len(found)} parts `file`: send one file a request.", "file")
+        raise HttpProblem(
+            400, "invalid_value", f"There are {len(found)} parts `file`: send one file a request.", "file"
+        )
     if first.size > FILE:
         raise _too_large()
     return first.data
@@ -175,8 +135,8 @@ def _file(found: Sequence[str | form.File]) -> BinaryIO:
 # ── the answer ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Answer:
-    """Server-sent events as text comes, or one body at the end.  A status is sent once it is certain."""
+class _FileAnswer:
+    """The answer: server-sent events as text comes, or one body at the end.  The status is sent once it is known."""
 
     def __init__(self, wanted: Wanted, scope: Scope, receive: Receive, send: Send) -> None:
         self._wanted, self._scope, self._receive, self._send = wanted, scope, receive, send
@@ -186,9 +146,9 @@ class _Answer:
         if self._wanted.stream and new:
             await self._event({"type": "transcript.text.delta", "delta": new})
 
-    async def done(self, transcript: Transcript, silence_ms: int, length_ms: int, notes: list[str]) -> None:
-        """`notes`: what was odd about the file.  The API has no place for them: they are a header, or, behind a stream
-        whose headers have long gone, a field of its last event."""
+    async def done(self, transcript: FileTranscript, silence_ms: int, length_ms: int, notes: list[str]) -> None:
+        """Ends the answer.  `notes`: what was unusual about the file.  The API has no place for them, so they are a
+        header, or a field of the last event of a stream."""
         segments = transcript.segments(silence_ms, length_ms)
         if self._wanted.stream:
             if self._wanted.format == "diarized_json":
@@ -218,9 +178,9 @@ class _Answer:
             response.headers[NOTES] = safe_line("; ".join(notes)).encode("ascii", "backslashreplace").decode()
         await response(self._scope, self._receive, self._send)
 
-    async def problem(self, problem: Problem) -> None:
+    async def problem(self, problem: HttpProblem) -> None:
         if self._started:
-            await self._event({"type": "error", **problem.body()})
+            await self._event({"type": "error", **problem.body})
             await self._end()
         else:
             await _tell(problem, self._scope, self._receive, self._send)
@@ -237,22 +197,22 @@ class _Answer:
         await self._send({"type": "http.response.body", "body": b""})
 
 
-async def _tell(problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
-    await JSONResponse(problem.body(), problem.status, problem.headers)(scope, receive, send)
+async def _tell(problem: HttpProblem, scope: Scope, receive: Receive, send: Send) -> None:
+    await problem.response()(scope, receive, send)
 
 
 # ── the work ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Gone(Exception):
-    """The client is no longer there."""
+class _ClientGone(Exception):
+    """The client is no longer connected."""
 
 
 class Transcriptions:
     """The endpoint, an ASGI application."""
 
-    def __init__(self, offer: Offer) -> None:
-        self._offer = offer
+    def __init__(self, desk: SessionDesk) -> None:
+        self._desk = desk
         self._requests = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -262,11 +222,10 @@ class Transcriptions:
             self._admit()
             file, wanted = await read_form(request)
             clip = await asyncio.to_thread(_open, file)
-            self._admit()  # again: a slot is not kept for a client that takes its time
-            peer = "unix socket" if scope["server"][1] is None else str(request.client and request.client.host)
-            with clip, self._offer.connect(peer) as hearing:
-                await _serve(hearing, clip, wanted, _Answer(wanted, scope, receive, send), receive)
-        except Problem as problem:
+            self._admit()  # again, because no slot is kept during the upload
+            with clip:
+                await self._serve(clip, wanted, _FileAnswer(wanted, scope, receive, send), scope, receive)
+        except HttpProblem as problem:
             await _tell(problem, scope, receive, send)
         except ClientDisconnect:
             return
@@ -274,21 +233,50 @@ class Transcriptions:
             self._requests -= 1
 
     def _admit(self) -> None:
-        """Raises Problem when there is nobody to do the work."""
-        refusal = self._offer.refusal()
-        if refusal is None and self._requests > self._offer.limit():
-            refusal = "session_limit_reached", f"{self._offer.limit()} requests are at work; see server.max_sessions."
+        """Raises HttpProblem if the file cannot be transcribed now."""
+        refusal, limit = self._desk.refusal(), self._desk.limit
+        if refusal is None and self._requests > limit:
+            refusal = Refusal("session_limit_reached", f"{limit} requests are at work; see server.max_sessions.")
         problem = _unavailable(*refusal) if refusal else None
-        if problem is None and self._offer.transcriber() is None:
-            # Trying again is of no use: clients that know these headers do not.
-            problem = Problem(503, "no_transcriber", NO_TRANSCRIBER, Retry_After="300", X_Should_Retry="false")
+        if problem is None and self._desk.transcriber is None:
+            problem = HttpProblem(
+                503, "no_transcriber", NO_TRANSCRIBER, retry_s=NEVER_S, headers={"X-Should-Retry": "false"}
+            )
         if problem:
-            self._offer.refused(problem.code)
+            self._desk.refused(problem.code)
             raise problem
 
+    async def _serve(
+        self, clip: AudioFile, wanted: Wanted, answer: _FileAnswer, scope: Scope, receive: Receive
+    ) -> None:
+        """Transcribes the file, until the answer is given or the client has gone; then the slot is free."""
+        problem: HttpProblem | None = None
+        why = "answered"
+        hearing = _Hearing()
+        connection = self._desk.open_file(peer_name(scope), hearing.receive_output)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                leaving = tasks.create_task(_leave(receive))
+                run = _FileRun(connection, hearing, clip, wanted)
+                feeding = tasks.create_task(run.feed())
+                await run.listen(answer)
+                await feeding
+                leaving.cancel()
+        except* _ClientGone:
+            why = "the client vanished"
+        except* Closed as closed:
+            reason = next(each for each in closed.exceptions if isinstance(each, Closed))
+            problem = _unavailable("shutting_down" if reason.code == 1012 else "server_overloaded", str(reason))
+        except* HttpProblem as found:
+            problem = next(each for each in found.exceptions if isinstance(each, HttpProblem))
+        finally:
+            self._desk.end(connection, why if problem is None else str(problem))
+        if problem:
+            await answer.problem(problem)
 
-def _unavailable(code: str, message: str) -> Problem:
-    return Problem(503, code, message, Retry_After="2")
+
+def _unavailable(code: str, message: str) -> HttpProblem:
+    return HttpProblem(503, code, message)
 
 
 def _open(file: BinaryIO) -> AudioFile:
@@ -298,61 +286,36 @@ def _open(file: BinaryIO) -> AudioFile:
         raise _unreadable(error) from error
 
 
-def _unreadable(error: Unreadable) -> Problem:
+def _unreadable(error: Unreadable) -> HttpProblem:
     if isinstance(error, TooLong):
         message = f"A file may hold {HOURS} hours of sound at most: {error}. Send it in parts."
-        return Problem(413, "file_too_long", message, "file")
+        return HttpProblem(413, "file_too_long", message, "file")
     message = f"The file was not understood: {error}. Supported are: {KINDS}."
-    return Problem(400, "invalid_value", message, "file")
-
-
-async def _serve(hearing: Hearing, clip: AudioFile, wanted: Wanted, answer: _Answer, receive: Receive) -> None:
-    """Until the answer is given, or nobody waits for it; then the slot is free."""
-    problem: Problem | None = None
-    why = "answered"
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            leaving = tasks.create_task(_leave(receive))
-            run = _Run(hearing, clip, wanted)
-            feeding = tasks.create_task(run.feed())
-            await run.listen(answer)
-            await feeding
-            leaving.cancel()
-    except* _Gone:
-        why = "the client vanished"
-    except* Closed as closed:
-        reason = next(each for each in closed.exceptions if isinstance(each, Closed))
-        problem = _unavailable("shutting_down" if reason.code == 1012 else "server_overloaded", str(reason))
-    except* Problem as found:
-        problem = next(each for each in found.exceptions if isinstance(each, Problem))
-    finally:
-        hearing.close(why if problem is None else str(problem))
-    if problem:
-        await answer.problem(problem)
+    return HttpProblem(400, "invalid_value", message, "file")
 
 
 async def _leave(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-    raise _Gone
+    raise _ClientGone
 
 
-class _Run:
-    """One file on its way through a session."""
+class _FileRun:
+    """Feeds a file to a session, and collects its transcript."""
 
-    def __init__(self, hearing: Hearing, clip: AudioFile, wanted: Wanted) -> None:
-        self._hearing, self._clip = hearing, clip
-        self._notes = list(wanted.notes)  # about what was asked
-        self._transcript = Transcript()
+    def __init__(self, connection: Connection, hearing: _Hearing, clip: AudioFile, wanted: Wanted) -> None:
+        self._connection, self._hearing, self._clip = connection, hearing, clip
+        self._notes = list(wanted.notes)  # about what was asked for
+        self._transcript = FileTranscript()
         self._sent = 0  # samples
         self._length = 0  # of the file
         self._silence_ms = 0
         sound = {"format": {"type": "audio/pcm", "rate": RATE}, **wanted.sound}
-        hearing.send(events.SessionUpdate(session={"audio": {"input": sound}}))
+        self._send(events.SessionUpdate(session={"audio": {"input": sound}}))
 
     async def feed(self) -> None:
-        """The file, the silence that ends its last turn, and an update that changes nothing: its answer comes after all
-        events that the audio has caused."""
+        """Feeds the file, then the silence that ends its last turn, then an update that changes nothing.  The answer to
+        that update comes after every event that the audio has caused."""
         try:
             while pcm := await asyncio.to_thread(self._clip.read):
                 await self._put(pcm)
@@ -360,45 +323,48 @@ class _Run:
             raise _unreadable(error) from error
         self._length = self._sent
         await self._put(bytes(2 * (TAIL + RATE * self._silence_ms // 1000)))
-        self._hearing.send(events.SessionUpdate(session={}))
+        self._send(events.SessionUpdate(session={}))
+
+    def _send(self, event: events.ClientEvent) -> None:
+        self._connection.receive_text(events.dump(event).decode())
 
     async def _put(self, pcm: bytes) -> None:
         for at in range(0, len(pcm), 2 * PIECE):
             piece = pcm[at : at + 2 * PIECE]
-            self._hearing.receive_audio(piece)
+            self._connection.receive_audio(piece)
             self._sent += len(piece) // 2
-            await self._hearing.readable.wait()
+            await self._connection.readable.wait()
             await self._until(self._may_send)
 
     def _may_send(self) -> bool:
         owed_ms = self._transcript.owed_from_ms
         in_time = owed_ms is None or self._sent <= AHEAD + owed_ms * RATE // 1000
-        return in_time and self._hearing.heard > self._sent - FRAME
+        return in_time and self._hearing.samples > self._sent - FRAME
 
     async def _until(self, true: Callable[[], bool]) -> None:
         while not true():
             self._hearing.moved.clear()
             await self._hearing.moved.wait()
 
-    async def listen(self, answer: _Answer) -> None:
-        """Until all is heard and every turn has its text.  Raises Problem."""
+    async def listen(self, answer: _FileAnswer) -> None:
+        """Collects events until everything is heard and every turn has its text.  Raises HttpProblem."""
         updates = 0
         while not (updates == UPDATES and self._transcript.settled):
-            waiting = await self._hearing.next_event()
-            self._hearing.written(waiting)
-            updates += self._receive(waiting.event)
-            if updates == UPDATES and self._transcript.open:  # noise to its end, and the silence was not taken for one
-                self._hearing.send(events.AudioCommit())
-            await answer.text(self._transcript.receive(waiting.event))
+            message = await self._connection.next_event()
+            self._connection.written(message)
+            updates += self._receive(message.event)
+            if updates == UPDATES and self._transcript.open:  # a turn that even the silence at the end has not ended
+                self._send(events.AudioCommit())
+            await answer.text(self._transcript.receive(message.event))
             self._hearing.moved.set()
         notes = [*self._clip.notes, *self._notes]
         if self._length and not self._transcript.text:
             notes.append("no speech was found in it")
-        self._hearing.log.file(notes)
+        self._connection.log.file(notes)
         await answer.done(self._transcript, self._silence_ms, to_ms(self._length), notes)
 
     def _receive(self, event: events.ServerEvent) -> bool:
-        """Is this the answer to an update?  Raises Problem."""
+        """Handles an event; returns whether it is the answer to an update.  Raises HttpProblem."""
         match event:
             case events.SessionUpdated():
                 self._notes += [in_its_words(each.message) for each in event.voxd_warnings or ()]
@@ -410,7 +376,7 @@ class _Run:
             case events.Error(error=error):
                 if error.type == "server_error":
                     raise _unavailable(error.code or "server_error", error.message)
-                raise Problem(
+                raise HttpProblem(
                     400, "invalid_value", in_its_words(error.message), in_its_words(error.param or "") or None
                 )
         return False

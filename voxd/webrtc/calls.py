@@ -22,12 +22,11 @@ import ipaddress
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from shared import events
@@ -35,11 +34,17 @@ from shared.audio import RATE
 from shared.events import WireError
 from shared.parts import Json
 from shared.settings import WebRtc
-from voxd.gateway.connection import Closed, Connection
+from shared.urls import CALLS, SESSION
+from voxd.gateway.connection import Connection
+from voxd.gateway.outgoing import Closed
+from voxd.gateway.sessions import Caller, SessionDesk
 from voxd.session.intake import VALUES, count_values
+from voxd.system.fair_loop import in_line, newcomer
 from voxd.telemetry.log import fields
 from voxd.web import form
-from voxd.web.gate import body_of, error_body, is_unix
+from voxd.web.callers import is_unix
+from voxd.web.gate import body_of
+from voxd.web.problem import HttpProblem
 from voxd.webrtc import sdp
 from voxd.webrtc.track import FACTOR, RtpTrack
 
@@ -47,7 +52,6 @@ if TYPE_CHECKING:
     from voxd.webrtc.peer import Peer
 
 log = logging.getLogger("voxd")
-PATH = "/v1/realtime/calls"
 CONNECT_S = 30.0
 HELD = 2 * 2 * RATE  # bytes: a leg's audio waits 2 s for earlier audio that is still coming by WebSocket
 FLUSH_S = 1.0  # for the last messages of a call that the server ends
@@ -56,36 +60,11 @@ DISABLED = "WebRTC is switched off here: set `webrtc.enabled: true` on the serve
 MISSING = "This server lacks aiortc: install the extra `webrtc` there (see `voxd doctor`), or connect by WebSocket."
 
 
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """What the gateway gives."""
-
-    refusal: Callable[[], tuple[str, str] | None]  # (code, message)
-    refused: Callable[[str], None]  # counts who was sent away
-    connect: Callable[[Request, Json | None], Connection]  # the session's configuration, if the client gave one
-    leave: Callable[[Connection, str], None]
-    find: Callable[[str], Connection | None]  # the session of a resume token, if its client is connected
-    clock: Callable[[], int]  # us
-
-
-class _Refusal(Exception):
-    """The answer is an error object."""
-
-    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.param = status, code, param
-
-    def response(self) -> Response:
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        headers = {"Retry-After": "2"} if self.status == 503 else {}
-        return JSONResponse(error_body(self.code, str(self), kind, self.param), self.status, headers)
-
-
 class Calls:
-    """All calls of the daemon.  Serves as long as `run` runs."""
+    """All calls of the daemon.  Serves as long as `run` runs.  `caller_of`: who has sent a request."""
 
-    def __init__(self, settings: WebRtc, desk: Desk) -> None:
-        self._settings, self._desk = settings, desk
+    def __init__(self, settings: WebRtc, desk: SessionDesk, caller_of: Callable[[HTTPConnection], Caller]) -> None:
+        self._settings, self._desk, self._caller_of = settings, desk, caller_of
         self._calls: dict[str, Media] = {}
         self._legs: dict[Connection, AudioLeg] = {}  # the latest of each session
         self._tasks = asyncio.TaskGroup()
@@ -103,9 +82,9 @@ class Calls:
 
     def routes(self) -> list[Route]:
         return [
-            Route(PATH, self._offer, methods=["POST"]),
-            Route(PATH + "/{call_id}/hangup", self._hang_up, methods=["POST"]),
-            Route(PATH + "/{call_id}", self._hang_up, methods=["DELETE"]),
+            Route(CALLS, self._offer, methods=["POST"]),
+            Route(CALLS + "/{call_id}/hangup", self._hang_up, methods=["POST"]),
+            Route(CALLS + "/{call_id}", self._hang_up, methods=["DELETE"]),
         ]
 
     async def run(self) -> None:
@@ -126,59 +105,63 @@ class Calls:
     async def _hang_up(self, request: Request) -> Response:
         call = self._calls.get(request.path_params["call_id"])
         if call is None:
-            return _Refusal(404, "call_id_not_found", "There is no such call.", "call_id").response()
+            raise HttpProblem(404, "call_id_not_found", "There is no such call.", "call_id")
         call.hang_up("hung up")
         return Response(status_code=200)
 
     async def _offer(self, request: Request) -> Response:
         try:
-            return await self._answer(request)
-        except _Refusal as refusal:
-            self._desk.refused(refusal.code)
-            return refusal.response()
+            # A call goes on when its request has been answered.
+            return await asyncio.create_task(self._answer(request), context=in_line(newcomer()))
+        except HttpProblem as problem:
+            self._desk.refused(problem.code)
+            raise
 
     async def _answer(self, request: Request) -> Response:
         if trouble := self.trouble:
-            raise _Refusal(501, *trouble)
+            raise HttpProblem(501, *trouble)
         text, asked = await _body(request)
         try:
             offer = sdp.read(text, _peer(request))
         except sdp.InvalidOffer as error:
-            raise _Refusal(400, "invalid_offer", str(error), "sdp") from None
-        session = request.query_params.get("voxd_session")
+            raise HttpProblem(400, "invalid_offer", str(error), "sdp") from None
+        session = request.query_params.get(SESSION)
         if session is None and not offer.has_channel:
             message = "The offer has no data channel section: create the channel `oai-events` before the offer."
-            raise _Refusal(400, "invalid_offer", message, "sdp")
+            raise HttpProblem(400, "invalid_offer", message, "sdp")
         with contextlib.ExitStack() as held:
             call = self._leg(session, held) if session is not None else self._call(request, offer, asked, held)
             answer = await self._pick_up(call, offer, request)
             self._calls[call.id] = call
             held.callback(self._calls.pop, call.id)
             self._tasks.create_task(call.run(held.pop_all()))
-        return Response(answer, 201, {"Location": f"{PATH}/{call.id}"}, "application/sdp")
+        return Response(answer, 201, {"Location": f"{CALLS}/{call.id}"}, "application/sdp")
 
     def _call(self, request: Request, offer: sdp.Offer, asked: Json | None, held: contextlib.ExitStack) -> Media:
         if refusal := self._desk.refusal():  # no await from here until the slot is taken, or two calls could take one
-            raise _Refusal(503, *refusal)
-        call = Call(secrets.token_hex(12), self._desk.clock, offer.message)
+            raise HttpProblem(503, refusal.code, refusal.message)
+        call = Call(secrets.token_hex(12), self._now_us, offer.message)
         call.connection = self._connect(request, asked)
-        held.callback(lambda: self._desk.leave(call.connection, call.why))
+        held.callback(lambda: self._desk.end(call.connection, call.why))
         return call
 
     def _leg(self, token: str, held: contextlib.ExitStack) -> Media:
         connection = self._desk.find(token)
         if connection is None:
-            raise _Refusal(404, "session_not_found", "No connected session has this token.", "voxd_session")
+            raise HttpProblem(404, "session_not_found", "No connected session has this token.", SESSION)
         if connection.hz != RATE:
             message = f"Audio beside a WebSocket needs a session at {RATE} Hz; this one is at {connection.hz}."
-            raise _Refusal(400, "invalid_value", message, "session.audio.input.format")
+            raise HttpProblem(400, "invalid_value", message, "session.audio.input.format")
         if other := self._legs.get(connection):  # a session may have one UDP port, not the whole range
             other.hang_up("another call took its place")
-        leg = AudioLeg(secrets.token_hex(12), self._desk.clock)
+        leg = AudioLeg(secrets.token_hex(12), self._now_us)
         leg.connection = connection
         self._legs[connection] = leg
         held.callback(self._leg_over, leg)
         return leg
+
+    def _now_us(self) -> int:
+        return self._desk.now_us
 
     def _leg_over(self, leg: AudioLeg) -> None:
         if self._legs.get(leg.connection) is leg:
@@ -186,11 +169,11 @@ class Calls:
 
     def _connect(self, request: Request, asked: Json | None) -> Connection:
         try:
-            return self._desk.connect(request, asked)
+            return self._desk.open_call(self._caller_of(request), asked)
         except WireError as error:
-            raise _Refusal(400, error.code, error.message, error.param) from None
+            raise HttpProblem(400, error.code, error.message, error.param) from None
         except Closed as error:
-            raise _Refusal(503, "engine_loading", str(error)) from None
+            raise HttpProblem(503, "engine_loading", str(error)) from None
 
     async def _pick_up(self, call: Media, offer: sdp.Offer, request: Request) -> str:
         from voxd.webrtc.peer import NoPort, Peer, Ports
@@ -203,9 +186,9 @@ class Calls:
                 answer = await peer.answer(offer, Ports(low, high), self._address(request))
             except NoPort:
                 message = f"No UDP port of {low} to {high} is free; see webrtc.udp_ports."
-                raise _Refusal(503, "no_udp_port", message) from None
+                raise HttpProblem(503, "no_udp_port", message) from None
             except ValueError as error:
-                raise _Refusal(400, "invalid_offer", f"The offer cannot be answered: {error}", "sdp") from None
+                raise HttpProblem(400, "invalid_offer", f"The offer cannot be answered: {error}", "sdp") from None
             undone.pop_all()
             return answer
 
@@ -298,16 +281,18 @@ class Call(Media):
         more = fields("call.connected", session_id=self.connection.id)
         log.info("[WebRTC] Connected with client ID: %s", self.id, extra=more)
         while True:
-            waiting = await self.connection.next_event()
-            if len(waiting.data) > self._message:
-                self.connection.refuse(_too_large(len(waiting.data), self._message))
+            message = await self.connection.next_event()
+            if len(message.data) > self._message:
+                self.connection.refuse(_too_large(len(message.data), self._message))
                 continue
-            await self.peer.send(waiting.data.decode())
-            self.connection.written(waiting)
+            await self.peer.send(message.text)
+            self.connection.written(message)
 
     async def _read(self) -> None:
         while True:
-            self.connection.receive_text(await self.peer.receive_message())
+            for _ in self.connection.work_on(await self.peer.receive_message()):
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)  # each message is a turn of its own
 
     async def _hear(self) -> None:
         """Feeds the track to the session, which bounds what waits for the engine: a track cannot be told to wait."""
@@ -396,19 +381,17 @@ def _ip(host: str) -> str:
 
 
 async def _body(request: Request) -> tuple[bytes, Json | None]:
-    """The offer, and the session configuration if the client sent one.  Raises _Refusal."""
+    """The offer, and the session configuration if the client sent one.  Raises HttpProblem."""
     a_form = form.is_form(request.headers)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not a_form and kind != "application/sdp":
         message = "Send the offer as `application/sdp`, or as `multipart/form-data` with `sdp` and `session`."
-        raise _Refusal(415, "unsupported_content_type", message)
+        raise HttpProblem(415, "unsupported_content_type", message)
+    data = await body_of(request, BODY if a_form else sdp.MAX_BYTES)
     try:
-        data = await body_of(request, BODY if a_form else sdp.MAX_BYTES)
         return await _form(request, data) if a_form else (data, None)
     except WireError as error:
-        raise _Refusal(
-            413 if error.code == "request_too_large" else 400, error.code, error.message, error.param
-        ) from None
+        raise HttpProblem(400, error.code, error.message, error.param) from None
 
 
 async def _form(request: Request, data: bytes) -> tuple[bytes, Json | None]:
@@ -420,14 +403,16 @@ async def _form(request: Request, data: bytes) -> tuple[bytes, Json | None]:
     found = dict(await form.read(request.headers, once(), size=BODY, field=BODY))
     parts = {name: value.encode() if isinstance(value, str) else value.data.read() for name, value in found.items()}
     if "sdp" not in parts:
-        raise _Refusal(400, "missing_required_parameter", "The form has no part `sdp`.", "sdp")
+        raise HttpProblem(400, "missing_required_parameter", "The form has no part `sdp`.", "sdp")
     return parts["sdp"], _session(parts["session"]) if "session" in parts else None
 
 
 def _session(data: bytes) -> Json:
     if count_values(data.decode("utf-8", "replace")) > VALUES:
-        raise _Refusal(413, "request_too_large", f"The part `session` may have {VALUES} values.", "session")
+        raise HttpProblem(413, "request_too_large", f"The part `session` may have {VALUES} values.", "session")
     try:
         return msgspec.json.decode(data, type=Json)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _Refusal(400, "invalid_json", f"The part `session` is not a JSON object: {error}.", "session") from None
+        raise HttpProblem(
+            400, "invalid_json", f"The part `session` is not a JSON object: {error}.", "session"
+        ) from None

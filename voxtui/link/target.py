@@ -16,10 +16,11 @@ from typing import Protocol
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from shared.config import ConfigError, client_socket
+from shared.urls import REALTIME
 from voxtui.link.proxy import Proxy, ProxyError, proxy_for
 
 PORT = 8000
-ENDPOINT = "/v1/realtime"
+ENDPOINT = REALTIME
 _USER = r"(?:[A-Za-z0-9_.][A-Za-z0-9_.+%-]*@)?"
 _HOST = r"(?:[A-Za-z0-9_.][A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?\])"
 SSH_HOST = re.compile(rf"{_USER}{_HOST}|ssh://{_USER}{_HOST}(?::[0-9]{{1,5}})?")  # what ssh takes for no option

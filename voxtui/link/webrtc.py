@@ -20,6 +20,7 @@ import numpy as np
 from shared.audio import PACKET, RATE
 from shared.extras import how_to_install
 from shared.safe_text import safe_line
+from shared.urls import CALLS, SESSION
 from voxtui.link.http_client import NoAnswer, complaint, exchange
 from voxtui.link.target import Address
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from aiortc import RTCPeerConnection
 
 OPEN_S = 5.0
-CALLS = "/v1/realtime/calls"
 CLOCK = 3  # ticks of the RTP clock (48 kHz) in a sample
 BITS = 32_000  # a second: speech at 16 kHz, beyond which Opus gains nothing that is heard
 
@@ -103,7 +103,7 @@ class Leg:
         """The answer to the offer.  It names no address of this machine: voxd learns it from the first packet."""
         lines = pc.localDescription.sdp.splitlines(keepends=True)
         offer = "".join(line for line in lines if not line.startswith(("a=candidate", "a=end-of-candidates")))
-        path = f"{CALLS}?voxd_session={quote(token, safe='')}"
+        path = f"{CALLS}?{SESSION}={quote(token, safe='')}"
         status, body = await exchange(address, "POST", path, offer.encode(), "application/sdp")
         if status != 201:
             said = complaint(body)

@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 
 from shared.events import ServerEvent, WireError, parse_server
 from shared.safe_text import safe_line
+from shared.urls import LAST_SEQ, RESUME
 from voxtui.errors import ClientError, Full, NotReady, Refused, Unreachable
 from voxtui.link.http_client import Complaint, complaint, reached
 from voxtui.link.proxy import around, through
@@ -83,7 +84,7 @@ def _with_extensions(url: str, resume: tuple[str, int] | None) -> str:
     query = dict(parse_qsl(parts.query))
     query.setdefault("voxd_ext", EXTENSIONS)
     if resume is not None:
-        query |= {"voxd_resume": resume[0], "voxd_last_seq": str(resume[1])}
+        query |= {RESUME: resume[0], LAST_SEQ: str(resume[1])}
     return urlunsplit(parts._replace(query=urlencode(query, safe=",")))
 
 

@@ -88,7 +88,7 @@ def test_a_turn_is_figures_in_columns() -> None:
     line = shown(TURN)
 
     assert line.split("  ", 1)[1] == (
-        "1f9a0c22  turn 3     engine    232 ms  server    234 ms  total    900 ms  ✗ over target"
+        "aa001f9a0c22  turn 3     engine    232 ms  server    234 ms  total    900 ms  ✗ over target"
     )
 
 

@@ -18,7 +18,7 @@ from voxd.engine.contract import Engine, EngineCommand, Refuse, Unusable
 from voxd.engine.echo import WORD, Echo
 from voxd.engine.whisper.engine import Whisper
 from voxd.engine.whisper.model import CARRIER
-from voxd.engine.whisper.scheduler import Request
+from voxd.engine.whisper.scheduler import Decode
 from voxd.engine.whisper.workers import Result
 from voxd.messages import (
     Cancel,
@@ -61,11 +61,11 @@ class Inline:
         self._work, self._wake = work, wake
         self._done: deque[Result[object, object]] = deque()
 
-    def submit(self, request: Request[object]) -> None:
+    def submit(self, request: Decode[object]) -> None:
         self._done.append(Result(request, self._work(request.payload), 1000))
         self._wake()
 
-    def promote(self, request: Request[object]) -> None: ...
+    def promote(self, request: Decode[object]) -> None: ...
     def withdraw(self, stream: int, ref: int | None = None) -> None: ...
     def stop(self) -> None: ...
 

@@ -142,7 +142,7 @@ class Modest(Hungry):
     wants = None
 
 
-class Unread(process.Link):
+class Unread(process.GatewayLink):
     def __init__(self) -> None:
         """Nobody is at the other end."""
 

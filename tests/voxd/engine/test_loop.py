@@ -9,11 +9,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from shared.audio import Float32
+from shared.audio import VAD_FRAME, Float32
 from voxd.engine.contract import Capabilities, Engine, EngineCommand, Refuse
 from voxd.engine.echo import Echo, words
 from voxd.engine.loop import BEAT_US, Inbox, Loop
-from voxd.engine.vad import FRAME, Network, Vad
+from voxd.engine.vad import Network, Vad
 from voxd.messages import (
     Beat,
     Cancel,
@@ -41,7 +41,7 @@ from voxd.messages import (
     Stop,
 )
 
-AUDIO = bytes(2 * FRAME)
+AUDIO = bytes(2 * VAD_FRAME)
 
 
 def network() -> Network:
@@ -113,7 +113,7 @@ class Rig:
     def turn(self, *commands: Command | EngineCommand) -> list[Report]:
         """One turn of the loop -> what it published, without heartbeats."""
         del self.batches[:]
-        assert self.loop.turn([command for command in commands if not isinstance(command, Heard)])
+        assert self.loop.round([command for command in commands if not isinstance(command, Heard)])
         return [report for batch in self.batches for report in batch if not isinstance(report, Beat)]
 
 
@@ -263,7 +263,7 @@ def test_a_second_open_is_told_as_it_is_and_keeps_what_was_heard() -> None:
     transcriber, responder, rig = both()
     rig.turn(Feed(1, 0, AUDIO[:-2]))
     again = Open(1, ("transcribe", "respond"), "de", start=9999)
-    assert rig.turn(again, Feed(1, FRAME - 1, b"\0\0")) == [Heard(1, 0, (0.75,))]
+    assert rig.turn(again, Feed(1, VAD_FRAME - 1, b"\0\0")) == [Heard(1, 0, (0.75,))]
     assert msgspec.structs.replace(again, roles=("transcribe",)) in transcriber.told
     assert msgspec.structs.replace(again, roles=("respond",)) in responder.told
     assert Close not in transcriber.kinds()
@@ -371,7 +371,7 @@ def test_the_loop_beats_every_half_second() -> None:
     first = rig.now_us
     for _ in range(30):
         rig.now_us += 100_000
-        assert rig.loop.turn([])
+        assert rig.loop.round([])
     beats = [report for batch in rig.batches for report in batch if isinstance(report, Beat)]
     assert [beat.at_us - first for beat in beats] == [BEAT_US * n for n in range(1, 7)]
     assert beats[0] == Beat(first + BEAT_US, 1, 0)
@@ -379,7 +379,7 @@ def test_the_loop_beats_every_half_second() -> None:
 
 def test_a_beat_tells_the_audio_that_waits() -> None:
     rig = Rig({})
-    rig.loop.turn([Open(1, ()), Feed(1, 0, AUDIO * 400)])
+    rig.loop.round([Open(1, ()), Feed(1, 0, AUDIO * 400)])
     (*_, beat) = rig.batches[-1]
     assert isinstance(beat, Beat)
     assert beat.streams == 1
@@ -387,7 +387,7 @@ def test_a_beat_tells_the_audio_that_waits() -> None:
     while rig.turn():
         pass
     rig.now_us += BEAT_US
-    rig.loop.turn([])
+    rig.loop.round([])
     assert rig.batches[-1] == [Beat(rig.now_us, 1, 0, batches=400, rows=400)]
 
 

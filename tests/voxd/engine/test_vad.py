@@ -7,10 +7,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from shared.audio import RATE, Float32, Truth, float_to_pcm16
+from shared.audio import RATE, VAD_FRAME, Float32, Truth, float_to_pcm16
 from tests.support.speech import clip
 from voxd.engine import vad as module
-from voxd.engine.vad import FRAME, MODEL, Vad, load_network
+from voxd.engine.vad import MODEL, Vad, load_network
 
 pytest.importorskip("onnxruntime", reason="the VAD's runtime is not installed")
 
@@ -22,7 +22,7 @@ def hear(vad: Vad) -> dict[int, list[float]]:
     while vad.has_work:
         for heard in vad.step():
             assert heard.start == starts.get(heard.stream, heard.start)
-            starts[heard.stream] = heard.start + FRAME * len(heard.probabilities)
+            starts[heard.stream] = heard.start + VAD_FRAME * len(heard.probabilities)
             out.setdefault(heard.stream, []).extend(heard.probabilities)
     return out
 
@@ -47,7 +47,7 @@ class Loud:
 
 def pcm(*values: int) -> bytes:
     """One frame per value."""
-    return np.repeat(np.array(values, "<i2"), FRAME).tobytes()
+    return np.repeat(np.array(values, "<i2"), VAD_FRAME).tobytes()
 
 
 def test_the_network_is_the_one_that_was_tested() -> None:
@@ -63,7 +63,7 @@ def test_a_batch_hears_what_each_stream_hears_alone() -> None:
         vad.feed(stream, data)
     together = hear(vad)
     for stream, data in enumerate(clips):
-        assert len(together[stream]) == len(data) // 2 // FRAME
+        assert len(together[stream]) == len(data) // 2 // VAD_FRAME
         np.testing.assert_allclose(together[stream], alone(data), atol=1e-4)
 
 
@@ -74,20 +74,20 @@ def test_the_state_is_kept_whatever_the_pieces() -> None:
     for at in range(0, len(data), 642):  # 321 samples
         vad.feed(1, data[at : at + 642])
         for heard in vad.step():
-            assert heard.start == 77 + FRAME * len(out)
+            assert heard.start == 77 + VAD_FRAME * len(out)
             out += heard.probabilities
     np.testing.assert_allclose(out, alone(data), atol=1e-6)
 
 
 def test_speech_is_speech_and_noise_is_not() -> None:
     samples = clip("arctic_slt_a0009").samples()
-    found = np.flatnonzero(np.array(alone(float_to_pcm16(samples))) >= 0.5) * FRAME
+    found = np.flatnonzero(np.array(alone(float_to_pcm16(samples))) >= 0.5) * VAD_FRAME
     truth = Truth(samples)
     first, last = truth.first_voiced(0, samples.size), truth.last_voiced(0, samples.size)
     assert first is not None
     assert last is not None
     assert abs(int(found[0]) - first) < 0.1 * RATE
-    assert abs(int(found[-1]) + FRAME - last) < 0.1 * RATE
+    assert abs(int(found[-1]) + VAD_FRAME - last) < 0.1 * RATE
     noise = np.random.default_rng(1).normal(0, 0.03, 10 * RATE).astype(np.float32)
     assert max(alone(float_to_pcm16(noise))) < 0.5
     assert max(alone(bytes(2 * 10 * RATE))) < 0.5
@@ -108,13 +108,13 @@ def test_each_row_keeps_its_own_state_and_context() -> None:
 def test_less_than_a_frame_is_neither_work_nor_lag() -> None:
     vad = Vad(Loud)
     vad.open(1)
-    vad.feed(1, bytes(2 * FRAME - 2))
+    vad.feed(1, bytes(2 * VAD_FRAME - 2))
     assert not vad.has_work
     assert vad.lag_samples == 0
     assert vad.step() == []
-    vad.feed(1, bytes(2 + 2 * FRAME))
+    vad.feed(1, bytes(2 + 2 * VAD_FRAME))
     assert vad.has_work
-    assert vad.lag_samples == 2 * FRAME
+    assert vad.lag_samples == 2 * VAD_FRAME
 
 
 def test_a_step_is_bounded_and_a_backlog_starves_nobody() -> None:
@@ -122,7 +122,7 @@ def test_a_step_is_bounded_and_a_backlog_starves_nobody() -> None:
     vad = Vad(lambda: network)
     for stream in range(100):
         vad.open(stream)
-        vad.feed(stream, bytes(2 * FRAME * (1000 if stream == 0 else 1)))
+        vad.feed(stream, bytes(2 * VAD_FRAME * (1000 if stream == 0 else 1)))
     first, second = vad.step(), vad.step()
     assert max(network.rows) == 64
     assert sum(network.rows) <= 2 * 256

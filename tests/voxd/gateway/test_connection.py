@@ -9,12 +9,14 @@ import pytest
 
 from shared import events
 from shared.session_config import Extensions, RealtimeSession, TranscriptionSession
+from tests.support.connections import connection
 from voxd import messages as m
 from voxd.gateway.budget import Budget, Kept
-from voxd.gateway.connection import Closed, Connection
+from voxd.gateway.connection import Connection
 from voxd.gateway.dialect import Dialect
+from voxd.gateway.outgoing import Closed
 from voxd.session.terms import Profile
-from voxd.telemetry.turn_meter import Targets, TurnReport
+from voxd.telemetry.turn_meter import TurnReport
 
 SECOND = bytes(48_000)  # at the API's own 24 kHz
 
@@ -52,11 +54,8 @@ class Nobody:
 def connections() -> Iterator[list[Connection]]:
     """Three, which may keep ten seconds together."""
     budget = Budget(audio=Kept(10 * 32_000))
-    parts = Host(), lambda ready: Profile("echo", None), lambda name: TranscriptionSession(id=name)
-    made = [
-        Connection(*parts, lambda: 0, Targets(), "", Dialect({}, 0), Nobody(), budget)  # type: ignore[arg-type]  # a desk's host
-        for _ in range(3)
-    ]
+    host, config = Host(), lambda name: TranscriptionSession(id=name)
+    made = [connection(host, make_config=config, observer=Nobody(), budget=budget) for _ in range(3)]
     yield made
     for each in made:
         each.close("over")
@@ -81,33 +80,23 @@ async def test_who_goes_over_what_all_may_keep_is_closed_and_the_others_are_not(
     closed = await until_closed(third)
     assert closed.code == 1013
     assert "as much audio as it may" in str(closed)
-    assert first._closing is None
+    assert first._outbox.closing is None
     third.close(str(closed))
     second.receive_audio(SECOND)
-    assert second._closing is None, "there is room again"
+    assert second._outbox.closing is None, "there is room again"
 
 
 async def test_an_acknowledgement_says_when_the_newest_sound_came() -> None:
     """Not when it was said: what has become settled since then is no news of the way."""
     times = iter(range(1000, 2000))
     resumable = TranscriptionSession(id="x", voxd=Extensions(resume=True, resume_token="t"))
-    connection = Connection(
-        Host(),  # type: ignore[arg-type]
-        lambda ready: Profile("echo", None),
-        lambda name: resumable,
-        lambda: next(times),
-        Targets(),
-        "",
-        Dialect({}, 0),
-        Nobody(),
-        Budget(),
-    )
-    connection.receive_audio(SECOND)
-    came_us = connection._received_us
-    connection.receive_output(m.Heard(connection.stream, 0, (0.0,) * 30))
-    connection.close("over")
-    acks = [each.event for each in connection._outbound if isinstance(each.event, events.Ack)]
-    told = [each.data for each in connection._outbound if isinstance(each.event, events.Ack)]
+    hearing = connection(Host(), make_config=lambda name: resumable, clock=lambda: next(times), observer=Nobody())
+    hearing.receive_audio(SECOND)
+    came_us = hearing._received_us
+    hearing.receive_output(m.Heard(hearing.stream, 0, (0.0,) * 30))
+    hearing.close("over")
+    acks = [each.event for each in hearing._outbox.waiting if isinstance(each.event, events.Ack)]
+    told = [each.data for each in hearing._outbox.waiting if isinstance(each.event, events.Ack)]
     assert len(acks) > 2, "one for each half second, and one for what was heard"
     assert next(times) > came_us + 1, "time has passed between the two"
     assert [b'"received_us":%d' % came_us in data for data in told[-2:]] == [True, True]
@@ -120,19 +109,15 @@ def answering() -> Connection:
     """One in a conversation that has asked for an answer."""
     host = Host()
     host.ready = m.Ready("echo", "echo", False)
-    connection = Connection(
-        host,  # type: ignore[arg-type]
-        lambda ready: Profile("echo", "echo"),
-        lambda name: RealtimeSession(id=name, model="echo"),
-        lambda: 0,
-        Targets(),
-        "",
-        Dialect({"dialect": "ga"}, 0),
-        Nobody(),
-        Budget(),
+    answered = connection(
+        host,
+        profile=lambda ready: Profile("echo", "echo"),
+        make_config=lambda name: RealtimeSession(id=name, model="echo"),
+        dialect=Dialect({"dialect": "ga"}, 0),
+        observer=Nobody(),
     )
-    connection.receive_text('{"type":"response.create"}')
-    return connection
+    answered.receive_text('{"type":"response.create"}')
+    return answered
 
 
 async def until_done(connection: Connection) -> list[events.ServerEvent]:
@@ -160,7 +145,7 @@ async def test_an_answer_of_any_length_in_one_piece_reaches_a_client_that_reads(
     done = told[-1]
     assert isinstance(done, events.ResponseDone)
     assert done.response.status == "completed"
-    assert connection._closing is None
+    assert connection._outbox.closing is None
 
 
 async def test_five_of_them_at_the_same_time_do_too() -> None:
@@ -174,7 +159,7 @@ async def test_five_of_them_at_the_same_time_do_too() -> None:
     for _ in range(5):
         await until_done(connection)
     connection.close("over")
-    assert connection._closing is None
+    assert connection._outbox.closing is None
 
 
 async def test_an_answer_without_an_end_is_cut_and_says_so() -> None:
@@ -191,8 +176,8 @@ async def test_a_client_that_does_not_read_is_closed_however_its_answer_comes() 
     connection = answering()
     for _ in range(12_000):
         connection.receive_output(m.Said(connection.stream, 1, "word "))
-    assert connection._closing is not None
-    assert connection._closing.code == 1008
+    assert connection._outbox.closing is not None
+    assert connection._outbox.closing.code == 1008
     connection.close("over")
 
 
@@ -204,7 +189,7 @@ async def test_who_sends_and_does_not_read_is_not_read() -> None:
     while connection.readable.is_set():
         connection.receive_text('{"type":"conversation.item.retrieve","item_id":"nothing"}')
         sent += 1
-    assert connection._closing is None
+    assert connection._outbox.closing is None
     for _ in range(sent + 3):
         connection.written(await connection.next_event())
     assert connection.readable.is_set()

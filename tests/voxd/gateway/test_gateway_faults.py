@@ -12,14 +12,13 @@ import pytest
 
 from shared import events
 from shared.session_config import TranscriptionSession
+from tests.support import connections
 from tests.support.daemon import voxd_process
 from tests.voxd.gateway.test_connection import Host, Nobody, until_closed
 from voxd import app, messages as m
 from voxd.gateway.connection import Connection
-from voxd.gateway.dialect import Dialect
 from voxd.session.terms import Profile
 from voxd.system.signals import _has_terminal
-from voxd.telemetry.turn_meter import Targets
 
 
 class Attaching(Host):
@@ -45,8 +44,7 @@ def good(session_id: str) -> TranscriptionSession:
 
 
 def connection(host: Host, config: object = good, profile: object = lambda ready: Profile("echo", None)) -> Connection:
-    parts = host, profile, config, lambda: 0, Targets(), "", Dialect({}, 0), Nobody()
-    return Connection(*parts)  # type: ignore[arg-type]  # a desk's host
+    return connections.connection(host, make_config=config, profile=profile, observer=Nobody())
 
 
 def test_a_call_that_is_refused_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:

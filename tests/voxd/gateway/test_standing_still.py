@@ -13,15 +13,14 @@ import pytest
 
 from shared import events
 from shared.session_config import Extensions, RealtimeSession
+from tests.support import connections
 from tests.support.still import LIMIT_S, Steps, quickest
 from tests.voxd.gateway.test_connection import Host, Nobody
 from voxd import messages as m
-from voxd.gateway.budget import Budget
 from voxd.gateway.connection import Connection
 from voxd.gateway.dialect import Dialect
 from voxd.session import intake
 from voxd.session.terms import Profile
-from voxd.telemetry.turn_meter import Targets
 from voxd.web import server
 
 MIB = 1 << 20
@@ -34,16 +33,12 @@ def connect(**sound: Any) -> Connection:
     """A conversation whose client may resume; audio comes as the API's own, 24 kHz, unless `sound` says otherwise."""
     host = Host()
     host.ready = m.Ready("echo", "echo", False)
-    connection = Connection(
-        host,  # type: ignore[arg-type]
-        lambda ready: Profile("echo", "echo"),
-        lambda name: RealtimeSession(id=name, model="echo", voxd=Extensions(resume=True, resume_token="t")),
-        lambda: 0,
-        Targets(),
-        "",
-        Dialect({"dialect": "ga"}, 0),
-        Nobody(),
-        Budget(),
+    connection = connections.connection(
+        host,
+        profile=lambda ready: Profile("echo", "echo"),
+        make_config=lambda name: RealtimeSession(id=name, model="echo", voxd=Extensions(resume=True, resume_token="t")),
+        dialect=Dialect({"dialect": "ga"}, 0),
+        observer=Nobody(),
     )
     if sound:
         connection.receive_text(json.dumps({"type": "session.update", "session": {"audio": {"input": sound}}}))
@@ -118,14 +113,13 @@ MESSAGES: dict[str, Callable[[], str]] = {
 async def through(connection: Connection, message: str, steps: Steps) -> None:
     """As the gateway does it; then everything that came of it is written."""
     steps.run(connection.work_on(message))
-    while connection._outbound:
-        steps.run(_once(lambda: connection.written(connection._outbound[0])))
+    while connection._outbox.waiting:
+        steps.run(_once(lambda: connection.written(connection._outbox.waiting[0])))
         steps.run(_once(lambda: _take(connection)))
 
 
 def _take(connection: Connection) -> None:
-    waiting = connection._outbound.popleft()
-    connection._outbound_bytes -= waiting.cost
+    connection._outbox.pop()
     connection._refill()
 
 
@@ -142,7 +136,7 @@ async def test_no_message_holds_the_loop(name: str) -> None:
         connection, steps = connect(), Steps()
         await through(connection, message, steps)
         connection.close("over")
-        assert connection._closing is None
+        assert connection._outbox.closing is None
         runs.append(steps)
         if quickest(runs) < LIMIT_S:
             return
@@ -168,7 +162,7 @@ async def test_a_full_session_is_no_slower() -> None:
     connection, runs = connect(), list[Steps]()
     for _ in range(100):
         connection.receive_text(MESSAGES["item, text"]())
-        while connection._outbound:
+        while connection._outbox.waiting:
             _take(connection)
     connection.receive_text(filled(TOOLS[0], '{"a":0},', TOOLS[1], 60_000))
     for message in (event("session.update", session={}), event("response.create"), event("response.cancel")) * 3:

@@ -19,11 +19,11 @@ from voxd.engine.mini.build import build
 from voxd.engine.mini.interface import Device, Options
 from voxd.engine.mini.model import Checkpoint
 from voxd.lab import bench_mini, bench_realtime, verify_mini
-from voxd.lab.bench_conversation import PACKET, Habit, Talks, alone, engine_of
-from voxd.lab.bench_mini import Work, bench, generate_times, random_checkpoint, steps
+from voxd.lab.bench_conversation import PACKET, Conversations, Habit, alone, engine_of
+from voxd.lab.bench_mini import Workload, bench, generate_times, random_checkpoint, steps
 from voxd.lab.bench_realtime import Ceilings
 from voxd.lab.verify_mini import rows, verify
-from voxd.lab.verify_realtime import Clip
+from voxd.lab.verify_realtime import SpeechClip
 
 OPTIONS = Options(max_conversations=8, max_context=2048)
 
@@ -37,7 +37,7 @@ def quiet(text: str) -> None:
 
 @pytest.mark.parametrize("lengths", [[4.0], pytest.param([31.0, 6.0], marks=pytest.mark.slow)])
 def test_in_fp32_tokens_of_all_kinds_of_prompts_agree(lengths: list[float]) -> None:
-    clips = [Clip(f"{seconds} s", speechlike(seconds, 1)) for seconds in lengths]
+    clips = [SpeechClip(f"{seconds} s", speechlike(seconds, 1)) for seconds in lengths]
     found = verify(Checkpoint.load(str(folder(0)), "cpu", torch.float32, quiet), clips, quiet)
     kinds = ["", " and text", " as the second turn", " to be written down"]
     assert [agreement.name for agreement in found] == [clip.name + kind for clip in clips for kind in kinds]
@@ -49,7 +49,7 @@ def test_an_engine_that_hears_something_else_does_not_agree(monkeypatch: pytest.
     """Each window is silence."""
     monkeypatch.setattr("voxd.lab.verify_mini.write_samples", lambda window, read, around: around.fill(0))
     checkpoint = Checkpoint.load(str(folder(0)), "cpu", torch.float32, quiet)
-    found = verify(checkpoint, [Clip("one", speechlike(4.0, 1))], quiet)
+    found = verify(checkpoint, [SpeechClip("one", speechlike(4.0, 1))], quiet)
     assert not any(agreement.holds for agreement in found)
 
 
@@ -61,7 +61,7 @@ def test_an_engine_that_forgets_a_page_does_not_agree(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(verify_mini, "rows", wrong)
     checkpoint = Checkpoint.load(str(folder(0)), "cpu", torch.float32, quiet)
-    assert not any(agreement.holds for agreement in verify(checkpoint, [Clip("one", speechlike(4.0, 1))], quiet))
+    assert not any(agreement.holds for agreement in verify(checkpoint, [SpeechClip("one", speechlike(4.0, 1))], quiet))
 
 
 def test_the_command_sees_which_model_it_is(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_the_command_sees_which_model_it_is(tmp_path: Path) -> None:
 def test_the_work_of_the_released_model_is_what_the_design_says() -> None:
     """2.28 TFLOP for a window, 2.5 for a prompt of 384; 7.22 GB for a token, and 122 880 bytes per position."""
     with torch.device("meta"):
-        work = Work.of(random_checkpoint("meta", torch.bfloat16).model)
+        work = Workload.of(random_checkpoint("meta", torch.bfloat16).model)
     computing, moving = Ceilings(bytes_s=1e18, flops=1e12), Ceilings(bytes_s=1e9, flops=1e18)
     assert work.encoder_ms(computing) / 1000 == pytest.approx(2.28, rel=0.01)
     assert work.prefill_ms(computing, 384) / 1000 == pytest.approx(2.47, rel=0.01)
@@ -103,7 +103,7 @@ def free(made: Device) -> bool:
 
 
 def test_each_step_is_measured_beside_its_floor() -> None:
-    work = Work.of(checkpoint_of_its_own().model)
+    work = Workload.of(checkpoint_of_its_own().model)
     found = steps(device(), work, Ceilings(1e10, 1e10), quiet, quick=True)
     assert [row["batch"] for row in found["decode"]] == [1, 4]
     for row in (found["encoder"], found["prefill"], *found["decode"]):
@@ -125,7 +125,7 @@ def test_people_are_answered_each_time_they_spoke() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("voxd.lab.bench_conversation.time.perf_counter", lambda: now[0])
         habit = Habit(6, 25, 5)
-        talks = Talks(engine_of(device()), 3, 2 * habit.every * 0.08 * 2 - 0.01, habit, ahead=False)
+        talks = Conversations(engine_of(device()), 3, 2 * habit.every * 0.08 * 2 - 0.01, habit, ahead=False)
         while talks.turn():
             now[0] += 0.01
         talks.leave()

@@ -14,8 +14,8 @@ from tests.support.tiny_voxtral import RATE, folder, speechlike
 from voxd.cli import main
 from voxd.engine.realtime.interface import Options
 from voxd.engine.realtime.model import Checkpoint
-from voxd.lab.bench_realtime import Ceilings, Work, bench, percentiles, random_checkpoint
-from voxd.lab.verify_realtime import Agreement, Clip, Reference, _row, compare, verify
+from voxd.lab.bench_realtime import Ceilings, Workload, bench, percentiles, random_checkpoint
+from voxd.lab.verify_realtime import Agreement, Reference, SpeechClip, _row, compare, verify
 
 
 def quiet(text: str) -> None:
@@ -28,7 +28,7 @@ def tiny() -> Checkpoint:
 
 def test_in_fp32_all_tokens_agree() -> None:
     """Clips of different lengths, in one batch."""
-    clips = [Clip("one", speechlike(6.0, 1)), Clip.synthetic(0, 3.3), Clip("two", speechlike(2.7, 2))]
+    clips = [SpeechClip("one", speechlike(6.0, 1)), SpeechClip.synthetic(0, 3.3), SpeechClip("two", speechlike(2.7, 2))]
     found = verify(tiny(), clips, quiet)
     assert [agreement.holds and agreement.agree == agreement.tokens for agreement in found] == [True] * 3
     assert [agreement.tokens for agreement in found] == [75 + 10, 42 + 10, 34 + 10]
@@ -46,7 +46,7 @@ def test_a_difference_is_found_where_it_is() -> None:
 def test_an_engine_that_hears_something_else_does_not_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     """It hears silence."""
     monkeypatch.setattr("voxd.lab.verify_realtime._row", lambda run, clip: _row(run, clip)._replace(body=bytes(4000)))
-    (found,) = verify(tiny(), [Clip("one", speechlike(4.0, 1))], quiet)
+    (found,) = verify(tiny(), [SpeechClip("one", speechlike(4.0, 1))], quiet)
     assert found.agree < found.tokens
     assert not found.holds
 
@@ -80,14 +80,14 @@ def test_a_floor_is_the_larger_of_moving_and_computing() -> None:
 def test_the_work_of_the_released_model_is_what_the_design_says() -> None:
     """8.85 GB of weights, 14.7 GFLOP per stream and step, 262 144 and 106 496 bytes of history per row."""
     with torch.device("meta"):
-        work = Work.of(random_checkpoint("meta", torch.bfloat16).model)
+        work = Workload.of(random_checkpoint("meta", torch.bfloat16).model)
     assert work.weights == pytest.approx(8.86e9, rel=0.01)
     assert 2 * (4 * work.encoder + work.decoder) == pytest.approx(14.7e9, rel=0.02)
     assert work.rows == (262_144, 106_496)
 
 
 def test_percentiles() -> None:
-    assert percentiles(range(1, 101)) == {"p50": 51, "p95": 96, "p99": 100}
+    assert percentiles(range(1, 101)) == {"p50": 50.5, "p95": 95.05, "p99": 99.01}
 
 
 @pytest.mark.slow

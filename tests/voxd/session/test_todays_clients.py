@@ -15,7 +15,7 @@ from shared.languages import language_of
 from tests.support.talk import SILENCE, STREAM, Desk
 from voxd import messages as m
 from voxd.session.terms import Profile
-from voxd.telemetry.log import HttpRefusals, SessionLog, field_name
+from voxd.telemetry.log import BreachLimiter, HttpRefusals, SessionLog, field_name
 from voxd.telemetry.turn_meter import Targets
 
 
@@ -268,7 +268,7 @@ def test_without_a_responder_the_first_turn_says_so_once() -> None:
 
 
 def test_the_log_has_code_field_and_client_of_each_kind_once(caplog: pytest.LogCaptureFixture) -> None:
-    log = SessionLog("sess_12345678", Targets(None, None, None))
+    log = SessionLog("sess_12345678", Targets(None, None, None), BreachLimiter())
     with caplog.at_level(logging.INFO, "voxd"):
         log.started("realtime", "10.0.0.7", "whisper", None)
         for number in range(5):

@@ -11,7 +11,7 @@ from shared.events import Response
 from tests.support.talk import STREAM
 from voxd import messages as m
 from voxd.session.outbox import ResponseNote, UtteranceNote
-from voxd.telemetry.log import SessionLog, line
+from voxd.telemetry.log import BreachLimiter, SessionLog, line
 from voxd.telemetry.turn_meter import OPEN_TURNS, Targets, TurnMeter, TurnReport
 
 MS = 1000
@@ -111,8 +111,7 @@ def test_turns_that_never_end_are_forgotten() -> None:
 
 
 def test_a_breach_is_counted_always_and_told_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    SessionLog._breach_told_us = -(10**12)
-    log = SessionLog("sess_x", Targets(ttft_engine_ms=10))
+    log = SessionLog("sess_x", Targets(ttft_engine_ms=10), BreachLimiter())
     report = answered()
     with caplog.at_level(logging.INFO, "voxd"):
         for second in (0, 10, 59, 61):

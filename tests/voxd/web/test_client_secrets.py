@@ -14,8 +14,9 @@ from starlette.applications import Starlette
 
 from shared.session_config import RealtimeSession, TranscriptionSession, merge
 from voxd.web import client_secrets as secrets
-from voxd.web.client_secrets import Full, Secrets, client_secrets, secret_of
-from voxd.web.gate import Gate, Guarded, routes
+from voxd.web.client_secrets import Secrets, TooManySecrets, client_secrets, secret_of
+from voxd.web.gate import Gate, Guarded
+from voxd.web.pages import ERROR_PAGES, routes
 
 TOKEN = "s3cret-token"
 NOW = 1_770_000_000
@@ -82,7 +83,7 @@ def test_the_store_is_bounded_and_makes_room_by_expiry_only(monkeypatch: pytest.
     store = a_store(clock)
     early, *late = [store.make(seconds, {}) for seconds in (10, 600, 600)]
 
-    with pytest.raises(Full):
+    with pytest.raises(TooManySecrets):
         store.make(600, {})
     assert all(store.holds(each.value) for each in (early, *late))
     clock.now += 10
@@ -97,7 +98,7 @@ def application(store: Secrets) -> Guarded:
     pages = routes(lambda: True, lambda: {"state": "ready"}, lambda: ("echo",))
     route = client_secrets(store, lambda: RealtimeSession(id="sess_new", model="echo"), lambda: "echo")
     gate = Gate(TOKEN.encode(), frozenset(), frozenset(), store.holds)
-    return Guarded(Starlette(routes=[*pages, route]), gate)
+    return Guarded(Starlette(routes=[*pages, route], exception_handlers=ERROR_PAGES), gate)
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.ws_echo import application
 from voxd.web import door
-from voxd.web.door import NOT_NOW, Door, Waiting, peer_of
+from voxd.web.door import NOT_NOW, Door, Handshakes, peer_of
 from voxd.web.server import Server
 
 PATIENCE_S = 60.0
@@ -53,7 +53,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 async def test_the_oldest_makes_room_and_is_told(few: int) -> None:
-    waiting, transports = Waiting(), [Transport("10.0.0.1") for _ in range(few + 3)]
+    waiting, transports = Handshakes(), [Transport("10.0.0.1") for _ in range(few + 3)]
     for each in transports:
         waiting.enter(each)
     assert [each.ended for each in transports] == ["closed"] * 3 + [""] * few
@@ -66,7 +66,7 @@ async def test_the_oldest_makes_room_and_is_told(few: int) -> None:
 
 
 async def test_one_that_waits_with_an_answer_behind_it_is_told_nothing_more(few: int) -> None:
-    waiting, idle = Waiting(), Transport("10.0.0.1")
+    waiting, idle = Handshakes(), Transport("10.0.0.1")
     waiting.enter(idle, new=False)
     for _ in range(few):
         waiting.enter(Transport("10.0.0.1"))
@@ -84,7 +84,7 @@ async def test_one_that_waits_with_an_answer_behind_it_is_told_nothing_more(few:
     ids=["one address", "two addresses", "all addresses of a customer", "as a socket of both families has it"],
 )
 async def test_a_flood_pushes_out_itself(few: int, honest: str, flood: list[str]) -> None:
-    waiting, slow = Waiting(), [Transport(honest) for _ in range(3)]
+    waiting, slow = Handshakes(), [Transport(honest) for _ in range(3)]
     for each in slow:
         waiting.enter(each)
     for number in range(10 * few):

@@ -11,11 +11,14 @@ from typing import Any
 import httpx
 import pytest
 from starlette.applications import Starlette
+from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from voxd.web import gate as http
-from voxd.web.gate import ERROR_PAGES, Failures, Gate, Guarded, nowhere, routes
+from voxd.web.gate import Failures, Gate, Guarded
+from voxd.web.pages import ERROR_PAGES, nowhere, routes
+from voxd.web.problem import HttpProblem
 
 TOKEN = "s3cret-token"
 GATE = Gate(TOKEN.encode(), frozenset({"gpu.example"}), frozenset({"https://app.example"}))
@@ -29,7 +32,7 @@ def scope(path: str = "/status", unix: bool = False, **headers: str) -> dict[str
 
 def verdict(**fields: Any) -> int:
     refusal = GATE.refuse(scope(**fields))
-    return 200 if refusal is None else refusal[0]
+    return 200 if refusal is None else refusal.status
 
 
 def test_a_unix_socket_is_its_own_right() -> None:
@@ -114,12 +117,12 @@ class Clock:
         return self.now
 
 
-def asks(gate: Gate, key: str | None, peer: str = "10.0.0.1") -> http.Refusal | None:
+def asks(gate: Gate, key: str | None, peer: str = "10.0.0.1") -> HttpProblem | None:
     headers = {"authorization": f"Bearer {key}"} if key else {}
     return gate.refuse(scope(host="localhost", **headers) | {"client": (peer, 1234)})
 
 
-def status_of(refusal: http.Refusal | None) -> int:
+def status_of(refusal: HttpProblem | None) -> int:
     return 200 if refusal is None else refusal.status
 
 
@@ -131,7 +134,7 @@ def test_who_offers_wrong_keys_is_told_to_wait() -> None:
     clock.now += 20
     refusal = asks(gate, "wrong")
     assert refusal is not None
-    assert (refusal.code, refusal.retry_s) == ("rate_limit_exceeded", 40)
+    assert (refusal.code, refusal.headers["Retry-After"]) == ("rate_limit_exceeded", "40")
     assert status_of(asks(gate, "wrong", "10.0.0.2")) == 401, "another peer"
     assert status_of(asks(gate, TOKEN)) == 200, "the right key passes: addresses are shared"
     clock.now += 40
@@ -177,7 +180,7 @@ async def hello(socket: WebSocket) -> None:
 
 def application() -> Guarded:
     pages = routes(lambda: True, lambda: {"state": "ready"}, lambda: ("cascade", "whisper"))
-    post = Route("/v1/realtime/calls", lambda _: http.JSONResponse({}), methods=["POST"])
+    post = Route("/v1/realtime/calls", lambda _: JSONResponse({}), methods=["POST"])
     every = [*pages, post, WebSocketRoute("/v1/realtime", hello), nowhere()]
     return Guarded(Starlette(routes=every, exception_handlers=ERROR_PAGES), replace(GATE, failures=Failures(Clock())))
 

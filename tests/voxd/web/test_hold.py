@@ -13,7 +13,7 @@ from websockets.asyncio.client import unix_connect
 
 from tests.support.daemon import Daemon, voxd_process
 from voxd.web import door, hold
-from voxd.web.hold import HELD_LIMIT, PATHS, Held
+from voxd.web.hold import HELD_LIMIT, PATHS, HoldWhileLoading
 
 
 class Gateway:
@@ -23,7 +23,7 @@ class Gateway:
         self.loading = True
         self.changed = asyncio.Condition()
         self.reached: list[str] = []
-        self.app = Held(self, lambda: self.loading, self.changed)
+        self.app = HoldWhileLoading(self, lambda: self.loading, self.changed)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.reached.append(scope["path"])

@@ -10,7 +10,8 @@ import pytest
 from starlette.applications import Starlette
 
 from voxd.web import page_files
-from voxd.web.gate import ERROR_PAGES, OPEN_PATHS, Gate, Guarded, nowhere
+from voxd.web.gate import OPEN_PATHS, Gate, Guarded
+from voxd.web.pages import ERROR_PAGES, nowhere
 
 TOKEN = b"s3cret-token"
 GATE = Gate(TOKEN, frozenset(), frozenset(), open_paths=OPEN_PATHS | page_files.PATHS)

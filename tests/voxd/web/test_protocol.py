@@ -20,6 +20,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from benchmarks.ws_echo import application
 from tests.support import peers
 from tests.support.peers import tcp, upgraded
+from voxd.gateway.budget import Kept
 from voxd.web import door, server
 from voxd.web.server import HttpProtocol, Server, WebSocketProtocol
 
@@ -71,9 +72,11 @@ def test_every_overridden_method_was_read() -> None:
 
 
 @asynccontextmanager
-async def serving(tls: tuple[str, str] | None = None) -> AsyncIterator[tuple[Server, str]]:
+async def serving(
+    tls: tuple[str, str] | None = None, messages: Kept | None = None
+) -> AsyncIterator[tuple[Server, str]]:
     listener = socket.create_server(("127.0.0.1", 0))
-    running = Server(application(), tls)
+    running = Server(application(), tls, messages)
     task = asyncio.create_task(running.serve(sockets=[listener]))
     try:
         yield running, f"127.0.0.1:{listener.getsockname()[1]}"
@@ -148,6 +151,22 @@ async def test_a_message_may_have_4096_fragments_and_no_more() -> None:
         async with upgraded(address) as peer:
             await peer.send(most + peers.frame(0, b"x", fin=False) + last)
             assert await peer.close_code() == 1009
+
+
+async def test_unfinished_messages_of_all_are_bounded_and_small_ones_still_come() -> None:
+    held = Kept(server.SMALL * 2)
+    async with serving(messages=held) as (_, address), upgraded(address) as one, upgraded(address) as other:
+        size = server.SMALL * 4
+        await one.send(peers.frame(peers.TEXT, bytes(size // 3), length=size))
+        await other.send(peers.frame(peers.TEXT, bytes(size // 3), length=size))
+        first, *_ = await asyncio.wait(
+            [asyncio.create_task(peer.close_code(60)) for peer in (one, other)], return_when=asyncio.FIRST_COMPLETED
+        )
+        assert first.pop().result() == 1013
+        async with upgraded(address) as third:
+            await third.send(peers.frame(peers.TEXT, b"x" * 1000) + peers.frame(peers.CLOSE, b"\x03\xe8"))
+            assert await third.close_code(60) == 1000
+    assert held.now == 0, "nothing is held for who is gone"
 
 
 async def test_text_that_is_not_utf_8_is_refused_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import Any
 
 import msgspec
@@ -17,11 +16,14 @@ from starlette.routing import Route
 
 from shared.session_config import RealtimeSession
 from shared.settings import WebRtc
+from tests.support.connections import ClosedDesk
 from voxd.gateway import budget
 from voxd.web import client_secrets as secrets, gate as http, transcriptions as rest
+from voxd.web.callers import caller_of
 from voxd.web.client_secrets import Secrets, client_secrets
-from voxd.web.gate import ERROR_PAGES, Gate, Guarded
-from voxd.webrtc.calls import Calls, Desk
+from voxd.web.gate import Gate, Guarded
+from voxd.web.pages import ERROR_PAGES
+from voxd.webrtc.calls import Calls
 
 FORM = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 Chunks = Callable[[], Iterator[bytes | None]]  # None: nothing more comes, ever
@@ -32,17 +34,12 @@ ROUTES = [
 ]
 
 
-def refuse(peer: str) -> AbstractContextManager[rest.Hearing]:
-    raise AssertionError("nothing is to be transcribed here")
-
-
 def guarded() -> Guarded:
-    offer = rest.Offer(lambda: None, lambda code: None, lambda: "echo", refuse, lambda: 100)
-    desk = Desk(lambda: None, lambda code: None, refuse, lambda *_: None, lambda token: None, lambda: 0)  # type: ignore[arg-type]
+    desk = ClosedDesk()
     routes = [
         client_secrets(Secrets(lambda: 1.0, lambda: 1.0), lambda: RealtimeSession(id="s", model="m"), lambda: "m"),
-        Route("/v1/audio/transcriptions", rest.Transcriptions(offer), methods=["POST"]),
-        *Calls(WebRtc(enabled=True), desk).routes(),
+        Route("/v1/audio/transcriptions", rest.Transcriptions(desk), methods=["POST"]),
+        *Calls(WebRtc(enabled=True), desk, lambda asked: caller_of(asked, {})).routes(),
     ]
     return Guarded(Starlette(routes=routes, exception_handlers=ERROR_PAGES), Gate(None, frozenset(), frozenset()))
 
@@ -148,7 +145,7 @@ def test_secrets_hold_no_more_than_they_may(monkeypatch: pytest.MonkeyPatch) -> 
     now = [0.0]
     store = Secrets(lambda: now[0], lambda: 0.0)
     first = store.make(60, {"instructions": "x" * 600})
-    with pytest.raises(secrets.Full):
+    with pytest.raises(secrets.TooManySecrets):
         store.make(60, {"instructions": "x" * 600})
     assert first.session == {"instructions": "x" * 600}
     now[0] = 61

@@ -19,6 +19,7 @@ import pytest
 import soundfile
 
 from shared.audio import RATE, Float32
+from tests.support.connections import ClosedDesk
 from tests.support.daemon import Daemon, voxd_process
 from tests.support.speech import FOLDER, clip
 from voxd.web import transcriptions
@@ -257,12 +258,9 @@ async def test_an_upload_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch
     async def send(message: Any) -> None:
         sent.append(message)
 
-    offer = transcriptions.Offer(
-        lambda: None, lambda reason: None, lambda: "echo", lambda peer: pytest.fail("a slot"), lambda: 1
-    )
     headers = [(b"content-type", b"multipart/form-data; boundary=x")]
     scope = {"type": "http", "method": "POST", "path": PATH, "headers": headers, "server": ("x", None)}
-    await transcriptions.Transcriptions(offer)(scope, never, send)
+    await transcriptions.Transcriptions(ClosedDesk())(scope, never, send)
 
     assert sent[0]["status"] == 408
     assert json.loads(sent[1]["body"])["error"]["code"] == "upload_stalled"

@@ -7,27 +7,13 @@ from __future__ import annotations
 import os
 import re
 import signal
-import termios
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.daemon import Daemon, voxd_process
-from tests.support.terminals import (
-    ALTERNATE,
-    CURSOR,
-    MOUSE,
-    PASTE,
-    PATIENCE_S,
-    SHELL,
-    Held,
-    Terminal,
-    believed,
-    text_of,
-    voxtui,
-)
+from tests.support.terminals import agree, given_back, shows, voxtui
 
 pytestmark = pytest.mark.timeout(600)
 PROMPT = "Type, and press enter"
@@ -42,28 +28,6 @@ def daemon() -> Iterator[Daemon]:
 @pytest.fixture
 def target(daemon: Daemon) -> str:
     return f"unix:{daemon.socket}"
-
-
-def agree(terminal: Terminal, tap: Path) -> Held:
-    """At one moment every sign, colour and weight are the same; what the terminal held then.  Something moves all the
-    time, and may be between two paintings when it is asked: what stays different is wrong."""
-    latest = time.monotonic() + PATIENCE_S
-    while (found := believed(terminal, tap)).held.rows != found.rows:
-        assert time.monotonic() < latest, (text_of(found.held.rows), text_of(found.rows))
-    assert found.held.modes >= {ALTERNATE, PASTE, *MOUSE} - {1016}
-    assert CURSOR not in found.held.modes
-    return found.held
-
-
-def shows(terminal: Terminal, *words: str) -> Callable[[], bool]:
-    return lambda: all(word in terminal.text() for word in words)
-
-
-def given_back(terminal: Terminal) -> None:
-    """As a shell has it: its own screen, a cursor, no reports, and lines with echo."""
-    assert terminal.held().modes == SHELL
-    assert termios.tcgetattr(terminal.slave) == terminal.before
-    assert "\x1b" not in terminal.text()
 
 
 # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -89,6 +53,24 @@ def test_sizes_come_and_go(target: str, tmp_path: Path) -> None:
             terminal.until(lambda wanted=wanted: wanted in " ".join(terminal.text().split()))
             held = agree(terminal, tap)
             assert (len(held.rows[0]), len(held.rows)) == (columns, rows)
+
+
+def test_a_conversation(target: str, tmp_path: Path) -> None:
+    with voxtui(tmp_path, target, hum=True) as (terminal, tap):
+        terminal.until(shows(terminal, "listening", PROMPT))
+        terminal.send(b"i")
+        terminal.until(shows(terminal, "enter send"))
+        terminal.send("naïve [b]x[/b]".encode())
+        terminal.until(shows(terminal, "naïve"))
+        agree(terminal, tap)
+        terminal.send(b"\r")
+        terminal.until(shows(terminal, "esc back", "naïve"))
+        agree(terminal, tap)
+        terminal.send(b"\x1b")
+        terminal.until(shows(terminal, "q quit"))
+        terminal.send(b"?")
+        terminal.until(lambda: "push-to-talk" in terminal.text() and "listening" in terminal.text())
+        agree(terminal, tap)
 
 
 def test_a_paste_keeps_its_lines(daemon: Daemon, target: str, tmp_path: Path) -> None:

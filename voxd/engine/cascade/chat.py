@@ -1,7 +1,7 @@
-"""Requests to a chat server: an asyncio loop in a thread of its own, so that any number of answers stream at once.
+"""Sends requests to a chat server from an asyncio loop in its own thread, so that many answers stream at once.  Step 8.
 
-It knows HTTP and OpenAI's `/chat/completions`; neither streams, utterances nor sessions: an answer has a key, given by
-whoever asks.  This is the wall of that thread: what a request throws ends that request.
+It knows HTTP and OpenAI's `/chat/completions`; neither streams, utterances nor sessions: an answer has a key, chosen by
+the engine.  An exception in a request ends that request only.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from voxd.engine.contract import Unusable
 log = logging.getLogger(__name__)
 
 CONNECT_S = 10.0
-LOOK_S = 5.0  # what /models may take
+LOOK_S = 5.0  # how long /models may take
 STOP_S = 5.0
 WAITING = 4096  # results that the engine has not taken; at the bound the streams are read no further
-ERROR_BYTES = 1 << 16  # of a refusal are read at most
+ERROR_BYTES = 1 << 16  # of a refusal, that are read at most
 ANSWER = 200_000  # characters, as in any item; an answer that goes on is cut there
 ANSWER_S = 900.0  # the same in time, however steadily it drips
-PIECES = 1 << 17  # in which one comes, three for each token
+PIECES = 1 << 17  # in which an answer may come: three for each token
 SLICE = 4096  # bytes; after them, or 64 small pieces, other answers have their turn
 LONG = 1 << 16  # bytes; above it JSON is read in a thread of its own, so that other answers need not wait
-NAME = 256  # characters of a model's name
+NAME = 256  # characters of a model's name, at most
 
 Key = tuple[int, int]
 
@@ -63,7 +63,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """There is no (good) end."""
+    """The answer failed."""
 
     key: Key
     code: str

@@ -1,5 +1,4 @@
-"""A conversation on any machine: what the transcriber has written goes to a chat server, its text is the answer.
-Step 8.
+"""Answers through a chat server: the transcriber's text goes there, its reply is the answer.  Step 8.
 
 The server is anything with OpenAI's `/chat/completions`: vLLM, llama.cpp, Ollama, Mistral.  It need not run when voxd
 starts; each turn tries anew.  Requests run in the thread of `chat`, all else in `receive` and `step` on the loop's

@@ -1,4 +1,5 @@
-"""What goes wrong between voxd and a chat server, in one sentence each: what it is and what to do.
+"""The errors between voxd and a chat server, each in one sentence that says what to do.  Not in the packet's path.
+
 
 It knows httpx's exceptions and how vLLM, llama.cpp, Ollama and Mistral say no; it sends nothing.
 """

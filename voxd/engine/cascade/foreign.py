@@ -1,8 +1,8 @@
-"""JSON from a server that is not ours, read within bounds.  A part of the engine `cascade`.
+"""Reads JSON of a server that is not ours within bounds.  Step 8, for the engine `cascade`.
 
-Pure.  Who speaks may be broken or hostile, and what it says must not end the process that reads it: a number too large
-for the link to the gateway, brackets deeper than any stack and text that is no Unicode are refused or clamped here.  It
-knows neither HTTP nor what the values mean.
+Pure.  The server may be broken or hostile, and nothing that it sends may end the process that reads it: numbers too
+large for the socket to the gateway, brackets nested deeper than any stack and text that is not Unicode are refused or
+clamped here.  It knows neither HTTP nor what the values mean.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ SIZE = 8 << 20  # bytes of one answer, however it is cut into events
 DEPTH = 64  # brackets within brackets; an answer has five
 COUNT = (1 << 31) - 1  # the largest number of tokens that is passed on
 
-# A string whole, so that brackets in it do not count; without its end, too, or each quote would be tried to the end.
+# Strings are matched whole, so that brackets in them do not count; also unfinished ones, or each quote would be tried
+# to the end of the text.
 _MARK = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
 def decode(data: bytes, kind: type[T]) -> T:
-    """Raises ValueError for whatever is not a `kind`, and for what is out of bounds."""
+    """The JSON as a `kind`.  Raises ValueError for anything else, and for what is out of bounds."""
     if len(data) > SIZE:
         raise ValueError(f"{len(data)} bytes; at most {SIZE}")
     if _deep(data):
         raise ValueError(f"nested deeper than {DEPTH}")
     try:
         return msgspec.json.decode(data, type=kind)
-    except RecursionError:  # the reader's stack may have little room left
+    except RecursionError:  # little of the stack may be left
         raise ValueError("nested deeper than can be read") from None
 
 
 def _deep(data: bytes) -> bool:
     """Whether brackets stand within brackets more than DEPTH times."""
-    if data.count(b"[") + data.count(b"{") <= DEPTH:  # as in nearly all that comes
+    if data.count(b"[") + data.count(b"{") <= DEPTH:  # true of nearly every answer
         return False
     depth = 0
     for mark in _MARK.finditer(data):

@@ -1,6 +1,6 @@
-"""Server-sent events: bytes in any pieces -> the data of each event.  A part of the engine `cascade`.
+"""Reads server-sent events: bytes in any pieces in, the data of each event out.  Step 8, for the engine `cascade`.
 
-Pure.  It knows the form of the HTML standard, and that llama.cpp has called a field `error`; not what the data means.
+Pure.  It follows the HTML standard, and llama.cpp in calling a field `error`; it does not know what the data means.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 LIMIT = 1 << 20  # bytes of one event, and of one line; a delta takes a few hundred
-LINES = 1 << 18  # of one stream, which are eight times as many as an answer has; the emptiest cost the most time
+LINES = 1 << 18  # of one stream, eight times as many as an answer has; empty lines cost time, too
 _END = re.compile(rb"\r\n|\r|\n")
 
 

@@ -15,10 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from shared.audio import RATE, to_samples
+from shared.audio import RATE, VAD_FRAME, to_samples
 from voxd.engine.conformance.sound import PADDING, Sound
 from voxd.engine.contract import Engine, EngineCommand, Refuse
-from voxd.engine.vad import FRAME
 from voxd.messages import (
     Cancel,
     Close,
@@ -213,9 +212,9 @@ class StreamDriver:
             start, self.position = self.position, min(self.position + PIECE, until)
             self.bench.now_us += (self.position - start) * 1_000_000 // RATE
             self.bench.tell(Feed(self.stream, start, self.sound.pcm[2 * start : 2 * self.position]))
-            first = start // FRAME
-            if heard := self.sound.probabilities[first : self.position // FRAME]:
-                self.bench.tell(Heard(self.stream, first * FRAME, heard))
+            first = start // VAD_FRAME
+            if heard := self.sound.probabilities[first : self.position // VAD_FRAME]:
+                self.bench.tell(Heard(self.stream, first * VAD_FRAME, heard))
 
     def onset(self, start: int | None = None, said: str = "") -> int:
         ref = next(self.refs)

@@ -1,4 +1,7 @@
-"""What an engine under check gets to hear: speech between silences, with the VAD's word on each of its frames."""
+"""The audio that an engine under check is fed: speech between silences, with the VAD's probabilities.  Not in the path.
+
+It knows audio and the VAD; not engines or checks.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.audio import RATE, Float32, float_to_pcm16, pcm16_to_float, to_samples
+from shared.audio import RATE, VAD_FRAME, Float32, float_to_pcm16, pcm16_to_float, to_samples
 from shared.audio_file import read_whole
-from voxd.engine.vad import FRAME, Vad
+from voxd.engine.vad import Vad
 
 LEAD, TAIL = to_samples(500), to_samples(5500)  # silence before and after the speech
 PADDING, HANGOVER = to_samples(300), to_samples(96)  # what turn-taking adds to the speech
@@ -29,17 +32,17 @@ class Sound:
     @property
     def start(self) -> int:
         """Where turn-taking lets the utterance begin: a sample, padding included."""
-        return max(0, self._voiced[0] * FRAME - PADDING)
+        return max(0, self._voiced[0] * VAD_FRAME - PADDING)
 
     @property
     def middle(self) -> int:
         """The end of the voiced frame in the middle: the worst place to stop at."""
-        return (self._voiced[len(self._voiced) // 2] + 1) * FRAME
+        return (self._voiced[len(self._voiced) // 2] + 1) * VAD_FRAME
 
     @property
     def end(self) -> int:
         """Where turn-taking lets the utterance end."""
-        return (self._voiced[-1] + 1) * FRAME + HANGOVER
+        return (self._voiced[-1] + 1) * VAD_FRAME + HANGOVER
 
     @classmethod
     def synthetic(cls) -> Sound:
@@ -49,7 +52,7 @@ class Sound:
         hum = np.sum([np.sin(2 * np.pi * 120 * n * at) / n for n in range(1, 20)], axis=0)
         speech = 0.1 * hum * voiced * (1.2 + np.sin(2 * np.pi * 4 * at))
         loud = np.pad(voiced, (LEAD, TAIL))
-        frames = loud[: loud.size // FRAME * FRAME].reshape(-1, FRAME).mean(axis=1) > 0.5
+        frames = loud[: loud.size // VAD_FRAME * VAD_FRAME].reshape(-1, VAD_FRAME).mean(axis=1) > 0.5
         pcm = float_to_pcm16(np.pad(speech, (LEAD, TAIL)).astype(np.float32))
         return cls(pcm, tuple(0.95 if each else 0.02 for each in frames))
 

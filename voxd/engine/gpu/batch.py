@@ -1,6 +1,7 @@
-"""How an engine hands a batch to its device.  Between steps 7 and 8.  Pure; it knows no tensor.
+"""The interface between an engine and its device.  Between steps 7 and 8.
 
-The engine decides who goes (`Row`s), a `Runner` computes and gives a `Flight`: the ids come when they are asked for.
+Pure; it knows no tensor.  The engine decides which sequences go into a batch (`Row`s); a `Runner` computes it and gives
+a `Flight`, which returns the token ids when they are asked for.
 """
 
 from __future__ import annotations
@@ -11,25 +12,25 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-Table = npt.NDArray[np.int32]  # rows that are filled already
+Table = npt.NDArray[np.int32]  # rows as a table, already filled
 
 
 class Row(NamedTuple):
-    """One sequence in a batch: a few numbers, then bytes."""
+    """One sequence in a batch: a few numbers, then bytes such as samples."""
 
     head: tuple[int, ...]
     body: bytes
 
 
 class Flight(Protocol):
-    """A step on its way."""
+    """A step that the device is computing."""
 
-    def ids(self) -> list[int]:
-        """One per row; waits for them."""
+    def token_ids(self) -> list[int]:
+        """One token id per row; waits for them."""
 
     @property
     def took_us(self) -> int:
-        """Of the device, once the ids are there."""
+        """How long the device took, once the token ids are there."""
 
 
 class Runner(Protocol):
@@ -41,7 +42,7 @@ class Runner(Protocol):
 
 
 class Places(Protocol):
-    """Slots of its memory."""
+    """Numbered parts of the device's memory (slots, pages, places) that are taken and given back."""
 
     count: int
 

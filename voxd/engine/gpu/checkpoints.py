@@ -1,6 +1,6 @@
-"""Reads checkpoints of Voxtral through transformers, and chooses the device.  Part of step 8.
+"""Reads checkpoints of Voxtral through transformers, and chooses the device.  Step 8.
 
-It knows folders, the hub's cache and what may be wrong with them; not what a model is taken apart into.
+It knows folders, the hub's cache and what may be wrong with them; not the layers of a model.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def read(
 
 
 def config_of(source: str, kind: str) -> Any | None:
-    """transformers' config of a model of this kind.  None: there is none here; whoever loads it says why."""
+    """transformers' config of a model of this kind.  None: there is none here; loading it says why."""
     from transformers import AutoConfig
 
     try:
@@ -59,21 +59,21 @@ def config_of(source: str, kind: str) -> Any | None:
 
 
 def pieces(tekken: Any, vocabulary: int) -> tuple[bytes, ...]:
-    """The bytes of each token; none for rows of the model's vocabulary that no token is of."""
+    """The bytes of each token; empty for rows of the model's vocabulary without a token."""
     known = tuple(tekken.id_to_byte_piece(each) for each in range(tekken.n_words))
     return known + (b"",) * (vocabulary - len(known))
 
 
 def where(wanted: str) -> tuple[str, torch.dtype]:
-    """The device, and the numbers that it is good at.  Raises Unusable."""
+    """The device, and the number format that suits it.  Raises Unusable."""
     there = torch.cuda.is_available()
     if wanted == "cuda" and not there:
-        raise Unusable("there is no CUDA device that PyTorch can use; choose the device cpu")
+        raise Unusable("there is no CUDA device that PyTorch can use; set the option `device` to cpu")
     return ("cuda", torch.bfloat16) if there and wanted != "cpu" else ("cpu", torch.float32)
 
 
 def ops_of(device: torch.device) -> tuple[Ops, str]:
-    """The kernels, and what the user is told of them."""
+    """The kernels for this device, and their name for the user."""
     if device.type != "cuda":
         return Torch(), ""
     from voxd.engine.gpu.triton_ops import Triton  # comes with every PyTorch for CUDA
@@ -82,7 +82,7 @@ def ops_of(device: torch.device) -> tuple[Ops, str]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes for what sequences need: what is free, but for what captures and libraries take."""
+    """Bytes that sequences may take: the free memory without what captures and libraries need."""
     if device.type == "cuda":
         return max(0, torch.cuda.mem_get_info(device)[0] - (4 << 30))
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
@@ -91,6 +91,5 @@ def free_memory(device: torch.device) -> int:
 def _why_not(source: str, error: Exception) -> str:
     if isinstance(error, OSError) and not Path(source).is_dir():
         return f"there is no model {source!r} on this machine; get it with: voxd pull {source}"
-    return (
-        f"the model {source!r} cannot be read ({str(error).splitlines()[0]}); is it whole?  voxd pull fetches it anew"
-    )
+    what = f"the model {source!r} cannot be read ({str(error).splitlines()[0]})"
+    return f"{what}; it may be incomplete; fetch it again with: voxd pull"

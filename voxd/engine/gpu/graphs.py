@@ -1,8 +1,8 @@
-"""Steps of a model on its device: the table of a batch goes there in one copy, the ids come back one step late.
+"""Runs the steps of a model on its device: one copy there for a whole batch, token ids back one step late.  Step 8.
 
 On a CUDA device each batch size that is used, a *bucket*, is captured as a graph once and replayed: one launch instead
 of a thousand.  Elsewhere, and with VOXD_EAGER=1, the same code runs without graphs.  It knows rows of a table and
-tensors; not slots, streams or what a step computes.  Part of step 8.
+tensors; not slots, streams or what a step computes.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Done(NamedTuple):
     said: list[int]
     took_us: int
 
-    def ids(self) -> list[int]:
+    def token_ids(self) -> list[int]:
         return self.said
 
 
 class Eager:
-    """Each step at once, and no waiting for what is not ready on a device either."""
+    """Computes each step at once, without graphs."""
 
     def __init__(self, step: Step, width: int, largest: int, device: torch.device | str = "cpu") -> None:
         self.largest = largest
@@ -63,7 +63,7 @@ class Eager:
 
 
 class Replayed:
-    """A graph on its way: its ids are in pinned memory once `over` has happened."""
+    """A graph that is being replayed: its token ids are in pinned memory once `over` has happened."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -75,7 +75,7 @@ class Replayed:
         self._said.copy_(said[: self._count], non_blocking=True)
         self.over.record()
 
-    def ids(self) -> list[int]:
+    def token_ids(self) -> list[int]:
         self.over.synchronize()
         return list(self._said.tolist())
 
@@ -85,7 +85,7 @@ class Replayed:
 
 
 class Captured:
-    """A graph per bucket; a batch is padded to the next one with rows of zeros, which are nobody's (slot 0).
+    """A graph per bucket; a batch is padded to the next one with rows of zeros (slot 0).
 
     Two tables in pinned memory take turns, for the copy of the one before may still be on its way; so no more than two
     steps may be in flight."""
@@ -121,7 +121,7 @@ class Captured:
 def _capture(step: Step, table: torch.Tensor, pool: Any) -> tuple[Any, torch.Tensor]:
     aside = cuda.Stream()
     aside.wait_stream(cuda.current_stream())
-    with cuda.stream(aside):  # libraries and kernels are loaded before they may not be
+    with cuda.stream(aside):  # libraries and kernels must be loaded before the capture
         for _ in range(2):
             step(table)
     cuda.current_stream().wait_stream(aside)

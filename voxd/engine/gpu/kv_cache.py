@@ -1,4 +1,4 @@
-"""Keys and values of many sequences on one device: a ring of rows per slot, or pages that all share.  Part of step 8.
+"""Keys and values of many sequences on one device: a ring of rows per slot, or pages that all share.  Step 8.
 
 It knows rows, slots and pages; not what a sequence is, nor attention.
 
@@ -9,7 +9,7 @@ past its length are garbage that is overwritten.  Rolling back further than the 
 In pages, it is row `p % page` of the page that a table names: `Pages.table[s, p // page]`.  A sequence has as many as
 it needs, in any order, and is rolled back by counting back too.
 
-Slot 0 and page 0 belong to nobody: the padded rows of a batch write there.
+Slot 0 and page 0 belong to no sequence: the padded rows of a batch write there.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Rings:
 
     @staticmethod
     def row_bytes(layers: int, heads: int, dim: int, dtype: torch.dtype) -> int:
-        """What one position takes in all layers."""
+        """Bytes that one position takes in all layers."""
         return 2 * layers * heads * dim * dtype.itemsize
 
     def copy_out(self, slot: int, rows: int) -> Template:
@@ -57,7 +57,7 @@ class Rings:
         return Template(*(store[:, start : start + rows].clone() for store in (self.k, self.v)))
 
     def copy_in(self, slot: int, template: Template) -> None:
-        """A sequence begins with these rows."""
+        """Lets a sequence begin with these rows."""
         start, rows = slot * self.capacity, template.k.shape[1]
         self.k[:, start : start + rows] = template.k
         self.v[:, start : start + rows] = template.v
@@ -87,16 +87,17 @@ class Pages:
         self.table = torch.zeros(slots, -(-context // page), device=device, dtype=torch.int32)
 
     def put(self, slot: torch.Tensor, position: torch.Tensor, page: torch.Tensor) -> torch.Tensor:
-        """These positions lie in these pages, int64 [N] each; returns their rows, int64 [N]."""
+        """Enters into the table that these positions lie in these pages, int64 [N] each; returns their rows, int64
+        [N]."""
         self.table.index_put_((slot, position // self.page), page.int())
         return page * self.page + position % self.page
 
 
 class Slots:
-    """Which slots or pages are free.  Raises IndexError when none is: whoever takes asks `free` first."""
+    """Which slots or pages are free.  `take` raises IndexError when none is free: ask `free` first."""
 
     def __init__(self, count: int) -> None:
-        self.count = count - 1  # the first is nobody's
+        self.count = count - 1  # number 0 is for padding
         self._free = list(range(count - 1, 0, -1))
         self._taken: set[int] = set()
 

@@ -1,6 +1,6 @@
-"""The pieces of a layer in plain PyTorch.  Part of step 8.
+"""The operations of a transformer layer in plain PyTorch.  Step 8.
 
-This is the definition: it runs on the CPU and is what `triton_kernels` is tested against.  Rounding follows
+This is the definition: it runs on the CPU and is what `triton_ops` is tested against.  Rounding follows
 transformers, operation by operation, so that fp32 results equal those of its own model.
 
 Shapes: N tokens = B sequences x T new ones each; H query heads, K key heads, D the head's dimension.

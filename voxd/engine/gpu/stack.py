@@ -1,4 +1,4 @@
-"""One transformer stack over packed tokens of many sequences.  Part of step 8.
+"""One transformer stack over packed tokens of many sequences.  Step 8.
 
 The weights are those of a transformers model, taken as they are; the forward is ours: transformers keeps one length for
 a whole batch, here each sequence has its own.  It knows layers, rings and pages; not audio, text or streams.
@@ -33,7 +33,7 @@ class Layer:
 
     @classmethod
     def take(cls, module: Any, names: tuple[str, str]) -> Layer:
-        """Out of a layer of transformers, whose own copies are let go; `names` are those of its two norms."""
+        """Takes the weights out of a layer of transformers, which loses its own copies; `names`: its two norms."""
         attention, mlp = module.self_attn, module.mlp
         parts = [attention.q_proj, attention.k_proj, attention.v_proj]
         bias = None

@@ -1,6 +1,6 @@
-"""The pieces of a layer in Triton, for CUDA devices.  Part of step 8.
+"""The operations of a transformer layer in Triton, for CUDA devices.  Step 8.
 
-What each computes is defined in `kernels.Torch`; rounding follows it too.  Each is one pass over its data.
+What each computes is defined in `ops.Torch`; rounding follows it too.  Each is one pass over its data.
 
 Matrix products are cuBLAS's, but for the few tokens of one or two streams: there each output is a program whose part of
 the weight is on its way before its tokens are there, for with few tokens kernels are short and what is between them
@@ -12,7 +12,7 @@ results are merged.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"
-# A kernel is no Python: its arguments are pointers and constants.
+# A kernel is not typed Python: its arguments are pointers and constants.
 
 from __future__ import annotations
 
@@ -283,7 +283,7 @@ def _product(x, weight, bias, out, OUT: tl.constexpr, K: tl.constexpr, SIZE: tl.
 
 
 class Triton:
-    """`kernels.Ops` for CUDA."""
+    """`ops.Ops` for CUDA."""
 
     def __init__(self) -> None:
         self._early = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (9, 0)

@@ -1,6 +1,7 @@
-"""Are a Voxtral's modules and weights here?  Looked at from outside: nothing heavy is imported, no device is touched.
+"""Whether the modules and weights of a Voxtral are on this machine.  Not in the packet's path.
 
-It knows the hub's cache and folders; not which model is wanted, nor what for.
+It looks from outside: nothing heavy is imported, no device is touched.  It knows the hub's cache and folders; not which
+model is wanted, nor what for.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ NEEDS = ("torch", "transformers", "mistral_common")  # what both Voxtrals import
 
 
 def weights_absent(model: str, environment: Mapping[str, str]) -> str | None:
-    """In half a sentence, with what to do."""
+    """What is missing of this model, in half a sentence with what to do; None: nothing."""
     return None if _is_here(model, environment) else f"its weights are not here: voxd pull {model}"
 
 

@@ -1,8 +1,9 @@
-"""Which pages of the device hold what of which conversation.  Pure: slots, pages and symbols; no tensor.  Step 7.
+"""Which KV pages of the device hold which conversation.  Step 7.
 
-A `Sequence` is what a slot's positions hold, as symbols (`mini_prompt`): whatever is asked next, positions that begin
-with the same symbols are not computed again, and the others are given up by counting back.  Keys and values of a
-sequence that nobody uses are the first to go when pages run short; it starts at position 0 when it is needed again.
+Pure: slots, pages and symbols; no tensor.  A `Sequence` has the symbols (`prompt`) of its slot's positions and its
+block table: a new prompt that begins with the same symbols is not computed again that far, and later positions are
+rolled back by counting back.  Keys and values of idle sequences are the first to go when pages run short; such a
+sequence starts at position 0 when it is needed again.
 """
 
 from __future__ import annotations
@@ -14,25 +15,25 @@ from voxd.engine.gpu.batch import Places
 from voxd.engine.mini.interface import PAGE
 from voxd.engine.mini.prompt import shared
 
-UNKNOWN = -(1 << 62)  # a symbol that the device has said and this process has not read yet
+UNKNOWN = -(1 << 62)  # the symbol of a sampled token that this process has not read yet
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """Positions on one device, or none."""
+    """One sequence: its symbols, and its slot and pages while it has memory on the device."""
 
     held: list[int] = field(default_factory=list)  # one symbol per position that is computed or on its way
     slot: int | None = None
-    pages: list[int] = field(default_factory=list)
-    busy: bool = False  # somebody computes in it
-    used: int = 0  # when it was last: of the memory's own clock
+    pages: list[int] = field(default_factory=list)  # the block table
+    busy: bool = False  # a request computes in it
+    used: int = 0  # when it was last used, by the memory's own clock
 
     def page(self, position: int) -> int:
         return self.pages[position // PAGE]
 
 
 class Memory:
-    """Slots and pages of all sequences."""
+    """Gives slots and pages to sequences and takes them back."""
 
     def __init__(self, slots: Places, pages: Places) -> None:
         self._slots, self._pages = slots, pages
@@ -41,25 +42,27 @@ class Memory:
 
     @property
     def busy(self) -> int:
-        """How many sequences are computed in."""
+        """How many sequences have a request that computes in them."""
         return sum(each.busy for each in self._resident.values())
 
     def begin(self, sequence: Sequence, prompt: Symbols[int]) -> int:
-        """The sequence is to hold `prompt`: counts back to what both begin with, the last position always left to
-        compute, and returns that."""
+        """Prepares the sequence for `prompt`: rolls it back to their common beginning, and returns its length.
+
+        The last position of the prompt is always left to be computed."""
         same = min(shared(sequence.held, prompt), len(prompt) - 1)
         self.back_to(sequence, same)
         sequence.busy = True
         return same
 
     def back_to(self, sequence: Sequence, count: int) -> None:
-        """The first `count` positions stay."""
+        """Rolls the sequence back to its first `count` positions."""
         del sequence.held[count:]
         self._give(sequence, -(-count // PAGE))
 
     def reserve(self, sequence: Sequence, count: int) -> bool:
-        """Sees to it that positions before `count` have pages; idle sequences give theirs.  False: there are not
-        enough, and nothing has changed for this one."""
+        """Sees to it that positions before `count` have pages; idle sequences give theirs up.
+
+        False: there are not enough, and this sequence is unchanged."""
         self._clock += 1
         sequence.used = self._clock
         missing = -(-count // PAGE) - len(sequence.pages)
@@ -76,11 +79,11 @@ class Memory:
         return True
 
     def rest(self, sequence: Sequence) -> None:
-        """Nobody computes in it any more; it is kept as long as there is room."""
+        """No request computes in it any more; it is kept as long as there is room."""
         sequence.busy = False
 
     def free(self, sequence: Sequence) -> None:
-        """It holds nothing any more."""
+        """Takes all memory of a sequence back."""
         sequence.held.clear()
         self._give(sequence, 0)
         if sequence.slot is not None:

@@ -1,4 +1,4 @@
-"""Builds Voxtral Mini: on which device, with how much room, on which path.  Part of step 8.
+"""Builds Voxtral Mini on a device: how much room, which kernels, captured or eager.  Step 8.
 
 It knows checkpoints, memory and options; not conversations.
 """
@@ -19,10 +19,10 @@ from voxd.engine.mini.interface import CHUNK, ENCODER_HEAD, HEAD, PAGE, SPAN, De
 from voxd.engine.mini.model import Checkpoint, MiniModel, Room, page_bytes, place_bytes
 
 PREFILLS = (16, 64, 128, 256, 384, 400, 480, CHUNK)  # tokens; a turn of a window of sound has some 380
-PLACES = 16  # windows of sound on the device
+PLACES = 16  # windows whose embeddings are on the device
 USUAL = 2048  # positions of a conversation, five spoken turns, where their number is not given
 MOST = 1024  # conversations, however much memory there is
-LEAST = 1024  # positions: less is no conversation
+LEAST = 1024  # positions: less is too little for a conversation
 CPU_MEMORY, CPU_MOST = 2 << 30, 16  # bytes for pages, conversations: more would not be computed in time
 
 
@@ -37,12 +37,12 @@ def build(
 ) -> Device:
     """Takes the checkpoint apart.  `memory`: bytes for pages; None: what the device has.  Raises Unusable."""
     weight, config = checkpoint.model.lm_head.weight, checkpoint.model.config
-    room = room_for(config, options, weight.dtype, memory_of(weight.device) if memory is None else memory)
+    room = room_for(config, options, weight.dtype, free_bytes(weight.device) if memory is None else memory)
     if not weight.is_cuda and options.max_conversations is None:
         room = fewer(room, CPU_MOST)
     progress(f"making room for {room.pages * PAGE} tokens")
     ops, kernels = ops_of(weight.device)
-    sequences = 2 * room.slots  # beside a conversation, what is said in it is written down, or something else asked
+    sequences = 2 * room.slots  # each conversation may have a second request: a transcription, or an answer aside
     room = replace(room, slots=sequences)
     model = MiniModel(checkpoint.model, checkpoint.extractor, room, ops, draws=options.temperature > 0)
     eager = eager or not weight.is_cuda
@@ -65,20 +65,20 @@ def build(
         places=model.places,
         keep=model.keep,
         put=model.put,
-        script=checkpoint.script,
+        special=checkpoint.special,
         context=room.context,
         notes=(f"Voxtral Mini on {place}, {kind}, {path}{kernels}",),
     )
 
 
-def memory_of(device: torch.device) -> int:
-    """Bytes for pages."""
+def free_bytes(device: torch.device) -> int:
+    """Bytes that pages may take."""
     free = free_memory(device)
     return free if device.type == "cuda" else min(free, CPU_MEMORY)
 
 
 def room_for(config: Any, options: Options, dtype: torch.dtype, memory: int) -> Room:
-    """What fits into so many bytes.  Raises Unusable."""
+    """How much fits into so many bytes.  Raises Unusable."""
     size = page_bytes(config, dtype)
     pages = (memory - (PLACES + 1) * place_bytes(config, dtype)) // size - 1
     if pages * PAGE < LEAST:
@@ -92,6 +92,6 @@ def room_for(config: Any, options: Options, dtype: torch.dtype, memory: int) -> 
 
 
 def fewer(room: Room, slots: int) -> Room:
-    """At most so many conversations, and no page that none of them can reach."""
+    """The same with at most so many slots, and no more pages than they can reach."""
     slots = min(room.slots, slots)
     return Room(slots, min(room.pages, slots * -(-room.context // PAGE)), room.places, room.context)

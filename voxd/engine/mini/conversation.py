@@ -1,10 +1,10 @@
-"""One stream of Voxtral Mini: what was spoken and answered in it, and the prompts that come of it.  Pure.  Step 8.
+"""One stream of Voxtral Mini: what was spoken and answered in it, and the prompts made of that.  Step 8.
 
-It knows utterances, clips, answers given and contexts; not when anything is computed, nor where it lies.
+Pure.  It knows utterances, their audio, answers and contexts; not when anything is computed, nor where it lies.
 
-An utterance that is still being spoken is cut into the windows that are over already.  Each utterance has one clip,
-whoever asks for it: what was encoded for a speculation or a transcription serves the answer.  Answers are remembered as
-the ids that they were said in; of an interrupted one the context has as many as the client was sent.
+An utterance that is still being spoken is cut into the windows that are over already.  The windows of an utterance are
+encoded once, whoever asks: those of a speculation or a transcription serve the answer, too.  An answer is remembered as
+the token ids that were generated; of an interrupted one the context has as many as the client was sent.
 """
 
 from __future__ import annotations
@@ -16,20 +16,18 @@ from itertools import count
 import numpy as np
 import numpy.typing as npt
 
-from shared.audio import RATE, Ring
-from voxd.engine.contract import LOOK_BACK
+from shared.audio import VAD_FRAME, Ring
+from voxd.engine.contract import LONGEST, LOOK_BACK, PAUSE_TOLD
 from voxd.engine.mini.block_manager import Sequence
-from voxd.engine.mini.interface import PER_WINDOW, Script
-from voxd.engine.mini.prompt import Clip as Heard, Ids, Line, Part, conversation, transcription
-from voxd.engine.mini.windows import Clip, Window, write_samples
-from voxd.engine.voice import FRAME as VAD_FRAME, VOICED, Voice
-from voxd.messages import Feed, Heard as Probabilities, Turn
+from voxd.engine.mini.interface import PER_WINDOW, SpecialTokens
+from voxd.engine.mini.prompt import AudioPart, Part, PromptLine, TokenIds, conversation_prompt, transcription_prompt
+from voxd.engine.mini.windows import Window, WindowedAudio, write_samples
+from voxd.engine.voice import VOICED, Voice
+from voxd.messages import Feed, Heard, Turn
 
-CAPACITY = 330 * RATE  # an utterance is at most 5 min: the gateway's bound
-MOST = 1000  # as many items has a conversation
-WINDOWS = 400  # of sound, 2.3 MB each: the longest prompt has place for 349
+MOST = 1000  # items of a conversation, at most
+WINDOWS = 400  # of audio, 2.3 MB each; the longest prompt has room for 349
 FRAMING = 4  # symbols: [INST] and [/INST], or </s>, and what joins two texts
-HALTED = 400 * RATE // 1000  # the turn rules tell of a pause long before this
 
 
 @dataclass(slots=True, eq=False)
@@ -38,53 +36,53 @@ class Utterance:
 
     ref: int
     start: int
-    clip: Clip
+    clip: WindowedAudio
     pcm: bytes | None = None
     committed: bool = False
-    voiced: bool = False  # somebody spoke; else there is nothing to answer
+    voiced: bool = False  # somebody spoke in it; otherwise there is nothing to answer
     attempts: int = 0  # answers begun before it was known to be over
-    opened: int | None = None  # windows that were over when its prompt was last prepared
+    opened: int | None = None  # how many windows were over when its prompt was last prefilled
     before: tuple[Turn, ...] | None = None  # the conversation that it will go on with, as the gateway knows it
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """An answer: its ids, how many characters there were after each, and all of its text."""
+class GivenAnswer:
+    """An answer: its token ids, the number of characters after each of them, and its whole text."""
 
-    ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
     marks: tuple[int, ...]
     text: str
 
     def sent(self, text: str, encode: Callable[[str], list[int]]) -> tuple[int, ...]:
-        """The ids of its beginning `text`; what ends in the middle of one is written down anew."""
+        """The token ids of its beginning `text`; where that ends inside a token, the rest is encoded anew."""
         kept = sum(mark <= len(text) for mark in self.marks)
         rest = text[self.marks[kept - 1] if kept else 0 :]
-        return self.ids[:kept] + tuple(encode(rest) if rest else ())
+        return self.token_ids[:kept] + tuple(encode(rest) if rest else ())
 
 
 Mark = tuple[str, int | None, str]
 
 
 def _mark(turn: Turn) -> Mark:
-    """What it is known by in a later context: its ref, or if it was typed, its text."""
+    """How a turn is recognised in a later context: by its ref, or by its text if it was typed."""
     return turn.role, turn.ref, turn.text if turn.ref is None else ""
 
 
-class Talk:
+class ConversationState:
     """`drop` is called with each window that is not needed any more.
 
     Bound: MOST utterances and answers, more than a conversation can name, and WINDOWS windows in them; the oldest are
     forgotten."""
 
-    def __init__(self, number: int, script: Script, start: int, drop: Callable[[Window], None]) -> None:
+    def __init__(self, number: int, special: SpecialTokens, start: int, drop: Callable[[Window], None]) -> None:
         self.number = number
         self.language: str | None = None
         self.main = Sequence()
-        self.ring = Ring(CAPACITY, start)
+        self.ring = Ring(LONGEST, start)
         self.utterances: dict[int, Utterance] = {}
-        self.live: dict[int, Utterance] = {}  # those of them that need the ring
-        self.given: dict[int, Given] = {}
-        self._script, self._drop = script, drop
+        self.live: dict[int, Utterance] = {}  # those utterances that need the ring
+        self.given: dict[int, GivenAnswer] = {}
+        self._special, self._drop = special, drop
         self._numbers = count()
         self._windows: dict[int, Window] = {}
         self._voice = Voice(start)
@@ -101,7 +99,7 @@ class Talk:
         self.live = {ref: each for ref, each in self.live.items() if self._needs_audio(each)}
         self.ring.trim(min([self.ring.end - LOOK_BACK, *(each.start for each in self.live.values())]))
 
-    def hear(self, heard: Probabilities) -> None:
+    def hear(self, heard: Heard) -> None:
         self._voice.append(heard.start, heard.probabilities)
         for index, probability in enumerate(heard.probabilities, 1):
             if probability >= VOICED:
@@ -114,18 +112,18 @@ class Talk:
         self._extend()
 
     def attach(self, ref: int, pcm: bytes) -> None:
-        """Audio that was sent along with an item."""
+        """Adds an utterance whose audio came with an item."""
         utterance = self._new(ref, 0)
         utterance.pcm, utterance.voiced, utterance.committed = pcm, True, True
         self._end(utterance, len(pcm) // 2)
 
     def _new(self, ref: int, start: int) -> Utterance:
-        utterance = Utterance(ref, start, Clip(lambda: next(self._numbers), self._forget))
+        utterance = Utterance(ref, start, WindowedAudio(lambda: next(self._numbers), self._forget))
         self.utterances[ref] = utterance
         return utterance
 
     def make_room(self, read: Collection[int]) -> None:
-        """One more will come.  Those in `read` are needed now."""
+        """Forgets the oldest utterances, if there are too many for one more; those in `read` are needed now."""
         windows = sum(len(each.clip.windows) for each in self.utterances.values())
         for ref in [ref for ref in self.utterances if ref not in read and ref not in self.live]:
             if len(self.utterances) < MOST and windows < WINDOWS:
@@ -133,14 +131,14 @@ class Talk:
             windows -= len(self.utterances[ref].clip.windows)
             self.forget(ref)
 
-    def remember(self, ref: int, given: Given) -> None:
-        """An answer that is over."""
+    def remember(self, ref: int, given: GivenAnswer) -> None:
+        """Keeps an answer that is complete."""
         self.given[ref] = given
         while len(self.given) > MOST:
             del self.given[next(iter(self.given))]
 
     def end(self, ref: int, end: int) -> Utterance | None:
-        """It ended, or seems to have, at sample `end`."""
+        """The utterance ended, or seems to have ended, at sample `end`."""
         utterance = self.utterances.get(ref)
         if utterance is not None and utterance.pcm is None:
             end = max(end, utterance.start)
@@ -149,28 +147,28 @@ class Talk:
         return utterance
 
     def forget(self, ref: int) -> None:
-        """As if it had not been said."""
+        """Forgets an utterance and its windows."""
         self.live.pop(ref, None)
         if (utterance := self.utterances.pop(ref, None)) is not None:
             for window in utterance.clip.windows:
                 self._forget(window)
 
     def leave(self) -> None:
-        """The client is gone; turns that are over are remembered, for it may come back."""
+        """The client is gone and may come back: only complete turns are kept."""
         for ref, utterance in list(self.utterances.items()):
             if not utterance.committed or any(window.found is None for window in utterance.clip.windows):
                 self.forget(ref)
 
     def come_back(self, start: int) -> None:
-        """It goes on with the audio from sample `start` on."""
-        self.ring, self._voice, self._voiced, self._known = Ring(CAPACITY, start), Voice(start), start, None
+        """The client is back; its audio goes on at sample `start`."""
+        self.ring, self._voice, self._voiced, self._known = Ring(LONGEST, start), Voice(start), start, None
 
     def close(self) -> None:
         for ref in list(self.utterances):
             self.forget(ref)
 
     def write_samples(self, utterance: Utterance, window: Window, around: npt.NDArray[np.int16]) -> None:
-        """What the encoder is given, into [SPAN]."""
+        """Writes the samples of a window that the encoder needs into `around`, [SPAN]."""
 
         def read(begin: int, end: int) -> bytes:
             if utterance.pcm is not None:
@@ -183,12 +181,12 @@ class Talk:
         return self._windows[number]
 
     def _extend(self) -> None:
-        """Windows that are over, of utterances that certainly go on behind them."""
+        """Cuts off the windows that certainly belong to an utterance that is being spoken."""
         for utterance in self.live.values():
             if utterance.clip.length is None:
                 voiced, known = self._voiced, self._known
                 utterance.voiced = utterance.voiced or voiced > utterance.start
-                certain = voiced if known is None else max(min(voiced, known), known - HALTED)
+                certain = voiced if known is None else max(min(voiced, known), known - PAUSE_TOLD)
                 utterance.clip.extend(min(certain, self.ring.end) - utterance.start)
                 self._register(utterance)
 
@@ -200,11 +198,11 @@ class Talk:
         self._windows.update((window.number, window) for window in utterance.clip.windows)
 
     def settled(self, utterance: Utterance) -> bool:
-        """Are its windows as its whole clip wants them, but for what is on its way?"""
+        """Are all windows encoded, or on their way, with the highest value of the whole utterance?"""
         found = utterance.clip.settle()
         self._register(utterance)
         if found and utterance.pcm and all(window.found for window in utterance.clip.windows):
-            utterance.pcm = b""  # nobody will read it again
+            utterance.pcm = b""  # its audio is not needed again
         return found
 
     def _forget(self, window: Window) -> None:
@@ -218,7 +216,7 @@ class Talk:
     # ── prompts ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def question(self, context: tuple[Turn, ...]) -> bool:
-        """Is there anything to answer?  Not if the last turn is audio in which nobody spoke."""
+        """Is there anything to answer?  There is not if the last turn is audio in which nobody spoke."""
         if not context or context[-1].role != "user" or context[-1].text or context[-1].ref is None:
             return True
         utterance = self.utterances.get(context[-1].ref)
@@ -226,7 +224,7 @@ class Talk:
 
     def prompt(self, context: tuple[Turn, ...], limit: int, *, aside: bool) -> list[int] | None:
         """The symbols of a conversation, at most `limit`: beyond that the oldest turns are left out, half of them at
-        once, so that what is left stays the beginning of the next prompts.  None: the last item alone is longer."""
+        once, so that the next prompts begin alike and the cache serves them.  None: the last item alone is longer."""
         head, turns = self._read(context)
         newest = self._newest(head, turns, limit)
         if len(newest) < len(turns):
@@ -250,32 +248,34 @@ class Talk:
         return turns
 
     def _most_symbols(self, turn: Turn) -> int:
-        """What it can take in a prompt, with what frames it and joins it to its neighbours."""
-        sizes = (len(self._script.encode(part)) if isinstance(part, str) else part.size for part in self._parts(turn))
+        """The most symbols that a turn takes in a prompt, with what frames it and joins it to its neighbours."""
+        sizes = (len(self._special.encode(part)) if isinstance(part, str) else part.size for part in self._parts(turn))
         return FRAMING + sum(sizes)
 
     def _leave_out_before(self, turns: list[Turn]) -> None:
-        """Prompts begin with these turns from now on; what was heard before them is not needed any more."""
+        """Prompts begin with these turns from now on; earlier audio is not needed any more."""
         self.first = _mark(turns[0])
         refs = [turn.ref for turn in turns if turn.ref is not None]
         for ref in [ref for ref in self.utterances if ref < min(refs, default=0)]:
             self.forget(ref)
 
     def opening(self, utterance: Utterance, limit: int) -> list[int] | None:
-        """The beginning of the prompt that it will be answered with, as far as that is known while it is spoken."""
+        """The beginning of the prompt for its answer, as far as it is known while the utterance is spoken."""
         if utterance.before is None:
             return None
         head, turns = self._read(utterance.before)
         over = tuple(w.number for w in utterance.clip.windows if not w.reach[1] and w.found is not None)
-        lines = [*self._lines(head + turns), Line("user", (Heard(over),))]
-        symbols = conversation(self._script, lines, open_ended=True)
+        lines = [*self._lines(head + turns), PromptLine("user", (AudioPart(over),))]
+        symbols = conversation_prompt(self._special, lines, open_ended=True)
         return symbols if len(symbols) <= limit - 2 * PER_WINDOW else None
 
     def transcript(self, utterance: Utterance) -> list[int]:
-        return transcription(self._script, Heard(tuple(w.number for w in utterance.clip.windows)), self.language)
+        return transcription_prompt(
+            self._special, AudioPart(tuple(w.number for w in utterance.clip.windows)), self.language
+        )
 
     def _read(self, context: tuple[Turn, ...]) -> tuple[list[Turn], list[Turn]]:
-        """Instructions, and the turns that are read: from where it was the last time, if that turn is still there."""
+        """The instructions, and the turns from the one on with which the last prompt began, if it is still there."""
         head = [turn for turn in context if turn.role == "system"]
         turns = [turn for turn in context if turn.role != "system"]
         if self.first is None:
@@ -284,25 +284,25 @@ class Talk:
         return head, turns[next(same, 0) :]
 
     def _lay_out(self, turns: list[Turn]) -> list[int]:
-        return conversation(self._script, self._lines(turns))
+        return conversation_prompt(self._special, self._lines(turns))
 
-    def _lines(self, turns: list[Turn]) -> Iterator[Line]:
+    def _lines(self, turns: list[Turn]) -> Iterator[PromptLine]:
         for turn in turns:
             parts = tuple(self._parts(turn))
             if parts:
-                yield Line(turn.role, parts)
+                yield PromptLine(turn.role, parts)
 
     def _parts(self, turn: Turn) -> Iterator[Part]:
         utterance = None if turn.ref is None else self.utterances.get(turn.ref)
         given = None if turn.ref is None else self.given.get(turn.ref)
         if turn.role == "assistant" and given is not None and given.text.startswith(turn.text):
-            if ids := given.sent(turn.text, self._script.encode):
-                yield Ids(ids)
+            if token_ids := given.sent(turn.text, self._special.encode):
+                yield TokenIds(token_ids)
             return
         if turn.role == "user" and utterance is not None and utterance.clip.windows:
             if utterance.voiced:
-                yield Heard(tuple(window.number for window in utterance.clip.windows))
+                yield AudioPart(tuple(window.number for window in utterance.clip.windows))
         elif turn.transcript:
-            yield turn.transcript  # its audio is not here (any more)
+            yield turn.transcript  # its audio was never here, or is forgotten
         if turn.text:
             yield turn.text

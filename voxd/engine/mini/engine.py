@@ -1,15 +1,17 @@
-"""Voxtral Mini: hears what is said to it and answers in text; or writes an utterance down when it is over.  Step 8.
+"""Voxtral Mini: answers speech in text, or writes an utterance down when it is over.  Step 8.
 
-One stack of continuous batching serves all conversations (`mini_schedule`).  What this module adds is when work begins:
+One schedule of continuous batching serves all conversations (`scheduler`).  This module decides when a request begins:
 
-    Onset, Prepare   the history is made ready, and windows of 30 s as they end, while the person still speaks
-    Speculate        the answer is begun, up to 16 ids, and kept back: the audio of a turn is the same bytes at the
+    Onset, Prepare   the history is prefilled, and windows of 30 s are encoded as they end, while the person speaks
+    Speculate        the answer is begun, up to 16 tokens, and kept back: the audio of a turn is the same bytes at the
                      tentative end and at the end, so it is the answer
-    Respond          what is ready is said at once; without a speculation the work begins here
-    Crop, Cancel     the work is dropped; the sequence is counted back when the next prompt begins
+    Respond          what is ready is published at once; without a speculation the request begins here
+    Crop, Cancel     the request is dropped; its sequence is rolled back when the next prompt begins
 
-Admission: as many conversations as the memory holds at some 2000 tokens each; of those that rest, the one idle longest
-gives its memory when another needs it, keeps its ids and embeddings, and is prefilled again when it goes on.
+Admission: as many conversations as the memory holds at some 2000 tokens each.  Of those at rest, the one idle longest
+gives its memory when another needs it, keeps its token ids and embeddings, and is prefilled again when it goes on.
+
+It knows commands, conversations and requests; not tensors, nor what is computed next.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ from shared.languages import CODES
 from voxd.engine.contract import Capabilities, Demand, Engine, EngineCommand, Refuse
 from voxd.engine.gpu.weights import NEEDS, weights_absent
 from voxd.engine.mini.block_manager import Memory
-from voxd.engine.mini.conversation import Talk, Utterance
+from voxd.engine.mini.conversation import ConversationState, Utterance
 from voxd.engine.mini.interface import PAGE, Device, Options
 from voxd.engine.mini.prompt import why_not
-from voxd.engine.mini.request import Kind, Work
+from voxd.engine.mini.request import Kind, Request
 from voxd.engine.mini.scheduler import Schedule
 from voxd.engine.text import Writer
 from voxd.messages import (
@@ -53,11 +55,11 @@ from voxd.messages import (
 )
 
 LoadDevice = Callable[[Options, Callable[[str], None]], Device]
-ATTEMPTS = 3  # answers begun ahead per utterance
+ATTEMPTS = 3  # speculative answers per utterance
 OPTION = "engine_options.voxtral-mini.max_context"
 TOO_LONG = f"This turn, with the instructions, is too long for a context of {{}} tokens: shorten it, or raise {OPTION}."
 SHORTENED = f"The conversation is longer than {{}} tokens: its older half is left out of what follows; see {OPTION}."
-WORDY = 16, 32  # ids per second of speech, and to begin with: nobody says more, a transcription that runs away is cut
+WORDY = 16, 32  # tokens per second of speech, and besides: nobody says more, so a runaway transcription is cut here
 
 
 class VoxtralMini(Engine):
@@ -76,10 +78,10 @@ class VoxtralMini(Engine):
         self._options, self._load_device = Options.parse(options), load or self._load_checkpoint
         self._granted: int | None = None
         self._device: Device | None = None
-        self._talks: dict[int, Talk] = {}
+        self._conversations: dict[int, ConversationState] = {}
         self._roles: dict[int, tuple[str, ...]] = {}
         self._gone: set[int] = set()  # streams whose clients may come back
-        self._released: list[Work] = []
+        self._released: list[Request] = []
         self._out: list[Output] = []
         self._now_us = 0
 
@@ -92,7 +94,7 @@ class VoxtralMini(Engine):
         self._memory = Memory(device.slots, device.pages)
         self._schedule = Schedule(device, self._memory, self._options.sampling, self._begin)
         self._context = min(device.context, self._options.max_context)
-        self._most = self._options.max_conversations or device.slots.count // 2  # a slot more each: `mini_device`
+        self._most = self._options.max_conversations or device.slots.count // 2  # `build` gives each two slots
         room = f"room for {self._most} conversations, {device.pages.count * PAGE} tokens in all, {self._context} in one"
         return (*device.notes, room)
 
@@ -111,7 +113,7 @@ class VoxtralMini(Engine):
         return load(options, progress, eager=eager, units=self._granted)
 
     def stop(self) -> None:
-        self._talks.clear()
+        self._conversations.clear()
         self._device = None
 
     @property
@@ -124,307 +126,297 @@ class VoxtralMini(Engine):
     def receive(self, command: EngineCommand) -> None:
         if isinstance(command, Open):
             return self._open(command)
-        talk = self._talks.get(command.stream)
-        if talk is None:
+        conversation = self._conversations.get(command.stream)
+        if conversation is None:
             return None
         match command:
             case Feed():
-                talk.feed(command)
-                self._reopen(talk)
+                conversation.feed(command)
+                self._reopen(conversation)
             case Heard():
-                talk.hear(command)
-                self._reopen(talk)
+                conversation.hear(command)
+                self._reopen(conversation)
             case Onset():
-                talk.make_room(self._read(talk))
-                talk.onset(command.ref, command.start)
+                conversation.make_room(self._read(conversation))
+                conversation.onset(command.ref, command.start)
             case Audio():
-                talk.make_room(self._read(talk))
-                talk.attach(command.ref, command.pcm)
-                self._store(talk, talk.utterances[command.ref])
+                conversation.make_room(self._read(conversation))
+                conversation.attach(command.ref, command.pcm)
+                self._store(conversation, conversation.utterances[command.ref])
             case Prepare():
-                self._prepare(talk, command)
+                self._prepare(conversation, command)
             case Flush() | Commit():
-                self._end(talk, command)
+                self._end(conversation, command)
             case Rollback():
-                self._go_on(talk, command.ref)
+                self._go_on(conversation, command.ref)
             case Speculate():
-                self._speculate(talk, command)
+                self._speculate(conversation, command)
             case Respond():
-                self._respond(talk, command)
+                self._respond(conversation, command)
             case Crop():
-                self._crop(talk, command.ref)
+                self._crop(conversation, command.ref)
             case Cancel():
-                self._cancel(talk, command.ref)
+                self._cancel(conversation, command.ref)
             case Leave():
-                self._leave(talk)
+                self._leave(conversation)
             case Close():
-                self._close(talk)
+                self._close(conversation)
         return None
 
     def _open(self, command: Open) -> None:
-        if "transcribe" in command.roles and (reason := why_not(self._loaded.script, command.language)):
+        if "transcribe" in command.roles and (reason := why_not(self._loaded.special, command.language)):
             raise Refuse(reason, 0)
-        talk, gone = self._talks.get(command.stream), command.stream in self._gone
-        if (talk is None or gone) and len(self._talks) - len(self._gone) >= self._most:
-            raise Refuse(f"all {self._most} places are taken: more do not fit into the device's memory")
-        if talk is None:
-            talk = Talk(command.stream, self._loaded.script, command.start, self._schedule.forget)
-            self._talks[command.stream] = talk
+        conversation, gone = self._conversations.get(command.stream), command.stream in self._gone
+        if (conversation is None or gone) and len(self._conversations) - len(self._gone) >= self._most:
+            raise Refuse(f"all {self._most} slots are taken: more do not fit into the device's memory")
+        if conversation is None:
+            conversation = ConversationState(command.stream, self._loaded.special, command.start, self._schedule.forget)
+            self._conversations[command.stream] = conversation
         elif gone:
-            talk.come_back(command.start)
+            conversation.come_back(command.start)
             self._gone.discard(command.stream)
         unwanted = "transcribe" not in command.roles
-        for work in self._of(talk):
-            if work.transcribes and (unwanted or (work.kind is Kind.AHEAD and command.language != talk.language)):
-                self._drop(work)
-        talk.language = command.language
+        for request in self._schedule.of(conversation):
+            if request.transcribes and (
+                unwanted or (request.kind is Kind.AHEAD and command.language != conversation.language)
+            ):
+                self._drop(request)
+        conversation.language = command.language
         self._roles[command.stream] = command.roles
 
-    def _leave(self, talk: Talk) -> None:
-        """The device's memory is free at once; ids and embeddings are kept."""
-        for work in self._of(talk):
-            self._drop(work)
-        self._memory.free(talk.main)
-        talk.leave()
-        self._gone.add(talk.number)
-        self._out = [output for output in self._out if output.stream != talk.number]
+    def _leave(self, conversation: ConversationState) -> None:
+        """The device's memory is freed at once; token ids and embeddings are kept."""
+        for request in self._schedule.of(conversation):
+            self._drop(request)
+        self._memory.free(conversation.main)
+        conversation.leave()
+        self._gone.add(conversation.number)
+        self._out = [output for output in self._out if output.stream != conversation.number]
 
-    def _close(self, talk: Talk) -> None:
-        self._leave(talk)
-        talk.close()
-        self._gone.discard(talk.number)
-        del self._talks[talk.number], self._roles[talk.number]
+    def _close(self, conversation: ConversationState) -> None:
+        self._leave(conversation)
+        conversation.close()
+        self._gone.discard(conversation.number)
+        del self._conversations[conversation.number], self._roles[conversation.number]
 
     # ── utterances ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _end(self, talk: Talk, command: Flush | Commit) -> None:
-        """It seems to be over, or is."""
-        utterance = self._cut(talk, command.ref, command.end)
+    def _end(self, conversation: ConversationState, command: Flush | Commit) -> None:
+        """The utterance seems to be over (Flush) or is over (Commit)."""
+        utterance = self._cut(conversation, command.ref, command.end)
         if utterance is None:
             return
         utterance.committed = isinstance(command, Commit)
-        if "transcribe" in self._roles[talk.number]:
+        if "transcribe" in self._roles[conversation.number]:
             kind = Kind.WANTED if utterance.committed else Kind.AHEAD
-            work = self._find(talk, command.ref)
-            if work is None and not utterance.voiced and utterance.committed:
-                self._out.append(Settled(talk.number, command.ref, "completed", ""))  # nobody spoke
-            elif work is None and utterance.voiced:
-                self._add(Work(talk, kind, command.ref, utterance=utterance, transcribes=True))
-            elif work is not None and utterance.committed:
-                self._release(work)
+            request = self._schedule.find(conversation, command.ref)
+            if request is None and not utterance.voiced and utterance.committed:
+                self._out.append(Settled(conversation.number, command.ref, "completed", ""))  # nobody spoke
+            elif request is None and utterance.voiced:
+                self._add(Request(conversation, kind, command.ref, utterance=utterance, transcribes=True))
+            elif request is not None and utterance.committed:
+                self._release(request)
         elif utterance.committed:
-            self._store(talk, utterance)
+            self._store(conversation, utterance)
 
-    def _cut(self, talk: Talk, ref: int, end: int) -> Utterance | None:
-        """Ends it there; what was begun for another end is dropped."""
-        utterance = talk.utterances.get(ref)
+    def _cut(self, conversation: ConversationState, ref: int, end: int) -> Utterance | None:
+        """Ends the utterance there; requests that were begun for another end are dropped."""
+        utterance = conversation.utterances.get(ref)
         if utterance is None:
             return None
         before = [window.number for window in utterance.clip.windows]
-        talk.end(ref, end)
+        conversation.end(ref, end)
         changed = before != [window.number for window in utterance.clip.windows]
-        for work in self._of(talk):
-            if work.utterance is utterance and (work.kind is Kind.OPENING or (changed and work.kind is Kind.AHEAD)):
-                self._drop(work)
+        for request in self._schedule.of(conversation):
+            stale = request.kind is Kind.OPENING or (changed and request.kind is Kind.AHEAD)
+            if request.utterance is utterance and stale:
+                self._drop(request)
         return utterance
 
-    def _go_on(self, talk: Talk, ref: int) -> None:
-        """It was not over."""
-        utterance = talk.utterances.get(ref)
+    def _go_on(self, conversation: ConversationState, ref: int) -> None:
+        """The utterance goes on after all."""
+        utterance = conversation.utterances.get(ref)
         if utterance is not None and not utterance.committed:
             utterance.clip.go_on()
-            for work in self._of(talk):
-                if work.utterance is utterance and work.kind is Kind.AHEAD:
-                    self._drop(work)
+            for request in self._schedule.of(conversation):
+                if request.utterance is utterance and request.kind is Kind.AHEAD:
+                    self._drop(request)
 
-    def _store(self, talk: Talk, utterance: Utterance) -> None:
-        """Its audio need not be kept once it is encoded."""
-        if "respond" in self._roles[talk.number] and utterance.voiced:
-            self._add(Work(talk, Kind.STORE, utterance=utterance))
+    def _store(self, conversation: ConversationState, utterance: Utterance) -> None:
+        """Has the audio encoded, after which it need not be kept."""
+        if "respond" in self._roles[conversation.number] and utterance.voiced:
+            self._add(Request(conversation, Kind.STORE, utterance=utterance))
 
     # ── answers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _prepare(self, talk: Talk, command: Prepare) -> None:
-        if (utterance := talk.utterances.get(command.utterance)) is not None:
+    def _prepare(self, conversation: ConversationState, command: Prepare) -> None:
+        if (utterance := conversation.utterances.get(command.utterance)) is not None:
             utterance.before = command.context
-            self._reopen(talk)
+            self._reopen(conversation)
 
-    def _reopen(self, talk: Talk) -> None:
-        """While somebody speaks: as much of the next prompt as is known."""
-        for utterance in talk.live.values():
+    def _reopen(self, conversation: ConversationState) -> None:
+        """Prefills as much of the next prompt as is known while somebody speaks."""
+        for utterance in conversation.live.values():
             if utterance.before is None or utterance.clip.length is not None:
                 continue
             over = sum(not window.reach[1] for window in utterance.clip.windows)
-            work = next((work for work in self._of(talk) if work.utterance is utterance), None)
-            if work is None and not talk.main.busy and (utterance.opened is None or utterance.opened < over):
+            idle = all(request.utterance is not utterance for request in self._schedule.of(conversation))
+            if idle and not conversation.main.busy and (utterance.opened is None or utterance.opened < over):
                 utterance.opened = over
-                self._add(Work(talk, Kind.OPENING, context=utterance.before, utterance=utterance, sequence=talk.main))
+                opening = Request(conversation, Kind.OPENING, None, utterance.before, utterance)
+                opening.sequence = conversation.main
+                self._add(opening)
 
-    def _speculate(self, talk: Talk, command: Speculate) -> None:
-        utterance = self._cut(talk, command.utterance, command.end)
-        if utterance is None or not utterance.voiced or utterance.attempts >= ATTEMPTS:
-            return
-        if self._schedule.busy(self._now_us):
+    def _speculate(self, conversation: ConversationState, command: Speculate) -> None:
+        utterance = self._cut(conversation, command.utterance, command.end)
+        busy = self._schedule.busy(self._now_us)
+        if busy or utterance is None or not utterance.voiced or utterance.attempts >= ATTEMPTS:
             return
         utterance.attempts += 1
         most = command.max_tokens or self._options.max_tokens
-        self._take_over(talk)
-        work = Work(talk, Kind.AHEAD, command.ref, command.context, utterance, sequence=talk.main, most=most)
-        self._add(work)
+        self._take_over(conversation)
+        request = Request(
+            conversation, Kind.AHEAD, command.ref, command.context, utterance, sequence=conversation.main, most=most
+        )
+        self._add(request)
 
-    def _respond(self, talk: Talk, command: Respond) -> None:
-        work = self._find(talk, command.ref)
-        if work is not None:
-            self._release(work)
+    def _respond(self, conversation: ConversationState, command: Respond) -> None:
+        if (request := self._schedule.find(conversation, command.ref)) is not None:
+            self._release(request)
             return
-        if not talk.question(command.context):
-            self._out.append(Settled(talk.number, command.ref, "completed", ""))
+        if not conversation.question(command.context):
+            self._out.append(Settled(conversation.number, command.ref, "completed", ""))
             return
         most = command.max_tokens or self._options.max_tokens
-        work = Work(talk, Kind.WANTED, command.ref, command.context, most=most, aside=command.aside)
+        request = Request(conversation, Kind.WANTED, command.ref, command.context, most=most, aside=command.aside)
         if not command.aside:
-            self._take_over(talk)
-            work.sequence = talk.main
-        self._add(work)
+            self._take_over(conversation)
+            request.sequence = conversation.main
+        self._add(request)
 
-    def _take_over(self, talk: Talk) -> None:
-        """The sequence of the conversation is needed for something better."""
-        for work in self._of(talk):
-            if work.sequence is talk.main:
-                self._drop(work)
+    def _take_over(self, conversation: ConversationState) -> None:
+        """Drops what computes in the conversation's sequence, for a more urgent request needs it."""
+        for request in self._schedule.of(conversation):
+            if request.sequence is conversation.main:
+                self._drop(request)
 
-    def _crop(self, talk: Talk, ref: int) -> None:
-        """The utterance goes on, also where nothing was begun; what is written down ahead waits for its Rollback."""
-        work = self._find(talk, ref)
-        if work is not None:
-            self._drop(work)
-        flushed = [other.utterance for other in self._of(talk) if other.transcribes]
-        for utterance in talk.live.values():
+    def _crop(self, conversation: ConversationState, ref: int) -> None:
+        """The utterance goes on, even if nothing was begun; a speculative transcription waits for its Rollback."""
+        if (request := self._schedule.find(conversation, ref)) is not None:
+            self._drop(request)
+        flushed = [other.utterance for other in self._schedule.of(conversation) if other.transcribes]
+        for utterance in conversation.live.values():
             if not utterance.committed and utterance not in flushed:
                 utterance.clip.go_on()
 
-    def _cancel(self, talk: Talk, ref: int) -> None:
-        work = self._find(talk, ref)
-        if work is not None and not work.transcribes:
-            self._say(work)
-            self._settle(work, "cancelled")
-        elif work is not None:
-            self._drop(work)
-        if ref in talk.utterances:
-            for other in self._of(talk):
-                if other.utterance is talk.utterances[ref]:
+    def _cancel(self, conversation: ConversationState, ref: int) -> None:
+        request = self._schedule.find(conversation, ref)
+        if request is not None and not request.transcribes:
+            self._say(request)
+            self._settle(request, "cancelled")
+        elif request is not None:
+            self._drop(request)
+        if ref in conversation.utterances:
+            for other in self._schedule.of(conversation):
+                if other.utterance is conversation.utterances[ref]:
                     self._drop(other)
-            talk.forget(ref)
+            conversation.forget(ref)
 
-    # ── works ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── requests ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _of(self, talk: Talk) -> list[Work]:
-        return [work for work in self._schedule.works if work.talk is talk]
+    def _read(self, conversation: ConversationState) -> set[int]:
+        """The utterances whose audio a request in progress needs."""
+        return {each.ref for request in self._schedule.of(conversation) for each in request.hears}
 
-    def _read(self, talk: Talk) -> set[int]:
-        """The utterances that something begun reads."""
-        return {each.ref for work in self._of(talk) for each in work.hears}
+    def _add(self, request: Request) -> None:
+        request.writer = Writer(self._loaded.special.pieces)
+        request.sequence.busy = True
+        self._schedule.add(request)
 
-    def _find(self, talk: Talk, ref: int) -> Work | None:
-        return next((work for work in self._of(talk) if work.ref == ref), None)
+    def _release(self, request: Request) -> None:
+        """A request that was begun speculatively is wanted now."""
+        request.kind = Kind.WANTED
+        self._released.append(request)
 
-    def _add(self, work: Work) -> None:
-        work.writer = Writer(self._loaded.script.pieces)
-        work.sequence.busy = True
-        self._schedule.add(work)
-
-    def _release(self, work: Work) -> None:
-        """It was begun ahead, and is wanted now."""
-        work.kind = Kind.WANTED
-        self._released.append(work)
-        self._schedule.heard[work] = None
-
-    def _drop(self, work: Work) -> None:
-        self._schedule.drop(work)
-        if work.sequence is work.talk.main:
-            self._memory.rest(work.sequence)
+    def _drop(self, request: Request) -> None:
+        self._schedule.drop(request)
+        if request.sequence is request.conversation.main:
+            self._memory.rest(request.sequence)
         else:
-            self._memory.free(work.sequence)
+            self._memory.free(request.sequence)
 
-    def _begin(self, work: Work) -> bool:
-        """Its audio has been given to the encoder: is it as the whole clip wants it, and what is the prompt?"""
-        talk, utterance = work.talk, work.utterance
-        if work.kind is Kind.STORE:
+    def _begin(self, request: Request) -> bool:
+        """Gives a request its prompt, once the encoder has its audio.  False: it has nothing to prefill now."""
+        conversation, utterance = request.conversation, request.utterance
+        if request.kind is Kind.STORE:
             assert utterance is not None
-            if talk.settled(utterance) and all(window.found for window in utterance.clip.windows):
-                self._drop(work)
+            if conversation.settled(utterance) and all(window.found for window in utterance.clip.windows):
+                self._drop(request)
             return False
-        if work.kind is Kind.OPENING:
+        if request.kind is Kind.OPENING:
             assert utterance is not None
             if any(window.found is None for window in utterance.clip.windows):
                 return False
-            prompt = talk.opening(utterance, self._context)
+            prompt = conversation.opening(utterance, self._context)
         else:
-            if not all(talk.settled(each) for each in work.hears):
+            if not all(conversation.settled(each) for each in request.hears):
                 return False
-            if work.transcribes:
+            if request.transcribes:
                 assert utterance is not None
-                prompt = talk.transcript(utterance)
-                work.most = WORDY[1] + WORDY[0] * (utterance.clip.length or 0) // RATE
+                prompt = conversation.transcript(utterance)
+                request.most = WORDY[1] + WORDY[0] * (utterance.clip.length or 0) // RATE
             else:
-                prompt = self._prompt(work)
+                prompt = self._prompt(request)
         if prompt is None or len(prompt) >= self._context:
-            self._give_up(work, "context_length_exceeded", TOO_LONG.format(self._context))
+            self._give_up(request, "context_length_exceeded", TOO_LONG.format(self._context))
             return False
-        work.cached = self._memory.begin(work.sequence, prompt)
-        work.prompt, work.most = prompt, min(work.most, self._context - len(prompt))
+        request.cached = self._memory.begin(request.sequence, prompt)
+        request.prompt, request.most = prompt, min(request.most, self._context - len(prompt))
         return True
 
-    def _prompt(self, work: Work) -> list[int] | None:
-        """Room for the answer is left behind it: what may be said, but at most a quarter of all."""
-        talk, limit = work.talk, self._context - min(work.most, self._context // 4)
-        first = talk.first
-        prompt = talk.prompt(work.context, limit, aside=work.aside)
-        if talk.first != first:
-            self._out.append(Warned(talk.number, "context_shortened", SHORTENED.format(limit)))
+    def _prompt(self, request: Request) -> list[int] | None:
+        """The prompt, with room left for the answer: all its tokens, but at most a quarter of the context."""
+        conversation, limit = request.conversation, self._context - min(request.most, self._context // 4)
+        first = conversation.first
+        prompt = conversation.prompt(request.context, limit, aside=request.aside)
+        if conversation.first != first:
+            self._out.append(Warned(conversation.number, "context_shortened", SHORTENED.format(limit)))
         return prompt
 
-    def _starve(self, work: Work) -> None:
-        """There is no memory for it: what nobody waits for makes room for what somebody does."""
-        others = [
-            each for each in self._schedule.works if each.kind is not Kind.WANTED and each.sequence.slot is not None
-        ]
-        if work.kind is Kind.WANTED and others:
+    def _starve(self, request: Request) -> None:
+        """There is no memory for a request: if somebody waits for it, one that nobody waits for gives way."""
+        unwanted = (each for each in self._schedule.requests if each.kind is not Kind.WANTED)
+        others = [each for each in unwanted if each.sequence.slot is not None]
+        if request.kind is Kind.WANTED and others:
             self._drop(others[-1])
-            self._schedule.waiting = True
+            self._schedule.step_again()
         else:
             taken = self._memory.busy
             message = f"The device's memory is taken by {taken} answers that are being given; try again in a moment."
-            self._give_up(work, "overloaded", message)
+            self._give_up(request, "overloaded", message)
 
-    def _give_up(self, work: Work, code: str, message: str) -> None:
-        if work.kind is Kind.WANTED and work.ref is not None:
-            self._say(work)
-            self._out.append(Failed(work.talk.number, work.ref, code, message))
-        self._drop(work)
+    def _give_up(self, request: Request, code: str, message: str) -> None:
+        if request.kind is Kind.WANTED and request.ref is not None:
+            self._say(request)
+            self._out.append(Failed(request.conversation.number, request.ref, code, message))
+        self._drop(request)
 
-    # ── what comes of it ────────────────────────────────────────────────────────────────────────────────────────────
+    # ── outputs ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def step(self, now_us: int) -> Iterable[Output]:
         self._now_us = now_us
-        for work in self._released:
-            work.asked_us = now_us
-        self._released.clear()
-        self._schedule.step(now_us)
-        starved, self._schedule.starved = self._schedule.starved, []
-        for work in starved:
-            self._starve(work)
-        heard, self._schedule.heard = self._schedule.heard, {}
-        for work in heard:
-            if work.kind is Kind.WANTED:
-                self._say(work)
-                if work.status is not None:
-                    self._settle(work, work.status)
-            elif work.status is not None:
-                self._memory.rest(work.sequence)
-        for work in self._schedule.works:
-            if work.kind is Kind.OPENING and work.prefilled:
-                self._drop(work)
+        released, self._released = self._released, []
+        for request in released:
+            request.asked_us = now_us
+        result = self._schedule.step(now_us)
+        for request in result.starved:
+            self._starve(request)
+        for request in dict.fromkeys((*released, *result.advanced)):
+            if request in self._schedule:  # it was not dropped since
+                self._tell(request)
+        for request in self._schedule.requests:
+            if request.kind is Kind.OPENING and request.prefilled:
+                self._drop(request)
         out, self._out = self._out, []
         return out
 
@@ -433,15 +425,24 @@ class VoxtralMini(Engine):
         """At once, as long as there is something to compute or to read."""
         return self._now_us if self._schedule.active else None
 
-    def _say(self, work: Work) -> None:
-        self._out += work.say()
+    def _tell(self, request: Request) -> None:
+        """Publishes what is new of a request, if somebody waits for it."""
+        if request.kind is Kind.WANTED:
+            self._say(request)
+            if request.status is not None:
+                self._settle(request, request.status)
+        elif request.status is not None:
+            self._memory.rest(request.sequence)
 
-    def _settle(self, work: Work, status: Status) -> None:
-        self._out.append(work.settled(status))
-        if not work.transcribes:
-            assert work.ref is not None
-            work.talk.remember(work.ref, work.given)
-        self._drop(work)
+    def _say(self, request: Request) -> None:
+        self._out += request.say()
+
+    def _settle(self, request: Request, status: Status) -> None:
+        self._out.append(request.settled(status))
+        if not request.transcribes:
+            assert request.ref is not None
+            request.conversation.remember(request.ref, request.given)
+        self._drop(request)
 
     @property
     def _loaded(self) -> Device:

@@ -1,9 +1,9 @@
-"""What Voxtral Mini is told by the settings, and what it sees of its device.  Part of step 8.
+"""What the settings tell Voxtral Mini, and how it sees its device.  Step 8.
 
 The device computes three kinds of steps, each a `Runner` (`batch`): a window of 30 s becomes 375 embeddings at a
 *place*; some hundred consecutive tokens of one sequence are *prefilled*; one token each of many sequences is *decoded*.
-A sequence is a *slot*; its positions lie in *pages* of 64, and which page a position lies in travels with the position,
-so the device has no list of its own to keep in step with ours.  Pure; it knows no tensor and no conversation.
+A sequence is a *slot*; its positions lie in *pages* of 64.  Which page a position lies in travels with the position, so
+the device has no block table of its own to keep in step with ours.  Pure; it knows no tensor and no conversation.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ WINDOW = 30 * RATE  # samples that the encoder hears at once
 BEFORE, BEHIND = 200, 40  # samples before and behind a window that its spectrogram reaches
 SPAN = BEFORE + WINDOW + BEHIND
 PER_WINDOW = 375  # embeddings, that is tokens, of a window
-PAGE = 64  # positions; page 0 is nobody's
+PAGE = 64  # positions; page 0 is used by no sequence
 CHUNK = 512  # tokens that are prefilled at once
 
 # A row of `prefill` and `decode`, int32.  The last three are those of `Sampling`; floats as their bits.
 SLOT, POSITION, SOURCE, OF_PAGE, WANTED, TEMPERATURE, TOP_P, SEED = range(8)
 HEAD = 8
-SAID = -(1 << 31)  # as a source: the token that this slot has said last
+LAST_TOKEN = -(1 << 31)  # as a source: the token that was last chosen for this slot
 
 # A row of `encoder`: the place, the highest value that other windows of the clip have (float bits), then SPAN samples.
-# What it says: the highest and the lowest value of this window, as `extremes` reads them.
+# Its result: the highest and the lowest value of this window, as `extremes` reads them.
 ENCODER_HEAD = 2
+LOG_RANGE = 8.0  # log10 of a power: what lies deeper under the highest value of the audio is raised to that
 NONE_HIGHER = -100.0  # log10 of a power: nothing is this quiet
 
 
@@ -46,7 +47,7 @@ def audio(place: int, index: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a token is chosen: `temperature` 0 takes the likeliest, anything else draws among those `TOP_K` that make up
+    """How a token is chosen: `temperature` 0 takes the likeliest, anything else draws among the `TOP_K` that make up
     `top_p` of the probability.  What is drawn is a function of seed and position, whatever else is in the batch."""
 
     temperature: float = 0.0
@@ -81,8 +82,8 @@ class Options(Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    """What the checkpoint's tokenizer says: the ids that frame a prompt, and the bytes of each token."""
+class SpecialTokens:
+    """What the checkpoint's tokenizer knows: ids of special tokens, the bytes of each token, how text is encoded."""
 
     bos: int
     eos: int
@@ -98,23 +99,23 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What is loaded."""
+    """The loaded model as the engine sees it."""
 
     encoder: Runner
-    prefill: Runner  # rows: consecutive tokens of one sequence, at most `largest`; says one id, of the last
+    prefill: Runner  # rows: consecutive tokens of one sequence, at most `largest`; gives one token id, of the last
     decode: Runner  # rows: one token of each sequence
     slots: Places
     pages: Places
     places: Places
-    keep: Callable[[int], object]  # place -> its embeddings, in the host's memory
-    put: Callable[[object, int], None]  # back at a place
-    script: Script
+    keep: Callable[[int], object]  # place -> a copy of its embeddings in the host's memory
+    put: Callable[[object, int], None]  # brings such a copy back to a place
+    special: SpecialTokens
     context: int  # positions that the model and the page table allow
     notes: tuple[str, ...] = ()
 
 
 def extremes(said: int) -> tuple[float, float]:
-    """(highest, lowest) log10 value of a window, from what `encoder` says."""
+    """(highest, lowest) log10 value of a window, from the result of `encoder`."""
     high, low = struct.unpack("<ff", struct.pack("<II", (said >> 32) & 0xFFFFFFFF, said & 0xFFFFFFFF))
     return high, low
 
@@ -125,5 +126,5 @@ def bits(value: float) -> int:
 
 
 def language_prefix(language: str | None) -> str:
-    """In front of [TRANSCRIBE]."""
+    """The text in front of [TRANSCRIBE]."""
     return f"lang:{language}" if language else ""

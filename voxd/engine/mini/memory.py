@@ -1,7 +1,7 @@
-"""How much of a device's memory Voxtral Mini wants, and how it is loaded with what it was granted.  Part of step 8.
+"""How much device memory Voxtral Mini wants, and how it is loaded with what it was granted.  Step 8.
 
-Memory is granted for so many times 2048 tokens of conversation; pages are shared, so a long conversation takes what
-several short ones would.  It knows sizes; not conversations.
+Memory is granted in units of 2048 tokens of conversation; pages are shared, so a long conversation takes as much as
+several short ones.  It knows sizes; not conversations.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ def demand_of(config: Any, options: Options, dtype: torch.dtype) -> Demand:
     )
 
 
-def memory_of(config: Any, units: int, dtype: torch.dtype) -> int:
-    """What `build` is given for so many units."""
+def bytes_for(config: Any, units: int, dtype: torch.dtype) -> int:
+    """Bytes that `build` may use when so many units were granted."""
     return _pages(units) * page_bytes(config, dtype) + _beside(config, dtype)
 
 
 def load(options: Options, progress: Callable[[str], None], *, eager: bool, units: int | None = None) -> Device:
-    """`units`: as were granted; None: what is free.  Raises Unusable."""
+    """Loads the checkpoint.  `units`: those that were granted; None: all free memory.  Raises Unusable."""
     device, dtype = where(options.device)
     checkpoint = Checkpoint.load(options.model, device, dtype, progress)
-    memory = None if units is None else memory_of(checkpoint.model.config, units, dtype)
+    memory = None if units is None else bytes_for(checkpoint.model.config, units, dtype)
     return build(checkpoint, options, progress, eager=eager, memory=memory)
 
 
@@ -56,5 +56,5 @@ def _pages(units: int) -> int:
 
 
 def _beside(config: Any, dtype: torch.dtype) -> int:
-    """The places, and what is nobody's."""
+    """Bytes for the places of embeddings, and for the page that padding writes to."""
     return (PLACES + 1) * place_bytes(config, dtype) + page_bytes(config, dtype)

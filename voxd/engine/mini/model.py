@@ -1,10 +1,10 @@
-"""Voxtral Mini on one device: windows of sound become embeddings, prompts are read, tokens are said.  Part of step 8.
+"""Voxtral Mini on one device: encodes windows, prefills prompts and decodes tokens.  Step 8.
 
-Weights come through transformers' `from_pretrained` (safetensors only) and are then ours, fused; the special ids are
-read from the checkpoint's own tokenizer.  Each step is pure device work without a host decision in it, so that it can
-be captured as a graph.
+Weights come through transformers' `from_pretrained` (safetensors only) and are then ours, fused; the ids of special
+tokens are read from the checkpoint's own tokenizer.  Each step is pure device work without a host decision in it, so
+that it can be captured as a graph.  A token is chosen in `MiniModel._choose_tokens`.
 
-It knows slots, pages, places and tokens; not conversations, clips or text.
+It knows slots, pages, places and tokens; not conversations, utterances or text.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from voxd.engine.gpu.stack import Layer, Stack
 from voxd.engine.mini.encoder import Encoder
 from voxd.engine.mini.interface import (
     ENCODER_HEAD,
+    LAST_TOKEN,
     OF_PAGE,
     PAGE,
     PER_WINDOW,
     POSITION,
-    SAID,
     SEED,
     SLOT,
     SOURCE,
@@ -36,15 +36,15 @@ from voxd.engine.mini.interface import (
     TOP_K,
     TOP_P,
     WANTED,
-    Script,
+    SpecialTokens,
 )
 
-ENDLESS = 1 << 30  # as a window: all that there is
+ENDLESS = 1 << 30  # as an attention window: no limit
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How much there is of what sequences need; the first slot, page and place come on top, they are nobody's."""
+    """How much memory sequences have.  Slot, page and place 0 come on top: padding writes there."""
 
     slots: int
     pages: int
@@ -86,7 +86,7 @@ class MiniModel:
 
     @torch.inference_mode()
     def keep(self, place: int) -> torch.Tensor:
-        """The embeddings at a place, in the host's memory; there once what is under way on the device is over."""
+        """A copy of a place's embeddings in the host's memory, complete once the device has done what it was given."""
         source = self._heard[place]
         kept = torch.empty(source.shape, dtype=source.dtype, pin_memory=source.is_cuda)
         kept.copy_(source, non_blocking=True)
@@ -94,7 +94,7 @@ class MiniModel:
 
     @torch.inference_mode()
     def put(self, kept: object, place: int) -> None:
-        """`kept` is what `keep` gave."""
+        """Brings `kept`, a result of `keep`, to a place."""
         if not isinstance(kept, torch.Tensor):
             raise TypeError("only what was kept can be put")
         self._heard[place].copy_(kept, non_blocking=True)
@@ -112,9 +112,9 @@ class MiniModel:
 
     @torch.inference_mode()
     def prefill(self, block: torch.Tensor) -> torch.Tensor:
-        """int32 [T, HEAD], consecutive tokens of one sequence, then rows of zeros -> the id said, int64 [1].
+        """int32 [T, HEAD], consecutive tokens of one sequence, then rows of zeros -> a token id, int64 [1].
 
-        It is that of the row that is wanted; where none is, that of the first, and means nothing."""
+        It follows the row that is marked as wanted; where none is, it means nothing."""
         table = block.T.to(torch.int64, memory_format=torch.contiguous_format)  # kernels read columns as arrays
         slot, position, source, page = (table[column] for column in (SLOT, POSITION, SOURCE, OF_PAGE))
         rows = self._rows.put(slot, position, page)
@@ -122,36 +122,36 @@ class MiniModel:
         x = torch.where((source < 0)[:, None], self._audio(source), self._embedding[source.clamp(min=0)])
         only = table[WANTED].argmax()[None]
         where = Where(slot[:1], position[:1], Paging(self._rows.table, rows, end))
-        return self._say(self._decoder(x, where, only=only), table[:, only])
+        return self._choose_tokens(self._decoder(x, where, only=only), table[:, only])
 
     @torch.inference_mode()
     def decode(self, block: torch.Tensor) -> torch.Tensor:
-        """int32 [B, HEAD], one token each of B sequences -> the ids said, int64 [B]"""
+        """int32 [B, HEAD], one token each of B sequences -> the token ids that follow, int64 [B]"""
         table = block.T.to(torch.int64, memory_format=torch.contiguous_format)  # kernels read columns as arrays
         slot, position, source, page = (table[column] for column in (SLOT, POSITION, SOURCE, OF_PAGE))
         rows = self._rows.put(slot, position, page)
-        token = torch.where(source == SAID, self._said[slot], source)
+        token = torch.where(source == LAST_TOKEN, self._said[slot], source)
         where = Where(slot, position, Paging(self._rows.table, rows))
-        return self._say(self._decoder(self._embedding[token], where), table)
+        return self._choose_tokens(self._decoder(self._embedding[token], where), table)
 
     def _audio(self, source: torch.Tensor) -> torch.Tensor:
-        """The embeddings at negative sources; any others at the rest."""
+        """The audio embeddings of negative sources; for other sources the result is not used."""
         return self._heard.view(-1, self._heard.shape[-1])[(-1 - source).clamp(min=0)]
 
-    def _say(self, x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-        """Hidden states [n, width] and the columns of their rows, int64 [HEAD, n] -> ids [n]"""
+    def _choose_tokens(self, x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        """Hidden states [n, width], columns of their rows int64 [HEAD, n] -> the chosen token ids, int64 [n]."""
         logits = self._ops.linear(x, self._head)
         if self._draws:
             temperature, top_p = (table[column].int().view(torch.float32) for column in (TEMPERATURE, TOP_P))
-            ids = choose(logits, temperature, top_p, table[SEED], table[POSITION], TOP_K)
+            token_ids = choose(logits, temperature, top_p, table[SEED], table[POSITION], TOP_K)
         else:
-            ids = logits.argmax(-1)
-        self._said.index_copy_(0, table[SLOT], ids)
-        return ids
+            token_ids = logits.argmax(-1)
+        self._said.index_copy_(0, table[SLOT], token_ids)
+        return token_ids
 
 
 def shape_of(config: Any) -> Shape:
-    """`config`: of the text model."""
+    """The attention shape of the text model, whose config this is.  Raises Unusable."""
     if getattr(config, "sliding_window", None) is not None:
         raise Unusable("the text model has a sliding window, which Voxtral Mini has not")
     return Shape(config.num_attention_heads, config.num_key_value_heads, config.head_dim, PAGE, ENDLESS)
@@ -184,21 +184,21 @@ def fixed_bytes(config: Any, dtype: torch.dtype) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a folder or a repository holds: transformers' model and feature extractor, and the script."""
+    """What a folder or a repository holds: transformers' model and feature extractor, and the special tokens."""
 
     model: Any
     extractor: Any
-    script: Script
+    special: SpecialTokens
 
     @classmethod
     def load(cls, source: str, device: str, dtype: torch.dtype, progress: Callable[[str], None]) -> Checkpoint:
         """From a folder or a repository that `voxd pull` has fetched.  Raises Unusable."""
         model, processor = checkpoints.read(source, "voxtral", "Voxtral Mini", device, dtype, progress)
-        script = script_of(processor.tokenizer.tokenizer, model.config.text_config.vocab_size)
-        return cls(model, processor.feature_extractor, script)
+        special = special_of(processor.tokenizer.tokenizer, model.config.text_config.vocab_size)
+        return cls(model, processor.feature_extractor, special)
 
 
-def script_of(tokenizer: Any, vocabulary: int) -> Script:
+def special_of(tokenizer: Any, vocabulary: int) -> SpecialTokens:
     """`tokenizer`: mistral-common's; `vocabulary`: the model's."""
     tekken = tokenizer.instruct_tokenizer.tokenizer
 
@@ -212,4 +212,6 @@ def script_of(tokenizer: Any, vocabulary: int) -> Script:
     except ValueError:
         transcribe = None
     known = checkpoints.pieces(tekken, vocabulary)
-    return Script(tekken.bos_id, tekken.eos_id, inst, end_inst, system, end_system, audio, transcribe, known, encode)
+    return SpecialTokens(
+        tekken.bos_id, tekken.eos_id, inst, end_inst, system, end_system, audio, transcribe, known, encode
+    )

@@ -1,9 +1,9 @@
-"""Which work goes to the device next.  Step 7, for Voxtral Mini.  Pure; it knows no tensor.
+"""Which request of Voxtral Mini goes to the device next.  Step 7.
 
-A round is: at most one window encoded *or* one piece of a prompt prefilled, for the work that is most wanted and, among
-equals, has waited longest; and one id for each work that decodes.  So somebody's long question costs the others one
-such piece per id, and a live transcriber beside it never more.  While the device computes a round, the ids of the one
-before are read.
+Pure; it knows no tensor.  One round is at most one window encoded *or* one piece of a prompt prefilled, for the most
+wanted request and, among equals, the one that has waited longest; and one token for each request that decodes.  So
+somebody's long question costs the others one such piece per token, and a live transcriber beside it never more.  While
+the device computes a round, the token ids of the one before are read.
 
 Embeddings stay where the encoder put them until the place is needed; then they move to the host's memory.
 """
@@ -12,19 +12,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from voxd.engine.gpu.batch import Flight, Table
 from voxd.engine.mini.block_manager import UNKNOWN, Memory
-from voxd.engine.mini.conversation import Talk, Utterance
+from voxd.engine.mini.conversation import ConversationState, Utterance
 from voxd.engine.mini.interface import (
     ENCODER_HEAD,
     HEAD,
+    LAST_TOKEN,
     OF_PAGE,
     PER_WINDOW,
     POSITION,
-    SAID,
     SEED,
     SLOT,
     SOURCE,
@@ -38,107 +39,135 @@ from voxd.engine.mini.interface import (
     bits,
     extremes,
 )
-from voxd.engine.mini.request import Work
+from voxd.engine.mini.request import Request
 from voxd.engine.mini.windows import Window
 
 BUSY = 0.7  # share of the last second; above it nothing is begun that nobody waits for
 SECOND_US = 1_000_000
-ANSWER = 256  # ids for which there must be room before an answer is begun
+ANSWER = 256  # tokens for which there must be room before an answer is begun
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What came of one step."""
+
+    advanced: tuple[Request, ...]  # have a new token, or have ended
+    starved: tuple[Request, ...]  # found no memory
 
 
 class Schedule:
-    """Works, in the order in which they came."""
+    """The requests in progress, in the order in which they came, and what the device is doing for them."""
 
-    def __init__(self, device: Device, memory: Memory, sampling: Sampling, begin: Callable[[Work], bool]) -> None:
-        """`begin` gives a work its prompt and its beginning in the sequence, once its audio is encoded; False: there
-        is nothing to be done for it now."""
+    def __init__(self, device: Device, memory: Memory, sampling: Sampling, begin: Callable[[Request], bool]) -> None:
+        """`begin` gives a request its prompt and its beginning in the sequence, once its audio is encoded; False: there
+        is nothing to do for it now."""
         self._device, self._memory, self._begin = device, memory, begin
         self._sampling = np.array([bits(sampling.temperature), bits(sampling.top_p), sampling.seed], np.int32)
-        self._window = np.zeros((1, ENCODER_HEAD + SPAN // 2), np.int32)  # a row of the encoder; a runner copies it
-        self._works: dict[Work, None] = {}
+        self._window = np.zeros(
+            (1, ENCODER_HEAD + SPAN // 2), np.int32
+        )  # a row of the encoder's table; a runner copies it
+        self._requests: dict[Request, None] = {}
         self._flights: list[Callable[[int], None]] = []
         self._at: dict[int, Window] = {}  # by place, the one used longest ago first
-        self._spent: deque[tuple[int, int]] = deque()  # of the last second: when, and how much of the device's time
-        self.heard: dict[Work, None] = {}  # works with something new to say; whoever takes it clears it
-        self.starved: list[Work] = []  # there is no memory for these
-        self.waiting = False
+        self._spent: deque[tuple[int, int]] = deque()  # when, and how much of the device's time, in the last second
+        self._again = False
+        self._advanced: dict[Request, None] = {}
+        self._starved: list[Request] = []
 
-    def add(self, work: Work) -> None:
-        self._works[work] = None
+    def add(self, request: Request) -> None:
+        self._requests[request] = None
 
-    def drop(self, work: Work) -> None:
-        self._works.pop(work, None)
-        self.heard.pop(work, None)
+    def drop(self, request: Request) -> None:
+        self._requests.pop(request, None)
+
+    def __contains__(self, request: Request) -> bool:
+        return request in self._requests
+
+    def step_again(self) -> None:
+        """The next step is wanted at once: what it needs has become free."""
+        self._again = True
 
     @property
-    def works(self) -> Iterable[Work]:
-        return tuple(self._works)
+    def requests(self) -> Iterable[Request]:
+        return tuple(self._requests)
+
+    def of(self, conversation: ConversationState) -> list[Request]:
+        """The requests of this conversation."""
+        return [request for request in self._requests if request.conversation is conversation]
+
+    def find(self, conversation: ConversationState, ref: int) -> Request | None:
+        """The request that publishes `ref`."""
+        return next((request for request in self.of(conversation) if request.ref == ref), None)
 
     @property
     def active(self) -> bool:
         """Is anything to be computed or read?"""
-        return self.waiting or bool(self._flights)
+        return self._again or bool(self._flights)
 
     def busy(self, now_us: int) -> bool:
-        """Has the device hardly been idle?"""
+        """Was the device busy for most of the last second?"""
         self._forget_spent(now_us)
         return sum(spent for _, spent in self._spent) > BUSY * SECOND_US
 
     def forget(self, window: Window) -> None:
-        """Its embeddings are not needed any more."""
+        """Frees the embeddings of a window that is not needed any more."""
         if window.place is not None:
             del self._at[window.place]
             self._device.places.give(window.place)
             window.place = None
         window.kept = None
 
-    def step(self, now_us: int) -> None:
-        """A round: given to the device, then the one before read."""
+    def step(self, now_us: int) -> Round:
+        """A round is given to the device, then the one before is read; returns what came of both."""
+        self._advanced, self._starved = {}, []
         before, self._flights = self._flights, []
-        for work in self._works:
-            work.since_us = now_us if work.since_us is None else work.since_us
-        ready = [work for work in self._works if work.decodes]  # not who is prefilled now: its first id is read sooner
+        for request in self._requests:
+            request.since_us = now_us if request.since_us is None else request.since_us
+        ready = [
+            request for request in self._requests if request.decodes
+        ]  # not those prefilled now: their first token is read sooner
         heavy = self._heavy()
         decoded = self._decode(ready)
         for read in before:
             read(now_us)
-        self.waiting = heavy or decoded or bool(before)  # what was read may be what somebody waits for
+        self._again = heavy or decoded or bool(before)  # what was read may be what somebody waits for
+        return Round(tuple(self._advanced), tuple(self._starved))
 
     # ── one window, or one piece of a prompt ────────────────────────────────────────────────────────────────────────
 
     def _heavy(self) -> bool:
-        for work in sorted(self._works, key=lambda each: each.kind):  # stable: the oldest of equals first
-            if work.prefilled and (work.asked or work.most == 0):
+        for request in sorted(self._requests, key=lambda each: each.kind):  # stable: the oldest of equals first
+            if request.prefilled and (request.asked or request.most == 0):
                 continue
-            if work.prompt is None:
-                if self._encode(work):
+            if request.prompt is None:
+                if self._encode(request):
                     return True
-                if not self._begin(work):
+                if not self._begin(request):
                     continue
-            if self._prefill(work):
+            if self._prefill(request):
                 return True
         return False
 
-    def _encode(self, work: Work) -> bool:
-        """The next window that it lacks."""
-        for utterance in work.hears:
+    def _encode(self, request: Request) -> bool:
+        """Has the next window encoded that the request lacks."""
+        for utterance in request.hears:
             window = utterance.clip.unasked
             if window is not None:
-                self._submit_window(work, utterance, window)
+                self._submit_window(request, utterance, window)
                 return True
         return False
 
-    def _submit_window(self, work: Work, utterance: Utterance, window: Window) -> None:
+    def _submit_window(self, request: Request, utterance: Utterance, window: Window) -> None:
         place = self._free_place(())
         window.asked, window.place = True, place
         self._at[place] = window
         self._window[0, :ENCODER_HEAD] = place, bits(window.higher)
-        work.talk.write_samples(utterance, window, self._window[0, ENCODER_HEAD:].view(np.int16))
+        request.conversation.write_samples(utterance, window, self._window[0, ENCODER_HEAD:].view(np.int16))
         flight = self._device.encoder.submit(self._window)
 
         def read(now_us: int) -> None:
-            window.found = extremes(flight.ids()[0])
-            work.compute_us += self._note(now_us, flight)
+            window.found = extremes(flight.token_ids()[0])
+            request.compute_us += self._note(now_us, flight)
 
         self._flights.append(read)
 
@@ -153,7 +182,7 @@ class Schedule:
         return self._device.places.take()
 
     def _bring(self, windows: Sequence[Window]) -> None:
-        """Their embeddings are on the device."""
+        """Sees to it that the embeddings of these windows are on the device."""
         for window in windows:
             if window.place is None:
                 window.place = self._free_place(windows)
@@ -162,32 +191,32 @@ class Schedule:
                 del self._at[window.place]
             self._at[window.place] = window
 
-    def _prefill(self, work: Work) -> bool:
-        prompt, sequence = work.prompt, work.sequence
+    def _prefill(self, request: Request) -> bool:
+        prompt, sequence = request.prompt, request.sequence
         assert prompt is not None
         first = len(sequence.held)
         symbols = prompt[first : first + self._device.prefill.largest]
         if not symbols:
             return False
-        if not self._memory.reserve(sequence, len(prompt) + min(work.most, ANSWER)):
-            self.starved.append(work)
+        if not self._memory.reserve(sequence, len(prompt) + min(request.most, ANSWER)):
+            self._starved.append(request)
             return False
-        table = self._table(work, len(symbols))
-        table[:, SOURCE] = self._sources(work.talk, symbols)
-        work.ask(symbols)
-        last = first + len(symbols) == len(prompt) and work.most > 0
+        table = self._table(request, len(symbols))
+        table[:, SOURCE] = self._sources(request.conversation, symbols)
+        request.ask(symbols)
+        last = first + len(symbols) == len(prompt) and request.most > 0
         table[-1, WANTED] = last
-        work.asked = int(last)
+        request.asked = int(last)
         flight = self._device.prefill.submit(table)
-        self._flights.append(lambda now_us: self._hear(now_us, flight, [work] if last else [], [work]))
+        self._flights.append(lambda now_us: self._hear(now_us, flight, [request] if last else [], [request]))
         return True
 
-    def _sources(self, talk: Talk, symbols: list[int]) -> Table:
+    def _sources(self, conversation: ConversationState, symbols: list[int]) -> Table:
         """Where the embedding of each symbol is."""
         symbol = np.array(symbols, np.int64)
         source = symbol.astype(np.int32)
         number = (-1 - symbol) // PER_WINDOW
-        windows = [talk.window(int(each)) for each in dict.fromkeys(number[symbol < 0].tolist())]
+        windows = [conversation.window(int(each)) for each in dict.fromkeys(number[symbol < 0].tolist())]
         self._bring(windows)
         for window in windows:
             mine = (symbol < 0) & (number == window.number)
@@ -195,9 +224,9 @@ class Schedule:
             source[mine] = audio(window.place or 0, 0) - index
         return source
 
-    def _table(self, work: Work, count: int) -> Table:
-        """Rows for the next positions of a sequence, but for what is in them."""
-        sequence = work.sequence
+    def _table(self, request: Request, count: int) -> Table:
+        """Rows of the device's table for the next positions of a sequence, still without their sources."""
+        sequence = request.sequence
         assert sequence.slot is not None
         position = np.arange(len(sequence.held), len(sequence.held) + count)
         table = np.zeros((count, HEAD), np.int32)
@@ -206,44 +235,44 @@ class Schedule:
         table[:, [TEMPERATURE, TOP_P, SEED]] = self._sampling
         return table
 
-    # ── an id each ──────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── one token each ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _decode(self, ready: list[Work]) -> bool:
-        """For those who wait for it before those who may; beyond the largest batch, in turns."""
+    def _decode(self, ready: list[Request]) -> bool:
+        """One token for each ready request; the most wanted first, in turns if there are too many for a batch."""
         ready.sort(key=lambda each: each.kind)
-        batch: list[Work] = []
+        batch: list[Request] = []
         rows: list[Table] = []
-        for work in ready:
+        for request in ready:
             if len(batch) == self._device.decode.largest:
                 break
-            if not self._memory.reserve(work.sequence, len(work.sequence.held) + 1):
-                self.starved.append(work)
+            if not self._memory.reserve(request.sequence, len(request.sequence.held) + 1):
+                self._starved.append(request)
                 continue
-            row = self._table(work, 1)
-            source = work.next_source()
-            row[0, SOURCE], row[0, WANTED] = (SAID if source == UNKNOWN else source), 1
-            work.ask([source])
-            work.asked += 1
-            batch.append(work)
+            row = self._table(request, 1)
+            source = request.next_source()
+            row[0, SOURCE], row[0, WANTED] = (LAST_TOKEN if source == UNKNOWN else source), 1
+            request.ask([source])
+            request.asked += 1
+            batch.append(request)
             rows.append(row)
         if not batch:
             return False
-        if len(batch) < len(ready):  # who was served goes to the end
-            for work in batch:
-                self._works[work] = self._works.pop(work)
+        if len(batch) < len(ready):  # those that were served go to the end
+            for request in batch:
+                self._requests[request] = self._requests.pop(request)
         flight = self._device.decode.submit(np.concatenate(rows))
         self._flights.append(lambda now_us: self._hear(now_us, flight, batch, batch))
         return True
 
-    def _hear(self, now_us: int, flight: Flight, speakers: list[Work], payers: list[Work]) -> None:
-        ids = flight.ids()
+    def _hear(self, now_us: int, flight: Flight, speakers: list[Request], payers: list[Request]) -> None:
+        token_ids = flight.token_ids()
         share = self._note(now_us, flight) / len(payers)
-        for work in payers:
-            work.compute_us += share
-        for work, token in zip(speakers, ids, strict=False):  # a piece that is not the last says nothing that counts
-            if work in self._works:
-                work.hear(token, self._device.script.eos, now_us)
-                self.heard[work] = None
+        for request in payers:
+            request.compute_us += share
+        for request, token in zip(speakers, token_ids, strict=False):  # of a piece of a prompt only the last one counts
+            if request in self._requests:
+                request.hear(token, self._device.special.eos, now_us)
+                self._advanced[request] = None
 
     def _note(self, now_us: int, flight: Flight) -> int:
         took = flight.took_us
@@ -252,6 +281,6 @@ class Schedule:
         return took
 
     def _forget_spent(self, now_us: int) -> None:
-        """What is more than a second ago."""
+        """Forgets what is more than a second ago."""
         while self._spent and self._spent[0][0] < now_us - SECOND_US:
             self._spent.popleft()

@@ -1,10 +1,10 @@
-"""The windows of a clip, as Voxtral Mini's encoder hears them.  Pure: sample positions and PCM; no tensor.  Step 8.
+"""The windows of an utterance's audio, as Voxtral Mini's encoder needs them.  Step 8.
 
-A clip is padded with silence to whole windows of 30 s.  Its spectrogram reaches a little over each window's borders,
-into the neighbouring window, or at the ends of the clip into a mirror image of it.  And it is cut off 8 (in log10 of
-power) below the clip's highest value, wherever that is: so a window depends on the others in this one number, and one
-that was encoded for another highest value is encoded again, if it has anything that low.  It does not know when, or
-whether, anything is encoded.
+Pure: sample positions and PCM; no tensor.  Audio is padded with silence to whole windows of 30 s.  The spectrogram of a
+window reaches a little over its borders, into the neighbouring window, or at both ends of the audio into a mirror image
+of it.  Values more than 8 (log10 of power) below the highest value of the whole audio are raised to that limit.  So a
+window depends on the others in this one number, and is encoded again if a higher one turns up and it has values that
+low.  It does not know when, or whether, anything is encoded.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from voxd.engine.mini.interface import BEFORE, BEHIND, NONE_HIGHER, WINDOW
-
-RANGE = 8.0  # of a clip's values, in log10 of power
+from voxd.engine.mini.interface import BEFORE, BEHIND, LOG_RANGE, NONE_HIGHER, WINDOW
 
 
 @dataclass(slots=True, eq=False)
 class Window:
     """One window as it is, or will be, encoded; equal only to itself."""
 
-    number: int  # in its stream; never used again for other embeddings
-    index: int  # in its clip
-    reach: tuple[int, bool]  # samples of the clip that it needs, and whether it is the last one
-    higher: float = NONE_HIGHER  # the highest value elsewhere, as it was encoded
-    asked: bool = False  # the encoder has been given it
+    number: int  # unique in its stream; renewed with the embeddings
+    index: int  # in its audio
+    reach: tuple[int, bool]  # samples of the audio that it needs, and whether it is the last one
+    higher: float = NONE_HIGHER  # the highest value of the other windows when it was encoded
+    asked: bool = False  # given to the encoder
     found: tuple[float, float] | None = None  # its highest and lowest value; None: not encoded yet
     place: int | None = None  # of its embeddings on the device
     kept: object = None  # or in the host's memory
 
     def would_change(self, highest: float) -> bool:
-        """Would it be encoded otherwise if the clip's highest value is this?  It may be lower than was thought: where a
-        clip ended for a while, its sudden end can be louder than all that follows in its place."""
+        """Would it be encoded differently if this is the highest value of the audio?
+
+        That may be lower than assumed: a tentative end cuts the audio, and a sudden cut can be louder than the speech
+        that then follows."""
         assert self.found is not None
         own, lowest = self.found
         used = max(self.higher, own)
-        return used != highest and lowest < max(used, highest) - RANGE
+        return used != highest and lowest < max(used, highest) - LOG_RANGE
 
 
 @dataclass(slots=True)
-class Clip:
+class WindowedAudio:
     """The windows of audio that begins somewhere in a stream, and may not have ended yet.  `number` gives new numbers
     to windows, `drop` is called with those that are not needed any more."""
 
@@ -53,13 +53,13 @@ class Clip:
     length: int | None = None  # samples; None: it goes on
 
     def extend(self, length: int) -> None:
-        """It goes on at least so far: the windows that are over."""
+        """The audio goes on at least to this length; adds the windows that are over."""
         if self.length is None:
             full = max(0, (length - BEHIND) // WINDOW)
             self._cut([((index + 1) * WINDOW + BEHIND, False) for index in range(full)])
 
     def end(self, length: int) -> None:
-        """It has ended after so many samples."""
+        """The audio has ended after so many samples."""
         self.length = length
         count = max(1, -(-length // WINDOW))
         self._cut(
@@ -67,12 +67,12 @@ class Clip:
         )
 
     def go_on(self) -> None:
-        """It had not."""
+        """The audio goes on after all."""
         self.length = None
 
     @property
     def unasked(self) -> Window | None:
-        """The next one to be encoded.  Sets what it must know of the others."""
+        """The next window to be encoded, with the highest value of the others set."""
         for window in self.windows:
             if not window.asked:
                 window.higher = self._highest
@@ -80,7 +80,7 @@ class Clip:
         return None
 
     def settle(self) -> bool:
-        """Are all windows encoded as the whole clip wants it?  Those that are not are renewed."""
+        """Are all windows encoded with the highest value of the whole audio?  Those that are not are renewed."""
         if any(window.found is None for window in self.windows):
             return len(self.windows) == 1 and self.windows[0].asked  # alone, it depends on nothing else
         highest = self._highest
@@ -110,7 +110,9 @@ class Clip:
 
 
 def write_samples(window: Window, read: Callable[[int, int], bytes], around: npt.NDArray[np.int16]) -> None:
-    """Into `around`, [SPAN].  `read(begin, end)` gives the clip's samples, whose first is number 0."""
+    """Writes what the encoder needs of a window into `around`, int16 [SPAN].
+
+    `read(begin, end)` gives samples of the audio, s16le, counted from its beginning."""
     begin = window.index * WINDOW
     low = max(0, begin - BEFORE)
     reach, last = window.reach

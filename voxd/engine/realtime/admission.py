@@ -1,4 +1,4 @@
-"""Is the device behind?  What an engine that shares one device among streams goes by when it admits another.
+"""Whether the device is behind, by which an engine decides if it admits another stream.
 
 Pure: times in microseconds go in.  It knows waits, not streams.  Memory is the other half of admission: slots.
 """

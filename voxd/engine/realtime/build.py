@@ -1,4 +1,4 @@
-"""Loads Voxtral Realtime: on which device, with how many slots, on which path.  Part of step 8.
+"""Builds Voxtral Realtime on a device: how many slots, which kernels, captured or eager.  Step 8.
 
 It knows checkpoints, memory and options; not streams.
 """
@@ -21,7 +21,7 @@ from voxd.engine.realtime.streams import AHEAD, GRACE
 
 WIDTH = HEAD + SPAN // 2  # int32 in a row of the table
 MOST = 1024  # slots, however much memory there is
-LEFT, TAIL = 32, 10  # of a stream as the model was released; the demand is told without its tokenizer
+LEFT, TAIL = 32, 10  # frames, of the released model: the demand is computed before its tokenizer is read
 
 
 def demand(options: Options) -> Demand | None:
@@ -32,10 +32,10 @@ def demand(options: Options) -> Demand | None:
 
 
 def demand_of(config: Any, options: Options, dtype: torch.dtype) -> Demand:
-    """Streams of the history that the options name."""
+    """In units of streams as long as the options allow."""
     size = slot_bytes(config, room_for(options.max_history_s, LEFT, TAIL), dtype)
     return Demand(
-        fixed=fixed_bytes(config, LEFT - 1, dtype) + size,  # the first slot is nobody's
+        fixed=fixed_bytes(config, LEFT - 1, dtype) + size,  # slot 0 is for padding
         unit=size,
         per=f"stream of {options.max_history_s} s",
         most=min(options.max_streams or MOST, MOST),
@@ -59,9 +59,9 @@ def build(
     streams: int | None = None,
 ) -> Device:
     """Takes the checkpoint apart.  `streams`: as many slots; None: what is free.  Raises Unusable."""
-    script, config = checkpoint.script, checkpoint.model.config
+    special, config = checkpoint.special, checkpoint.model.config
     weight = checkpoint.model.lm_head.weight
-    room = room_for(options.max_history_s, script.left, script.tail)
+    room = room_for(options.max_history_s, special.left, special.tail)
     size = slot_bytes(config, room, weight.dtype)
     most = min(options.max_streams or MOST, MOST)
     count = min(most, free_memory(weight.device) // size - 1) if streams is None else streams
@@ -72,7 +72,7 @@ def build(
         )
     progress(f"making room for {count} streams")
     ops, kernels = ops_of(weight.device)
-    model = RealtimeModel(checkpoint.model, checkpoint.extractor, script, room, count + 1, ops)
+    model = RealtimeModel(checkpoint.model, checkpoint.extractor, special, room, count + 1, ops)
     buckets = [bucket for bucket in BUCKETS if bucket <= max(count, 1)]
     eager = eager or not weight.is_cuda
     runner = (
@@ -80,8 +80,8 @@ def build(
         if eager
         else Captured(model.step, WIDTH, buckets, progress)
     )
-    delay = options.delay_ms // 80 if options.delay_ms else script.delay
-    form = Form(script.bos, script.pad, script.left, script.tail, delay)
+    delay = options.delay_ms // 80 if options.delay_ms else special.delay
+    form = Form(special.bos, special.pad, special.left, special.tail, delay)
     path = "step by step" if eager else f"{len(buckets)} captured batch sizes up to {max(buckets)}"
     place = torch.cuda.get_device_name(weight.device) if weight.is_cuda else "the CPU"
     kind = str(weight.dtype).removeprefix("torch.")
@@ -89,7 +89,7 @@ def build(
         f"Voxtral Realtime on {place}, {kind}, {path}{kernels}",
         f"room for {count} streams of {options.max_history_s} s",
     )
-    return Device(runner, model.slots, model.join, form, script.pieces, notes)
+    return Device(runner, model.slots, model.join, form, special.pieces, notes)
 
 
 def room_for(history_s: int, left: int, tail: int) -> Room:

@@ -1,11 +1,11 @@
-"""Voxtral Realtime: live text of hundreds of streams on one GPU.  Step 8 of a frame's path.
+"""Voxtral Realtime: live text of hundreds of streams on one GPU.  Step 8.
 
-Every stream that has an 80 ms frame ready goes into the next batch, whoever waits longest first, up to the largest
-batch; then again.  There is no tick: the batch settles at the size that the device keeps up with.  While the device
-computes a batch, the ids of the one before are read and published (`graphs`).
+Every stream that has an 80 ms frame ready goes into the next batch, those that have waited longest first, up to the
+largest batch; then again.  There is no fixed tick: the batch settles at the size that the device keeps up with.  While
+the device computes a batch, the token ids of the one before are read and published (`graphs`).
 
-Admission: a stream is promised one slot of the device's memory, which holds `max_history_s` of speech; who finds none,
-or a device that is behind, is refused.  What a stream does with its slot is `realtime_streams`; this module knows
+Admission: a stream is promised one slot of the device's memory, which holds `max_history_s` of speech; it is refused if
+there is no slot, or if the device is behind.  What a stream does with its slot is in `streams`; this module knows
 options, streams and batches, not tensors.
 """
 
@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import ClassVar
 
 from shared.audio import RATE, Ring, to_samples
-from voxd.engine.contract import Capabilities, Demand, Engine, EngineCommand, Refuse
+from voxd.engine.contract import LONGEST, Capabilities, Demand, Engine, EngineCommand, Refuse
 from voxd.engine.gpu.batch import Flight, Row
 from voxd.engine.gpu.weights import NEEDS, weights_absent
 from voxd.engine.realtime.admission import Load
 from voxd.engine.realtime.interface import DELAY_MS, Device, Options
 from voxd.engine.realtime.runs import FRAME, Form, Run
-from voxd.engine.realtime.streams import CAPACITY, Stream
+from voxd.engine.realtime.streams import Stream
 from voxd.messages import Cancel, Close, Commit, Feed, Flush, Heard, Onset, Open, Output, Rollback
 
 LoadDevice = Callable[[Options, Callable[[str], None]], Device]
@@ -44,7 +44,7 @@ class VoxtralRealtime(Engine):
         self._granted: int | None = None
         self._device: Device | None = None
         self._streams: dict[int, Stream] = {}
-        self._writes: set[int] = set()  # streams whose text is this engine's to write down
+        self._writes: set[int] = set()  # streams that this engine transcribes
         self._flight: tuple[Flight, list[tuple[Stream, Run]]] | None = None
         self._load = Load()
         self._now_us = 0
@@ -111,7 +111,7 @@ class VoxtralRealtime(Engine):
         if number not in self._streams:
             self._admit()
             history = self._options.max_history_s * RATE
-            ring = Ring(CAPACITY, command.start)
+            ring = Ring(LONGEST, command.start)
             self._streams[number] = Stream(number, self._loaded.pieces, form, history, self._drop, ring)
         self._streams[number].form = form
         (self._writes.add if "transcribe" in command.roles else self._writes.discard)(number)
@@ -122,18 +122,18 @@ class VoxtralRealtime(Engine):
         if delay_ms is None:
             return form
         if delay_ms not in DELAY_MS:
-            raise Refuse(f"a delay of {delay_ms} ms cannot be had: choose a multiple of 80 from 80 to 2400", 0)
+            raise Refuse(f"a delay of {delay_ms} ms is not possible: choose a multiple of 80 from 80 to 2400", 0)
         return Form(form.bos, form.pad, form.left, form.tail, to_samples(delay_ms) // FRAME)
 
     def _admit(self) -> None:
-        places = self._loaded.slots.count
-        if len(self._streams) >= places:
-            raise Refuse(f"all {places} places are taken: more do not fit into the device's memory")
+        slots = self._loaded.slots.count
+        if len(self._streams) >= slots:
+            raise Refuse(f"all {slots} slots are taken: more do not fit into the device's memory")
         if self._load.behind(self._now_us):
             raise Refuse(f"the device is behind with the {len(self._streams)} sessions that it has", retry_after_s=10)
 
     def _drop(self, run: Run) -> None:
-        """It is over: who waits for its slot, or follows it, goes next."""
+        """Frees the slot of a run that is not needed any more, for a run that waits for one."""
         self._waiting = True
         if run.slot is not None:
             self._loaded.slots.give(run.slot)
@@ -142,7 +142,7 @@ class VoxtralRealtime(Engine):
     # ── the device ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def step(self, now_us: int) -> Iterable[Output]:
-        """Gives the device its next batch, then reads what the one before has said."""
+        """Gives the device its next batch, then reads the token ids of the one before."""
         self._now_us = now_us
         flight = self._submit(now_us)
         if self._flight is not None:
@@ -171,8 +171,10 @@ class VoxtralRealtime(Engine):
         return self._loaded.runner.submit(rows), batch
 
     def _batch(self, now_us: int) -> list[tuple[Stream, Run]]:
-        """Who waits longest goes first.  A run that has no slot yet goes only if one is free: there are as many as
-        streams, so the last ones of ended utterances are about to give theirs back."""
+        """The runs of the next batch, those that have waited longest first.
+
+        A run without a slot goes only if one is free.  There are as many slots as streams, so a slot that is missing is
+        still held by an utterance that is about to end."""
         speculate = not self._load.behind(now_us)
         ready = [(stream, run) for stream in self._streams.values() for run in stream.ready(speculate=speculate)]
         for _, run in ready:
@@ -190,9 +192,9 @@ class VoxtralRealtime(Engine):
         return batch
 
     def _read(self, flight: Flight, batch: list[tuple[Stream, Run]]) -> None:
-        ids = flight.ids()
+        token_ids = flight.token_ids()
         share_us = flight.took_us // len(batch)
-        for (stream, run), token in zip(batch, ids, strict=True):
+        for (stream, run), token in zip(batch, token_ids, strict=True):
             stream.take(run, token, share_us)
 
     @property

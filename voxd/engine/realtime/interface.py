@@ -1,4 +1,4 @@
-"""What Voxtral Realtime is told by the settings, and what it sees of its device.  Part of step 8.
+"""What the settings tell Voxtral Realtime, and how it sees its device.  Step 8.
 
 Pure; it knows no tensor and no stream.
 """
@@ -38,7 +38,7 @@ class Options(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """What is loaded."""
+    """The loaded model as the engine sees it."""
 
     runner: Runner
     slots: Places

@@ -1,9 +1,9 @@
-"""Voxtral Realtime on one device: one 80 ms frame of many streams in one forward.  Part of step 8.
+"""Voxtral Realtime on one device: one 80 ms frame of many streams in one forward.  Step 8.
 
 Weights come through transformers' `from_pretrained` (safetensors only) and are then ours: fused, with the delay's
-modulation tabulated; the special ids are read from the checkpoint's own tokenizer.
+modulation tabulated; the ids of special tokens are read from the checkpoint's own tokenizer.
 
-A sequence is a slot.  Position p of it hears audio up to the end of frame p (40 samples more) and says token p + 1.
+A sequence is a slot.  Position p of it hears audio up to the end of frame p (40 samples more) and gives token p + 1.
 The first `left` frames are silence, so the first `left - 1` positions are the same for every stream: they are computed
 once per delay, and a stream begins with a copy of them instead of a prefill.
 
@@ -24,15 +24,15 @@ from voxd.engine.gpu.kv_cache import Rings, Slots, Template
 from voxd.engine.gpu.ops import Ops, Scale, Shape, Where
 from voxd.engine.gpu.stack import Layer, Stack
 from voxd.engine.realtime.frontend import PER_FRAME, Front
+from voxd.engine.realtime.runs import LAST_TOKEN
 
 DELAYS = 30  # frames: the longest delay
 HEAD = 4  # int32 in front of a row's samples: slot, position, token or SAID, delay
-SAID = -1  # instead of a token: the one that this slot has said last
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    """What the tokenizer says of the stream's form, and the bytes of each token."""
+class StreamTokens:
+    """What the tokenizer knows: how a stream is framed, and the bytes of each token."""
 
     bos: int
     pad: int  # nothing new
@@ -42,7 +42,7 @@ class Script:
     pieces: tuple[bytes, ...]
 
     @classmethod
-    def read(cls, tokenizer: Any, vocabulary: int) -> Script:
+    def read(cls, tokenizer: Any, vocabulary: int) -> StreamTokens:
         """`tokenizer`: mistral-common's; `vocabulary`: the model's."""
         instruct = tokenizer.instruct_tokenizer
         tekken, audio = instruct.tokenizer, instruct.audio_encoder.audio_config
@@ -59,7 +59,7 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How long a sequence may be.  Frames."""
+    """How long a sequence may be, in frames."""
 
     history: int  # since its beginning
     slack: int  # that may be rolled back
@@ -69,9 +69,9 @@ class RealtimeModel:
     """`step` is pure device work without a host decision in it, so that it can be captured as a graph."""
 
     @torch.inference_mode()
-    def __init__(self, model: Any, extractor: Any, script: Script, room: Room, slots: int, ops: Ops) -> None:
+    def __init__(self, model: Any, extractor: Any, special: StreamTokens, room: Room, slots: int, ops: Ops) -> None:
         """Takes `model` (transformers' VoxtralRealtimeForConditionalGeneration) apart."""
-        self.script, self.slots = script, Slots(slots)
+        self.special, self.slots = special, Slots(slots)
         tower, language = model.model.audio_tower, model.model.language_model
         projector = model.model.multi_modal_projector
         self.front = Front(extractor, tower.embedder)
@@ -90,7 +90,7 @@ class RealtimeModel:
     @property
     def opening(self) -> int:
         """Positions that a sequence has when it begins."""
-        return self.script.left - 1
+        return self.special.left - 1
 
     @torch.inference_mode()
     def join(self, slot: int, delay: int) -> None:
@@ -102,7 +102,8 @@ class RealtimeModel:
 
     @torch.inference_mode()
     def step(self, block: torch.Tensor) -> torch.Tensor:
-        """int32 [B, HEAD + 1000]: slot, position, token, delay, then 2000 samples s16le -> the ids said, int64 [B]."""
+        """int32 [B, HEAD + 1000]: slot, position, token, delay, then 2000 samples s16le -> the token ids that follow,
+        int64 [B]."""
         slot, position, token, delay = block[:, :HEAD].T.long().contiguous()  # kernels read them as arrays
         samples = block[:, HEAD:].contiguous().view(torch.int16).float() / 32768
         return self._forward(self.front(samples), slot, position, token, delay)
@@ -112,15 +113,15 @@ class RealtimeModel:
     ) -> torch.Tensor:
         x = self._encoder(heard, Where(slot, position * PER_FRAME)).view(len(slot), -1)
         x = F.linear(F.gelu(F.linear(x, self._project[0])), self._project[1])
-        token = torch.where(token == SAID, self.said[slot], token)
+        token = torch.where(token == LAST_TOKEN, self.said[slot], token)
         x = self._embedding[token] + x
         x = self._decoder(x, Where(slot, position), [Scale(table, delay) for table in self._scales])
-        ids = F.linear(x, self._head).argmax(-1)
-        self.said.index_copy_(0, slot, ids)
-        return ids
+        token_ids = F.linear(x, self._head).argmax(-1)
+        self.said.index_copy_(0, slot, token_ids)
+        return token_ids
 
     def _templates(self) -> tuple[Template, dict[int, Template]]:
-        """The opening of all delays, as many at once as there are slots."""
+        """The first positions of every stream, for each delay; as many at once as there are slots."""
         still = self.front.silence(self.opening)
         begun: dict[int, Template] = {}
         for first in range(1, DELAYS + 1, self.slots.count):
@@ -129,7 +130,7 @@ class RealtimeModel:
             delay = torch.tensor(list(delays), device=self.device)
             for p in range(self.opening):
                 heard = still[PER_FRAME * p : PER_FRAME * (p + 1)].repeat(len(delays), 1)
-                token = torch.full_like(slot, self.script.pad if p else self.script.bos)
+                token = torch.full_like(slot, self.special.pad if p else self.special.bos)
                 self._forward(heard, slot, torch.full_like(slot, p), token, delay)
             begun |= {each: self._decoder.rows.copy_out(i, self.opening) for i, each in enumerate(delays, 1)}
         return self._encoder.rows.copy_out(1, PER_FRAME * self.opening), begun
@@ -181,7 +182,7 @@ def _stack(module: Any, shape: Shape, slots: int, ops: Ops, norms: tuple[str, st
 
 
 def _scales(model: Any) -> list[torch.Tensor]:
-    """What each decoder layer multiplies with, a function of the delay alone: per layer [DELAYS + 1, width]."""
+    """The factors of each decoder layer, a function of the delay alone: [DELAYS + 1, width] per layer."""
     weight = model.model.language_model.norm.weight
     times = [model.model.time_embedding(weight.new_full((1,), delay)) for delay in range(DELAYS + 1)]
     return [
@@ -195,15 +196,15 @@ def _scales(model: Any) -> list[torch.Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a folder or a repository holds: transformers' model and feature extractor, and the script."""
+    """What a folder or a repository holds: transformers' model and feature extractor, and the special tokens."""
 
     model: Any
     extractor: Any
-    script: Script
+    special: StreamTokens
 
     @classmethod
     def load(cls, source: str, device: str, dtype: torch.dtype, progress: Callable[[str], None]) -> Checkpoint:
         """From a folder or a repository that `voxd pull` has fetched.  Raises Unusable."""
         model, processor = checkpoints.read(source, "voxtral_realtime", "Voxtral Realtime", device, dtype, progress)
-        script = Script.read(processor.tokenizer.tokenizer, model.config.text_config.vocab_size)
-        return cls(model, processor.feature_extractor, script)
+        special = StreamTokens.read(processor.tokenizer.tokenizer, model.config.text_config.vocab_size)
+        return cls(model, processor.feature_extractor, special)

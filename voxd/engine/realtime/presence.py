@@ -1,4 +1,8 @@
-"""May `auto` choose Voxtral Realtime here?  Looked at from outside: nothing heavy is imported, no device is touched."""
+"""Whether `auto` may choose Voxtral Realtime on this machine.  Not in the packet's path.
+
+It looks from outside: nothing heavy is imported, no device is touched.  It knows files, modules and options; not the
+model.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,9 @@ GPU = (Path("/dev/nvidia0"), Path("/dev/dxg"))  # the second: Linux on Windows
 
 
 def why_not(options: Mapping[str, object], environment: Mapping[str, str]) -> str | None:
-    """The first thing that is missing, in half a sentence; None: nothing is.  Options that are wrong are no reason for
-    another engine: this one refuses them, with their place."""
+    """The first thing that is missing, in half a sentence; None: nothing is.
+
+    Wrong options are no reason to choose another engine: this one refuses them and names them."""
     if not any(path.exists() for path in GPU):
         return "there is no NVIDIA GPU"
     if any(find_spec(name) is None for name in NEEDS):
@@ -28,6 +33,6 @@ def why_not(options: Mapping[str, object], environment: Mapping[str, str]) -> st
 
 
 def choose(options: Mapping[str, Mapping[str, object]], environment: Mapping[str, str]) -> tuple[str, str | None]:
-    """The transcriber that `auto` means here, and why it is not Voxtral Realtime.  `options`: of each engine."""
+    """The transcriber that `auto` means here, and why it is not Voxtral Realtime.  `options`: by engine."""
     reason = why_not(options.get(VOXTRAL, {}), environment)
     return VOXTRAL if reason is None else "whisper", reason

@@ -1,17 +1,19 @@
-"""One audio input of Voxtral Realtime: its utterances, what may be published of them, when a run is begun anew.
+"""One audio input of Voxtral Realtime: its utterances, and what may be published of them.  Step 8.
 
-Pure: commands in, outputs out; the engine asks each stream which runs are ready and brings the ids back.  Step 8.
+Pure: commands in, outputs out.  It does not know the device: the engine asks each stream which runs are ready and
+brings their token ids back.
 
-Each utterance is a run of its own, from its onset on: so its text depends on its own audio alone (the same after a
-replay, beside other streams, or told late), silence between utterances costs nothing, and no word can be said in two.
+Each utterance is a run of its own from its onset on.  So its text depends on its own audio alone (it is the same after
+a replay, beside other streams, or told late), silence between utterances costs nothing, and no word can be published in
+two utterances.
 
-What is said while somebody speaks must still stand if the utterance turns out to have ended.  So ids go out only once
-they are *certain*: computed from audio of which it is known that it belongs to the utterance, because voice was heard
-after it (the word of the VAD) or the turn rules have gone past it (`Feed.known`).  A flush lets the run end at the
-tentative end; the commit publishes what is there by then, the rollback takes it back.
+Text that is published while somebody speaks must still stand if the utterance turns out to have ended.  So a token goes
+out only once it is *certain*: it was computed from audio that is known to belong to the utterance, because the VAD
+heard voice after it or the turn rules have decided beyond it (`Feed.known`).  A flush lets the run end at the tentative
+end; the commit publishes what is there by then, the rollback takes it back.
 
-A run longer than `history` is followed by another one at the next pause: what was said stays, the past is forgotten.
-A run that says nothing for five seconds of loud speech has lost its way and is begun anew there (the *rut*).
+A run longer than `history` is followed by another one at the next pause: the published text stays, the past is
+forgotten.  A run that says nothing for five seconds of loud speech is *stuck* and is begun anew there.
 """
 
 from __future__ import annotations
@@ -21,22 +23,21 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from shared.audio import RATE, Ring, level_dbfs, pcm16_to_float, to_samples
-from voxd.engine.contract import LOOK_BACK
+from shared.audio import RATE, VAD_FRAME, Ring, level_dbfs, pcm16_to_float
+from voxd.engine.contract import LOOK_BACK, PAUSE_TOLD
 from voxd.engine.realtime.runs import FRAME, SPAN, Form, Run
 from voxd.engine.text import Writer
-from voxd.engine.voice import FRAME as VAD_FRAME, SILENT, VOICED
+from voxd.engine.voice import SILENT, VOICED
 from voxd.messages import Commit, Feed, Flush, Heard, Onset, Output, Said, Settled, Warned
 
-AHEAD = 5 * FRAME  # samples behind the latest certain one that are decoded, in hope
-HALTED = to_samples(400)  # the turn rules tell of a pause long before this
-PAUSE = 3 * VAD_FRAME  # of silence: a run that is too long is followed by another here
-GRACE = 10 * RATE  # or here, if nobody pauses
-RUT = 63  # blanks: 5 s
-RUT_DBFS = -35.0
-RUT_VOICED = 0.7  # share of voiced frames in them
-BEHIND = 110 * FRAME  # audio kept behind a run: a rut, the longest delay and a rollback
-CAPACITY = 330 * RATE  # an utterance is at most 5 min: the gateway's bound
+AHEAD = 5 * FRAME  # samples after the latest certain one that are decoded speculatively
+PAUSE = 3 * VAD_FRAME  # samples of silence in which a run that is too long is followed by another
+GRACE = 10 * RATE  # samples after which that happens even without a pause
+STUCK_BLANKS = 63  # 5 s of frames: so many blanks in loud speech, and the run is stuck
+STUCK_LOOK = 12  # frames between two looks at whether it is
+STUCK_DBFS = -35.0  # how loud that speech is at least
+STUCK_VOICED = 0.7  # share of its VAD frames that are voiced, at least
+BEHIND = 110 * FRAME  # audio kept behind a run: what a stuck one is given again, the longest delay and a rollback
 
 
 @dataclass(slots=True)
@@ -48,20 +49,20 @@ class Utterance:
     run: Run
     end: int | None = None  # told by Flush or Commit
     committed: bool = False
-    closing: bool = False  # the run ends for good where it was told to, and another one follows
-    published: int = 0  # of the run's ids
+    closing: bool = False  # the run ends for good at its `stop`, and another one follows
+    published: int = 0  # how many of the run's tokens
     provisional: str = ""
     compute_us: int = 0
 
     @property
     def speculative(self) -> bool:
-        """Nobody waits for it yet."""
+        """Is its end tentative, so that nobody waits for its text yet?"""
         return self.end is not None and not self.committed and not self.closing
 
 
 @dataclass(slots=True)
 class Stream:
-    """`drop` is called with each run that is not needed any more."""
+    """One stream; `drop` is called with each run that is not needed any more."""
 
     number: int
     pieces: Sequence[bytes]
@@ -73,8 +74,8 @@ class Stream:
     _known: int = 0
     _frames: deque[tuple[int, float]] = field(default_factory=deque)  # ends of VAD frames not yet known, probabilities
     _voiced: deque[int] = field(default_factory=lambda: deque(maxlen=BEHIND // VAD_FRAME))  # ends of voiced frames
-    _silent: int = 0  # samples since the last frame that was not
-    _stirred: bool = False  # something has happened since `outputs`
+    _silent: int = 0  # samples since the last frame that was not silent
+    _stirred: bool = False  # has anything happened since the last `outputs`?
     _released: int = 0  # before this sample audio belongs to the utterance, if it began before
 
     def __post_init__(self) -> None:
@@ -137,7 +138,9 @@ class Stream:
                 self._released = max(self._released, end)
             self._roll_over(end)
         if self._known < sys.maxsize and any(utterance.end is None for utterance in self.utterances.values()):
-            self._released = max(self._released, self._known - HALTED)  # else there would have been a Flush
+            self._released = max(
+                self._released, self._known - PAUSE_TOLD
+            )  # a pause before this would have been told by a Flush
 
     def _roll_over(self, heard: int) -> None:
         for utterance in self.utterances.values():
@@ -165,7 +168,7 @@ class Stream:
         return bytes(2 * (begin - low)) + self.ring.read(begin, until)[1] + bytes(2 * (high - until))
 
     def take(self, run: Run, token: int, compute_us: int) -> None:
-        """What the run's oldest position on its way said; runs that were dropped meanwhile say nothing."""
+        """Takes the token of the run's oldest position in flight; that of a dropped run is ignored."""
         self._stirred = True
         run.hear(token, text=bool(self.pieces[token]))
         for utterance in self.utterances.values():
@@ -173,7 +176,7 @@ class Stream:
                 utterance.compute_us += compute_us
                 return
 
-    # ── what came of it ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── outputs ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def outputs(self) -> Iterator[Output]:
         if not self._stirred:
@@ -189,7 +192,7 @@ class Stream:
                 self._apply_end(utterance)
             if utterance.committed and not utterance.closing and utterance.run.finished:
                 yield from self._settle(utterance)
-            elif utterance.end is None and self._in_a_rut(utterance):
+            elif utterance.end is None and self._is_stuck(utterance):
                 yield self._begin_anew(utterance)
 
     def _publish(self, utterance: Utterance) -> Iterator[Said]:
@@ -215,25 +218,25 @@ class Stream:
         self.drop(utterance.run)
         utterance.run, utterance.published = run, 0
 
-    def _in_a_rut(self, utterance: Utterance) -> bool:
+    def _is_stuck(self, utterance: Utterance) -> bool:
         run = utterance.run
         if (
             utterance.closing
-            or run.blanks < RUT
-            or (run.blanks - RUT) % 12
+            or run.blanks < STUCK_BLANKS
+            or (run.blanks - STUCK_BLANKS) % STUCK_LOOK
             or (run.again and run.blanks == len(run.out))
         ):
             return False
         end = run.about(len(run.out) - 1)
-        begin = end - RUT * FRAME
+        begin = end - STUCK_BLANKS * FRAME
         voiced = sum(begin < each <= end for each in self._voiced) * VAD_FRAME
-        if voiced < RUT_VOICED * RUT * FRAME:
+        if voiced < STUCK_VOICED * STUCK_BLANKS * FRAME:
             return False
-        return level_dbfs(pcm16_to_float(self.ring.read(begin, end)[1])) > RUT_DBFS
+        return level_dbfs(pcm16_to_float(self.ring.read(begin, end)[1])) > STUCK_DBFS
 
     def _begin_anew(self, utterance: Utterance) -> Warned:
-        """Nothing was said since, so nothing is said twice."""
+        """Begins a stuck run anew where it stopped writing; nothing was said since, so nothing is said twice."""
         run = utterance.run
-        self._begin(utterance, Run(run.about(len(run.out) - 1) - RUT * FRAME, run.form, again=True))
-        text = "The model had stopped writing in the middle of speech; the last 5 s were given to it again."
+        self._begin(utterance, Run(run.about(len(run.out) - 1) - STUCK_BLANKS * FRAME, run.form, again=True))
+        text = "The model stopped writing in the middle of speech; it was given the last 5 s again."
         return Warned(self.number, "transcriber_restarted", text)

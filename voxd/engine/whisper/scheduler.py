@@ -1,4 +1,4 @@
-"""Who is decoded next: step 7 of a frame's path, for engines whose decodes run on worker threads.
+"""Chooses the next decode, for an engine whose decodes run on worker threads.  Step 7.
 
 Pure: no thread, no clock, no device; requests are named by stream and ref, their payload is never looked at.
 
@@ -27,7 +27,7 @@ class Kind(IntEnum):
 
 
 @dataclass(slots=True, eq=False)
-class Request(Generic[T]):
+class Decode(Generic[T]):
     """One decode; equal only to itself.  Nothing of it changes but the kind, by `promote`."""
 
     stream: int
@@ -41,14 +41,14 @@ class Scheduler(Generic[T]):
 
     def __init__(self, workers: int) -> None:
         self._partials = max(1, workers - 1)
-        self._queue: list[Request[T]] = []  # in order of arrival
-        self._running: list[Request[T]] = []
+        self._queue: list[Decode[T]] = []  # in order of arrival
+        self._running: list[Decode[T]] = []
 
-    def put(self, request: Request[T]) -> None:
+    def put(self, request: Decode[T]) -> None:
         self._queue = [other for other in self._queue if not _replaces(request, other)]
         self._queue.append(request)
 
-    def take(self) -> Request[T] | None:
+    def take(self) -> Decode[T] | None:
         """The request that a free worker is to run now; None: nothing that may run."""
         ready = [request for request in self._queue if self._may_run(request)]
         if not ready:
@@ -59,11 +59,11 @@ class Scheduler(Generic[T]):
         return request
 
     @staticmethod
-    def promote(request: Request[T]) -> None:
+    def promote(request: Decode[T]) -> None:
         """A flush has become a final; if it runs already, nothing is to be done."""
         request.kind = Kind.FINAL
 
-    def done(self, request: Request[T]) -> None:
+    def done(self, request: Decode[T]) -> None:
         """The worker has finished what it took."""
         self._running.remove(request)
 
@@ -71,12 +71,12 @@ class Scheduler(Generic[T]):
         """Forgets what is queued of a stream, or of one ref of it; what runs goes on."""
         self._queue = [r for r in self._queue if r.stream != stream or ref not in (None, r.ref)]
 
-    def _may_run(self, request: Request[T]) -> bool:
+    def _may_run(self, request: Decode[T]) -> bool:
         if request.kind is not Kind.PARTIAL:
             return True
         partials = sum(running.kind is Kind.PARTIAL for running in self._running)
         return partials < self._partials and all(running.stream != request.stream for running in self._running)
 
 
-def _replaces(new: Request[T], old: Request[T]) -> bool:
+def _replaces(new: Decode[T], old: Decode[T]) -> bool:
     return old.stream == new.stream and (old.kind is not Kind.FINAL or (new.kind is Kind.FINAL and old.ref == new.ref))

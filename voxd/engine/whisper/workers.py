@@ -1,7 +1,7 @@
-"""Threads that decode: the part of step 8 that takes longer than the loop may wait.
+"""Threads that decode, which takes longer than the loop may wait.  Step 8.
 
-A `Job` goes in with a function to call, a `Result` comes out; which job is next is the scheduler's word.  It does not
-know audio, text or models.  This is the wall of the worker threads: what a job raises is logged once and handed back.
+A `Job` goes in with a function to call, a `Result` comes out; the scheduler chooses the next one.  It does not
+know audio, text or models.  An exception of a job ends that job only: it is logged once, and the result says so.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from voxd.engine.whisper.scheduler import Request, Scheduler
+from voxd.engine.whisper.scheduler import Decode, Scheduler
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 class Result(Generic[J, R]):
     """What became of a request; `value` is None if it raised."""
 
-    request: Request[J]
+    request: Decode[J]
     value: R | None
     wall_us: int
 
@@ -34,8 +34,8 @@ class Result(Generic[J, R]):
 class Pool(Protocol[J, R]):
     """What an engine wants of its workers; tests run the same without threads."""
 
-    def submit(self, request: Request[J]) -> None: ...
-    def promote(self, request: Request[J]) -> None: ...
+    def submit(self, request: Decode[J]) -> None: ...
+    def promote(self, request: Decode[J]) -> None: ...
     def withdraw(self, stream: int, ref: int | None = None) -> None: ...
     def results(self) -> list[Result[J, R]]: ...
     def stop(self) -> None: ...
@@ -57,12 +57,12 @@ class Workers(Generic[J, R]):
         for thread in self._threads:
             thread.start()
 
-    def submit(self, request: Request[J]) -> None:
+    def submit(self, request: Decode[J]) -> None:
         with self._changed:
             self._scheduler.put(request)
             self._changed.notify()
 
-    def promote(self, request: Request[J]) -> None:
+    def promote(self, request: Decode[J]) -> None:
         with self._changed:
             self._scheduler.promote(request)
 
@@ -84,7 +84,7 @@ class Workers(Generic[J, R]):
         for thread in self._threads:
             thread.join()
 
-    def _next(self) -> Request[J] | None:
+    def _next(self) -> Decode[J] | None:
         """Blocks until there is something to do; None: the end."""
         with self._changed:
             while not self._stopping:

@@ -11,10 +11,10 @@ from tests.support.tiny_voxtral import folder, speechlike
 from voxd.engine.gpu.batch import Row
 from voxd.engine.gpu.graphs import Captured, Eager, fill
 from voxd.engine.mini.build import build
-from voxd.engine.mini.interface import NONE_HIGHER, SAID as SAID_MINI, SPAN, Device, Options, audio, bits
+from voxd.engine.mini.interface import LAST_TOKEN as SAID_MINI, NONE_HIGHER, SPAN, Device, Options, audio, bits
 from voxd.engine.mini.model import Checkpoint as MiniCheckpoint
 from voxd.engine.realtime.build import WIDTH
-from voxd.engine.realtime.model import SAID, Checkpoint, RealtimeModel, Room
+from voxd.engine.realtime.model import LAST_TOKEN, Checkpoint, RealtimeModel, Room
 
 
 def test_a_row_is_its_numbers_and_then_its_bytes() -> None:
@@ -33,7 +33,7 @@ def test_step_by_step_each_batch_is_computed_when_it_is_given() -> None:
     runner = Eager(step, 2, 4)
     flights = [runner.submit([Row((n,), np.int32(10 * n).tobytes()) for n in ns]) for ns in ((1, 2, 3), (4,))]
     assert seen == [[10, 20, 30], [40]]
-    assert [flight.ids() for flight in flights] == [[2, 4, 6], [8]]
+    assert [flight.token_ids() for flight in flights] == [[2, 4, 6], [8]]
     assert all(flight.took_us >= 0 for flight in flights)
 
 
@@ -50,7 +50,7 @@ def test_a_table_is_taken_as_it_is_and_a_row_may_have_no_bytes() -> None:
     flights = [runner.submit(given), runner.submit([Row((7, 8), b""), Row((9, 10), b"")])]
     given[:] = 0
     assert seen == [[[1, 2], [3, 4], [5, 6]], [[7, 8], [9, 10]]]
-    assert [flight.ids() for flight in flights] == [[5], [9]]
+    assert [flight.token_ids() for flight in flights] == [[5], [9]]
 
 
 def said(runner: Eager | Captured, model: RealtimeModel) -> list[list[int]]:
@@ -65,14 +65,14 @@ def said(runner: Eager | Captured, model: RealtimeModel) -> list[list[int]]:
         for late, (slot, clip) in enumerate(zip(slots, clips, strict=True)):
             position = 31 + frame - 2 - 5 * late
             if position >= 31:
-                token = 32 if position <= 38 else SAID
+                token = 32 if position <= 38 else LAST_TOKEN
                 rows.append(Row((slot, position, token, 6), clip[1280 * frame : 1280 * frame + 2000].tobytes()))
         flights.append(runner.submit(rows))
         if len(flights) == 2:
-            found.append(flights.pop(0).ids())
+            found.append(flights.pop(0).token_ids())
     for slot in slots:
         model.slots.give(slot)
-    return [*found, flights[0].ids()]
+    return [*found, flights[0].token_ids()]
 
 
 @pytest.mark.gpu
@@ -81,7 +81,7 @@ def test_captured_graphs_say_what_single_steps_say() -> None:
     from voxd.engine.gpu.triton_ops import Triton  # the definition looks at positions on the host: no capture of it
 
     checkpoint = Checkpoint.load(str(folder(0)), "cuda", torch.float32, lambda text: None)
-    model = RealtimeModel(checkpoint.model, checkpoint.extractor, checkpoint.script, Room(120, 44), 5, Triton())
+    model = RealtimeModel(checkpoint.model, checkpoint.extractor, checkpoint.special, Room(120, 44), 5, Triton())
     plain = said(Eager(model.step, WIDTH, 4, "cuda"), model)
     assert said(Captured(model.step, WIDTH, (1, 2, 4), lambda text: None), model) == plain
 
@@ -93,13 +93,13 @@ def spoken(device: Device) -> list[int]:
     found, lengths, flights = [], [], []
     for place in places:
         pcm = (speechlike(30.1, place) * 32768).astype("<i2")[:SPAN].tobytes()
-        found += device.encoder.submit([Row((place, bits(NONE_HIGHER)), pcm)]).ids()
+        found += device.encoder.submit([Row((place, bits(NONE_HIGHER)), pcm)]).token_ids()
     for i, slot in enumerate(slots):
         sources = [1, 3, *(audio(places[i % 2], k) for k in range(75 * (i + 1))), *[1100 + i] * i, 4]
         lengths.append(len(sources))
         last = len(sources) - 1
         rows = [(slot, p, each, pages[i][p // 64], int(p == last), 0, 0, 0) for p, each in enumerate(sources)]
-        found += device.prefill.submit([Row(row, b"") for row in rows]).ids()
+        found += device.prefill.submit([Row(row, b"") for row in rows]).token_ids()
     for step in range(20):
         rows = []
         for i in range(1 + step % 5):
@@ -107,8 +107,8 @@ def spoken(device: Device) -> list[int]:
             lengths[i] += 1
         flights.append(device.decode.submit([Row(row, b"") for row in rows]))
         if len(flights) == 2:
-            found += flights.pop(0).ids()
-    return found + flights[0].ids()
+            found += flights.pop(0).token_ids()
+    return found + flights[0].token_ids()
 
 
 @pytest.mark.gpu

@@ -16,8 +16,8 @@ from tests.support.tiny_voxtral import folder
 from voxd.engine.gpu.ops import Paging, Place, Scale, Shape, Torch, Where
 from voxd.engine.gpu.triton_ops import Triton
 from voxd.engine.mini import model as mini_model
-from voxd.engine.mini.interface import SAID as SAID_MINI
-from voxd.engine.realtime.model import HEAD, SAID, Checkpoint, RealtimeModel, Room
+from voxd.engine.mini.interface import LAST_TOKEN as SAID_MINI
+from voxd.engine.realtime.model import HEAD, LAST_TOKEN, Checkpoint, RealtimeModel, Room
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Triton's interpreter
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -162,17 +162,17 @@ def test_the_whole_model_says_the_same() -> None:
     said = []
     for ops in (Triton(), Torch()):
         checkpoint = Checkpoint.load(str(folder(0)), DEVICE, torch.float32, lambda text: None)
-        script = replace(checkpoint.script, left=2)  # a short template: the interpreter is slow
-        model = RealtimeModel(checkpoint.model, checkpoint.extractor, script, Room(60, 20), 31, ops)
+        special = replace(checkpoint.special, left=2)  # a short template: the interpreter is slow
+        model = RealtimeModel(checkpoint.model, checkpoint.extractor, special, Room(60, 20), 31, ops)
         block = torch.randint(-3000, 3000, (3, HEAD + 1000), generator=torch.Generator().manual_seed(0)).int()
         block = (block & 0x0FFF0FFF).to(DEVICE)
         for step in range(4):
             for row, (slot, first, delay) in enumerate(((3, 1, 6), (1, 5, 2), (2, 70, 30))):
                 model.join(slot, delay) if step == 0 else None
-                block[row, :HEAD] = torch.tensor([slot, first + step, 1000 + row if step == 0 else SAID, delay])
+                block[row, :HEAD] = torch.tensor([slot, first + step, 1000 + row if step == 0 else LAST_TOKEN, delay])
             said.append(model.step(block).tolist())
     assert said[:4] == said[4:]
-    assert len({id for ids in said for id in ids}) > 3
+    assert len({id for token_ids in said for id in token_ids}) > 3
 
 
 @torch.inference_mode()

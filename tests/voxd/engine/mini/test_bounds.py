@@ -13,10 +13,10 @@ from tests.support.tiny_voxtral import RATE
 from tests.voxd.engine.mini.test_order_of_work import MOST, noise, spoken
 from voxd.engine.contract import Refuse
 from voxd.engine.mini import conversation
-from voxd.engine.mini.conversation import Talk
+from voxd.engine.mini.conversation import ConversationState
 from voxd.engine.mini.engine import VoxtralMini
 from voxd.engine.mini.interface import NONE_HIGHER
-from voxd.engine.mini.windows import Clip, Window
+from voxd.engine.mini.windows import Window, WindowedAudio
 from voxd.messages import Audio, Open, Turn
 
 
@@ -123,7 +123,7 @@ def test_of_a_history_that_is_far_too_long_only_its_end_is_read() -> None:
         read.append(len(text))
         return encode(text)
 
-    device = replace(paper.device, script=replace(paper.device.script, encode=counting))
+    device = replace(paper.device, special=replace(paper.device.special, encode=counting))
     turns = tuple(Turn("assistant" if i % 2 else "user", "x" * 100) for i in range(999))
     with gateway(device, {"max_context": 1024}) as talk:
         talk.open(1, noise(1, 1))
@@ -168,7 +168,7 @@ def test_an_item_is_asked_whole_or_not_at_all(clips: int) -> None:
 def test_what_was_sent_along_is_kept_as_embeddings_and_only_so_much_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversation, "WINDOWS", 4)
     dropped: list[object] = []
-    talked = Talk(1, Paper().device.script, 0, dropped.append)
+    talked = ConversationState(1, Paper().device.special, 0, dropped.append)
     for ref in range(1, 8):
         talked.make_room({1})
         talked.attach(ref, bytes(2 * RATE))
@@ -196,7 +196,7 @@ def test_what_the_device_did_is_remembered_for_a_second() -> None:
 def test_a_pause_that_was_louder_than_what_followed_leaves_no_trace() -> None:
     """Cut off in the middle of a sound, a clip can be louder there than it ever is."""
     numbers, dropped = count(), list[Window]()
-    clip = Clip(lambda: next(numbers), dropped.append)
+    clip = WindowedAudio(lambda: next(numbers), dropped.append)
 
     def encode_all(*found: tuple[float, float]) -> list[float]:
         asked = []

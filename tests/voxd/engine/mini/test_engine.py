@@ -36,20 +36,20 @@ class Dialogue:
 
     def __init__(self, samples: Samples, seed: int = 0) -> None:
         self.samples, self.seed = samples, seed
-        self.ids, self.clips, self.context = [1], [], ()  # type: ignore[var-annotated]
+        self.token_ids, self.clips, self.context = [1], [], ()  # type: ignore[var-annotated]
 
     def hear(self, ref: int, begin: int, end: int) -> None:
         windows = max(1, -(-(end - begin) // (30 * RATE)))
-        self.ids = [*self.ids, 3, 25, *[24] * 375 * windows, 4]
+        self.token_ids = [*self.token_ids, 3, 25, *[24] * 375 * windows, 4]
         self.clips = [*self.clips, self.samples[begin:end]]
         self.context = (*self.context, Turn("user", ref=ref))
 
     def expected(self, most: int = MOST) -> list[int]:
-        return reference(self.seed).ids(self.ids, self.clips, most)
+        return reference(self.seed).token_ids(self.token_ids, self.clips, most)
 
-    def say(self, ref: int, ids: list[int]) -> None:
-        self.ids = [*self.ids, *ids, EOS]
-        self.context = (*self.context, Turn("assistant", as_text(ids), ref))
+    def say(self, ref: int, token_ids: list[int]) -> None:
+        self.token_ids = [*self.token_ids, *token_ids, EOS]
+        self.context = (*self.context, Turn("assistant", as_text(token_ids), ref))
 
 
 def ask(talk: Gateway, stream: int, dialogue: Dialogue, ref: int, begin: int, end: int) -> None:
@@ -88,7 +88,7 @@ def test_conversations_that_begin_while_others_are_answered() -> None:
             talk.open(stream, dialogue.samples)
             end = len(dialogue.samples) - 1600
             if stream == 3:
-                dialogue.ids = [1, 3, *device().script.encode("What is said?"), 4]
+                dialogue.token_ids = [1, 3, *device().special.encode("What is said?"), 4]
                 talk.respond(3, 1, (Turn("user", "What is said?"),), MOST)
             else:
                 talk.feed(stream, 100)
@@ -185,7 +185,7 @@ def test_an_utterance_is_written_down_as_generate_does(language: str | None) -> 
         talk.commit(1, 0, 2 * RATE)
         talk.rest()
         prompt = reference(0).transcription(samples[: 2 * RATE], language)
-        assert talk.said[1, 0] == as_text(reference(0).ids(prompt, [samples[: 2 * RATE]], 2 * 16 + 32))
+        assert talk.said[1, 0] == as_text(reference(0).token_ids(prompt, [samples[: 2 * RATE]], 2 * 16 + 32))
 
 
 class TestConformance(Conformance):

@@ -21,10 +21,10 @@ from voxd.engine.mini.build import build, fewer, room_for
 from voxd.engine.mini.interface import (
     BEFORE,
     ENCODER_HEAD,
+    LAST_TOKEN,
     NONE_HIGHER,
     PAGE,
     PER_WINDOW,
-    SAID,
     SPAN,
     WINDOW,
     Options,
@@ -172,7 +172,7 @@ class Conversation:
             said = int(self.mini.prefill(torch.from_numpy(np.pad(rows, ((0, padding), (0, 0))))))
         return said
 
-    def say(self, count: int, source: int = SAID) -> list[int]:
+    def say(self, count: int, source: int = LAST_TOKEN) -> list[int]:
         return [int(self.mini.decode(torch.from_numpy(self.rows([source], 0)))) for _ in range(count)]
 
 
@@ -201,7 +201,7 @@ def test_a_clip_is_answered_as_by_generate(seed: int, chunk: int, padding: int) 
     prompt = [BOS, BEGIN_INST, BEGIN_AUDIO, *heard(mini, clip, 1), END_INST]
     talk = Conversation(mini, 1, any_pages(seed))
     said = [talk.read(prompt, chunk, padding), *talk.say(30)]
-    assert said == reference(seed).ids([24 if source < 0 else source for source in prompt], [clip], 31)
+    assert said == reference(seed).token_ids([24 if source < 0 else source for source in prompt], [clip], 31)
 
 
 def test_a_long_clip_and_a_second_turn() -> None:
@@ -222,8 +222,8 @@ def test_a_long_clip_and_a_second_turn() -> None:
     again = [talk.read(second, 448), *talk.say(15)]
     prompt = [24 if source < 0 else source for source in (*first, *said, *second[1:])]
     found = reference(1)
-    assert said == found.ids([24 if source < 0 else source for source in first], clips[:1], 9)
-    assert again == found.ids(prompt, clips, 16)
+    assert said == found.token_ids([24 if source < 0 else source for source in first], clips[:1], 9)
+    assert again == found.token_ids(prompt, clips, 16)
 
 
 def test_sequences_in_one_batch_do_not_disturb_each_other() -> None:
@@ -236,18 +236,18 @@ def test_sequences_in_one_batch_do_not_disturb_each_other() -> None:
     said = [[talk.read(prompt, 33)] for talk, prompt in zip(talks, prompts, strict=True)]
     for step in range(80):
         there = [i for i in range(3) if i != step % 4]
-        rows = np.concatenate([talks[i].rows([SAID], 0) for i in there])
-        ids = mini.decode(torch.from_numpy(np.pad(rows, ((0, 2), (0, 0))))).tolist()
-        for i, each in zip(there, ids, strict=False):
+        rows = np.concatenate([talks[i].rows([LAST_TOKEN], 0) for i in there])
+        token_ids = mini.decode(torch.from_numpy(np.pad(rows, ((0, 2), (0, 0))))).tolist()
+        for i, each in zip(there, token_ids, strict=False):
             said[i].append(each)
         if step == 40:
             talks[1].length -= 12
             del said[1][-12:]
             talks[1].rows([], None)
             said[1].append(talks[1].say(1, source=said[1][-1])[0])
-    for ids, prompt in zip(said, prompts, strict=True):
-        assert len(ids) > 40
-        assert ids == found.ids(prompt, [], len(ids))
+    for token_ids, prompt in zip(said, prompts, strict=True):
+        assert len(token_ids) > 40
+        assert token_ids == found.token_ids(prompt, [], len(token_ids))
 
 
 def test_runners_take_rows_and_tables() -> None:
@@ -259,13 +259,13 @@ def test_runners_take_rows_and_tables() -> None:
     slot, page = device.slots.take(), device.pages.take()
     prompt = [BOS, BEGIN_INST, 1100, END_INST]
     table = np.array([[slot, p, source, page, int(p == 3), 0, 0, 0] for p, source in enumerate(prompt)], np.int32)
-    said = device.prefill.submit(table).ids()
+    said = device.prefill.submit(table).token_ids()
     for position in range(4, 20):
-        said += device.decode.submit([Row((slot, position, SAID, page, 1, 0, 0, 0), b"")]).ids()
-    assert said == reference(0).ids(prompt, [], 17)
+        said += device.decode.submit([Row((slot, position, LAST_TOKEN, page, 1, 0, 0, 0), b"")]).token_ids()
+    assert said == reference(0).token_ids(prompt, [], 17)
     span = spans(speechlike(1.0, 1))[0]
     flight = device.encoder.submit([Row((device.places.take(), bits(NONE_HIGHER)), span.tobytes())])
-    assert -10 <= extremes(flight.ids()[0])[1] < extremes(flight.ids()[0])[0] < 4
+    assert -10 <= extremes(flight.token_ids()[0])[1] < extremes(flight.token_ids()[0])[0] < 4
     assert device.notes[0] == "Voxtral Mini on the CPU, float32, step by step"
 
 
@@ -281,16 +281,16 @@ def test_what_may_be_drawn_is_what_transformers_keeps(temperature: float, top_p:
     want = logits
     for warper in (TemperatureLogitsWarper(temperature), TopKLogitsWarper(50), TopPLogitsWarper(top_p)):
         want = warper(None, want)
-    shares, ids = keep(logits, torch.full((6,), temperature), torch.full((6,), top_p), 50)
-    torch.testing.assert_close(torch.zeros_like(logits).scatter(1, ids, shares), want.softmax(-1))
+    shares, token_ids = keep(logits, torch.full((6,), temperature), torch.full((6,), top_p), 50)
+    torch.testing.assert_close(torch.zeros_like(logits).scatter(1, token_ids, shares), want.softmax(-1))
 
 
 def test_tokens_are_drawn_as_often_as_they_are_likely() -> None:
     count, logits = 20_000, 2 * torch.randn(1, 40, generator=torch.Generator().manual_seed(2))
-    shares, ids = keep(logits, torch.ones(1), torch.full((1,), 0.9), 50)
+    shares, token_ids = keep(logits, torch.ones(1), torch.full((1,), 0.9), 50)
     heat, top_p, seed = torch.ones(count), torch.full((count,), 0.9), torch.full((count,), 7)
     drawn = choose(logits.expand(count, -1), heat, top_p, seed, torch.arange(count), 50)
-    found = torch.bincount(drawn, minlength=40)[ids[0]].double()
+    found = torch.bincount(drawn, minlength=40)[token_ids[0]].double()
     want = shares[0].double() * count
     assert not found[want == 0].any()
     there = want > 0
@@ -335,13 +335,13 @@ def test_a_row_with_a_temperature_draws_and_one_without_does_not() -> None:
     first = talk.rows(prompt, 3)
     for seed in (1, 1, 2):
         first[:, 5:] = bits(1.5), bits(0.95), seed
-        ids = [int(mini.prefill(torch.from_numpy(first)))]
+        token_ids = [int(mini.prefill(torch.from_numpy(first)))]
         talk.length = 4
         for _ in range(10):
-            row = talk.rows([SAID], 0)
+            row = talk.rows([LAST_TOKEN], 0)
             row[:, 5:] = bits(1.5), bits(0.95), seed
-            ids.append(int(mini.decode(torch.from_numpy(row))))
-        drawn.append(ids)
+            token_ids.append(int(mini.decode(torch.from_numpy(row))))
+        drawn.append(token_ids)
     assert drawn[0] == drawn[1] != drawn[2]
     assert drawn[0] != want
 
@@ -415,8 +415,8 @@ def test_without_memory_it_says_how_much_a_conversation_takes() -> None:
 
 
 def test_special_ids_are_read_from_the_tokenizer() -> None:
-    script = Checkpoint.load(str(folder(0)), "cpu", torch.float32, quiet).script
-    assert (script.bos, script.eos, script.begin_inst, script.end_inst, script.begin_audio) == (1, 2, 3, 4, 25)
-    assert (script.begin_system, script.end_system, script.transcribe) == (17, 18, 34)
-    assert len(script.pieces) == config().text_config.vocab_size
-    assert b"".join(script.pieces[id] for id in script.encode("to the")) == b"to the"
+    special = Checkpoint.load(str(folder(0)), "cpu", torch.float32, quiet).special
+    assert (special.bos, special.eos, special.begin_inst, special.end_inst, special.begin_audio) == (1, 2, 3, 4, 25)
+    assert (special.begin_system, special.end_system, special.transcribe) == (17, 18, 34)
+    assert len(special.pieces) == config().text_config.vocab_size
+    assert b"".join(special.pieces[id] for id in special.encode("to the")) == b"to the"

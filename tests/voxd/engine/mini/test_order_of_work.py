@@ -370,7 +370,7 @@ def test_options_are_checked(options: dict[str, object], told: str) -> None:
 def test_more_conversations_than_fit_are_refused() -> None:
     with gateway(Paper().device, {"max_conversations": 1}) as talk:
         talk.open(1, noise(1, 1))
-        with pytest.raises(Refuse, match="all 1 places are taken"):
+        with pytest.raises(Refuse, match="all 1 slots are taken"):
             talk.tell(Open(2, ("respond",)))
 
 
@@ -379,7 +379,7 @@ def test_the_place_of_a_client_that_is_gone_is_free_at_once() -> None:
         talk.open(1, noise(1, 1))
         talk.tell(Leave(1))
         talk.open(2, noise(1, 2))
-        with pytest.raises(Refuse, match="all 1 places are taken"):
+        with pytest.raises(Refuse, match="all 1 slots are taken"):
             talk.tell(Open(1, ("respond",)))
         talk.tell(Leave(2))
         talk.tell(Open(1, ("respond",)))

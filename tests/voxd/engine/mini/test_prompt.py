@@ -9,8 +9,16 @@ import pytest
 
 from tests.support.tiny_mini import AUDIO, PER_WINDOW, TRANSCRIBE, Reference, Turn, reference
 from tests.support.tiny_voxtral import BOS, EOS, RATE, Samples, speechlike
-from voxd.engine.mini.interface import Script, audio
-from voxd.engine.mini.prompt import Clip, Ids, Line, Part, conversation, shared, transcription
+from voxd.engine.mini.interface import SpecialTokens, audio
+from voxd.engine.mini.prompt import (
+    AudioPart,
+    Part,
+    PromptLine,
+    TokenIds,
+    conversation_prompt,
+    shared,
+    transcription_prompt,
+)
 
 SHORT, OTHER, LONG = speechlike(1.0, 1), speechlike(2.0, 2), speechlike(31.0, 3)
 
@@ -21,27 +29,27 @@ def own() -> Reference:
 
 
 @cache
-def script() -> Script:
+def special() -> SpecialTokens:
     tekken = own().processor.tokenizer.tokenizer.instruct_tokenizer.tokenizer
-    ids = {
+    token_ids = {
         "begin_inst": "[INST]", "end_inst": "[/INST]", "begin_system": "[SYSTEM_PROMPT]",
         "end_system": "[/SYSTEM_PROMPT]", "begin_audio": "[BEGIN_AUDIO]", "transcribe": "[TRANSCRIBE]",
     }  # fmt: skip
-    known = {name: tekken.get_special_token(token) for name, token in ids.items()}
-    return Script(bos=BOS, eos=EOS, pieces=(), encode=own().encode, **known)
+    known = {name: tekken.get_special_token(token) for name, token in token_ids.items()}
+    return SpecialTokens(bos=BOS, eos=EOS, pieces=(), encode=own().encode, **known)
 
 
-def lines(turns: Iterable[Turn]) -> list[Line]:
+def lines(turns: Iterable[Turn]) -> list[PromptLine]:
     """The same turns for the engine: every 30 s of a clip are a window with a number of its own."""
     found, numbers = [], iter(range(100))
 
     def part(given: Samples | str) -> Part:
         if isinstance(given, str):
             return given
-        return Clip(tuple(next(numbers) for _ in range(-(-given.size // (30 * RATE)))))
+        return AudioPart(tuple(next(numbers) for _ in range(-(-given.size // (30 * RATE)))))
 
     for role, parts in turns:
-        found.append(Line(role, tuple(part(each) for each in parts)))
+        found.append(PromptLine(role, tuple(part(each) for each in parts)))
     return found
 
 
@@ -79,15 +87,15 @@ LAYOUTS: dict[str, list[Turn]] = {
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_prompt_is_that_of_the_tokenizer(name: str) -> None:
     turns = LAYOUTS[name]
-    assert as_ids(conversation(script(), lines(turns))) == own().prompt(turns)
+    assert as_ids(conversation_prompt(special(), lines(turns))) == own().prompt(turns)
 
 
 @pytest.mark.parametrize("language", [None, "en", "pt"])
 @pytest.mark.parametrize("clip", [SHORT, LONG], ids=["short", "long"])
 def test_a_transcription_is_asked_for_as_the_tokenizer_does(clip: Samples, language: str | None) -> None:
     ((found,),) = [line.parts for line in lines([("user", [clip])])]
-    assert isinstance(found, Clip)
-    assert as_ids(transcription(script(), found, language)) == own().transcription(clip, language)
+    assert isinstance(found, AudioPart)
+    assert as_ids(transcription_prompt(special(), found, language)) == own().transcription(clip, language)
     assert own().transcription(clip, language)[-1] == TRANSCRIBE
 
 
@@ -97,7 +105,7 @@ def test_instructions_beside_audio_are_the_first_words_of_the_first_user() -> No
     with pytest.raises(ValueError, match="system messages"):
         own().prompt(turns)
     told: list[Turn] = [("user", ["Be brief.", SHORT]), *turns[2:]]
-    assert as_ids(conversation(script(), lines(turns))) == own().prompt(told)
+    assert as_ids(conversation_prompt(special(), lines(turns))) == own().prompt(told)
 
 
 def test_instructions_later_on_are_the_users_words() -> None:
@@ -106,27 +114,27 @@ def test_instructions_later_on_are_the_users_words() -> None:
     with pytest.raises(Exception, match="Unexpected role 'system'"):
         own().prompt(turns)
     told: list[Turn] = [*turns[:2], ("user", ["Be brief.", "c"])]
-    assert as_ids(conversation(script(), lines(turns))) == own().prompt(told)
+    assert as_ids(conversation_prompt(special(), lines(turns))) == own().prompt(told)
 
 
 def test_a_later_prompt_begins_with_the_earlier_one_and_what_was_said() -> None:
     """The ids that were said are kept as they are, whatever text they are."""
     said = (1300, 1100, 1511)
     first = lines([("user", [SHORT, "Who?"])])
-    later = [*first, Line("assistant", (Ids(said),)), *lines([("user", ["And?"])])]
-    before, after = conversation(script(), first), conversation(script(), later)
+    later = [*first, PromptLine("assistant", (TokenIds(said),)), *lines([("user", ["And?"])])]
+    before, after = conversation_prompt(special(), first), conversation_prompt(special(), later)
     assert after[: len(before) + 4] == [*before, *said, EOS]
     assert shared(before, after) == len(before)
 
 
 def test_a_line_that_is_still_spoken_has_no_end() -> None:
     turns = LAYOUTS["more than 30 s"]
-    assert as_ids(conversation(script(), lines(turns), open_ended=True)) == own().prompt(turns)[:-1]
+    assert as_ids(conversation_prompt(special(), lines(turns), open_ended=True)) == own().prompt(turns)[:-1]
 
 
 def test_two_prompts_are_alike_as_far_as_their_audio_is() -> None:
-    one = conversation(script(), [Line("user", (Clip((7,)), "x"))])
-    other = conversation(script(), [Line("user", (Clip((8,)), "x"))])
+    one = conversation_prompt(special(), [PromptLine("user", (AudioPart((7,)), "x"))])
+    other = conversation_prompt(special(), [PromptLine("user", (AudioPart((8,)), "x"))])
     assert shared(one, one) == len(one)
     assert shared(one, other) == 3, "<s>[INST][BEGIN_AUDIO]"
     assert one[3] == audio(7, 0)

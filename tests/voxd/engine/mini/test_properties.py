@@ -91,9 +91,9 @@ class Person:
         text = self.talk.said.get((self.stream, ref), "")[:chars]
         if text:
             self.context = (*self.context, Turn("assistant", text, ref))
-            ids = self.expected[ref]
+            token_ids = self.expected[ref]
             whole = len(text) // 5
-            self.lines.append(("assistant", (*ids[:whole], *encode(text[5 * whole :])), False))
+            self.lines.append(("assistant", (*token_ids[:whole], *encode(text[5 * whole :])), False))
 
     def listen(self) -> None:
         self.position += PIECE
@@ -151,12 +151,12 @@ class Person:
         self.talk.respond(self.stream, ref, (Turn("user", text),), MOST, aside=True)
 
     def check(self) -> None:
-        for ref, ids in self.expected.items():
+        for ref, token_ids in self.expected.items():
             said = self.talk.said.get((self.stream, ref), "")
             if ref in self.cancelled:
-                assert as_text(ids).startswith(said)
+                assert as_text(token_ids).startswith(said)
             else:
-                assert said == as_text(ids), f"stream {self.stream}, answer {ref}"
+                assert said == as_text(token_ids), f"stream {self.stream}, answer {ref}"
 
 
 ACTS = st.lists(

@@ -8,14 +8,13 @@ from functools import cache
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from shared.audio import RATE
+from shared.audio import RATE, VAD_FRAME
 from tests.support.realtime import STREAMS, Gateway, as_text, device, gateway
 from tests.support.tiny_voxtral import Samples, folder, reference, speechlike
 from voxd.engine.conformance import Conformance
 from voxd.engine.contract import Engine
 from voxd.engine.realtime.engine import VoxtralRealtime
 from voxd.engine.realtime.streams import GRACE, PAUSE
-from voxd.engine.vad import FRAME
 from voxd.messages import Cancel, Open
 
 PIECE = 3200  # 200 ms
@@ -31,9 +30,9 @@ def clip(seconds: float, seed: int) -> Samples:
 @cache
 def expected(seconds: float, seed: int, start: int, end: int, delay: int, checkpoint: tuple[int, int, int]) -> str:
     """What `generate()` says of this part of a clip."""
-    ids = reference(*checkpoint).ids(clip(seconds, seed)[start:end], delay)
-    assert len(set(ids)) > 5, "this part proves nothing"
-    return as_text(ids)
+    token_ids = reference(*checkpoint).token_ids(clip(seconds, seed)[start:end], delay)
+    assert len(set(token_ids)) > 5, "this part proves nothing"
+    return as_text(token_ids)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -102,7 +101,7 @@ def test_a_flush_has_the_last_words_ready() -> None:
         talk.open(1, clip(6.0, 5))
         talk.onset(1, 1)
         talk.feed(1, 3 * SECOND)
-        talk.feed(1, 3 * SECOND + 5 * FRAME, voice=0.0)
+        talk.feed(1, 3 * SECOND + 5 * VAD_FRAME, voice=0.0)
         talk.flush(1, 1, 3 * SECOND + 1536)
         talk.rest()
         talk.feed(1, 4 * SECOND, voice=0.0)
@@ -121,7 +120,7 @@ def test_text_waits_until_it_is_certain() -> None:
         talk.rest()
         said, guess = talk.said[1, 1], talk.guessed[1, 1]
         assert guess
-        talk.feed(1, 3 * SECOND + 2 * FRAME)
+        talk.feed(1, 3 * SECOND + 2 * VAD_FRAME)
         talk.rest()
         assert talk.said[1, 1].startswith(said + guess), "the guess was right"
 
@@ -163,10 +162,10 @@ def test_a_long_utterance_goes_on_with_a_fresh_history_at_a_pause(pauses: bool) 
         talk.onset(1, 1)
         for until in range(PIECE, int(seconds * RATE) + 1, PIECE):
             talk.feed(1, until, voice=0.0 if pauses and 192_000 < until <= 195_200 else 1.0)
-        end = int(seconds * RATE) // FRAME * FRAME
+        end = int(seconds * RATE) // VAD_FRAME * VAD_FRAME
         talk.commit(1, 1, end)
         talk.rest()
-        cut = 192_000 + PAUSE if pauses else (10 * SECOND + GRACE) // FRAME * FRAME + FRAME
+        cut = 192_000 + PAUSE if pauses else (10 * SECOND + GRACE) // VAD_FRAME * VAD_FRAME + VAD_FRAME
         want = [expected(seconds, 8, *part, 6, (0, 200, 64)) for part in ((0, cut), (cut, end))]
         assert talk.settled[1, 1] == "".join(want)
 
@@ -270,8 +269,8 @@ def test_each_stream_says_what_it_says_alone(moves: list[tuple[int, str]]) -> No
         for stream, life in lives.items():
             assert {ref for s, ref in talk.settled if s == stream} == {ref for ref, *_ in life.owed}
             for ref, start, end in life.owed:
-                ids = reference(*SMALL).ids(clip(9.0, stream)[start:end], 2 * stream + 1)
-                assert talk.settled[stream, ref] == as_text(ids)
+                token_ids = reference(*SMALL).token_ids(clip(9.0, stream)[start:end], 2 * stream + 1)
+                assert talk.settled[stream, ref] == as_text(token_ids)
 
 
 class TestConformance(Conformance):

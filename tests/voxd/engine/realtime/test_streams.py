@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from shared.audio import RATE
+from shared.audio import RATE, VAD_FRAME
 from tests.support.realtime import Gateway, gateway
 from voxd.engine.contract import Refuse, Unusable
 from voxd.engine.gpu.batch import Row
@@ -18,20 +18,19 @@ from voxd.engine.realtime.admission import Load
 from voxd.engine.realtime.engine import VoxtralRealtime
 from voxd.engine.realtime.interface import Device, Options
 from voxd.engine.realtime.runs import FRAME, Form, Run
-from voxd.engine.vad import FRAME as VAD_FRAME
 from voxd.messages import Flush, Open, Said
 
 BOS, EOS, BLANK, HELLO = 1, 2, 3, 4
 PIECES = (b"", b"", b"", b"", b" hello")
 FORM = Form(BOS, BLANK, left=32, tail=10, delay=6)
-Script = Callable[[int, int], int]  # join number of the slot, index of the token -> id
+StreamTokens = Callable[[int, int], int]  # join number of the slot, index of the token -> id
 
 
 @dataclass
 class Puppet:
     """A device that says what the script says."""
 
-    script: Script
+    special: StreamTokens
     slots: Slots = field(default_factory=lambda: Slots(4))
     largest: int = 2
     joins: int = 0
@@ -46,7 +45,7 @@ class Puppet:
     def submit(self, rows: Sequence[Row]) -> Done:
         self.sizes.append(len(rows))
         self.rows += rows
-        said = [self.script(self.joined[row.head[0]], row.head[1] - FORM.first) for row in rows]
+        said = [self.special(self.joined[row.head[0]], row.head[1] - FORM.first) for row in rows]
         return Done(said, 1000)
 
     @property
@@ -186,7 +185,7 @@ def test_as_many_streams_as_there_is_memory_for() -> None:
     with gateway(Puppet(stuck).device) as talk:
         for stream in (1, 2, 3):
             talk.open(stream, noise(1.0))
-        with pytest.raises(Refuse, match="all 3 places are taken"):
+        with pytest.raises(Refuse, match="all 3 slots are taken"):
             talk.engine.receive(Open(4, ("transcribe",)))
         talk.close(2)
         talk.open(4, noise(1.0))

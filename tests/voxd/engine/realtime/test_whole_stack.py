@@ -56,10 +56,10 @@ def test_a_clip_is_answered_as_generate_does_and_written_down_too(tmp_path: Path
     heard = samples[mark.start : mark.end]
     prompts = {"voxd:": [1, 3, 25, *[24] * 375, 4], "you:": found.transcription(heard)}
     for who, prompt in prompts.items():
-        ids = found.ids(prompt, [heard], 200, eos=2)
-        assert len(set(ids)) > 5, "this clip proves nothing"
+        token_ids = found.token_ids(prompt, [heard], 200, eos=2)
+        assert len(set(token_ids)) > 5, "this clip proves nothing"
         pieces = [line.removeprefix(who) for line in done.stdout.splitlines() if line.startswith(who)]
-        assert "".join("".join(pieces).split()) == "".join(safe_text(found.text(ids)).split())
+        assert "".join("".join(pieces).split()) == "".join(safe_text(found.text(token_ids)).split())
 
 
 def test_a_clip_comes_out_as_the_text_that_generate_gives(tmp_path: Path) -> None:
@@ -80,6 +80,6 @@ def test_a_clip_comes_out_as_the_text_that_generate_gives(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     (turn,) = json.loads(done.stdout)["turns"]
     found, mark = reference(1), utterance(samples)
-    ids = found.ids(samples[mark.start : mark.end])
-    assert len(set(ids)) > 5, "this clip proves nothing"
-    assert turn["text"].split() == safe_text(found.text(ids)).split()
+    token_ids = found.token_ids(samples[mark.start : mark.end])
+    assert len(set(token_ids)) > 5, "this clip proves nothing"
+    assert turn["text"].split() == safe_text(found.text(token_ids)).split()

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from shared.audio import RATE
+from shared.audio import RATE, VAD_FRAME
 from voxd.engine.agreement import split
 from voxd.engine.contract import LOOK_BACK, Refuse
-from voxd.engine.vad import FRAME
 from voxd.engine.whisper.engine import HARD, Whisper
 from voxd.engine.whisper.model import Hypothesis, Task
-from voxd.engine.whisper.scheduler import Kind, Request, Scheduler
+from voxd.engine.whisper.scheduler import Decode, Kind, Scheduler
 from voxd.engine.whisper.workers import Result
 from voxd.messages import (
     Cancel,
@@ -34,7 +33,7 @@ from voxd.messages import (
 
 # ── a scripted world ────────────────────────────────────────────────────────────────────────────────────────────────
 
-WORD = 5 * FRAME  # in the scripted world each 160 ms of voice are one word: w1, w2, ...
+WORD = 5 * VAD_FRAME  # in the scripted world each 160 ms of voice are one word: w1, w2, ...
 
 
 class Script:
@@ -61,14 +60,14 @@ class SyncPool:
 
     def __init__(self, count: int, work: Callable[[Any], Any], wake: Callable[[], None]) -> None:
         self.scheduler: Scheduler[Any] = Scheduler(count)
-        self.work, self.kinds, self.held = work, list[Kind](), list[Request[Any]]()
+        self.work, self.kinds, self.held = work, list[Kind](), list[Decode[Any]]()
         self._results: list[Result[Any, Any]] = []
         self.stopped = False
 
-    def submit(self, request: Request[Any]) -> None:
+    def submit(self, request: Decode[Any]) -> None:
         self.scheduler.put(request)
 
-    def promote(self, request: Request[Any]) -> None:
+    def promote(self, request: Decode[Any]) -> None:
         self.scheduler.promote(request)
 
     def withdraw(self, stream: int, ref: int | None = None) -> None:
@@ -124,11 +123,11 @@ class World:
     def say(self, *words: int, stream: int = 1, run: bool = True, voiced: bool = True) -> None:
         """Feeds words, the VAD hearing each frame after it was fed."""
         for word in words:
-            for _ in range(WORD // FRAME):
+            for _ in range(WORD // VAD_FRAME):
                 at = self.position[stream]
-                self.engine.receive(Feed(stream, at, np.full(FRAME, word, "<i2").tobytes()))
+                self.engine.receive(Feed(stream, at, np.full(VAD_FRAME, word, "<i2").tobytes()))
                 self.engine.receive(Heard(stream, at, (0.9 if word and voiced else 0.01,)))
-                self.position[stream] += FRAME
+                self.position[stream] += VAD_FRAME
             if run:
                 self.step()
 
@@ -285,7 +284,7 @@ def test_speech_without_a_pause_is_cut_before_it_is_too_long() -> None:
     world = spoken(180)  # 29 s
     world.tell(Commit(1, 1, 180 * WORD))
     world.step()
-    assert max(task.samples.size for task in world.model.tasks) <= HARD + FRAME
+    assert max(task.samples.size for task in world.model.tasks) <= HARD + VAD_FRAME
     assert Kind.FINAL in world.pool.kinds
     assert [ref for ref, _ in world.settled()] == [1]
     assert world.said() == world.settled()[0][1]
@@ -403,7 +402,7 @@ def test_admission_is_a_place_or_a_reason() -> None:
     world = World(max_streams=2)
     world.open(1)
     world.open(2)
-    with pytest.raises(Refuse, match="all 2 places"):
+    with pytest.raises(Refuse, match="all 2 slots"):
         world.open(3)
     world.open(2, prompt="names")  # the second time: other options, no other place
     world.tell(Close(1))

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from voxd.engine.whisper.scheduler import Kind, Request, Scheduler
+from voxd.engine.whisper.scheduler import Decode, Kind, Scheduler
 
 FINAL, FLUSH, PARTIAL = Kind.FINAL, Kind.FLUSH, Kind.PARTIAL
 
 
-def make(stream: int, kind: Kind, payload: int = 0, ref: int = 1) -> Request[int]:
-    return Request(stream, ref, kind, payload)
+def make(stream: int, kind: Kind, payload: int = 0, ref: int = 1) -> Decode[int]:
+    return Decode(stream, ref, kind, payload)
 
 
-def queue(*requests: Request[int], workers: int = 4) -> Scheduler[int]:
+def queue(*requests: Decode[int], workers: int = 4) -> Scheduler[int]:
     scheduler: Scheduler[int] = Scheduler(workers)
     for request in requests:
         scheduler.put(request)

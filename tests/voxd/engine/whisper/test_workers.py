@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from voxd.engine.whisper.scheduler import Kind, Request
+from voxd.engine.whisper.scheduler import Decode, Kind
 from voxd.engine.whisper.workers import Workers
 
 
@@ -19,7 +19,7 @@ def test_workers_run_wake_and_stop() -> None:
     pool: Workers[int, int] = Workers(2, work, woken.set)
     found: dict[int, int | None] = {}
     for n in (1, 2, 3):
-        pool.submit(Request(n, 1, Kind.FINAL, n))
+        pool.submit(Decode(n, 1, Kind.FINAL, n))
     while len(found) < 3:
         assert woken.wait(60)
         woken.clear()

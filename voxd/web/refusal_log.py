@@ -1,7 +1,7 @@
-"""Refusals over HTTP, and of upgrades, as they leave: each is in the log, whoever wrote it.
+"""Logs every refusal of an HTTP request or a WebSocket upgrade as its answer leaves.  Beside step 3.
 
-One place for all of them: an answer of status 400 or more whose body is the API's error object.  It knows ASGI messages
-and that object; not why anything was refused.
+A refusal is an answer with status 400 or more whose body is the API's error object, so none can be forgotten.  It knows
+ASGI messages and that object; not why a request was refused.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import msgspec
 from starlette.types import Message, Scope, Send
 
 from voxd.telemetry.log import HttpRefusals
+from voxd.web.callers import peer_name
 
-LARGEST = 16 << 10  # bytes of an error's body; what is larger is none
+LARGEST = 16 << 10  # bytes; a larger body is not taken for an error object
 
 
 class _Error(msgspec.Struct):
@@ -24,10 +25,8 @@ class _Body(msgspec.Struct):
 
 
 def noting(scope: Scope, send: Send, refusals: HttpRefusals) -> Send:
-    """`send` that also tells of refusals."""
-    client = scope.get("client")
-    peer = "unix socket" if scope["server"][1] is None else str(client[0]) if client else ""
-    status = 0
+    """A `send` that also logs refusals."""
+    peer, status = peer_name(scope), 0
 
     async def note(message: Message) -> None:
         nonlocal status

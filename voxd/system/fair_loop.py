@@ -1,0 +1,189 @@
+"""The event loop of the gateway: of all that is ready, whoever has cost least comes first.  Not in the path.
+
+asyncio runs what is ready in the order in which it came, so a client with a little to do waits for all that others
+have to do.  Here each callback belongs to a Line: all callbacks of one client, which stay in their order.  Between two
+looks at the sockets the lines are served for SLICE_S, one callback at a time, and each time the line comes first whose
+Share has cost least.  A client that costs little so waits for the callback that is running, and for nobody's queue.
+
+Nobody has to say to whom a callback belongs: asyncio hands the context of a connection on to its protocol, tasks,
+timers and futures, and the line is a variable of that context.  What has no line belongs to the daemon and runs at
+once.  On another event loop all of this has no effect.
+
+It knows callbacks and clocks; not what they do, nor for whom.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+import itertools
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+Clock = Callable[[], float]
+
+SLICE_S = 0.004  # of work between two looks at the sockets
+IDLE = 0.05  # of one CPU: so much of what somebody has cost is forgotten while nothing of theirs waits
+WAITING = 0.005  # of one CPU: and while something does.  Else all would be alike once very many want very much
+MOST_S = 0.05  # of work are remembered
+NEW_S = 0.01  # of work a new client counts as having cost: else each new connection were free
+
+
+class Share:
+    """What somebody has cost and is not forgotten: `debt` seconds of work at the time `at` (s)."""
+
+    __slots__ = ("__weakref__", "_at", "_debt", "cost", "lines")
+
+    def __init__(self, debt: float, at: float) -> None:
+        self._debt, self._at = debt, at
+        self.lines = 0  # of it in which something waits
+        self.cost = 0.0  # s, all that there ever was
+
+    def debt(self, now: float) -> float:
+        forgotten = (now - self._at) * (WAITING if self.lines else IDLE)
+        self._debt, self._at = max(0.0, self._debt - forgotten), now
+        return self._debt
+
+    def charge(self, now: float, work: float) -> None:
+        """`work`: seconds."""
+        self._debt = min(MOST_S, self.debt(now) + work)
+        self.cost += work
+
+
+class Line:
+    """Callbacks that run one after the other, by the time that `share` has had.  Several lines may have one share."""
+
+    __slots__ = ("queued", "share", "waiting")
+
+    def __init__(self, share: Share) -> None:
+        self.share = share
+        self.queued = False
+        self.waiting = OrderedDict[int, Any]()  # by id: a socket that stays readable is told of again and again
+
+
+class Lines:
+    """All lines in which something waits.  Pure: `work` is a clock that stands still while others are at work."""
+
+    def __init__(self, work: Clock = time.thread_time, clock: Clock = time.monotonic) -> None:
+        self._work, self._clock = work, clock
+        self._heap: list[tuple[float, int, float, Share, Line]] = []
+        self._numbers = itertools.count()
+
+    def __bool__(self) -> bool:
+        return bool(self._heap)
+
+    def put(self, line: Line, callback: Any) -> None:  # an asyncio.Handle
+        line.waiting[id(callback)] = callback
+        if not line.queued:
+            self._enter(line)
+
+    def serve(self) -> None:
+        """For SLICE_S, or a callback longer."""
+        begun = before = self._work()
+        while self._heap and before - begun < SLICE_S:
+            *_, cost, share, line = heapq.heappop(self._heap)
+            if share is not line.share or share.cost > cost:  # it counts for more than when it came
+                self._leave(share, line)
+                self._enter(line)
+                continue
+            _, callback = line.waiting.popitem(last=False)
+            try:
+                if not callback.cancelled():
+                    callback._run()
+            finally:
+                after = self._work()
+                line.share.charge(self._clock(), after - before)
+                before = after
+                self._leave(share, line)
+                if line.waiting:
+                    self._enter(line)
+
+    def clear(self) -> None:
+        for *_, share, line in self._heap:
+            line.waiting.clear()
+            self._leave(share, line)
+        self._heap.clear()
+
+    def _enter(self, line: Line) -> None:
+        """Who comes first has the lowest rank.  All who wait are forgotten alike, so it stays right while they do."""
+        share, now = line.share, self._clock()
+        rank = share.debt(now) + WAITING * now
+        line.queued = True
+        share.lines += 1
+        heapq.heappush(self._heap, (rank, next(self._numbers), share.cost, share, line))
+
+    def _leave(self, share: Share, line: Line) -> None:
+        line.queued = False
+        share.lines -= 1
+
+
+_line: contextvars.ContextVar[Line | None] = contextvars.ContextVar("line", default=None)
+
+
+def newcomer() -> Share:
+    """The share of somebody new."""
+    return Share(NEW_S, time.monotonic())
+
+
+def in_line(share: Share) -> contextvars.Context:
+    """A context like this one, whose callbacks have a line of their own."""
+    context = contextvars.copy_context()
+    context.run(_line.set, Line(share))
+    return context
+
+
+def count_for(share: Share) -> None:
+    """From now on this line counts for another share."""
+    if (line := _line.get()) is not None:
+        line.share = share
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """As asyncio.run, on a FairLoop."""
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        runner.run(main)
+
+
+class _Ready(deque[Any]):
+    """asyncio's queue of what is ready.  Callbacks with a line go there; one callback of the daemon's serves them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, lines: Lines) -> None:
+        super().__init__()
+        self._lines, self._serving = lines, False
+        self._thread = threading.get_ident()
+        self._serve = asyncio.Handle(self._serve_lines, (), loop, contextvars.Context())
+
+    def append(self, handle: Any) -> None:
+        line = handle._context.get(_line)
+        if line is None or threading.get_ident() != self._thread:  # that of a deque is atomic
+            super().append(handle)
+            return
+        self._lines.put(line, handle)
+        if not self._serving:
+            self._serving = True
+            super().append(self._serve)
+
+    def _serve_lines(self) -> None:
+        try:
+            self._lines.serve()
+        finally:
+            self._serving = bool(self._lines)
+            if self._serving:
+                super().append(self._serve)
+
+    def clear(self) -> None:
+        super().clear()
+        self._lines.clear()
+        self._serving = False
+
+
+class FairLoop(asyncio.SelectorEventLoop):
+    """asyncio's, with another queue of what is ready (`tests/voxd/system/test_fair_loop.py` says what it relies on)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ready = _Ready(self, Lines())
