@@ -28,7 +28,9 @@ Clock = Callable[[], float]
 
 SLICE_S = 0.004  # of work between two looks at the sockets
 IDLE = 0.05  # of one CPU: so much of what somebody has cost is forgotten while nothing of theirs waits
-WAITING = 0.005  # of one CPU: and while something does.  Else all would be alike once very many want very much
+# And while something does: less, or all would be alike once very many want very much; yet more than somebody who speaks
+# costs, or whoever was once in debt would never come out of it while others flood the daemon.
+WAITING = 0.03
 MOST_S = 0.05  # of work are remembered
 NEW_S = 0.01  # of work a new client counts as having cost: else each new connection were free
 
