@@ -28,7 +28,9 @@ Clock = Callable[[], float]
 
 SLICE_S = 0.004  # of work between two looks at the sockets
 IDLE = 0.05  # of one CPU: so much of what somebody has cost is forgotten while nothing of theirs waits
-WAITING = 0.005  # of one CPU: and while something does.  Else all would be alike once very many want very much
+# And while something does: less, or all would be alike once very many want very much; yet more than somebody who speaks
+# costs, or whoever was once in debt would never come out of it while others flood the daemon.
+WAITING = 0.03
 MOST_S = 0.05  # of work are remembered
 NEW_S = 0.01  # of work a new client counts as having cost: else each new connection were free
 
@@ -36,15 +38,16 @@ NEW_S = 0.01  # of work a new client counts as having cost: else each new connec
 class Share:
     """What somebody has cost and is not forgotten: `debt` seconds of work at the time `at` (s)."""
 
-    __slots__ = ("__weakref__", "_at", "_debt", "cost", "lines")
+    __slots__ = ("__weakref__", "_at", "_debt", "cost", "lines", "queued")
 
     def __init__(self, debt: float, at: float) -> None:
         self._debt, self._at = debt, at
-        self.lines = 0  # of it in which something waits
+        self.lines = deque[Line]()  # of it, in which something waits; they take turns
+        self.queued = False  # among the shares that are to be served
         self.cost = 0.0  # s, all that there ever was
 
     def debt(self, now: float) -> float:
-        forgotten = (now - self._at) * (WAITING if self.lines else IDLE)
+        forgotten = (now - self._at) * (WAITING if self.queued else IDLE)
         self._debt, self._at = max(0.0, self._debt - forgotten), now
         return self._debt
 
@@ -61,16 +64,19 @@ class Line:
 
     def __init__(self, share: Share) -> None:
         self.share = share
-        self.queued = False
+        self.queued = False  # among the lines of a share
         self.waiting = OrderedDict[int, Any]()  # by id: a socket that stays readable is told of again and again
 
 
 class Lines:
-    """All lines in which something waits.  Pure: `work` is a clock that stands still while others are at work."""
+    """All shares for which something waits.  Pure: `work` is a clock that stands still while others are at work.
+
+    Shares are ordered, and the lines of each take turns: a share with a thousand lines costs no more to serve than one
+    with a single line."""
 
     def __init__(self, work: Clock = time.thread_time, clock: Clock = time.monotonic) -> None:
         self._work, self._clock = work, clock
-        self._heap: list[tuple[float, int, float, Share, Line]] = []
+        self._heap: list[tuple[float, int, float, Share]] = []
         self._numbers = itertools.count()
 
     def __bool__(self) -> bool:
@@ -79,17 +85,18 @@ class Lines:
     def put(self, line: Line, callback: Any) -> None:  # an asyncio.Handle
         line.waiting[id(callback)] = callback
         if not line.queued:
-            self._enter(line)
+            self._queue(line)
 
     def serve(self) -> None:
         """For SLICE_S, or a callback longer."""
         begun = before = self._work()
         while self._heap and before - begun < SLICE_S:
-            *_, cost, share, line = heapq.heappop(self._heap)
-            if share is not line.share or share.cost > cost:  # it counts for more than when it came
-                self._leave(share, line)
-                self._enter(line)
+            *_, cost, share = heapq.heappop(self._heap)
+            if share.cost > cost:  # it counts for more than when it came
+                self._enter(share)
                 continue
+            line = share.lines.popleft()
+            line.queued = False
             _, callback = line.waiting.popitem(last=False)
             try:
                 if not callback.cancelled():
@@ -98,27 +105,33 @@ class Lines:
                 after = self._work()
                 line.share.charge(self._clock(), after - before)
                 before = after
-                self._leave(share, line)
-                if line.waiting:
-                    self._enter(line)
+                if line.waiting and not line.queued:
+                    self._queue(line)
+                share.queued = False
+                if share.lines:
+                    self._enter(share)
 
     def clear(self) -> None:
-        for *_, share, line in self._heap:
-            line.waiting.clear()
-            self._leave(share, line)
+        for *_, share in self._heap:
+            share.queued = False
+            for line in share.lines:
+                line.queued = False
+                line.waiting.clear()
+            share.lines.clear()
         self._heap.clear()
 
-    def _enter(self, line: Line) -> None:
-        """Who comes first has the lowest rank.  All who wait are forgotten alike, so it stays right while they do."""
-        share, now = line.share, self._clock()
-        rank = share.debt(now) + WAITING * now
+    def _queue(self, line: Line) -> None:
         line.queued = True
-        share.lines += 1
-        heapq.heappush(self._heap, (rank, next(self._numbers), share.cost, share, line))
+        line.share.lines.append(line)
+        if not line.share.queued:
+            self._enter(line.share)
 
-    def _leave(self, share: Share, line: Line) -> None:
-        line.queued = False
-        share.lines -= 1
+    def _enter(self, share: Share) -> None:
+        """Who comes first has the lowest rank.  All who wait are forgotten alike, so it stays right while they do."""
+        now = self._clock()
+        rank = share.debt(now) + WAITING * now
+        share.queued = True
+        heapq.heappush(self._heap, (rank, next(self._numbers), share.cost, share))
 
 
 _line: contextvars.ContextVar[Line | None] = contextvars.ContextVar("line", default=None)

@@ -143,14 +143,13 @@ class Door:
         self._sock, self._protocol, self._context = sock, protocol, context
         self._timer: asyncio.TimerHandle | None = None
         self._full = LimitedWarning("times no connection could be accepted: no descriptors or no memory left")
-        self._share = newcomer()
         self._strangers: WeakValueDictionary[str, Share] = WeakValueDictionary()  # by peer
         self.beginning: dict[asyncio.Task[None], None] = {}  # oldest first
 
     def open(self) -> None:
         self._sock.setblocking(False)
         self._sock.listen(BACKLOG)
-        in_line(self._share).run(asyncio.get_running_loop().add_reader, self._sock, self._accept)
+        asyncio.get_running_loop().add_reader(self._sock, self._accept)
 
     def close(self) -> None:
         """Accepts no more connections; handshakes that have begun may go on."""

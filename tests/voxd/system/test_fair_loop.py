@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -83,9 +84,9 @@ def test_who_has_cost_least_comes_first(bench: Bench) -> None:
 
 
 def test_a_client_waits_for_one_callback_of_others_however_many_are_ready(bench: Bench) -> None:
-    for number in range(50):
+    for number in range(8):
         costly = line(0.02)
-        for _ in range(20):
+        for _ in range(125):
             bench.put(costly, f"costly{number}", 2 * MS)
     talker = line()
     while bench.lines:
@@ -139,11 +140,11 @@ def test_nobody_is_passed_over_for_ever(bench: Bench) -> None:
         for _ in range(3):
             bench.put(Line(Share(NEW_S, bench.now)), "new", 2 * MS)
         bench.lines.serve()
-    assert bench.now == pytest.approx((MOST_S - NEW_S) / WAITING, rel=0.2)
+    assert bench.now < 2 * (MOST_S - NEW_S) / WAITING
 
 
 def test_one_who_wants_little_comes_first_even_if_so_many_want_much_that_each_gets_less(bench: Bench) -> None:
-    greedy = [line() for _ in range(100)]
+    greedy = [line() for _ in range(30)]
     talker = line()
     for turn in range(2000):
         for each in greedy:
@@ -155,6 +156,19 @@ def test_one_who_wants_little_comes_first_even_if_so_many_want_much_that_each_ge
             bench.lines.serve()
             assert bench.done[before] == "talker"
         bench.lines.serve()
+
+
+def test_who_speaks_comes_out_of_its_debt_while_others_flood_the_loop(bench: Bench) -> None:
+    """One slow callback must not cost it its link: it waits then, and its packets wait with it."""
+    speaker, packets = line(MOST_S), 0
+    while bench.now < 8:
+        while packets < bench.now / 0.02:
+            bench.put(speaker, f"packet{packets}", 0.3 * MS)
+            packets += 1
+        bench.put(Line(Share(NEW_S, bench.now)), "new", 2 * MS)
+        bench.put(Line(Share(NEW_S, bench.now)), "new", 2 * MS)
+        bench.lines.serve()
+    assert len(speaker.waiting) <= 2
 
 
 def test_several_lines_of_one_share_have_what_one_has(bench: Bench) -> None:
@@ -305,3 +319,18 @@ def test_an_interrupted_loop_can_be_ended_in_order(work: Callable[[], Coroutine[
     with pytest.raises(KeyboardInterrupt), asyncio.Runner(loop_factory=FairLoop) as made:
         made.run(main())
     assert ended == ["ended"] * 3
+
+
+def test_a_client_of_a_thousand_lines_costs_no_more_to_serve_than_one_of_ten() -> None:
+    """Looks at the clock stand for the work of choosing."""
+    looks = dict[int, float]()
+    for count in (10, 1000):
+        now, asked = itertools.count(), itertools.count()
+        lines = Lines(lambda now=now: next(now) * 1e-6, lambda asked=asked: next(asked) * 1e-6)
+        share = Share(0.0, 0.0)
+        for _ in range(count):
+            lines.put(Line(share), Callback(lambda: None))
+        while lines:
+            lines.serve()
+        looks[count] = next(asked) / count
+    assert looks[1000] < 2 * looks[10]
