@@ -65,6 +65,11 @@ class Journal:
             assert self._arrived.wait_for(lambda: self.of(event), 30), f"no {event} in {self.records}"
         return self.of(event)[0]
 
+    def arrived(self, count: int) -> None:
+        """Waits until so many records are here."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: len(self.records) >= count, 30), f"{len(self.records)} of {count}"
+
     def of(self, event: str) -> list[dict[str, str]]:
         return [record for record in self.records if record.get("EVENT") == event]
 

@@ -315,7 +315,7 @@ def test_status_for_people_and_for_programs(daemon: Daemon) -> None:
         ("engine_options: {echo: {tokens: no}}\n", ("--transcribe", "echo"), 78, "engine_options.echo.tokens"),
         ("", ("--transcribe", "whisper", "--respond", "whisper"), 78, "cannot fill the role `respond`"),
         ("", ("--listen", "nowhere:99999"), 2, "99999"),
-        ("", ("--transcribe", "echo", "--listen", f"unix:{__file__}"), 1, "is there and no socket"),
+        ("", ("--transcribe", "echo", "--listen", f"unix:{__file__}"), 1, "a file that is not a socket is there"),
         ("", ("--transcribe", "echo", "--listen", "unix:/proc/nowhere/s"), 1, "cannot listen on /proc/nowhere/s"),
     ],
 )

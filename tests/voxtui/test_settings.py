@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from shared.config import ConfigError
 from voxtui import cli, settings
+from voxtui.commands import plain
 from voxtui.settings import Settings, Targets, load, transcripts_folder
 
 
@@ -80,7 +81,7 @@ def test_a_language_is_what_people_mean_by_it(
     assert (load().language or "") == meant
     file.write_text("language: fr")
     found = []
-    monkeypatch.setattr(cli, "_plain", lambda address, token, wishes, *more: found.append(wishes.language))
+    monkeypatch.setattr(plain, "talk", lambda address, token, wishes, *more, **rest: found.append(wishes.language))
     monkeypatch.setattr(cli, "_finish", lambda work: sys.exit(0))
     CliRunner().invoke(cli.main, ["connect", "--plain", "--language", written, "unix:/tmp/none.sock"])
     assert found == [meant]

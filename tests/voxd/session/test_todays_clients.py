@@ -268,7 +268,7 @@ def test_without_a_responder_the_first_turn_says_so_once() -> None:
 
 
 def test_the_log_has_code_field_and_client_of_each_kind_once(caplog: pytest.LogCaptureFixture) -> None:
-    log = SessionLog("sess_12345678", Targets(None, None, None), BreachLimiter())
+    log = SessionLog("sess_1234567890ab", Targets(None, None, None), BreachLimiter())
     with caplog.at_level(logging.INFO, "voxd"):
         log.started("realtime", "10.0.0.7", "whisper", None)
         for number in range(5):
@@ -280,7 +280,7 @@ def test_the_log_has_code_field_and_client_of_each_kind_once(caplog: pytest.LogC
     lines = [record.getMessage() for record in caplog.records if "fields" in record.__dict__]
 
     assert [line for line in lines if "item.content[]" in line] == [
-        "session 12345678 · refused · invalid_value · item.content[].type · 10.0.0.7"
+        "session 1234567890ab · refused · invalid_value · item.content[].type · 10.0.0.7"
     ]
     assert sum("session.tools" in line for line in lines) == 1
     assert "secret" not in "".join(lines)

@@ -357,8 +357,8 @@ async def test_a_call_that_never_connects_is_over_after_a_while(monkeypatch: pyt
         has_track = False
         opened = asyncio.Event()
 
-        def receive_text(self, text: str) -> None:
-            pass
+        def work_on(self, text: str) -> Iterator[None]:
+            return iter(())
 
         async def receive_message(self) -> str:
             await asyncio.Event().wait()

@@ -52,7 +52,7 @@ def test_wrong_options_are_refused_and_no_reason_for_another_engine(tmp_path: Pa
     done = CliRunner().invoke(main, ["start", "--config", str(config), "--check"])
 
     assert done.exit_code == 78
-    assert "voxtral-realtime.speed is not known" in done.output
+    assert "voxtral-realtime.speed: unknown key" in done.output
 
 
 def test_looking_imports_nothing_heavy() -> None:
