@@ -3,7 +3,8 @@
 asyncio runs what is ready in the order in which it came, so a client with a little to do waits for all that others
 have to do.  Here each callback belongs to a Line: all callbacks of one client, which stay in their order.  Between two
 looks at the sockets the lines are served for SLICE_S, one callback at a time, and each time the line comes first whose
-Share has cost least.  A client that costs little so waits for the callback that is running, and for nobody's queue.
+Share has cost least.  Strangers, whose number nobody bounds, have what the others leave, and at least one callback
+in between.  A client that costs little so waits for the callback that is running, and for nobody's queue.
 
 Nobody has to say to whom a callback belongs: asyncio hands the context of a connection on to its protocol, tasks,
 timers and futures, and the line is a variable of that context.  What has no line belongs to the daemon and runs at
@@ -30,7 +31,7 @@ SLICE_S = 0.004  # of work between two looks at the sockets
 IDLE = 0.05  # of one CPU: so much of what somebody has cost is forgotten while nothing of theirs waits
 # And while something does: less, or all would be alike once very many want very much; yet more than somebody who speaks
 # costs, or whoever was once in debt would never come out of it while others flood the daemon.
-WAITING = 0.03
+WAITING = 0.025
 MOST_S = 0.05  # of work are remembered
 NEW_S = 0.01  # of work a new client counts as having cost: else each new connection were free
 
@@ -38,10 +39,10 @@ NEW_S = 0.01  # of work a new client counts as having cost: else each new connec
 class Share:
     """What somebody has cost and is not forgotten: `debt` seconds of work at the time `at` (s)."""
 
-    __slots__ = ("__weakref__", "_at", "_debt", "cost", "lines")
+    __slots__ = ("__weakref__", "_at", "_debt", "cost", "lines", "stranger")
 
-    def __init__(self, debt: float, at: float) -> None:
-        self._debt, self._at = debt, at
+    def __init__(self, debt: float, at: float, *, stranger: bool = False) -> None:
+        self._debt, self._at, self.stranger = debt, at, stranger
         self.lines = 0  # of it in which something waits
         self.cost = 0.0  # s, all that there ever was
 
@@ -67,16 +68,20 @@ class Line:
         self.waiting = OrderedDict[int, Any]()  # by id: a socket that stays readable is told of again and again
 
 
+Heap = list[tuple[float, int, float, Share, Line]]  # by rank
+
+
 class Lines:
     """All lines in which something waits.  Pure: `work` is a clock that stands still while others are at work."""
 
     def __init__(self, work: Clock = time.thread_time, clock: Clock = time.monotonic) -> None:
         self._work, self._clock = work, clock
-        self._heap: list[tuple[float, int, float, Share, Line]] = []
+        self._known: Heap = []
+        self._strangers: Heap = []
         self._numbers = itertools.count()
 
     def __bool__(self) -> bool:
-        return bool(self._heap)
+        return bool(self._known or self._strangers)
 
     def put(self, line: Line, callback: Any) -> None:  # an asyncio.Handle
         line.waiting[id(callback)] = callback
@@ -84,31 +89,40 @@ class Lines:
             self._enter(line)
 
     def serve(self) -> None:
-        """For SLICE_S, or a callback longer."""
-        begun = before = self._work()
-        while self._heap and before - begun < SLICE_S:
-            *_, cost, share, line = heapq.heappop(self._heap)
-            if share is not line.share or share.cost > cost:  # it counts for more than when it came
-                self._leave(share, line)
+        """For SLICE_S, or a callback longer; and then one callback of a stranger, if there was no time for any."""
+        begun = now = self._work()
+        served = False
+        while now - begun < SLICE_S and (heap := self._known or self._strangers):
+            served = served or heap is self._strangers
+            now = self._serve_one(heap, now)
+        if self._strangers and not served:
+            self._serve_one(self._strangers, now)
+
+    def _serve_one(self, heap: Heap, begun: float) -> float:
+        """`begun`, and what it gives: times of the clock of work."""
+        *_, cost, share, line = heapq.heappop(heap)
+        if share is not line.share or share.cost > cost:  # it counts for more than when it came
+            self._leave(share, line)
+            self._enter(line)
+            return begun
+        _, callback = line.waiting.popitem(last=False)
+        try:
+            if not callback.cancelled():
+                callback._run()
+        finally:
+            ended = self._work()
+            line.share.charge(self._clock(), ended - begun)
+            self._leave(share, line)
+            if line.waiting:
                 self._enter(line)
-                continue
-            _, callback = line.waiting.popitem(last=False)
-            try:
-                if not callback.cancelled():
-                    callback._run()
-            finally:
-                after = self._work()
-                line.share.charge(self._clock(), after - before)
-                before = after
-                self._leave(share, line)
-                if line.waiting:
-                    self._enter(line)
+        return ended
 
     def clear(self) -> None:
-        for *_, share, line in self._heap:
+        for *_, share, line in (*self._known, *self._strangers):
             line.waiting.clear()
             self._leave(share, line)
-        self._heap.clear()
+        self._known.clear()
+        self._strangers.clear()
 
     def _enter(self, line: Line) -> None:
         """Who comes first has the lowest rank.  All who wait are forgotten alike, so it stays right while they do."""
@@ -116,7 +130,8 @@ class Lines:
         rank = share.debt(now) + WAITING * now
         line.queued = True
         share.lines += 1
-        heapq.heappush(self._heap, (rank, next(self._numbers), share.cost, share, line))
+        heap = self._strangers if share.stranger else self._known
+        heapq.heappush(heap, (rank, next(self._numbers), share.cost, share, line))
 
     def _leave(self, share: Share, line: Line) -> None:
         line.queued = False
@@ -127,8 +142,13 @@ _line: contextvars.ContextVar[Line | None] = contextvars.ContextVar("line", defa
 
 
 def newcomer() -> Share:
-    """The share of somebody new."""
+    """The share of somebody new, who has been let in."""
     return Share(NEW_S, time.monotonic())
+
+
+def stranger() -> Share:
+    """The share of somebody who may come in or not: all who have been let in come first, but for one callback."""
+    return Share(NEW_S, time.monotonic(), stranger=True)
 
 
 def in_line(share: Share) -> contextvars.Context:

@@ -170,6 +170,24 @@ def test_who_speaks_comes_out_of_its_debt_while_others_flood_the_loop(bench: Ben
     assert len(speaker.waiting) <= 2
 
 
+def test_whoever_was_let_in_comes_before_any_number_of_strangers_who_still_get_on(bench: Bench) -> None:
+    talker = line()
+    for turn in range(500):
+        for _ in range(4):
+            bench.put(Line(Share(NEW_S, bench.now, stranger=True)), "stranger", 2 * MS)
+        bench.put(talker, "talker", 0.4 * MS)
+        before = len(bench.done)
+        bench.lines.serve()
+        assert bench.done[before] == "talker", turn
+        assert "stranger" in bench.done[before:]
+    costly = line(MOST_S)
+    for _ in range(100):
+        bench.put(costly, "costly", 5 * MS)
+        before = len(bench.done)
+        bench.lines.serve()
+        assert bench.done[before:] == ["costly", "stranger"]
+
+
 def test_several_lines_of_one_share_have_what_one_has(bench: Bench) -> None:
     together, alone = Share(0.0, 0.0), line()
     for _ in range(10):
