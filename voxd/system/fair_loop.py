@@ -28,26 +28,29 @@ from typing import Any
 Clock = Callable[[], float]
 
 SLICE_S = 0.004  # of work between two looks at the sockets
-IDLE = 0.05  # of one CPU: so much of what somebody has cost is forgotten while nothing of theirs waits
-# And while something does: less, or all would be alike once very many want very much; yet more than somebody who speaks
-# costs, or whoever was once in debt would never come out of it while others flood the daemon.
-WAITING = 0.025
-MOST_S = 0.05  # of work are remembered
-NEW_S = 0.01  # of work a new client counts as having cost: else each new connection were free
+IDLE = 0.25  # of one CPU: so much of what somebody has cost is forgotten while nothing of theirs waits
+WAITING = (
+    0.01  # of one CPU: and while something does, for it is by this that who wants much differs from who wants little
+)
+MOST_S = 0.25  # of work are remembered
+NEW_S = 0.1  # of work a new client counts as having cost: else each new connection were free
 
 
 class Share:
-    """What somebody has cost and is not forgotten: `debt` seconds of work at the time `at` (s)."""
+    """What somebody has cost and is not forgotten: `debt` seconds of work at the time `at` (s).
 
-    __slots__ = ("__weakref__", "_at", "_debt", "cost", "lines", "stranger")
+    `lines`: those of it in which something waits, which take turns; `queued`: it waits among the shares."""
+
+    __slots__ = ("__weakref__", "_at", "_debt", "cost", "lines", "queued", "stranger")
 
     def __init__(self, debt: float, at: float, *, stranger: bool = False) -> None:
         self._debt, self._at, self.stranger = debt, at, stranger
-        self.lines = 0  # of it in which something waits
         self.cost = 0.0  # s, all that there ever was
+        self.lines = deque[Line]()
+        self.queued = False
 
     def debt(self, now: float) -> float:
-        forgotten = (now - self._at) * (WAITING if self.lines else IDLE)
+        forgotten = (now - self._at) * (WAITING if self.queued else IDLE)
         self._debt, self._at = max(0.0, self._debt - forgotten), now
         return self._debt
 
@@ -58,7 +61,7 @@ class Share:
 
 
 class Line:
-    """Callbacks that run one after the other, by the time that `share` has had.  Several lines may have one share."""
+    """Callbacks that run one after the other, by the time that `share` has had."""
 
     __slots__ = ("queued", "share", "waiting")
 
@@ -68,11 +71,12 @@ class Line:
         self.waiting = OrderedDict[int, Any]()  # by id: a socket that stays readable is told of again and again
 
 
-Heap = list[tuple[float, int, float, Share, Line]]  # by rank
+Heap = list[tuple[float, int, Share]]  # by rank
 
 
 class Lines:
-    """All lines in which something waits.  Pure: `work` is a clock that stands still while others are at work."""
+    """All shares in whose lines something waits.  Pure: `work` is a clock that stands still while others are at
+    work."""
 
     def __init__(self, work: Clock = time.thread_time, clock: Clock = time.monotonic) -> None:
         self._work, self._clock = work, clock
@@ -100,42 +104,44 @@ class Lines:
 
     def _serve_one(self, heap: Heap, begun: float) -> float:
         """`begun`, and what it gives: times of the clock of work."""
-        *_, cost, share, line = heapq.heappop(heap)
-        if share is not line.share or share.cost > cost:  # it counts for more than when it came
-            self._leave(share, line)
-            self._enter(line)
-            return begun
+        *_, share = heapq.heappop(heap)
+        line = share.lines.popleft()
         _, callback = line.waiting.popitem(last=False)
         try:
             if not callback.cancelled():
                 callback._run()
         finally:
             ended = self._work()
-            line.share.charge(self._clock(), ended - begun)
-            self._leave(share, line)
+            share.charge(self._clock(), ended - begun)
+            share.queued = line.queued = False
+            if share.lines:
+                self._queue(share)
             if line.waiting:
                 self._enter(line)
         return ended
 
     def clear(self) -> None:
-        for *_, share, line in (*self._known, *self._strangers):
-            line.waiting.clear()
-            self._leave(share, line)
+        for *_, share in (*self._known, *self._strangers):
+            for line in share.lines:
+                line.waiting.clear()
+                line.queued = False
+            share.lines.clear()
+            share.queued = False
         self._known.clear()
         self._strangers.clear()
 
     def _enter(self, line: Line) -> None:
-        """Who comes first has the lowest rank.  All who wait are forgotten alike, so it stays right while they do."""
-        share, now = line.share, self._clock()
-        rank = share.debt(now) + WAITING * now
         line.queued = True
-        share.lines += 1
-        heap = self._strangers if share.stranger else self._known
-        heapq.heappush(heap, (rank, next(self._numbers), share.cost, share, line))
+        line.share.lines.append(line)
+        if not line.share.queued:
+            self._queue(line.share)
 
-    def _leave(self, share: Share, line: Line) -> None:
-        line.queued = False
-        share.lines -= 1
+    def _queue(self, share: Share) -> None:
+        """Who comes first has the lowest rank.  All who wait are forgotten alike, so it stays right while they do."""
+        now = self._clock()
+        rank = share.debt(now) + WAITING * now
+        share.queued = True
+        heapq.heappush(self._strangers if share.stranger else self._known, (rank, next(self._numbers), share))
 
 
 _line: contextvars.ContextVar[Line | None] = contextvars.ContextVar("line", default=None)

@@ -143,7 +143,7 @@ def test_nobody_is_passed_over_for_ever(bench: Bench) -> None:
 
 
 def test_one_who_wants_little_comes_first_even_if_so_many_want_much_that_each_gets_less(bench: Bench) -> None:
-    greedy = [line() for _ in range(30)]
+    greedy = [line() for _ in range(60)]
     talker = line()
     for turn in range(2000):
         for each in greedy:
@@ -159,7 +159,7 @@ def test_one_who_wants_little_comes_first_even_if_so_many_want_much_that_each_ge
 
 def test_who_speaks_comes_out_of_its_debt_while_others_flood_the_loop(bench: Bench) -> None:
     """One slow callback must not cost it its link: it waits then, and its packets wait with it."""
-    speaker, packets = line(MOST_S), 0
+    speaker, packets = line(NEW_S / 2), 0
     while bench.now < 8:
         while packets < bench.now / 0.02:
             bench.put(speaker, f"packet{packets}", 0.3 * MS)
