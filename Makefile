@@ -95,7 +95,6 @@ lock:
 	$(COMPILE) --extra dev --override $(LOCK)/no-torch.in -o $(LOCK)/dev.txt
 	$(COMPILE) --extra server --extra whisper --group build --constraint $(LOCK)/dev.txt -o $(LOCK)/demo.txt
 	$(COMPILE:pyproject.toml=) --group build --constraint $(LOCK)/dev.txt -o $(LOCK)/build.txt
-
 	for group in openai livekit pipecat; do \
 	    .venv/bin/uv pip compile $(LOCK)/clients/$$group.in --quiet --upgrade --universal --python-version 3.11 \
 	        --generate-hashes --no-header --no-emit-index-url -o $(LOCK)/clients/$$group.txt || exit 1; done

@@ -17,7 +17,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -185,9 +185,14 @@ class Gateway:
         log.info("settings read again: %s", count, extra=fields("daemon.reload"))
         journal.set_level(self.settings.log.level)
 
-    async def drain(self) -> None:
+    async def drain(self, servers: Iterable[Server]) -> None:
         """Tells all clients, lets turns in flight end, and closes every connection."""
-        await self.sessions.drain(self.settings.server.drain_s, RETRY_S)
+
+        def close_doors() -> None:
+            for server in servers:
+                server.close_doors()
+
+        await self.sessions.drain(self.settings.server.drain_s, RETRY_S, close_doors)
 
 
 def unix_s() -> float:
@@ -249,7 +254,7 @@ async def _live(
         if first.done():
             more = fields("daemon.drain", sessions=len(gateway.admission))
             log.info("stopping: turns in flight may end; a second signal stops at once", extra=more)
-            await _until(gateway.drain, signalled.get)
+            await _until(lambda: gateway.drain([server for server, _ in servers]), signalled.get)
     finally:
         gateway.calls.stop()
         await asyncio.wait({calls}, timeout=CALLS_S)

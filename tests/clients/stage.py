@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
+import shlex
 import socket
 import subprocess
 import wave
@@ -16,7 +16,7 @@ import numpy as np
 import soxr
 
 from shared.audio import RATE
-from tests.clients.catalogue import Client
+from tests.clients.catalogue import ROOT, Client
 from tests.support.chat_server import Asked, ChatServer, endless, says
 from tests.support.daemon import Daemon, environment, voxd_process
 from tests.support.speech import clip
@@ -31,26 +31,22 @@ TOKEN = "clients-of-others-" + "0" * 25
 async def answers(asked: Asked) -> None:
     """Repeats what was said last; a story has no end."""
     last = str(asked.body["messages"][-1].get("content"))
-    await (endless() if "story" in last.lower() else says(f"You said: {last}"))(asked)
+    await (endless() if "long story" in last.lower() else says(f"You said: {last}"))(asked)
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """Of 127.0.0.1 and localhost, made with OpenSSL as README tells."""
+    """Of localhost and 127.0.0.1, made by the command of docs/USE.md."""
 
     certificate: Path
     key: Path
 
     @classmethod
     def make(cls, folder: Path) -> Certificate:
-        made = cls(folder / "cert.pem", folder / "key.pem")
-        openssl = shutil.which("openssl")
-        assert openssl, "openssl is not installed"
-        names = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
-        files = ("-keyout", str(made.key), "-out", str(made.certificate))
-        request = (openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30", *names, *files)
-        subprocess.run(request, check=True, capture_output=True)
-        return made
+        lines = (ROOT / "docs" / "USE.md").read_text(encoding="utf-8").splitlines()
+        command = next(line for line in lines if line.startswith("openssl req"))
+        subprocess.run(shlex.split(command), check=True, capture_output=True, cwd=folder)
+        return cls(folder / "cert.pem", folder / "key.pem")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +62,14 @@ class Stage:
     sock: socket.socket | None
 
     @contextlib.contextmanager
-    def daemon(self) -> Iterator[Daemon]:
-        """Another one each time, on the same socket."""
+    def daemon(self, **more: str) -> Iterator[Daemon]:
+        """Another one each time, on the same socket; `more` is added to its environment."""
         options = {"cascade": {"url": self.chat.url, "model": "tiny"}}
         token = self.folder / "token"
         if not token.exists():
             token.write_text(TOKEN)
             token.chmod(0o600)
-        env = {"VOXD_ENGINE_OPTIONS": json.dumps(options), "VOXD_SERVER_TOKEN_FILE": str(token)}
+        env = {"VOXD_ENGINE_OPTIONS": json.dumps(options), "VOXD_SERVER_TOKEN_FILE": str(token), **more}
         flags = ["--transcribe", "whisper", "--respond", "cascade"]
         if self.certificate:
             flags += ["--tls-cert", str(self.certificate.certificate), "--tls-key", str(self.certificate.key)]

@@ -16,7 +16,7 @@ from shared import events
 from shared.latency import METRICS, OF_A_TURN, VOXD_ONLY, Metric, SampleClock, TurnMetrics
 from tests.support.fakes import utterance
 from voxd.commands.logs import NUMBERS, parse
-from voxd.telemetry.log import SessionLog
+from voxd.telemetry.log import BreachLimiter, SessionLog
 from voxd.telemetry.prometheus import Exposition, Live
 from voxd.telemetry.turn_meter import Targets, TurnReport
 from voxd.web.page_files import metrics_module
@@ -56,7 +56,7 @@ def test_a_metric_is_a_field_of_the_log_and_can_be_filtered_by(
         assert metric.name not in NUMBERS, "the log has one number for a turn, and only voxd's own"
         return
     with caplog.at_level(logging.INFO, "voxd"):
-        SessionLog("sess_x", Targets()).turn(reported(metric), 0)
+        SessionLog("sess_x", Targets(), BreachLimiter()).turn(reported(metric), 0)
     assert caplog.records[0].__dict__["fields"][metric.name.upper()] == 12.0
     if metric.line:
         assert f"{metric.line} 12" in caplog.records[0].getMessage()

@@ -9,7 +9,7 @@ import pytest
 import shared
 from shared.audio import HOP, PACKET, RATE, VAD_FRAME
 from shared.latency import METRICS
-from voxd.engine.realtime.frontend import FRAME
+from voxd.engine.realtime.runs import FRAME
 
 ROWS = re.findall(r"^([A-Za-z][\w ,-]*?)(?:  +)(\S.*)$", shared.__doc__ or "", re.MULTILINE)
 MEANING = {term.strip(): meaning for terms, meaning in ROWS for term in terms.split(",")}

@@ -242,8 +242,10 @@ class Sessions:
             if not parked:
                 self._parking.dismiss(connection, why)
 
-    async def drain(self, drain_s: int, retry_s: int) -> None:
-        """Stops: tells all clients, lets turns in flight end within `drain_s`, and closes every connection."""
+    async def drain(self, drain_s: int, retry_s: int, close_doors: Callable[[], None]) -> None:
+        """Stops: tells all clients, lets turns in flight end within `drain_s`, and closes every connection.
+
+        `close_doors` is called before that: clients connect again the moment their connection is closed."""
         self._admission.draining = True
         async with self._factory.host.changed:
             self._factory.host.changed.notify_all()  # requests that wait for an engine are answered now
@@ -252,6 +254,7 @@ class Sessions:
         turns = [asyncio.create_task(connection.idle.wait()) for connection in self._admission]
         if turns:
             await asyncio.wait(turns, timeout=drain_s)
+        close_doors()
         for connection in self._admission:
             connection.end(1012, "voxd is shutting down")
         for connection in self._parking:

@@ -302,11 +302,15 @@ class Server(uvicorn.Server):
         for door in self._doors:
             door.open()
 
-    async def finish(self) -> None:
-        """Accepts no more connections, but answers those that are here: uvicorn would drop a request that just came.
-        systemd keeps later ones waiting for the next process."""
+    def close_doors(self) -> None:
+        """Accepts no more connections.  On a socket of systemd later ones wait for the next process, instead of being
+        refused by this one: a refusal costs a client one of its few tries."""
         for door in self._doors:
             door.close()
+
+    async def finish(self) -> None:
+        """Accepts no more connections, but answers those that are here: uvicorn would drop a request that just came."""
+        self.close_doors()
         beginning = [task for door in self._doors for task in door.beginning]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FINISH_S):

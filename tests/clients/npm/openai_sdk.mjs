@@ -25,7 +25,7 @@ async function connected(talk, more) {
   const link = new OpenAIRealtimeWS({ model: "gpt-realtime", ...more });
   const inbox = new Inbox();
   link.on("event", inbox.put);
-  link.on("error", error => inbox.put({ type: "error", error }));
+  link.on("error", error => error.error || inbox.put({ type: "error", error: String(error) })); // the API's are events, too
   await inbox.until(event => event.type === "session.created" || refuse(event));
   link.send({ type: "session.update", session: session() });
   await inbox.until(event => event.type === "session.updated" || refuse(event));

@@ -105,9 +105,10 @@ async def piped(parts, talk):
 
 
 async def conversation(messages, talk, **more):
-    context, collector = LLMContext(messages), Collector()
+    context, collector, ears = LLMContext(messages), Collector(), Collector()
+    collector.transcripts = ears.transcripts  # transcripts of a realtime service go upstream
     pair = LLMContextAggregatorPair(context)
-    parts = [pair.user(), service(**more), collector, pair.assistant()]
+    parts = [pair.user(), ears, service(**more), collector, pair.assistant()]
     await piped(parts, lambda worker: talk(worker, collector, context))
 
 
@@ -145,7 +146,6 @@ def past():
     """A conversation that was had elsewhere, tools and all."""
     function = {"name": "weather", "arguments": '{"city": "Paris"}'}
     return [
-        {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "My name is Ada."},
         {"role": "assistant", "content": "Hello, Ada."},
         {"role": "assistant", "tool_calls": [{"id": "call_1", "type": "function", "function": function}]},
@@ -168,6 +168,7 @@ async def instructions():
         first = await collector.answers.get()
         changed = OpenAIRealtimeLLMService.Settings(system_instruction="Answer in Latin.")
         await worker.queue_frame(LLMUpdateSettingsFrame(delta=changed))
+        await worker.flush_pipeline()  # sound would overtake it
         await speak(worker, clip() + PAUSE)
         tell(answers=[first, await collector.answers.get()])
 

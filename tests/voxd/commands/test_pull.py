@@ -80,7 +80,7 @@ def test_the_makers_own_form_of_the_weights_is_left_out(home: Path, tmp_path: Pa
     ("config", "index", "told"),
     [
         (None, None, "holds no model that voxd can read"),
-        ('{"model_type": "llama"}', None, "no Voxtral model but 'llama'"),
+        ('{"model_type": "llama"}', None, "this is not a Voxtral model but 'llama'"),
         (
             '{"model_type": "voxtral_realtime"}',
             '{"weight_map": {"a": "model-2.safetensors"}}',

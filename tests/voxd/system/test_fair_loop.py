@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -336,3 +337,18 @@ def test_an_interrupted_loop_can_be_ended_in_order(work: Callable[[], Coroutine[
     with pytest.raises(KeyboardInterrupt), asyncio.Runner(loop_factory=FairLoop) as made:
         made.run(main())
     assert ended == ["ended"] * 3
+
+
+def test_a_client_of_a_thousand_lines_costs_no_more_to_serve_than_one_of_ten() -> None:
+    """Looks at the clock stand for the work of choosing."""
+    looks = dict[int, float]()
+    for count in (10, 1000):
+        now, asked = itertools.count(), itertools.count()
+        lines = Lines(lambda now=now: next(now) * 1e-6, lambda asked=asked: next(asked) * 1e-6)
+        share = Share(0.0, 0.0)
+        for _ in range(count):
+            lines.put(Line(share), Callback(lambda: None))
+        while lines:
+            lines.serve()
+        looks[count] = next(asked) / count
+    assert looks[1000] < 2 * looks[10]

@@ -21,9 +21,11 @@ from aiortc import RTCSessionDescription
 from shared.audio import RATE
 from shared.settings import WebRtc
 from tests.support.calls import PATH, Caller, Voice, called, form, http
+from tests.support.connections import ClosedDesk
 from tests.support.daemon import Daemon, voxd_process
 from tests.support.speech import clip
 from voxd.commands.control import status
+from voxd.web.callers import caller_of
 from voxd.webrtc import calls as webrtc, sdp
 from voxd.webrtc.peer import ImmediateBuffer, NoPort, Peer, PeerGone, Ports
 
@@ -324,7 +326,7 @@ async def test_switched_off_it_says_how_to_switch_it_on() -> None:
 
 def test_without_aiortc_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "voxd.webrtc.peer", None)
-    calls = webrtc.Calls(WebRtc(enabled=True), None)  # type: ignore[arg-type]
+    calls = webrtc.Calls(WebRtc(enabled=True), ClosedDesk(), lambda asked: caller_of(asked, {}))
     assert calls.trouble is not None
     assert "the extra `webrtc`" in calls.trouble[1]
 
