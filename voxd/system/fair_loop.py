@@ -3,7 +3,8 @@
 asyncio runs what is ready in the order in which it came, so a client with a little to do waits for all that others
 have to do.  Here each callback belongs to a Line: all callbacks of one client, which stay in their order.  Between two
 looks at the sockets the lines are served for SLICE_S, one callback at a time, and each time the line comes first whose
-Share has cost least.  A client that costs little so waits for the callback that is running, and for nobody's queue.
+Share has cost least.  Strangers, whose number nobody bounds, have what the others leave, and at least one callback
+in between.  A client that costs little so waits for the callback that is running, and for nobody's queue.
 
 Nobody has to say to whom a callback belongs: asyncio hands the context of a connection on to its protocol, tasks,
 timers and futures, and the line is a variable of that context.  What has no line belongs to the daemon and runs at
@@ -27,24 +28,26 @@ from typing import Any
 Clock = Callable[[], float]
 
 SLICE_S = 0.004  # of work between two looks at the sockets
-IDLE = 0.05  # of one CPU: so much of what somebody has cost is forgotten while nothing of theirs waits
-# And while something does: less, or all would be alike once very many want very much; yet more than somebody who speaks
-# costs, or whoever was once in debt would never come out of it while others flood the daemon.
-WAITING = 0.03
-MOST_S = 0.05  # of work are remembered
-NEW_S = 0.01  # of work a new client counts as having cost: else each new connection were free
+IDLE = 0.25  # of one CPU: so much of what somebody has cost is forgotten while nothing of theirs waits
+WAITING = (
+    0.01  # of one CPU: and while something does, for it is by this that who wants much differs from who wants little
+)
+MOST_S = 0.25  # of work are remembered
+NEW_S = 0.1  # of work a new client counts as having cost: else each new connection were free
 
 
 class Share:
-    """What somebody has cost and is not forgotten: `debt` seconds of work at the time `at` (s)."""
+    """What somebody has cost and is not forgotten: `debt` seconds of work at the time `at` (s).
 
-    __slots__ = ("__weakref__", "_at", "_debt", "cost", "lines", "queued")
+    `lines`: those of it in which something waits, which take turns; `queued`: it waits among the shares."""
 
-    def __init__(self, debt: float, at: float) -> None:
-        self._debt, self._at = debt, at
-        self.lines = deque[Line]()  # of it, in which something waits; they take turns
-        self.queued = False  # among the shares that are to be served
+    __slots__ = ("__weakref__", "_at", "_debt", "cost", "lines", "queued", "stranger")
+
+    def __init__(self, debt: float, at: float, *, stranger: bool = False) -> None:
+        self._debt, self._at, self.stranger = debt, at, stranger
         self.cost = 0.0  # s, all that there ever was
+        self.lines = deque[Line]()
+        self.queued = False
 
     def debt(self, now: float) -> float:
         forgotten = (now - self._at) * (WAITING if self.queued else IDLE)
@@ -58,88 +61,100 @@ class Share:
 
 
 class Line:
-    """Callbacks that run one after the other, by the time that `share` has had.  Several lines may have one share."""
+    """Callbacks that run one after the other, by the time that `share` has had."""
 
     __slots__ = ("queued", "share", "waiting")
 
     def __init__(self, share: Share) -> None:
         self.share = share
-        self.queued = False  # among the lines of a share
+        self.queued = False
         self.waiting = OrderedDict[int, Any]()  # by id: a socket that stays readable is told of again and again
 
 
-class Lines:
-    """All shares for which something waits.  Pure: `work` is a clock that stands still while others are at work.
+Heap = list[tuple[float, int, Share]]  # by rank
 
-    Shares are ordered, and the lines of each take turns: a share with a thousand lines costs no more to serve than one
-    with a single line."""
+
+class Lines:
+    """All shares in whose lines something waits.  Pure: `work` is a clock that stands still while others are at
+    work."""
 
     def __init__(self, work: Clock = time.thread_time, clock: Clock = time.monotonic) -> None:
         self._work, self._clock = work, clock
-        self._heap: list[tuple[float, int, float, Share]] = []
+        self._known: Heap = []
+        self._strangers: Heap = []
         self._numbers = itertools.count()
 
     def __bool__(self) -> bool:
-        return bool(self._heap)
+        return bool(self._known or self._strangers)
 
     def put(self, line: Line, callback: Any) -> None:  # an asyncio.Handle
         line.waiting[id(callback)] = callback
         if not line.queued:
-            self._queue(line)
+            self._enter(line)
 
     def serve(self) -> None:
-        """For SLICE_S, or a callback longer."""
-        begun = before = self._work()
-        while self._heap and before - begun < SLICE_S:
-            *_, cost, share = heapq.heappop(self._heap)
-            if share.cost > cost:  # it counts for more than when it came
-                self._enter(share)
-                continue
-            line = share.lines.popleft()
-            line.queued = False
-            _, callback = line.waiting.popitem(last=False)
-            try:
-                if not callback.cancelled():
-                    callback._run()
-            finally:
-                after = self._work()
-                line.share.charge(self._clock(), after - before)
-                before = after
-                if line.waiting and not line.queued:
-                    self._queue(line)
-                share.queued = False
-                if share.lines:
-                    self._enter(share)
+        """For SLICE_S, or a callback longer; and then one callback of a stranger, if there was no time for any."""
+        begun = now = self._work()
+        served = False
+        while now - begun < SLICE_S and (heap := self._known or self._strangers):
+            served = served or heap is self._strangers
+            now = self._serve_one(heap, now)
+        if self._strangers and not served:
+            self._serve_one(self._strangers, now)
+
+    def _serve_one(self, heap: Heap, begun: float) -> float:
+        """`begun`, and what it gives: times of the clock of work."""
+        *_, share = heapq.heappop(heap)
+        line = share.lines.popleft()
+        _, callback = line.waiting.popitem(last=False)
+        try:
+            if not callback.cancelled():
+                callback._run()
+        finally:
+            ended = self._work()
+            share.charge(self._clock(), ended - begun)
+            share.queued = line.queued = False
+            if share.lines:
+                self._queue(share)
+            if line.waiting:
+                self._enter(line)
+        return ended
 
     def clear(self) -> None:
-        for *_, share in self._heap:
-            share.queued = False
+        for *_, share in (*self._known, *self._strangers):
             for line in share.lines:
-                line.queued = False
                 line.waiting.clear()
+                line.queued = False
             share.lines.clear()
-        self._heap.clear()
+            share.queued = False
+        self._known.clear()
+        self._strangers.clear()
 
-    def _queue(self, line: Line) -> None:
+    def _enter(self, line: Line) -> None:
         line.queued = True
         line.share.lines.append(line)
         if not line.share.queued:
-            self._enter(line.share)
+            self._queue(line.share)
 
-    def _enter(self, share: Share) -> None:
+    def _queue(self, share: Share) -> None:
         """Who comes first has the lowest rank.  All who wait are forgotten alike, so it stays right while they do."""
         now = self._clock()
         rank = share.debt(now) + WAITING * now
         share.queued = True
-        heapq.heappush(self._heap, (rank, next(self._numbers), share.cost, share))
+        heapq.heappush(self._strangers if share.stranger else self._known, (rank, next(self._numbers), share))
 
 
 _line: contextvars.ContextVar[Line | None] = contextvars.ContextVar("line", default=None)
 
 
 def newcomer() -> Share:
-    """The share of somebody new."""
+    """The share of somebody new, who has been let in."""
     return Share(NEW_S, time.monotonic())
+
+
+def stranger() -> Share:
+    """The share of somebody who may come in or not: all who have been let in come first, but for one callback."""
+    return Share(NEW_S, time.monotonic(), stranger=True)
 
 
 def in_line(share: Share) -> contextvars.Context:

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
-from voxd.system.fair_loop import Share, in_line, newcomer
+from voxd.system.fair_loop import Share, in_line, stranger
 from voxd.system.sockets import BACKLOG
 from voxd.telemetry.log import fields
 from voxd.web.problem import HttpProblem
@@ -174,7 +174,7 @@ class Door:
                 self._full.count()
                 _turn_away(peer, plain=self._context is None)
                 continue
-            share = self._strangers.setdefault(peer_of(address), newcomer())
+            share = self._strangers.setdefault(peer_of(address), stranger())
             task = asyncio.get_running_loop().create_task(self._begin(peer), context=in_line(share))
             self.beginning[task] = None
             task.add_done_callback(self.beginning.pop)

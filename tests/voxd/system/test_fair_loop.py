@@ -144,7 +144,7 @@ def test_nobody_is_passed_over_for_ever(bench: Bench) -> None:
 
 
 def test_one_who_wants_little_comes_first_even_if_so_many_want_much_that_each_gets_less(bench: Bench) -> None:
-    greedy = [line() for _ in range(30)]
+    greedy = [line() for _ in range(60)]
     talker = line()
     for turn in range(2000):
         for each in greedy:
@@ -160,7 +160,7 @@ def test_one_who_wants_little_comes_first_even_if_so_many_want_much_that_each_ge
 
 def test_who_speaks_comes_out_of_its_debt_while_others_flood_the_loop(bench: Bench) -> None:
     """One slow callback must not cost it its link: it waits then, and its packets wait with it."""
-    speaker, packets = line(MOST_S), 0
+    speaker, packets = line(NEW_S / 2), 0
     while bench.now < 8:
         while packets < bench.now / 0.02:
             bench.put(speaker, f"packet{packets}", 0.3 * MS)
@@ -169,6 +169,24 @@ def test_who_speaks_comes_out_of_its_debt_while_others_flood_the_loop(bench: Ben
         bench.put(Line(Share(NEW_S, bench.now)), "new", 2 * MS)
         bench.lines.serve()
     assert len(speaker.waiting) <= 2
+
+
+def test_whoever_was_let_in_comes_before_any_number_of_strangers_who_still_get_on(bench: Bench) -> None:
+    talker = line()
+    for turn in range(500):
+        for _ in range(4):
+            bench.put(Line(Share(NEW_S, bench.now, stranger=True)), "stranger", 2 * MS)
+        bench.put(talker, "talker", 0.4 * MS)
+        before = len(bench.done)
+        bench.lines.serve()
+        assert bench.done[before] == "talker", turn
+        assert "stranger" in bench.done[before:]
+    costly = line(MOST_S)
+    for _ in range(100):
+        bench.put(costly, "costly", 5 * MS)
+        before = len(bench.done)
+        bench.lines.serve()
+        assert bench.done[before:] == ["costly", "stranger"]
 
 
 def test_several_lines_of_one_share_have_what_one_has(bench: Bench) -> None:
