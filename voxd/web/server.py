@@ -47,14 +47,38 @@ FINISH_S = 0.3  # for requests in flight when the daemon ends
 SHUTDOWN_S = 2  # for uvicorn to end
 
 
-class HttpProtocol(H11Protocol):
+class StallWatch:
+    """What both protocols have: a client that has read nothing for STALL_S of what waits for it is cut."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    disconnected = False
+    _stalled: asyncio.TimerHandle | None = None
+
+    def _watch(self) -> None:
+        self._unwatch()
+        if not self.disconnected:
+            self._stalled = self.loop.call_later(STALL_S, self._check, self.transport.get_write_buffer_size())
+
+    def _unwatch(self) -> None:
+        if self._stalled:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _check(self, before: int) -> None:
+        now = self.transport.get_write_buffer_size()
+        if now and now >= before:
+            self.transport.abort()
+        elif now:
+            self._watch()
+
+
+class HttpProtocol(StallWatch, H11Protocol):
     """uvicorn's HTTP protocol with a deadline for the head of a request, for which uvicorn would wait for ever.
 
     From its head to its answer a request belongs to the application, which answers refused ones at once.  A client that
     has read nothing of its answer for STALL_S counts as gone.
     """
-
-    _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -78,21 +102,6 @@ class HttpProtocol(H11Protocol):
         super().resume_writing()
         self._unwatch()
 
-    def _watch(self) -> None:
-        self._unwatch()
-        self._stalled = self.loop.call_later(STALL_S, self._check, self.transport.get_write_buffer_size())
-
-    def _unwatch(self) -> None:
-        if self._stalled:
-            self._stalled.cancel()
-            self._stalled = None
-
-    def _check(self, before: int) -> None:
-        if self.transport.get_write_buffer_size() >= before:
-            self.transport.abort()
-        else:
-            self._watch()
-
     def handle_events(self) -> None:
         super().handle_events()
         if self.cycle and not self.cycle.response_complete:
@@ -108,14 +117,13 @@ class HttpProtocol(H11Protocol):
         super().on_response_complete()
 
 
-class WebSocketProtocol(WebSocketsSansIOProtocol):
+class WebSocketProtocol(StallWatch, WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol with the bounds that it lacks.  HttpProtocol hands its transport over to it."""
 
     _heard_at = 0.0
     _failed = False
     _held = 0  # bytes of messages that are not whole, or not worked off
     _with_app = 0  # of them, those that are whole
-    _stalled: asyncio.TimerHandle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         _waiting(self).leave(self.transport)
@@ -229,23 +237,6 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._unwatch()
-
-    def _watch(self) -> None:
-        self._unwatch()
-        if not self.disconnected:
-            self._stalled = self.loop.call_later(STALL_S, self._check, self.transport.get_write_buffer_size())
-
-    def _unwatch(self) -> None:
-        if self._stalled:
-            self._stalled.cancel()
-            self._stalled = None
-
-    def _check(self, before: int) -> None:
-        now = self.transport.get_write_buffer_size()
-        if now and now >= before:
-            self.transport.abort()
-        elif now:
-            self._watch()
 
 
 class Config(uvicorn.Config):
