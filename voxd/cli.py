@@ -271,8 +271,7 @@ def _try_engines(plan: Plan) -> None:
 
 
 def _client_settings(path: Path | None) -> Settings:
-    """The settings by which a client finds a daemon; if the usual file is wrong, a line says so and defaults are
-    used."""
+    """The settings by which a daemon is found; a line says if the usual file is wrong, and defaults are used."""
     from shared.settings import Settings
 
     try:
