@@ -55,6 +55,8 @@ RECENT = 20  # the latest entries, among which an open answer is
 RENDERS = 500  # paintings that are remembered
 TURNS = 120  # metrics of as many turns are kept for the graph; the oldest go
 RUNNING = 8  # turns whose metrics are not yet complete; of one that was given up nothing more is told
+# Why an answer ended early, in a word.
+ENDINGS = {"turn_detected": "interrupted", "client_cancelled": "stopped", "max_output_tokens": "cut at its longest"}
 
 
 class LinkState(Enum):
@@ -242,8 +244,7 @@ def _cause(event: ResponseDone) -> str:
     error = details.get("error")
     said = error.get("message") if isinstance(error, dict) else None
     reason = details.get("reason")
-    words = {"turn_detected": "interrupted", "client_cancelled": "stopped", "max_output_tokens": "cut at its longest"}
-    return safe_line(str(said or words.get(str(reason)) or reason or event.response.status))
+    return safe_line(str(said or ENDINGS.get(str(reason)) or reason or event.response.status))
 
 
 def _session(state: State, event: SessionCreated | SessionUpdated | Error | Notice) -> State:
