@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import heapq
 import itertools
 import threading
@@ -34,6 +35,27 @@ WAITING = (
 )
 MOST_S = 0.25  # of work are remembered
 NEW_S = 0.1  # of work a new client counts as having cost: else each new connection were free
+
+
+class Work:
+    """A clock of what this thread does, in seconds.  It stands still while garbage is collected: the garbage is that of
+    all, and whoever happens to be at work would pay for it."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._collecting = self._begun = 0.0
+
+    def __call__(self) -> float:
+        return time.thread_time() - self._collecting
+
+    def collecting(self, phase: str, _: dict[str, int]) -> None:
+        """For gc.callbacks.  What other threads collect is not in the time of this one."""
+        if threading.get_ident() != self._thread:
+            return
+        if phase == "start":
+            self._begun = time.thread_time()
+        else:
+            self._collecting += time.thread_time() - self._begun
 
 
 class Share:
@@ -214,4 +236,12 @@ class FairLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        self._ready = _Ready(self, Lines())
+        work = Work()
+        self._collecting = work.collecting
+        gc.callbacks.append(self._collecting)
+        self._ready = _Ready(self, Lines(work))
+
+    def close(self) -> None:
+        if not self.is_closed():
+            gc.callbacks.remove(self._collecting)
+        super().close()

@@ -289,7 +289,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets=[])
         config = self.config
         protocol = partial(HttpProtocol, config, self.server_state, self.lifespan.state)
-        self._doors = [Door(sock, protocol, config.ssl) for sock in sockets or []]
+        waiting = cast(Config, config).waiting
+        self._doors = [Door(sock, protocol, config.ssl, waiting) for sock in sockets or []]
         for door in self._doors:
             door.open()
 
@@ -302,9 +303,9 @@ class Server(uvicorn.Server):
     async def finish(self) -> None:
         """Accepts no more connections, but answers those that are here: uvicorn would drop a request that just came."""
         self.close_doors()
-        beginning = [task for door in self._doors for task in door.beginning]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FINISH_S):
-                await asyncio.gather(*beginning, return_exceptions=True)
                 await cast(Config, self.config).waiting.nobody.wait()
+        for door in self._doors:
+            door.finish()
         self.should_exit = True
