@@ -239,12 +239,13 @@ class Close(StreamMessage, frozen=True):
 
 
 class Part(StreamMessage, frozen=True):
-    """The first turns of a context that is too long for one message.
+    """The first turns of a context, or the first samples of an Audio, that is too long for one message.
 
-    The others follow in a Prepare, Speculate or Respond.  Without turns it withdraws the parts before it, whose
-    message cannot be sent."""
+    The others follow in a Prepare, Speculate or Respond, or in the Audio.  Without either it withdraws the parts before
+    it, whose message cannot be sent."""
 
     turns: tuple[Turn, ...] = ()
+    pcm: bytes = b""
 
 
 class Stop(Message, frozen=True):
