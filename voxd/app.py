@@ -13,6 +13,7 @@ It knows which parts there are, and the order in which they start and stop; not 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -312,6 +313,8 @@ async def _announce(gateway: Gateway) -> None:
     """Logs that the engines are ready, and how to connect."""
     async with gateway.host.changed:
         await gateway.host.changed.wait_for(lambda: gateway.host.state == "ready")
+    gc.collect()
+    gc.freeze()  # what is loaded by now stays: each search for garbage among it would hold all clients
     ready = gateway.host.ready
     if ready:
         roles = " · ".join(f"{role} {name or 'none'}" for role, name in _roles(ready))

@@ -28,6 +28,16 @@ class Terminal(LinuxDriver):
         super().__init__(*args, **options)
         self._file = _Screen()  # type: ignore[assignment]  # what of a text file the driver uses
 
+    def _get_terminal_size(self) -> tuple[int, int]:
+        """Columns and rows, from the terminal itself.  Textual believes COLUMNS and LINES before the terminal: programs
+        that start others hand them on (Python's readline does, unasked), and they hold another terminal's size, or an
+        earlier one."""
+        try:
+            columns, rows = os.get_terminal_size(1)
+        except OSError:  # it is gone
+            columns = rows = 0
+        return columns or 80, rows or 24
+
     def run_input_thread(self) -> None:
         """Reads keys.  Bytes that are not UTF-8 and sequences that mean nothing are dropped; what is typed after them
         counts."""
