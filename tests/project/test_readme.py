@@ -47,7 +47,7 @@ async def draw(size: tuple[int, int], events: list[Event]) -> str:
 
 
 def plain(svg: str) -> str:
-    """Without the names that are made anew for each picture."""
+    """A picture without the names that are made anew for each one."""
     return re.sub(r"terminal-\d+", "terminal", svg)
 
 
@@ -165,7 +165,7 @@ def test_the_architecture_names_every_module_of_a_room() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_its_links_lead_somewhere(page: str) -> None:
-    """Files and folders that are there, and chapters of pages that have such a chapter."""
+    """Links lead to files and folders that exist, and to chapters that the page has."""
     for path, chapter in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", PAGES[page]):
         place = (ROOT / page).parent / path if path else ROOT / page
         assert place.exists(), path

@@ -81,7 +81,7 @@ class SyncPool:
         self.stopped = True
 
     def take(self) -> None:
-        """Workers begin what they can, and do not finish."""
+        """Lets workers begin what they can, without finishing."""
         while (request := self.scheduler.take()) is not None:
             self.kinds.append(request.kind)
             self.held.append(request)
@@ -264,7 +264,7 @@ def test_no_partial_begins_in_a_pause_that_has_just_begun() -> None:
 
 
 def test_long_speech_is_cut_at_a_pause_and_goes_on() -> None:
-    """18 s: a pause at 8 s is too early, that at 11 s is taken; nothing is lost or doubled."""
+    """Of 18 s, a pause at 8 s is too early and that at 11 s is taken; nothing is lost or doubled."""
     world = World()
     world.open()
     world.tell(Onset(1, 1, 0))
@@ -291,7 +291,7 @@ def test_speech_without_a_pause_is_cut_before_it_is_too_long() -> None:
 
 
 def test_long_silence_around_voice_is_not_decoded() -> None:
-    """Push-to-talk: 20 s of silence, a second of voice, 8 s of silence."""
+    """Push-to-talk with 20 s of silence, a second of voice and 8 s of silence."""
     world = World()
     world.open()
     world.tell(Onset(1, 1, 0))
