@@ -1,4 +1,5 @@
-"""The terminal under the screen: what it sends, however broken, is read; when it is gone, the program ends.
+"""The terminal under the screen: what it sends, however broken, is read; it is given back while the program is stopped;
+when it is gone, the program ends.
 
 It knows bytes and a pty; not what is drawn.  Textual's driver does the rest.
 """
@@ -12,10 +13,13 @@ import selectors
 import signal
 import sys
 from codecs import getincrementaldecoder
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
+from textual.message import Message
 
 SEQUENCES = re.compile("(?=\x1b)")  # what lies between two escapes is read or dropped as one
 BAD_SEQUENCE = ValueError, OverflowError, LookupError, TypeError  # what Textual's parser throws at numbers nobody types
@@ -24,9 +28,35 @@ BAD_SEQUENCE = ValueError, OverflowError, LookupError, TypeError  # what Textual
 class Terminal(LinuxDriver):
     """Textual's driver, on standard output, that survives what a terminal sends and sees that it has gone."""
 
+    class Gone(Message):
+        """There is no terminal any more.  The kernel says so too, but not to who ignores SIGHUP."""
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._file = _Screen()  # type: ignore[assignment]  # what of a text file the driver uses
+        self._file = _Screen(self._hang_up)  # type: ignore[assignment]  # what of a text file the driver uses
+        # Between two callbacks: Textual's handlers run in the middle of a write, whose lock they then wait for.
+        self._loop.add_signal_handler(signal.SIGTSTP, self._sigtstp_application)
+        self._loop.add_signal_handler(signal.SIGCONT, self._sigcont_application)
+
+    def _sigtstp_application(self, *_: object) -> None:
+        """Gives the terminal back and stops; not where nobody could let it go on, as the kernel has it, too."""
+        if _has_shell():
+            super()._sigtstp_application()
+
+    def _sigcont_application(self, *_: object) -> None:
+        """Goes on where it was.  Who was stopped by SIGSTOP has not given the terminal back, and the shell has changed
+        it since."""
+        if self._writer_thread is None:  # not begun
+            return
+        if not self._must_signal_resume:
+            self.suspend_application_mode()
+        super()._sigcont_application()
+        self._app.refresh(layout=True)
+
+    def _hang_up(self) -> None:
+        """Of any thread."""
+        with suppress(RuntimeError):  # the loop has ended
+            self.send_message(self.Gone())
 
     def run_input_thread(self) -> None:
         """Bytes that are no UTF-8 and sequences that are none are dropped; what is typed after them counts."""
@@ -38,7 +68,7 @@ class Terminal(LinuxDriver):
                 text = ""
                 if selector.select(0.1):
                     if not (data := self._read()):
-                        hang_up()
+                        self._hang_up()
                         return
                     text = decoder.decode(data).replace("\0", "")
                 for piece in filter(None, SEQUENCES.split(text)):
@@ -58,11 +88,18 @@ class Terminal(LinuxDriver):
             return b""
 
 
+def _has_shell() -> bool:
+    """Whether a shell of this terminal can let the program go on (its process group is not orphaned)."""
+    parent = os.getppid()
+    return os.getsid(parent) == os.getsid(0) and os.getpgid(parent) != os.getpgrp()
+
+
 class _Screen:
     """Where the driver's thread writes.  A terminal that is gone takes nothing, and must not stop that thread: the
     program waits for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, hang_up: Callable[[], None]) -> None:
+        self._hang_up = hang_up
         out = sys.__stdout__
         encoding = out.encoding if out is not None else "utf-8"
         raw = io.BufferedWriter(io.FileIO(1, "w", closefd=False))
@@ -84,9 +121,4 @@ class _Screen:
             what()
         except OSError:
             self._gone = True
-            hang_up()
-
-
-def hang_up() -> None:
-    """As the kernel says that the terminal is gone, where it has not."""
-    os.kill(os.getpid(), signal.SIGHUP)
+            self._hang_up()
