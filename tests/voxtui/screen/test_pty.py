@@ -34,17 +34,6 @@ def target(daemon: Daemon) -> str:
 # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (160, 48), (60, 18)])
-@pytest.mark.parametrize("modern", [False, True], ids=["plain", "modern"])
-def test_the_first_screen(target: str, columns: int, rows: int, modern: bool, tmp_path: Path) -> None:
-    """With a microphone and a responder, before any key: one row of the voice, and the line to type into."""
-    with voxtui(tmp_path, target, columns=columns, rows=rows, hum=True, modern=modern) as (terminal, tap):
-        terminal.until(shows(terminal, "listening", PROMPT))
-        assert not re.search(r"○ off", terminal.text())
-        agree(terminal, tap)
-        assert not re.search(r"○ off", terminal.text())
-
-
 def test_sizes_come_and_go(target: str, tmp_path: Path) -> None:
     with voxtui(tmp_path, target, hum=True) as (terminal, tap):
         terminal.until(shows(terminal, "listening", PROMPT))

@@ -46,9 +46,11 @@ def one_row_of_the_voice(terminal: Terminal) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "columns", "rows"),
+    [*((kind, 80, 24) for kind in KINDS), ("plain", 60, 18), ("modern", 120, 30), ("slow", 160, 48)],
+)
 @pytest.mark.parametrize("responder", [True, False], ids=["talking", "writing"])
-@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (120, 30), (60, 18)])
 def test_the_first_screen(
     kind: str, responder: bool, columns: int, rows: int, talking: Daemon, writing: Daemon, tmp_path: Path
 ) -> None:
@@ -125,3 +127,38 @@ def test_after_any_changes(kind: str, talking: Daemon, tmp_path: Path) -> None:
             for name in [step] if step else choice.sample(list(STEPS), 4):
                 STEPS[name](terminal)
             agree(terminal, tap)
+
+
+LONE = random.Random(1).randbytes(20_000).translate(None, bytes(range(128)))  # parts of signs, and no keys
+GARBAGE = {
+    "no UTF-8": [b"\xff", b"\xc3", b"\xe2\x82", b"\xf0\x9f", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80"],
+    "bytes": [bytes(range(0x80, 0x100)), b"\0", b"\0" * 5000, LONE],
+    "unfinished": [
+        b"\x1b",
+        b"\x1b\x1b\x1b",
+        b"\x1b[",
+        b"\x1bO",
+        b"\x1b]0;0000",
+        b"\x1bP+0\x1b\\",
+        b"\x1b[200~\x1b[201~",
+    ],
+    "numbers": [b"\x1b[1114112u", b"\x1b[99999999999999999999u", b"\x1b[48;0;0;0;0t", b"\x1b[?2026;9$y", b"\x1b[1;1R"],
+    "a mouse": [b"\x1b[<0;99999;99999M", b"\x1b[<;;M", b"\x1b[M\xff\xff\xff", b"\x1b[<0;-1;-1m", b"\x1b[M   "],
+    "odd signs": ["é\u0301\u202e\N{BYTE ORDER MARK}".encode(), "\U0001f469\u200d\U0001f680".encode()],
+}
+FOCUSED = b"\x1b[I"  # a whole sequence, with which whatever was begun is over
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+def test_whatever_is_typed(kind: str, talking: Daemon, tmp_path: Path) -> None:
+    """It stays, and hears what is typed next."""
+    with voxtui(tmp_path, f"unix:{talking.socket}", hum=True) as (terminal, tap):
+        terminal.until(shows(terminal, "listening", PROMPT))
+        for typed in GARBAGE[kind]:
+            terminal.send(typed)
+            agree(terminal, tap)
+            terminal.send(FOCUSED)
+            for word in ("○ muted", "○ listening"):
+                terminal.send(b"m")
+                terminal.until(shows(terminal, word))
+        assert terminal.process.poll() is None
