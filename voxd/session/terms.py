@@ -64,6 +64,7 @@ class Terms:
     def __init__(self, config: AnySession, profile: Profile, warnings: tuple[Warned, ...] = ()) -> None:
         self.profile = profile
         self._told: set[tuple[str, str]] = set()
+        self.size = 0  # bytes of memory of what clients have set, about
         asked, found = self._known_language(config)
         self.config = self._settled(asked)
         self.warnings = self._once((*warnings, *found, *self._about(asked)))
@@ -84,6 +85,7 @@ class Terms:
             message = "The session type cannot change once there is audio or an item."
             raise WireError("invalid_parameter", message, "session.type")
         self.config = self._settled(asked)
+        self.size = 3 * len(shown)  # as objects
         self.warnings = self._once((*self._mapped(event.session, asked), *_unknown(unknown), *self._about(asked)))
 
     def _refuse(self, patch: Json, asked: AnySession) -> None:
@@ -186,7 +188,7 @@ class Terms:
             sound = msgspec.structs.replace(before.audio.input, format=self.config.audio.input.format)
             audio: Any = msgspec.structs.replace(before.audio, input=sound)
             before = msgspec.structs.replace(before, audio=audio)
-        self.config = before
+        self.config, self.size = before, 3 * len(msgspec.json.encode(before))
 
     def untell(self, warnings: Iterable[Warned]) -> None:
         """These have not reached the client after all."""

@@ -1,4 +1,4 @@
-"""`voxtui transcribe FILE...`: files in, text out, as fast as voxd takes them.
+"""`voxtui transcribe FILE...`: files in, text out, as fast as voxd takes them.  Step 12.
 
 The text goes to standard output alone; progress and what is wrong go to standard error.  It does not know how words are
 found in sound, nor how a voxd is started.
@@ -26,13 +26,13 @@ from voxtui.link.client import PATIENCE_S, SILENCE_MS, RealtimeClient, Wishes
 from voxtui.link.target import Route
 from voxtui.session.run import Run
 from voxtui.session.saving import subtitles
-from voxtui.session.transcript import Entry, Progress, State, Voice, changes, reduce
+from voxtui.session.transcript import Entry, EntryProgress, State, Voice, changes, reduce
 
 NO_EFFECT = "no_effect"  # a wish that changes nothing with this engine: no failure
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class FileTurn:
     """One utterance of a file."""
 
     start_ms: int
@@ -46,23 +46,23 @@ class Transcript:
 
     file: str
     seconds: float
-    turns: tuple[Turn, ...]
+    turns: tuple[FileTurn, ...]
 
 
 def as_text(found: Transcript) -> str:
-    """One line per utterance."""
+    """Text with one line per utterance."""
     return "".join(f"{turn.text}\n" for turn in found.turns)
 
 
 def as_json(found: Transcript) -> str:
-    """One object on one line."""
+    """The transcript as one JSON object on one line."""
     text = " ".join(turn.text for turn in found.turns)
     whole = {"file": found.file, "seconds": found.seconds, "text": text, "turns": found.turns}
     return msgspec.json.encode(whole).decode() + "\n"
 
 
 def as_srt(found: Transcript) -> str:
-    """SubRip."""
+    """The transcript as SubRip subtitles."""
     return subtitles([(turn.start_ms, turn.end_ms, turn.text) for turn in found.turns])
 
 
@@ -70,7 +70,8 @@ FORMATS: dict[str, Callable[[Transcript], str]] = {"text": as_text, "json": as_j
 
 
 async def transcribe_files(route: Route, files: Sequence[Path], *, form: str, language: str | None) -> bool:
-    """Every file, one after the other; False if one of them could not be done.  Raises ClientError if voxd is lost."""
+    """Transcribes the files one after the other; False if one could not be done.  Raises ClientError if voxd is
+    lost."""
     good = True
     for file in files:
         try:
@@ -101,7 +102,9 @@ class Hearing:
         self._file, self._client, self._source = file, client, source
         self._state = State()
         self._run = Run(client, source, self._receive, hurry=True, silence_ms=SILENCE_MS)
-        self._turns: dict[str, Turn] = {}  # of the whole file, however long: a screen may forget, a transcript may not
+        self._turns: dict[
+            str, FileTurn
+        ] = {}  # of the whole file, however long: a screen may forget, a transcript may not
         self._failures: dict[str, str] = {}
 
     async def run(self) -> None:
@@ -113,7 +116,7 @@ class Hearing:
 
     @property
     def _samples(self) -> int:
-        """So far, until the end of the file was read."""
+        """Samples read so far, until the end of the file was read."""
         found = self._source.samples
         return self._client.position if found is None else found
 
@@ -136,9 +139,9 @@ class Hearing:
                     self._failures[entry.key] = entry.text
             elif entry.voice is Voice.MODEL:
                 continue  # nobody asked for answers, and one is no transcript
-            elif entry.progress is Progress.BROKEN:
+            elif entry.progress is EntryProgress.BROKEN:
                 self._failures[entry.key] = entry.remark
-            elif entry.progress is Progress.DONE and entry.key not in self._turns:
+            elif entry.progress is EntryProgress.DONE and entry.key not in self._turns:
                 self._finished(entry)
 
     def _finished(self, entry: Entry) -> None:
@@ -148,8 +151,9 @@ class Hearing:
         whole = max(self._source.samples or self._source.expected, to_samples(heard))
         say(f"{self._source.name}: {heard / 1000:.1f} of {whole / RATE:.1f} s", err=True)
 
-    def _turn(self, entry: Entry) -> Turn:
-        """What the last commit brought has no place of its own: it lies behind all that was heard before."""
+    def _turn(self, entry: Entry) -> FileTurn:
+        """One utterance with its place.  What the last commit brought has none, so it lies behind all that was heard
+        before."""
         behind = max((to_samples(turn.end_ms) for turn in self._turns.values()), default=0)
         first, last = self._run.meter.span(entry.key) or (behind, self._samples)
-        return Turn(to_ms(first), to_ms(last), " ".join(entry.text.split()))
+        return FileTurn(to_ms(first), to_ms(last), " ".join(entry.text.split()))

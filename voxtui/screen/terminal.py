@@ -1,5 +1,5 @@
-"""The terminal under the screen: what it sends, however broken, is read; it is given back while the program is stopped;
-when it is gone, the program ends.
+"""The terminal under the screen: its input is read, however broken; it is given back while the program is stopped; when
+it is gone, the program ends.  Step 12.
 
 It knows bytes and a pty; not what is drawn.  Textual's driver does the rest.
 """
@@ -26,7 +26,7 @@ BAD_SEQUENCE = ValueError, OverflowError, LookupError, TypeError  # what Textual
 
 
 class Terminal(LinuxDriver):
-    """Textual's driver, on standard output, that survives what a terminal sends and sees that it has gone."""
+    """Textual's driver on standard output, which survives broken input and notices when the terminal is gone."""
 
     class Gone(Message):
         """There is no terminal any more.  The kernel says so too, but not to who ignores SIGHUP."""
@@ -58,8 +58,19 @@ class Terminal(LinuxDriver):
         with suppress(RuntimeError):  # the loop has ended
             self.send_message(self.Gone())
 
+    def _get_terminal_size(self) -> tuple[int, int]:
+        """Columns and rows, from the terminal itself.  Textual believes COLUMNS and LINES before the terminal: programs
+        that start others hand them on (Python's readline does, unasked), and they hold another terminal's size, or an
+        earlier one."""
+        try:
+            columns, rows = os.get_terminal_size(1)
+        except OSError:  # it is gone
+            columns = rows = 0
+        return columns or 80, rows or 24
+
     def run_input_thread(self) -> None:
-        """Bytes that are no UTF-8 and sequences that are none are dropped; what is typed after them counts."""
+        """Reads keys.  Bytes that are not UTF-8 and sequences that mean nothing are dropped; what is typed after them
+        counts."""
         decoder = getincrementaldecoder("utf-8")("replace")
         parser = XTermParser(self._debug)
         with selectors.DefaultSelector() as selector:
@@ -81,7 +92,7 @@ class Terminal(LinuxDriver):
                     self.process_message(event)
 
     def _read(self) -> bytes:
-        """Nothing: the terminal is gone."""
+        """Reads from the terminal; nothing means that it is gone."""
         try:
             return os.read(self.fileno, 1 << 16)
         except OSError:
@@ -95,8 +106,8 @@ def _has_shell() -> bool:
 
 
 class _Screen:
-    """Where the driver's thread writes.  A terminal that is gone takes nothing, and must not stop that thread: the
-    program waits for it."""
+    """The file to which the driver's thread writes.  A terminal that is gone takes nothing, and must not stop that
+    thread, for which the program waits at its end."""
 
     def __init__(self, hang_up: Callable[[], None]) -> None:
         self._hang_up = hang_up
