@@ -19,7 +19,7 @@ from tests.support.service import CLOCK, pause
 
 CODE = re.compile(rb'"code":\s?"(\w+)"')
 PONG = 10  # an opcode
-ANSWER_S = 20.0  # for an answer to a whole request
+ANSWER_S = 60.0  # for an answer to a whole request
 HOLD_S = 8.0  # what is held open is held so long, then let go and held again
 Json = dict[str, Any]
 

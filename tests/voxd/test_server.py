@@ -100,6 +100,29 @@ async def test_a_transcription_session(daemon: Daemon) -> None:
     assert not any(name.startswith("response.") for name in person.names())
 
 
+@pytest.mark.parametrize(
+    ("query", "name", "known"),
+    [
+        ("intent=transcribe", "intent", "transcription"),
+        ("voxd_ext=metrics,provisonal,%20binary", "voxd_ext", "metrics, provisional, binary, resume"),
+        ("dialect=openai", "dialect", "ga, vllm"),
+    ],
+)
+async def test_a_value_in_the_url_that_nobody_knows_is_told(query: str, name: str, known: str, daemon: Daemon) -> None:
+    """To the client with the values that there are, and in the journal without the value."""
+    async with talk(daemon, f"?{query}") as person:
+        (warned,) = person.seen[0]["voxd_warnings"]
+
+    assert (warned["code"], warned["param"]) == ("unknown_value", name)
+    assert known in warned["message"]
+    lines = [line for line in daemon.log.read_text().splitlines() if "unknown_value" in line]
+    assert any(name in line for line in lines)
+    value = query.partition("=")[2]
+    assert not any(value in line for line in lines)
+    async with talk(daemon, "?intent=transcription&voxd_ext=metrics,%20provisional,&dialect=ga") as person:
+        assert "voxd_warnings" not in person.seen[0]
+
+
 async def test_a_conversation_turn(daemon: Daemon) -> None:
     async with talk(daemon) as person:
         await person.speak(SPEECH + SILENCE)

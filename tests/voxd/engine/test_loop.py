@@ -29,6 +29,7 @@ from voxd.messages import (
     Leave,
     Onset,
     Open,
+    Opened,
     Output,
     Refused,
     Report,
@@ -263,7 +264,7 @@ def test_a_second_open_is_told_as_it_is_and_keeps_what_was_heard() -> None:
     transcriber, responder, rig = both()
     rig.turn(Feed(1, 0, AUDIO[:-2]))
     again = Open(1, ("transcribe", "respond"), "de", start=9999)
-    assert rig.turn(again, Feed(1, VAD_FRAME - 1, b"\0\0")) == [Heard(1, 0, (0.75,))]
+    assert rig.turn(again, Feed(1, VAD_FRAME - 1, b"\0\0")) == [Opened(1), Heard(1, 0, (0.75,))]
     assert msgspec.structs.replace(again, roles=("transcribe",)) in transcriber.told
     assert msgspec.structs.replace(again, roles=("respond",)) in responder.told
     assert Close not in transcriber.kinds()

@@ -74,6 +74,8 @@ class Player:
 
     def _drain(self, cause: str | None = None) -> list[events.ServerEvent]:
         commands, _ = self.session.to_send()
+        if self.session.undecided:
+            self.session.receive_output(m.Opened(self.stream))
         sent = list(iter(self.session.next_event, None))
         assert self.link == "up" or not commands, "nobody is there to be told"
         for event in sent:
@@ -256,7 +258,8 @@ class Player:
             self._given_up.clear()
             if back:
                 self.session.resumed()
-            self.session.engine_ready(self.profile)
+            (self.session.client_back if back else self.session.engine_ready)(self.profile)
+            self.session.receive_output(m.Opened(self.stream))
             self._drain()
 
     def tick(self, us: int) -> None:

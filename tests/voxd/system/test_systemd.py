@@ -31,7 +31,7 @@ class Systemd:
     def __init__(self, address: str) -> None:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.bind(address.replace("@", "\0", 1))
-        self._sock.settimeout(30)
+        self._sock.settimeout(60)
         self.heard: list[str] = []
 
     def until(self, beginning: str) -> str:

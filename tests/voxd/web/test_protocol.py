@@ -269,7 +269,7 @@ async def test_a_peer_that_takes_nothing_is_gone_even_if_it_sends(monkeypatch: p
 async def _all_gone(running: Server) -> None:
     """Whether both the connection and the application that served it are gone."""
     if running.server_state.tasks:
-        await asyncio.wait(running.server_state.tasks, timeout=5)
+        await asyncio.wait(running.server_state.tasks, timeout=60)
     assert not running.server_state.tasks
     assert not running.server_state.connections
 

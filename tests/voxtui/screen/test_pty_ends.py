@@ -50,14 +50,6 @@ def test_a_crash(target: str, tmp_path: Path) -> None:
         assert termios.tcgetattr(terminal.slave) == terminal.before
 
 
-def test_a_terminal_that_goes_away_ends_it(target: str, tmp_path: Path) -> None:
-    """When the window is closed, the kernel hangs up."""
-    with voxtui(tmp_path, target, hum=True) as (terminal, _):
-        terminal.until(shows(terminal, "listening"))
-        terminal.hang_up()
-        assert terminal.process.wait(60) == 128 + signal.SIGHUP
-
-
 def test_the_shell_around_it_is_killed(daemon: Daemon, tmp_path: Path) -> None:
     """With its terminal, as a terminal emulator's process dies."""
     script = f"{sys.executable} -m voxtui unix:{daemon.socket} --file {CLIP}; true"
