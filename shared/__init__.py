@@ -47,6 +47,10 @@ delay           the frames by which live text trails its audio, on purpose
 lag             audio received and not yet decoded
 stall           a stream whose text no longer grows although somebody speaks
 
+In the source
+room            a package with one job; an arrow says which may import which
+core, shell     code without sockets, clocks and threads, and the code around it that has them
+
 The latency words, such as `final_ms`, are the rows of the table in `shared.latency`.
 """
 

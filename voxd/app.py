@@ -36,7 +36,7 @@ from shared.settings import Settings, Tcp
 from shared.urls import REALTIME, TRANSCRIPTIONS
 from voxd import messages as m
 from voxd.gateway.admission import Admission
-from voxd.gateway.budget import MESSAGES, Budget, Kept
+from voxd.gateway.budget import MESSAGES, Budget, TotalBytes
 from voxd.gateway.engine_host import EngineFailed, EngineHost
 from voxd.gateway.reload import applied, changes, line
 from voxd.gateway.session_defaults import targets
@@ -219,7 +219,7 @@ async def run(plan: DaemonPlan, systemd: Supervisor, read_again: Callable[[], Se
     tls = (server.tls_cert, server.tls_key) if server.tls_cert and server.tls_key else None
     unix = [each.sock for each in given if isinstance(each.address, Path)]
     tcp = [each.sock for each in given if isinstance(each.address, Tcp)]
-    messages = Kept(MESSAGES)
+    messages = TotalBytes(MESSAGES)
     servers = [(Server(app, None, messages), unix)]
     if tcp:
         servers.append((Server(app, tls, messages), tcp))

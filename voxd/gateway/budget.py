@@ -15,48 +15,48 @@ MESSAGES = 512 << 20  # bytes, of all WebSocket messages that are not whole yet 
 
 
 @dataclass(slots=True)
-class Kept:
+class TotalBytes:
     """Bytes of one kind.  Bound: `limit`; only the holder that goes over it is told so."""
 
     limit: int
     now: int = 0
 
-    def grew(self, size: int) -> bool:
+    def add(self, size: int) -> bool:
         """Adds bytes, or gives some back if negative.  False: after adding them there are more than the limit."""
         self.now += size
         return size <= 0 or self.now <= self.limit
 
 
-class Held:
+class HeldBytes:
     """The part of one holder, given back at the end of the `with` block."""
 
-    def __init__(self, kept: Kept) -> None:
+    def __init__(self, kept: TotalBytes) -> None:
         self._kept, self._size = kept, 0
 
-    def grew(self, size: int) -> bool:
-        """Adds to this part, as `Kept.grew` does."""
+    def add(self, size: int) -> bool:
+        """Adds to this part, as `TotalBytes.add` does."""
         self._size += size
-        return self._kept.grew(size)
+        return self._kept.add(size)
 
     @property
     def size(self) -> int:
         return self._size
 
-    def becomes(self, size: int) -> bool:
+    def set(self, size: int) -> bool:
         """This part has so many bytes now.  False: it has grown, and all together are more than the limit."""
-        return self.grew(size - self._size)
+        return self.add(size - self._size)
 
-    def __enter__(self) -> Held:
+    def __enter__(self) -> HeldBytes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._kept.grew(-self._size)
+        self._kept.add(-self._size)
 
 
 @dataclass(slots=True)
 class Budget:
     """What all sessions of a gateway may keep; they share one instance."""
 
-    audio: Kept = field(default_factory=lambda: Kept(AUDIO))
-    conversations: Kept = field(default_factory=lambda: Kept(CONVERSATIONS))
-    outgoing: Kept = field(default_factory=lambda: Kept(OUTGOING))
+    audio: TotalBytes = field(default_factory=lambda: TotalBytes(AUDIO))
+    conversations: TotalBytes = field(default_factory=lambda: TotalBytes(CONVERSATIONS))
+    outgoing: TotalBytes = field(default_factory=lambda: TotalBytes(OUTGOING))

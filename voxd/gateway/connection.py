@@ -27,7 +27,7 @@ from shared.audio import RATE
 from shared.events import Warned, WireError
 from shared.session_config import AnySession
 from voxd import messages as m
-from voxd.gateway.budget import Budget, Held
+from voxd.gateway.budget import Budget, HeldBytes
 from voxd.gateway.dialect import Dialect
 from voxd.gateway.engine_host import EngineHost
 from voxd.gateway.outgoing import Closed, Outbox, OutgoingMessage, ResumeHistory
@@ -83,8 +83,8 @@ class Connection:
         self._begun_us = clock()
         self._meter, self._observer, self._observed = TurnMeter(), observer, 0
         self._received_us = self._begun_us  # when audio last came
-        self._audio, self._conversation = Held(budget.audio), Held(budget.conversations)
-        self._outgoing = Held(budget.outgoing)
+        self._audio, self._conversation = HeldBytes(budget.audio), HeldBytes(budget.conversations)
+        self._outgoing = HeldBytes(budget.outgoing)
         self.log = SessionLog(self.id, targets, limiter)
         self.readable = asyncio.Event()
         self.readable.set()
@@ -233,8 +233,8 @@ class Connection:
         if self._timer:
             self._timer.cancel()
         self._host.detach(self.stream)
-        self._weigh(0, 0)
-        self._outgoing.becomes(0)
+        self._close_if_over_budget(0, 0)
+        self._outgoing.set(0)
         seconds = (self._clock() - self._begun_us) / 1e6
         self.log.ended(seconds, self._session.received * 1000 // RATE, why)
 
@@ -283,7 +283,7 @@ class Connection:
         self._meter.receive_audio(received, now_us)
         self._observer.received(received - self._observed)
         self._observed = received
-        self._weigh(self._session.kept, self._session.told)
+        self._close_if_over_budget(self._session.kept, self._session.told)
         commands, notes = self._session.to_send()
         for note in notes:
             self._meter.receive_note(note, now_us)
@@ -301,7 +301,7 @@ class Connection:
                 break
             self._send(event)
         waiting = self._outbox.size + self._session.waiting
-        fits = self._outgoing.becomes(waiting + self._history.size)
+        fits = self._outgoing.set(waiting + self._history.size)
         if self._outbox.closing is None:
             if waiting > OUTBOUND:
                 self._outbox.drop(1008, "the client reads too slowly")
@@ -310,11 +310,11 @@ class Connection:
         _show(self.readable, not self._session.stalled and waiting < OUTBOUND // 2)
         _show(self.idle, not self._is_file and not self._session.busy and not self._session.waiting)
 
-    def _weigh(self, audio: int, conversation: int) -> None:
-        """So many bytes are kept for this session now."""
-        if not self._audio.becomes(audio):
+    def _close_if_over_budget(self, audio: int, conversation: int) -> None:
+        """So many bytes are kept for this session now; ends it if that is too much together with all others."""
+        if not self._audio.set(audio):
             self.end(1013, "voxd keeps as much audio as it may; try again later")
-        if not self._conversation.becomes(conversation):
+        if not self._conversation.set(conversation):
             self.end(1013, "voxd keeps as much conversation as it may; try again later")
 
     def _pong(self, ping: events.Ping) -> None:

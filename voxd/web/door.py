@@ -4,7 +4,7 @@
 It knows sockets, time and how to answer "not now"; not HTTP requests, WebSockets or who may come in.
 
     the kernel      keeps BACKLOG connections until they are accepted; clients that all return at once wait there
-    a turn          of the event loop accepts BATCH of them, then sessions have theirs.  They wait as bare sockets until
+    a pass          of the event loop accepts BATCH of them, then sessions have theirs.  They wait as bare sockets until
                     it is their peer's turn
     not in yet      HANDSHAKE_S, and WAITING_LIMIT of them.  One more costs the oldest of that peer who has the most its
                     place: a flood from one address pushes out itself, and whoever is pushed out has had a second at

@@ -24,7 +24,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.urls import CLIENT_SECRETS
-from voxd.gateway.budget import BODIES, Held, Kept
+from voxd.gateway.budget import BODIES, HeldBytes, TotalBytes
 from voxd.telemetry.log import HttpRefusals
 from voxd.web.callers import is_unix, peer_address
 from voxd.web.problem import HttpProblem
@@ -185,7 +185,7 @@ class Guarded:
 
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
         self._app, self.gate = app, gate
-        self._bodies = Kept(BODIES)
+        self._bodies = TotalBytes(BODIES)
         self._refusals = HttpRefusals(time.monotonic)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -207,13 +207,13 @@ class Guarded:
             problem = HttpProblem(404, "call_id_not_found", "There is no such call.", "call_id")
             await problem.response()(scope, receive, send)
         elif scope["type"] == "http":
-            with Held(self._bodies) as held:
+            with HeldBytes(self._bodies) as held:
                 await self._app(scope, _in_bounds(receive, held), send)
         else:
             await self._app(scope, receive, send)
 
 
-def _in_bounds(receive: Receive, held: Held) -> Receive:
+def _in_bounds(receive: Receive, held: HeldBytes) -> Receive:
     """A `receive` that raises HttpProblem for a request that takes longer than REQUEST_S, or that is too much for the
     memory that all bodies may take."""
     deadline, whole = asyncio.get_running_loop().time() + REQUEST_S, False
@@ -229,7 +229,7 @@ def _in_bounds(receive: Receive, held: Held) -> Receive:
             late = f"The request was not complete within {REQUEST_S:.0f} s."
             raise HttpProblem(408, "request_timeout", late, headers={"Connection": "close"}) from None
         whole = not message.get("more_body", False)
-        if not held.grew(len(message.get("body", b""))):
+        if not held.add(len(message.get("body", b""))):
             told = "The server has no memory left for requests; try again in a moment."
             raise HttpProblem(503, "server_overloaded", told, headers={"Connection": "close"})
         return message

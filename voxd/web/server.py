@@ -31,7 +31,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 
-from voxd.gateway.budget import MESSAGES, Kept
+from voxd.gateway.budget import MESSAGES, TotalBytes
 from voxd.system.fair_loop import count_for, newcomer
 from voxd.web.door import Door, Handshakes
 from voxd.web.upgrade import fault
@@ -141,7 +141,7 @@ class WebSocketProtocol(StallWatch, WebSocketsSansIOProtocol):
         _waiting(self).leave(self.transport)
         self._unwatch()
         super().connection_lost(exc)
-        self._weigh()
+        self._count_messages()
 
     async def run_asgi(self) -> None:
         """Watches the transport after the application's end: its `close` would wait for ever for a client that does not
@@ -161,25 +161,25 @@ class WebSocketProtocol(StallWatch, WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         self._heard_at = self.loop.time()
         super().data_received(data)
-        self._weigh()
+        self._count_messages()
 
     async def receive(self) -> ASGIReceiveEvent:
         """The next message, asked for once the last one is worked off."""
         if self.queue.empty():
             self._with_app = 0
-            self._weigh()
+            self._count_messages()
         return await super().receive()
 
-    def _weigh(self) -> None:
+    def _count_messages(self) -> None:
         before, self._held = self._held, 0
         if not self.disconnected and not self._failed:
             self._held = self._with_app + len(self.conn.reader.buffer) + sum(map(len, self.frames))
-        fits = _config(self).messages.grew(self._held - before)
+        fits = _config(self).messages.add(self._held - before)
         if not fits and self._held > SMALL:
             self.conn.fail(CloseCode.TRY_AGAIN_LATER, "voxd holds as many messages as it may; try again later")
             self.handle_parser_exception()
             self._with_app = 0
-            self._weigh()
+            self._count_messages()
 
     def handle_cont(self, event: Frame) -> None:
         """Bounds the number of fragments: uvicorn counts only bytes, and would collect empty fragments without end."""
@@ -254,7 +254,7 @@ class WebSocketProtocol(StallWatch, WebSocketsSansIOProtocol):
 class Config(uvicorn.Config):
     """Every setting of uvicorn.  `messages`: of all WebSockets; `tls`: the paths of certificate and key."""
 
-    def __init__(self, app: ASGIApp, messages: Kept, tls: tuple[str, str] | None) -> None:
+    def __init__(self, app: ASGIApp, messages: TotalBytes, tls: tuple[str, str] | None) -> None:
         self.messages = messages
         self.waiting = Handshakes()
         super().__init__(
@@ -288,8 +288,8 @@ def _waiting(protocol: HttpProtocol | WebSocketProtocol) -> Handshakes:
 class Server(uvicorn.Server):
     """uvicorn without its signal handlers, because the daemon stops its parts in its own order."""
 
-    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None = None, messages: Kept | None = None) -> None:
-        super().__init__(Config(app, messages or Kept(MESSAGES), tls))
+    def __init__(self, app: ASGIApp, tls: tuple[str, str] | None = None, messages: TotalBytes | None = None) -> None:
+        super().__init__(Config(app, messages or TotalBytes(MESSAGES), tls))
         self._doors: list[Door] = []
 
     @contextlib.contextmanager

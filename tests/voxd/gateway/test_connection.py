@@ -12,7 +12,7 @@ from shared import events
 from shared.session_config import Extensions, RealtimeSession, TranscriptionSession
 from tests.support.connections import connection
 from voxd import messages as m
-from voxd.gateway.budget import Budget, Kept
+from voxd.gateway.budget import Budget, TotalBytes
 from voxd.gateway.connection import Connection
 from voxd.gateway.dialect import Dialect
 from voxd.gateway.outgoing import Closed
@@ -54,7 +54,7 @@ class Nobody:
 @pytest.fixture
 def connections() -> Iterator[list[Connection]]:
     """Three connections, which together may keep ten seconds."""
-    budget = Budget(audio=Kept(10 * 32_000))
+    budget = Budget(audio=TotalBytes(10 * 32_000))
     host, config = Host(), lambda name: TranscriptionSession(id=name)
     made = [connection(host, make_config=config, observer=Nobody(), budget=budget) for _ in range(3)]
     yield made
@@ -89,7 +89,7 @@ async def test_who_goes_over_what_all_may_keep_is_closed_and_the_others_are_not(
 
 async def test_events_of_all_clients_have_a_bound_and_who_has_few_is_not_closed() -> None:
     """Those that wait, and those kept for a client that comes back."""
-    budget = Budget(outgoing=Kept(2 << 20))
+    budget = Budget(outgoing=TotalBytes(2 << 20))
 
     def config(name: str) -> TranscriptionSession:
         return TranscriptionSession(id=name, voxd=Extensions(resume=True, resume_token="t"))

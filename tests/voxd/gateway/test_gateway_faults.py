@@ -55,7 +55,7 @@ def test_a_call_that_is_refused_leaves_nothing_behind(monkeypatch: pytest.Monkey
     with pytest.raises(KeyError):
         connection(host, good, lambda ready: {}["x"])
     with monkeypatch.context() as patched:
-        patched.setattr(Connection, "_weigh", refused)
+        patched.setattr(Connection, "_close_if_over_budget", refused)
         with pytest.raises(ValueError, match="as the form had it"):
             connection(host)
     assert host.attached == set()

@@ -19,7 +19,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from benchmarks.ws_echo import application
 from tests.support import peers
 from tests.support.peers import tcp, upgraded
-from voxd.gateway.budget import Kept
+from voxd.gateway.budget import TotalBytes
 from voxd.web import door, server
 from voxd.web.server import HttpProtocol, Server, WebSocketProtocol
 
@@ -73,7 +73,7 @@ def test_every_overridden_method_was_read() -> None:
 
 @asynccontextmanager
 async def serving(
-    tls: tuple[str, str] | None = None, messages: Kept | None = None
+    tls: tuple[str, str] | None = None, messages: TotalBytes | None = None
 ) -> AsyncIterator[tuple[Server, str]]:
     listener = socket.create_server(("127.0.0.1", 0))
     running = Server(application(), tls, messages)
@@ -154,7 +154,7 @@ async def test_a_message_may_have_4096_fragments_and_no_more() -> None:
 
 
 async def test_unfinished_messages_of_all_are_bounded_and_small_ones_still_come() -> None:
-    held = Kept(server.SMALL * 2)
+    held = TotalBytes(server.SMALL * 2)
     async with serving(messages=held) as (_, address), upgraded(address) as one, upgraded(address) as other:
         size = server.SMALL * 4
         await one.send(peers.frame(peers.TEXT, bytes(size // 3), length=size))

@@ -160,9 +160,9 @@ async def test_a_small_body_of_many_values_is_not_worked_at(piece: str) -> None:
 
 
 def test_a_budget_is_given_back() -> None:
-    kept = budget.Kept(10)
-    with budget.Held(kept) as one:
-        assert one.grew(10)
-        assert not one.grew(1)
-        assert one.grew(-5)
+    kept = budget.TotalBytes(10)
+    with budget.HeldBytes(kept) as one:
+        assert one.add(10)
+        assert not one.add(1)
+        assert one.add(-5)
     assert kept.now == 0
