@@ -87,7 +87,7 @@ class VirtualPool:
 
 @dataclass(slots=True)
 class Run:
-    """What came of one clip."""
+    """The transcript and times of one clip."""
 
     settled: list[str] = field(default_factory=list)
     outputs: list[tuple[int, Output]] = field(default_factory=list)  # (virtual us, output)
@@ -225,7 +225,7 @@ def spread(values: list[float]) -> str:
 
 @dataclass(slots=True)
 class Figures:
-    """What is reported."""
+    """The figures of the report."""
 
     wer_live: float = 0
     wer_whole: float = 0
@@ -238,7 +238,7 @@ class Figures:
 
 
 def measure(bench: Bench, model: FasterWhisper, rules: Rules, *, verbose: bool) -> Figures:
-    """All English clips."""
+    """Transcribes all English clips."""
     out = Figures()
     references, live, whole = [], [], []
     decoded = audio = 0

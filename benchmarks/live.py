@@ -74,7 +74,7 @@ class Reference:
 
 
 def whole_clips(chosen: list[Clip]) -> Reference:
-    """Each clip at once through the library itself, greedily, on both cores."""
+    """Transcribes each whole clip through the library itself, greedily, on both cores."""
     model = WhisperModel(str(find_weights("tiny.en", lambda _: None)), device="cpu", compute_type="int8", cpu_threads=2)
     texts, times = [], []
     for clip in chosen:
@@ -123,7 +123,7 @@ async def run(chosen: list[Clip]) -> Outcome:
 
 
 def report(outcome: Outcome) -> str:
-    """For people."""
+    """The report for people."""
     lines = [f"{'clip':<26} {'turns':>5} {'first text s':>12}  words"]
     for each in outcome.heard:
         first = "-" if each.first_delta_s is None else f"{each.first_delta_s:.2f}"

@@ -1,7 +1,7 @@
 """The command line of the daemon: start, status, stop, token, tunnel; the others are in `voxd.commands`.
 
 Not in the path.  It turns options and settings into a `Plan`, and everything that can go wrong into one sentence and an
-exit status.  Nothing heavy is imported before a command needs it.
+exit status.  It imports nothing heavy before a command needs it, and does not know how anything is served.
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ def _try_engines(plan: Plan) -> None:
 
 
 def _client_settings(path: Path | None) -> Settings:
-    """To find a daemon, which may have older settings: a usual file that is wrong is told, and defaults are used."""
+    """The settings by which a daemon is found; a line says if the usual file is wrong, and defaults are used."""
     from shared.settings import Settings
 
     try:

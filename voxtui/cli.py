@@ -1,6 +1,6 @@
 """The commands of voxtui.  Each loads what it needs and nothing more: --help touches no screen and no sound.
 
-It knows options, exit codes and which command does what; how anything is done lies below.
+Not in the path.  It knows options, exit codes and which command does what; not how anything is done.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ _no_proxy = click.option(
 
 
 def _named_language(_ctx: click.Context, _option: click.Parameter, text: str | None) -> str | None:
-    """Told before anything is sent."""
+    """Refuses a language that nobody knows, before anything is sent."""
     try:
         return text if text is None else language_of(text) or ""
     except ValueError as error:
@@ -269,7 +269,8 @@ def bench(
 
 
 def _ways(text: str, target: Target) -> dict[str, Target]:
-    """Name of a way -> where it begins.  Through ssh it is the same machine, by the name that the target has."""
+    """The URL at which each way of sound begins.  Through ssh it is the same machine, by the name that the target
+    has."""
     from urllib.parse import urlsplit
 
     from voxtui.link.target import ssh_target
@@ -287,7 +288,7 @@ def _ways(text: str, target: Target) -> dict[str, Target]:
 
 
 def _settings(given: dict[str, Any]) -> Settings:
-    """The person's own file, and what the command line says instead."""
+    """The settings of the person's own file, with what the command line says instead."""
     from msgspec import ValidationError, convert, to_builtins
 
     from shared.config import ConfigError
@@ -326,11 +327,11 @@ def _screen(address: Target, token: str | None, wishes: Wishes, file: Path | Non
     asyncio.run(_shown(app))
     if app.kept is not None:
         say(f"The conversation is kept in {app.kept}", err=True)
-    sys.exit(FAILED if app.return_code is None else app.return_code)  # None: it broke off
+    sys.exit(FAILED if app.return_code is None else app.return_code)  # None: the run broke off
 
 
 async def _shown(app: VoxtuiApp) -> None:
-    """Signals end it in order, so that the terminal is given back as it was."""
+    """Runs the screen.  Signals end it in order, so that the terminal is given back as it was."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         asyncio.get_running_loop().add_signal_handler(number, app.end, number)
     await app.run_async()
@@ -340,7 +341,7 @@ async def _shown(app: VoxtuiApp) -> None:
 
 
 def _address(target: str | None, token_file: Path | None, no_proxy: bool) -> tuple[Target, str | None]:
-    """Where voxd is with what stands between, and the token for it."""
+    """Where voxd is, the proxy in between if there is one, and the token."""
     from voxtui.link.target import TargetError, behind_proxy, local_target, parse_target, read_token
 
     try:
@@ -353,7 +354,7 @@ def _address(target: str | None, token_file: Path | None, no_proxy: bool) -> tup
 
 
 def _source(file: Path | None, device: str | int | None) -> Source:
-    """The clip, or the microphone.  Raises SourceError."""
+    """Opens the clip, or else the microphone.  Raises SourceError."""
     if file is not None:
         from voxtui.capture.sources import open_file
 

@@ -1,7 +1,7 @@
 """`voxd bench-engine` for conversations: one, many at once, many beside live streams.  Not in the packet's path.
 
 People speak in real time and are answered; nobody waits for a slow engine.  The time to a first token counts from the
-moment at which the turn is known to be over, whenever the engine was told.  It knows the engine by its messages.
+moment at which the turn is known to be over, whenever the engine was told.  It knows the engine only by its messages.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def many(device: Device, count: int, seconds: float, habit: Habit, *, ahead: boo
 def beside(
     device: Device, live: LiveDevice, options: LiveOptions, count: int, seconds: float, habit: Habit
 ) -> dict[str, object]:
-    """As many live streams, their histories spread up to the longest, and conversations, in one loop."""
+    """Runs `count` live streams, their histories spread up to the longest, and as many conversations in one loop."""
     talks = Conversations(engine_of(device), count, seconds, habit, ahead=True)
     crowd = Crowd(live, options, count, seconds, together=False)
     _go_on(crowd.turn, talks.turn)

@@ -174,7 +174,7 @@ def _give(device: Device, pages: Iterable[int]) -> None:
 
 
 def steps(device: Device, work: Workload, at: Ceilings, say: Say, *, quick: bool) -> dict[str, Any]:
-    """Each beside its floor."""
+    """The time of each kind of step beside its floor."""
     times, context = (3, 128) if quick else (30, CONTEXT)
     found: dict[str, Any] = {
         "encoder": encoder_times(device, times) | {"floor_ms": work.encoder_ms(at)},
@@ -207,7 +207,7 @@ class _Watch:
         self.at.append(time.perf_counter())
 
     def end(self) -> None:
-        """Nothing is held back."""
+        """Ends without giving anything, since nothing was held back."""
 
 
 @torch.inference_mode()

@@ -59,7 +59,7 @@ class Case:
     symbols: list[int]
 
     def token_ids(self, placeholder: int) -> list[int]:
-        """As transformers reads it."""
+        """The token ids as transformers reads the prompt."""
         return [symbol if symbol >= 0 else placeholder for symbol in self.symbols]
 
 
@@ -73,7 +73,7 @@ def windows_of(clips: Sequence[SpeechClip]) -> list[AudioPart]:
 
 
 def features(checkpoint: Checkpoint, clips: Sequence[SpeechClip]) -> torch.Tensor:
-    """As transformers' processor makes them: [windows, mels, 3000]."""
+    """The features as transformers' processor makes them: [windows, mels, 3000]."""
     found = []
     for clip in clips:
         whole = np.pad(clip.samples, (0, -clip.samples.size % WINDOW if clip.samples.size else WINDOW))
@@ -84,7 +84,7 @@ def features(checkpoint: Checkpoint, clips: Sequence[SpeechClip]) -> torch.Tenso
 
 @torch.inference_mode()
 def refer(checkpoint: Checkpoint, case: Case, new: int = NEW) -> Reference:
-    """What `generate()` says."""
+    """The token ids that `generate()` gives."""
     model = checkpoint.model
     prompt = torch.tensor([case.token_ids(model.config.audio_token_id)], device=model.device)
     out = model.generate(
@@ -104,7 +104,7 @@ def refer(checkpoint: Checkpoint, case: Case, new: int = NEW) -> Reference:
 def cases(
     special: SpecialTokens, clips: Sequence[SpeechClip], say: Callable[[Case], Reference]
 ) -> Iterator[tuple[Case, Reference]]:
-    """With what `say` makes of each; an answer is part of a later prompt."""
+    """Yields each case with what `say` makes of it; an answer is part of a later prompt."""
     for index, clip in enumerate(clips):
         other = clips[index - 1]
         (heard,), (before, now) = windows_of([clip]), windows_of([other, clip])

@@ -39,7 +39,7 @@ class SpeechClip:
 
     @classmethod
     def read(cls, path: Path) -> SpeechClip:
-        """Its first minute.  Raises Unreadable."""
+        """Reads the first minute of a clip.  Raises Unreadable."""
         return cls(path.name, pcm16_to_float(read_whole(path, LONGEST)))
 
     @classmethod

@@ -36,7 +36,7 @@ from voxd.web.door import Door, Handshakes
 from voxd.web.upgrade import fault
 
 MESSAGE_LIMIT = 24 << 20  # bytes of one WebSocket message
-FRAGMENT_LIMIT = 4096  # of one WebSocket message
+FRAGMENT_LIMIT = 4096  # fragments of one WebSocket message
 SMALL = 64 << 10  # bytes that each WebSocket may hold, whatever others do
 PING_S = 2.0
 PONG_S = 2 * PING_S  # two missed pings
@@ -48,7 +48,7 @@ SHUTDOWN_S = 2  # for uvicorn to end
 
 
 class StallWatch:
-    """What both protocols have: a client that has read nothing for STALL_S of what waits for it is cut."""
+    """Cuts a client that has read nothing for STALL_S although something waits for it; used by both protocols."""
 
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
@@ -108,7 +108,7 @@ class HttpProtocol(StallWatch, H11Protocol):
             _waiting(self).leave(self.transport)
 
     def _should_upgrade(self) -> bool:
-        """What no WebSocket can come of is answered as a request, by the application."""
+        """Whether to upgrade; a request that cannot become a WebSocket is answered by the application."""
         return super()._should_upgrade() and fault(self.headers) is None
 
     def on_response_complete(self) -> None:
@@ -152,7 +152,7 @@ class WebSocketProtocol(StallWatch, WebSocketsSansIOProtocol):
         self._weigh()
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Whoever wants the next message has worked off the last one."""
+        """The next message, asked for once the last one is worked off."""
         if self.queue.empty():
             self._with_app = 0
             self._weigh()

@@ -1,4 +1,4 @@
-"""`voxtui demo`: is it any good on this machine?  A clip through the whole program, in real time, and its latency.
+"""`voxtui demo` plays a clip through the whole program in real time and shows its latency on this machine.  Step 12.
 
 Everything is the real thing: a voxd in processes of its own, the client, the wire.  It does not know the clip's words.
 """
@@ -29,7 +29,7 @@ class Lines:
 
     def __init__(self, write: Callable[[str], None], width: int) -> None:
         self._write, self._width = write, width
-        self._written: dict[str, str] = {}  # of the utterances: what stands there
+        self._written: dict[str, str] = {}  # the text that stands there, by utterance
         self._state = State()
         self._done: set[str] = set()
         self._column = 0

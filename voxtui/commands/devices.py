@@ -1,4 +1,7 @@
-"""`voxtui devices`: which microphones there are.  It knows how a device is described, not how it is opened."""
+"""`voxtui devices`: which microphones there are.  Beside step 1.
+
+It knows how a device is described, not how it is opened.
+"""
 
 from __future__ import annotations
 

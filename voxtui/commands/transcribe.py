@@ -1,4 +1,4 @@
-"""`voxtui transcribe FILE...`: files in, text out, as fast as voxd takes them.
+"""`voxtui transcribe FILE...`: files in, text out, as fast as voxd takes them.  Step 12.
 
 The text goes to standard output alone; progress and what is wrong go to standard error.  It does not know how words are
 found in sound, nor how a voxd is started.
@@ -50,19 +50,19 @@ class Transcript:
 
 
 def as_text(found: Transcript) -> str:
-    """One line per utterance."""
+    """Text with one line per utterance."""
     return "".join(f"{turn.text}\n" for turn in found.turns)
 
 
 def as_json(found: Transcript) -> str:
-    """One object on one line."""
+    """The transcript as one JSON object on one line."""
     text = " ".join(turn.text for turn in found.turns)
     whole = {"file": found.file, "seconds": found.seconds, "text": text, "turns": found.turns}
     return msgspec.json.encode(whole).decode() + "\n"
 
 
 def as_srt(found: Transcript) -> str:
-    """SubRip."""
+    """The transcript as SubRip subtitles."""
     return subtitles([(turn.start_ms, turn.end_ms, turn.text) for turn in found.turns])
 
 
@@ -70,7 +70,8 @@ FORMATS: dict[str, Callable[[Transcript], str]] = {"text": as_text, "json": as_j
 
 
 async def transcribe_files(route: Route, files: Sequence[Path], *, form: str, language: str | None) -> bool:
-    """Every file, one after the other; False if one of them could not be done.  Raises ClientError if voxd is lost."""
+    """Transcribes the files one after the other; False if one could not be done.  Raises ClientError if voxd is
+    lost."""
     good = True
     for file in files:
         try:
@@ -113,7 +114,7 @@ class Hearing:
 
     @property
     def _samples(self) -> int:
-        """So far, until the end of the file was read."""
+        """Samples read so far, until the end of the file was read."""
         found = self._source.samples
         return self._client.position if found is None else found
 
@@ -149,7 +150,8 @@ class Hearing:
         say(f"{self._source.name}: {heard / 1000:.1f} of {whole / RATE:.1f} s", err=True)
 
     def _turn(self, entry: Entry) -> Turn:
-        """What the last commit brought has no place of its own: it lies behind all that was heard before."""
+        """One utterance with its place.  What the last commit brought has none, so it lies behind all that was heard
+        before."""
         behind = max((to_samples(turn.end_ms) for turn in self._turns.values()), default=0)
         first, last = self._run.meter.span(entry.key) or (behind, self._samples)
         return Turn(to_ms(first), to_ms(last), " ".join(entry.text.split()))

@@ -1,4 +1,4 @@
-"""A conversation as a file: text, Markdown, JSON, subtitles.  Step 12 of a frame's path.
+"""A conversation as a file: text, Markdown, JSON, subtitles.  Step 12 of a packet's path.
 
 The forms are pure: a state in, a text out, in which nothing that was said can pass for markup.  `Keeper` writes down
 each entry as it ends, so that what was said outlives the program however it ends.  Neither knows folders nor screens.
@@ -16,12 +16,12 @@ from pathlib import Path
 
 from voxtui.session.transcript import Entry, Progress, State, Voice, changes, plain_text, speaker, written
 
-CUE_MS = 1000  # a subtitle stands at least as long
+CUE_MS = 1000  # for how long a subtitle is shown at least
 CUE_WIDTH = 42  # columns of a line of subtitles
 
 
 def as_markdown(state: State) -> str:
-    """A paragraph per utterance; what was said stays text wherever it is shown."""
+    """Markdown with a paragraph per utterance; what was said stays text wherever it is shown."""
     blocks = []
     for entry in _said(state):
         lines = "\\\n".join(_literal(line.strip()) for line in entry.text.strip().splitlines())
@@ -33,13 +33,13 @@ def as_markdown(state: State) -> str:
 
 
 def _literal(line: str) -> str:
-    """No character of Markdown or HTML acts."""
+    """A text in which no character of Markdown or HTML acts."""
     line = re.sub(r"([\\`*_{}\[\]()<>#!|~&$])", r"\\\1", line)
     return re.sub(r"^(\d+)([.)])|^([-+=])", lambda found: (found[1] or "") + "\\" + (found[2] or found[3]), line)
 
 
 def as_json(state: State) -> str:
-    """Everything that is known of each entry, notes aside; times in ms of the sound."""
+    """JSON with everything that is known of each entry, notes aside; times in ms of the sound."""
     entries = [
         {
             "by": "user" if entry.voice is Voice.USER else "model",
@@ -56,13 +56,13 @@ def as_json(state: State) -> str:
 
 
 def as_srt(state: State) -> str:
-    """SubRip: a numbered cue for each utterance whose place in the sound is known."""
+    """SubRip with a numbered cue for each utterance whose place in the sound is known."""
     spoken = (entry for entry in _said(state) if entry.voice is Voice.USER and entry.start_ms is not None)
     return subtitles([(entry.start_ms or 0, entry.end_ms or 0, entry.text) for entry in spoken])
 
 
 def subtitles(cues: Sequence[tuple[int, int, str]]) -> str:
-    """SubRip of (start in ms, end in ms, text), in order.  A short cue stands CUE_MS, but not into the next."""
+    """SubRip of (start in ms, end in ms, text), in order.  A short cue stays for CUE_MS, but not into the next."""
     starts = [*(start for start, _, _ in cues[1:]), sys.maxsize]
     shown = []
     for number, ((start, end, text), following) in enumerate(zip(cues, starts, strict=False), 1):
@@ -73,7 +73,7 @@ def subtitles(cues: Sequence[tuple[int, int, str]]) -> str:
 
 
 def _untagged(text: str) -> str:
-    """Players take tags and braces for orders, and SubRip knows no escape."""
+    """A text without tags and braces, which players take for orders and which SubRip cannot escape."""
     text = " ".join(text.split()).replace("-->", "→")
     return text.translate(str.maketrans("<>{}", "‹›()"))
 
@@ -103,14 +103,14 @@ FORMS: dict[str, tuple[str, Form]] = {  # name -> the ending of its files, and h
 
 
 def write(path: Path, text: str) -> None:
-    """A new file that only this user can read.  Raises OSError, also where there is one already."""
+    """Writes a new file that only this user can read.  Raises OSError, also where there is one already."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(handle, "w", encoding="utf-8") as file:
         file.write(text)
 
 
 class Keeper:
-    """Appends each entry to a file once nothing more will come of it.
+    """Appends each entry to a file once it is complete.
 
     The file is made with the first one, for this user alone.  Raises OSError when it cannot be written."""
 
@@ -119,7 +119,7 @@ class Keeper:
         self.kept = False  # there is something in the file
 
     def keep(self, before: State, after: State) -> None:
-        """What has ended between the two states."""
+        """Writes the entries that have ended between the two states."""
         ended = [
             entry
             for old, entry in changes(before, after)

@@ -1,4 +1,4 @@
-"""What a conversation looks like so far: `reduce(state, event) -> state`.  Step 12 of a frame's path.
+"""What a conversation looks like so far: `reduce(state, event) -> state`.  Step 12 of a packet's path.
 
 Pure: frozen values in and out, no clock, no socket, no screen.  All that a screen, a pipe or a file may show is in
 `State`, and every text in it that came from a server has passed `safe_text` here.  It does not know how a screen draws.
@@ -58,7 +58,7 @@ RUNNING = 8  # turns whose metrics are not yet complete; of one that was given u
 
 
 class Link(Enum):
-    """Of the connection."""
+    """The state of the connection."""
 
     CONNECTING = "connecting"
     OPEN = "connected"
@@ -67,7 +67,7 @@ class Link(Enum):
 
 
 class Speech(Enum):
-    """Of the person, as the server hears it."""
+    """What the person is doing, as the server hears it."""
 
     QUIET = "listening"
     SPEAKING = "speaking"
@@ -75,7 +75,7 @@ class Speech(Enum):
 
 
 class Progress(Enum):
-    """Of one entry."""
+    """How far one entry is."""
 
     OPEN = "open"
     DONE = "done"
@@ -102,19 +102,19 @@ class Entry:
     remark: str = ""  # why it is BROKEN
     heard: bool = False  # spoken rather than typed
     metrics: TurnMetrics | None = None
-    start_ms: int | None = None  # of what was spoken, in the sound of the whole conversation
+    start_ms: int | None = None  # start and end of what was spoken, in the sound of the whole conversation
     end_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything that may be shown."""
+    """Everything about a conversation that may be shown."""
 
     link: Link = Link.CONNECTING
     path: str = ""  # how voxd is reached
     reason: str = ""  # why the link is LOST or BROKEN
-    progress: str = ""  # of the daemon, while the first link waits for it
-    tries: int = 0  # of another link, while it is BROKEN
+    progress: str = ""  # what the daemon does while the first link waits for it
+    tries: int = 0  # tries of another link, while it is BROKEN
     health: Health = Health()
     gaps: int = 0  # links that broke and were replaced
     transcriber: str | None = None
@@ -122,7 +122,7 @@ class State:
     speech: Speech = Speech.QUIET
     speaking_in: str = ""  # key of the utterance that is being spoken
     entries: tuple[Entry, ...] = ()
-    turns: tuple[TurnMetrics, ...] = ()  # of finished turns, oldest first
+    turns: tuple[TurnMetrics, ...] = ()  # metrics of finished turns, oldest first
     running: tuple[tuple[str, TurnMetrics], ...] = ()  # key, what is known so far of a turn that is not finished
     targets: tuple[tuple[str, float], ...] = ()  # metric, ms: what the person and the daemon's operator want
     floor: Floor = Floor()
@@ -133,16 +133,16 @@ class State:
 
     @property
     def converses(self) -> bool:
-        """Turns are answered."""
+        """Whether turns are answered."""
         return self.responder is not None and self.floor.answers
 
     @property
     def answering(self) -> bool:
-        """An answer is being given."""
+        """Whether an answer is being given."""
         return any(e.voice is Voice.MODEL and e.progress is Progress.OPEN for e in self.entries[-RECENT:])
 
     def place(self, key: str) -> int | None:
-        """Where the entry of this key is.  What changes is nearly always the last one."""
+        """The index of the entry of this key.  It searches from the end, since nearly always the last one changes."""
         for at in range(len(self.entries) - 1, -1, -1):
             if self.entries[at].key == key:
                 return at
@@ -213,7 +213,7 @@ def _typed(content: tuple[Content, ...]) -> str:
 
 
 def _untranscribed(state: State, key: str) -> State:
-    """Without a transcriber no text will ever come for what was said."""
+    """Closes an utterance in a session without a transcriber, for which no text will ever come."""
     if state.transcriber is not None or state.responder is None:
         return state
     return _change(state, key, lambda old: replace(old, progress=Progress.DONE))
@@ -293,7 +293,8 @@ def back_again(event: Relinked) -> str:
 
 
 def _restarted(state: State) -> State:
-    """What was being heard will be heard anew, under another key; what was being answered will not."""
+    """Drops open utterances, which will be heard anew under another key, and ends open answers, which will not come
+    back."""
     kept = tuple(e for e in state.entries if e.voice is not Voice.USER or e.progress is not Progress.OPEN)
     return _closed(replace(state, entries=kept, running=(), speech=Speech.QUIET, speaking_in=""))
 
@@ -323,7 +324,7 @@ def _measured(state: State, key: str, metrics: TurnMetrics, *, complete: bool) -
 
 
 def _closed(state: State) -> State:
-    """Nothing more comes for what was open; an entry without a word never was."""
+    """Closes open entries for which nothing more comes; an entry without a word is dropped."""
     kept = tuple(
         replace(entry, provisional="", progress=Progress.BROKEN, remark="connection lost")
         if entry.progress is Progress.OPEN
@@ -338,7 +339,7 @@ def _closed(state: State) -> State:
 
 
 def _with(state: State, key: str, voice: Voice, *, heard: bool = False) -> State:
-    """There is an entry of this key."""
+    """The state with an entry of this key."""
     if state.place(key) is not None:
         return state
     return replace(state, entries=(*state.entries, Entry(key, voice, heard=heard))[-ENTRIES:])
@@ -352,13 +353,13 @@ def _change(state: State, key: str, how: Callable[[Entry], Entry]) -> State:
 
 
 def _without_empty(state: State, key: str) -> State:
-    """A cough: an utterance that turned out to hold no words leaves no trace."""
+    """Drops an utterance that turned out to hold no words, such as a cough."""
     kept = tuple(e for e in state.entries if e.key != key or e.text.strip() or e.progress is not Progress.DONE)
     return replace(state, entries=kept)
 
 
 def _settled(state: State) -> State:
-    """SETTLING ends when no utterance waits for its text."""
+    """Ends SETTLING when no utterance waits for its text."""
     waits = any(e.voice is Voice.USER and e.progress is Progress.OPEN for e in state.entries)
     return replace(state, speech=Speech.QUIET) if state.speech is Speech.SETTLING and not waits else state
 
@@ -369,7 +370,7 @@ def _note(state: State, text: str) -> State:
 
 
 def _remarked(state: State, text: str) -> State:
-    """What the program has said since the last words is not said again: a daemon that is away stays away."""
+    """Adds a note of the program, unless it was already said since the last words, as of a daemon that stays away."""
     since = takewhile(lambda entry: entry.voice is Voice.NOTE, reversed(state.entries))
     return state if any(note.text == text for note in since) else _note(state, text)
 

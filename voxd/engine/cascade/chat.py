@@ -358,7 +358,7 @@ async def _pieces(response: httpx.Response) -> AsyncGenerator[bytes, None]:
 
 
 async def _beginning(response: httpx.Response) -> bytes:
-    """What a refusal says, if it can be read."""
+    """The beginning of a refusal's body, if it can be read."""
     found = b""
     try:
         async with aclosing(_pieces(response)) as pieces:

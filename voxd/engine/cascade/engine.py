@@ -108,7 +108,7 @@ class Cascade(Engine):
         self._loaded.ask(key, messages(command.context), command.max_tokens)
 
     def _drop(self, key: tuple[int, int]) -> _Answer | None:
-        """Nothing more is wanted of it."""
+        """Gives up an answer of which nothing more is wanted."""
         answer = self._answers.pop(key, None)
         if answer is not None:
             self._loaded.cancel(key)

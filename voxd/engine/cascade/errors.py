@@ -93,7 +93,7 @@ def silent(options: Options) -> ChatError:
 
 
 def no_chat(options: Options) -> ChatError:
-    """Somebody answers there, and it is no chat endpoint."""
+    """The error for an address where something answers that is not a chat endpoint."""
     remedy = f"{WHERE}.url must be what stands before it, which mostly ends in /v1"
     return ChatError("chat_not_found", f"There is no chat endpoint at {options.url}/chat/completions: {remedy}.")
 
@@ -105,13 +105,13 @@ def no_model(model: str | None, offered: tuple[str, ...]) -> ChatError:
 
 
 def is_no_model(status: int, body: bytes) -> bool:
-    """Does this refusal speak of the model?"""
+    """Whether this refusal is about the model's name."""
     words = error_words(body)
     return status in (400, 404) and "model" in words.lower() and bool(_NO_MODEL.search(words))
 
 
 def refused(status: int, headers: Mapping[str, str], body: bytes, options: Options) -> ChatError:
-    """Any status but 200, except for a model that is not there."""
+    """The error for any status but 200, except for a model that is not there."""
     words = error_words(body)
     quoted = f": {_line(words)}" if words else ""
     if status in (401, 403):

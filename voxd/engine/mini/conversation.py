@@ -198,7 +198,7 @@ class ConversationState:
         self._windows.update((window.number, window) for window in utterance.clip.windows)
 
     def settled(self, utterance: Utterance) -> bool:
-        """Are all windows encoded, or on their way, with the highest value of the whole utterance?"""
+        """Whether all windows are encoded, or on their way, with the highest value of the whole utterance."""
         found = utterance.clip.settle()
         self._register(utterance)
         if found and utterance.pcm and all(window.found for window in utterance.clip.windows):
@@ -216,7 +216,7 @@ class ConversationState:
     # ── prompts ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def question(self, context: tuple[Turn, ...]) -> bool:
-        """Is there anything to answer?  There is not if the last turn is audio in which nobody spoke."""
+        """Whether there is anything to answer; there is not if the last turn is audio in which nobody spoke."""
         if not context or context[-1].role != "user" or context[-1].text or context[-1].ref is None:
             return True
         utterance = self.utterances.get(context[-1].ref)

@@ -118,7 +118,7 @@ class VoxtralMini(Engine):
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Those that have two letters: mistral-common's requests for a transcription take no other."""
+        """The languages with codes of two letters; mistral-common's requests for a transcription take no others."""
         return tuple(code for code in CODES if len(code) == 2)
 
     # ── commands ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -384,7 +384,7 @@ class VoxtralMini(Engine):
         return prompt
 
     def _starve(self, request: Request) -> None:
-        """There is no memory for a request: if somebody waits for it, one that nobody waits for gives way."""
+        """Finds memory for a request that has none: if somebody waits for it, one that nobody waits for gives way."""
         unwanted = (each for each in self._schedule.requests if each.kind is not Kind.WANTED)
         others = [each for each in unwanted if each.sequence.slot is not None]
         if request.kind is Kind.WANTED and others:

@@ -19,7 +19,7 @@ from voxd.engine.mini.model import Checkpoint, fixed_bytes, page_bytes, place_by
 
 
 def demand(options: Options) -> Demand | None:
-    """As `Engine.demand`.  Raises Unusable."""
+    """The memory that the engine wants, for `Engine.demand`.  Raises Unusable."""
     device, dtype = where(options.device)
     config = config_of(options.model, "voxtral") if device == "cuda" else None
     return None if config is None else demand_of(config, options, dtype)

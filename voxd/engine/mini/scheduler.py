@@ -49,7 +49,7 @@ ANSWER = 256  # tokens for which there must be room before an answer is begun
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What came of one step."""
+    """The results of one step."""
 
     advanced: tuple[Request, ...]  # have a new token, or have ended
     starved: tuple[Request, ...]  # found no memory
@@ -101,7 +101,7 @@ class Schedule:
 
     @property
     def active(self) -> bool:
-        """Is anything to be computed or read?"""
+        """Whether anything is to be computed or read."""
         return self._again or bool(self._flights)
 
     def busy(self, now_us: int) -> bool:

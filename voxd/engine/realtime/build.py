@@ -25,14 +25,14 @@ LEFT, TAIL = 32, 10  # frames, of the released model: the demand is computed bef
 
 
 def demand(options: Options) -> Demand | None:
-    """As `Engine.demand`.  Raises Unusable."""
+    """The memory that the engine wants, for `Engine.demand`.  Raises Unusable."""
     device, dtype = where(options.device)
     config = config_of(options.model, "voxtral_realtime") if device == "cuda" else None
     return None if config is None else demand_of(config, options, dtype)
 
 
 def demand_of(config: Any, options: Options, dtype: torch.dtype) -> Demand:
-    """In units of streams as long as the options allow."""
+    """The same for a loaded configuration, in units of streams as long as the options allow."""
     size = slot_bytes(config, room_for(options.max_history_s, LEFT, TAIL), dtype)
     return Demand(
         fixed=fixed_bytes(config, LEFT - 1, dtype) + size,  # slot 0 is for padding

@@ -204,7 +204,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, source: str, device: str, dtype: torch.dtype, progress: Callable[[str], None]) -> Checkpoint:
-        """From a folder or a repository that `voxd pull` has fetched.  Raises Unusable."""
+        """Loads a folder, or a repository that `voxd pull` has fetched.  Raises Unusable."""
         model, processor = checkpoints.read(source, "voxtral_realtime", "Voxtral Realtime", device, dtype, progress)
         special = StreamTokens.read(processor.tokenizer.tokenizer, model.config.text_config.vocab_size)
         return cls(model, processor.feature_extractor, special)

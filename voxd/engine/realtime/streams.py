@@ -56,7 +56,7 @@ class Utterance:
 
     @property
     def speculative(self) -> bool:
-        """Is its end tentative, so that nobody waits for its text yet?"""
+        """Whether its end is tentative, so that nobody waits for its text yet."""
         return self.end is not None and not self.committed and not self.closing
 
 

@@ -235,7 +235,7 @@ class FasterWhisper:
 
 
 def repeats(text: str) -> bool:
-    """Is the text a loop?  It is if it can be compressed too well, which is whisper's own test."""
+    """Whether the text is a loop: it can be compressed too well, which is whisper's own test."""
     data = text.encode()
     return len(data) > _LOOP_RATIO * len(zlib.compress(data))
 

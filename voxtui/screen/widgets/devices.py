@@ -1,4 +1,4 @@
-"""Which microphone: every input with what it hears, live, before one is chosen.
+"""The choice of a microphone: every input with what it hears, live, before one is chosen.  Step 12.
 
 The highlighted one is listened to for as long as it is highlighted, and no other; one that cannot be opened says why.
 It does not know the sound system.
@@ -86,7 +86,7 @@ class Trial(Widget):
 
 
 class DevicesScreen(ModalScreen[Device | None]):
-    """Gives the device that is wanted, or nothing."""
+    """The dialog; it gives the device that was chosen, or nothing."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,d", "dismiss", "close")]
 
@@ -109,14 +109,14 @@ class DevicesScreen(ModalScreen[Device | None]):
         self.run_worker(self._ask(), group="devices", exclusive=True)
 
     async def _ask(self) -> None:
-        """Runs in a worker, for a sound system may take its time."""
+        """Looks for devices, in a worker since a sound system may take its time."""
         try:
             self.post_message(Found(await asyncio.to_thread(self._list)))
         except SourceError as error:
             self.post_message(Heard(-1, str(error)))
 
     async def _listen(self, device: Device) -> None:
-        """Until another one is highlighted: it posts, and touches no widget."""
+        """Listens until another device is highlighted; it posts messages and touches no widget."""
         levels = Levels(lambda level: self.post_message(Heard(device.index, level.dbfs)))
         try:
             source = await asyncio.to_thread(self._open, device.index)
@@ -142,7 +142,7 @@ class DevicesScreen(ModalScreen[Device | None]):
         choices.highlighted = names.index(self._used) if self._used in names else default
 
     def _row(self, device: Device) -> Content:
-        """Name, and what it is."""
+        """The row of a device: its name, and what it is."""
         name = Content(device.name).truncate(min(NAME, self.size.width - ABOUT), ellipsis=True, pad=True)
         what = "in use" if device.name == self._used else "default" if device.default else ""
         about = f"{device.channels} ch  {device.rate / 1000:>5g} kHz"
@@ -170,11 +170,11 @@ class DevicesScreen(ModalScreen[Device | None]):
 
     @property
     def in_use(self) -> bool:
-        """The highlighted device is what the session listens to."""
+        """Whether the session listens to the highlighted device."""
         device = self._devices.get(-1 if self._tried is None else self._tried)
         return device is not None and device.name == self._used
 
     def level(self, dbfs: float) -> None:
-        """Of the microphone in use."""
+        """Told the level of the microphone in use."""
         if self.in_use:
             self.query_one(Trial).hear(dbfs)

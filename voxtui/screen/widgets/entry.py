@@ -1,7 +1,7 @@
-"""One entry as rows of text with the names of their styles: what was said, why it broke off, how fast it was.
+"""One entry as rows of text with the names of their styles: what was said, why it broke off, how fast it was.  Step 12.
 
-Confirmed words stand solid, provisional ones stand back; nothing in a text is markup.  It does not know colours
-nor the screen; what was drawn of it, it only keeps.
+Confirmed words stand solid, provisional ones stand back; nothing in a text is markup.  It knows neither colours nor the
+screen.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from voxtui.screen.widgets.figures import number
 from voxtui.screen.widgets.folding import Folded
 from voxtui.session.transcript import Entry, Progress, Voice
 
-SHOWN = {metric.name: metric.entry for metric in OF_A_TURN if metric.entry}  # the panel has the rest
+# The metrics under an entry; the panel has the rest.
+SHOWN = {metric.name: metric.entry for metric in OF_A_TURN if metric.entry}
 CURSOR = "▍"
 BETWEEN = "  ·  "
 BARS = {Voice.USER: "▌", Voice.MODEL: "┃", Voice.NOTE: "╎"}  # told apart without colour, too
@@ -34,14 +35,14 @@ class EntryRows:
         self._folded = Folded(width)
         self._solid = 0  # characters that are confirmed
         self._below: list[list[Run]] = []
-        self.drawn: dict[int, Strip] = {}  # by row, as long as they are as they were
+        self.drawn: dict[int, Strip] = {}  # rows as they were drawn, for as long as they are unchanged
         self.update(entry, targets)
 
     def __len__(self) -> int:
         return len(self._folded) + len(self._below) + 1
 
     def update(self, entry: Entry, targets: Targets) -> int:
-        """The number of the first row that may look different."""
+        """Takes a newer entry; returns the number of the first row that may look different."""
         before, self.entry = self.entry, entry
         solid = _shown(entry.text)
         old = self._folded.text[: self._solid]
@@ -62,14 +63,14 @@ class EntryRows:
         return BARS[self.entry.voice], style
 
     def row(self, at: int) -> list[Run]:
-        """Without the bar; the empty row has no runs."""
+        """The styled runs of a row without its bar; the empty row has none."""
         if at < len(self._folded):
             return list(self._spoken(at))
         at -= len(self._folded)
         return self._below[at] if at < len(self._below) else []
 
     def last(self, at: int) -> bool:
-        """Is it the empty row?"""
+        """Whether it is the empty row at the end."""
         return at == len(self) - 1
 
     def _spoken(self, at: int) -> Iterator[Run]:
@@ -89,7 +90,7 @@ def _shown(text: str) -> str:
 
 
 def _tail(entry: Entry, solid: str) -> str:
-    """What stands behind the confirmed words."""
+    """The text behind the confirmed words."""
     found = _shown(entry.provisional)
     if entry.progress is Progress.OPEN:
         found = f"{found} {CURSOR}" if found else CURSOR
@@ -119,7 +120,7 @@ def _below(entry: Entry, width: int, targets: Targets) -> Iterator[list[Run]]:
 
 
 def _latency(entry: Entry, targets: dict[str, float]) -> Iterator[Run]:
-    """What misses its target says so, and by which figure."""
+    """The figures under an entry; one that misses its target is marked."""
     found = entry.metrics.as_dict() if entry.metrics is not None else {}
     for name, word in SHOWN.items():
         if name not in found or (name == "total_ms" and entry.progress is Progress.OPEN):

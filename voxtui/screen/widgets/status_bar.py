@@ -1,4 +1,7 @@
-"""The top line: the link, the engines, how one speaks, and the path that the bytes take."""
+"""The top line: the link, the engines, how one speaks, and the path that the bytes take.  Step 12.
+
+It does not know how a link is made or measured.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ SHORTEST = 12  # columns: less of a path says nothing
 
 
 class StatusBar(Widget):
-    """One row.  What there is no room for goes, the least important first."""
+    """One row of what matters about the session; where there is no room, the least important goes first."""
 
     def on_mount(self) -> None:
         self._state, self._since = State(), 0.0
@@ -61,7 +64,7 @@ class StatusBar(Widget):
         mark, colour = MARKS[state.link]
         if brand:
             yield Content.styled("voxtui", "bold $primary")
-        word = word or state.link is not Link.OPEN  # where all is well, the mark says it
+        word = word or state.link is not Link.OPEN  # where all is well, the mark alone says it
         yield Content.assemble((mark, colour), f" {state.link.value}" if word else "")
         match state.link:
             case Link.OPEN:
@@ -88,13 +91,13 @@ class StatusBar(Widget):
 
 
 def _seen(state: State) -> tuple[object, ...]:
-    """What is shown here of a state."""
+    """The parts of a state that are shown here."""
     engines = state.transcriber, state.responder, state.floor.hands_free, state.floor.answers
     return state.link, state.path, state.progress, state.tries, state.health, engines
 
 
 def _tail(path: str, width: int) -> str:
-    """The end of it, which tells most."""
+    """The end of a path, which tells most."""
     if len(path) <= width:
         return path
     return f"…{path[1 - width :]}" if width >= SHORTEST else ""

@@ -1,4 +1,7 @@
-"""What stands in the place of the conversation until there is one; a few notes of the program stand below it."""
+"""What is shown until there is a conversation: what to do now, with a few notes of the program below.  Step 12.
+
+It does not know how either comes about.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from textual.widget import Widget
 from voxtui.screen.widgets.blocks import MUTED
 from voxtui.session.transcript import Link, State, Voice
 
-NOTES = 2  # that have room below it, on the least terminal too
+NOTES = 2  # notes that have room below it, on the smallest terminal too
 
 
 class Welcome(Widget):
-    """What to do now, in the middle."""
+    """A few lines in the middle that say what to do now."""
 
     def __init__(self) -> None:
         super().__init__(id="welcome")
