@@ -31,6 +31,7 @@ from voxd.messages import (
     Failed,
     Feed,
     Flush,
+    Guessed,
     Heard,
     Onset,
     Open,
@@ -340,6 +341,9 @@ class Whisper(Engine):
             utterance.broken = True
         elif last:
             utterance.result = hypothesis  # `_advance` settles it once it is committed
+            if hypothesis is not None and not utterance.committed:
+                guess = utterance.text.ending(hypothesis.words)
+                self._outputs.append(Guessed(request.stream, utterance.ref, job.end, guess))
         else:
             self._note_language(utterance, job, hypothesis)
             self._say(request.stream, utterance, utterance.text.finish(hypothesis.words), "", job.end)
