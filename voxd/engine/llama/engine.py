@@ -185,7 +185,7 @@ class Llama(Engine):
         self._begin(Request(command.stream, Kind.OPENING, None, command.context, 0))
 
     def _speculate(self, command: Speculate) -> None:
-        if not _asks(command.context):
+        if not self._options.ahead or not _asks(command.context):
             return
         most = command.max_tokens or self._options.max_tokens
         self._take_over(command.stream)

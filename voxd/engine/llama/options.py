@@ -32,6 +32,7 @@ class Options(Struct, frozen=True):
     min_p: Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")] = 0.05
     repeat_penalty: Annotated[float, Meta(ge=1, le=2, description="a number from 1 to 2")] = 1.0
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    ahead: bool = True  # an answer is begun when a turn has probably ended; off: only once it has
     think: bool = False  # models that can may think before they answer; what they think is never said
     threads: Annotated[int, Meta(ge=0, le=256)] = 0  # 0: half of the cores; the rest is the transcriber's
     gpu_layers: Annotated[int, Meta(ge=-1, le=1000)] = -1  # on a GPU, if this build of llama.cpp uses one; -1: all
