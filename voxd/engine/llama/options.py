@@ -13,6 +13,7 @@ from msgspec import Meta, Struct, structs
 from voxd.engine.options import read
 
 BUILT_IN = "smollm2-135m"  # the model that a package carries
+TOY_PENALTY = 1.15
 ModelFile = Annotated[
     str, Meta(min_length=1, description="a GGUF file, or REPO:FILE that `voxd pull` has fetched from the hub")
 ]
@@ -30,7 +31,8 @@ class Options(Struct, frozen=True):
     top_p: Annotated[float, Meta(gt=0, le=1, description="a number above 0 and at most 1")] = 1.0
     top_k: Annotated[int, Meta(ge=0, le=1000)] = 40  # 0: all
     min_p: Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")] = 0.05
-    repeat_penalty: Annotated[float, Meta(ge=1, le=2, description="a number from 1 to 2")] = 1.0
+    # None: 1, which changes nothing; for the built-in toy more, or it would repeat itself for ever.
+    repeat_penalty: Annotated[float, Meta(ge=1, le=2, description="a number from 1 to 2")] | None = None
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     ahead: bool = True  # an answer is begun when a turn has probably ended; off: only once it has
     think: bool = False  # models that can may think before they answer; what they think is never said
@@ -54,7 +56,7 @@ class Options(Struct, frozen=True):
             "top_p": self.top_p,
             "top_k": self.top_k,
             "min_p": self.min_p,
-            "repeat_penalty": self.repeat_penalty,
+            "repeat_penalty": self.repeat_penalty or (TOY_PENALTY if self.model == BUILT_IN else 1.0),
             "seed": self.seed,
             "chat_template_kwargs": {"enable_thinking": self.think},
         }

@@ -130,7 +130,7 @@ def test_a_conversation_that_is_too_long_is_shortened_and_told_and_a_turn_that_i
     context: tuple[Turn, ...] = (Turn("user", "Tell me of bees."),)
     for ref in range(1, 13):
         talker.tell(Respond(1, ref, context, 8))
-        context = replied(context, talker.ended(ref).text, "one two three four five six seven eight nine ten " * 2)
+        context = replied(context, talker.ended(ref).text, "one two three four five six seven eight nine ten " * 4)
     told = [o for o in talker.out if isinstance(o, Warned)]
     assert told
     assert "max_context" in told[0].message
