@@ -25,7 +25,7 @@ from shared.latency import TurnMetrics, percentile
 from tests.support.daemon import voxd_process
 from tests.support.llama import Talker
 from tests.support.speech import clips
-from voxd.engine.llama.workers import Job
+from voxd.engine.llama.workers import LlamaJob
 from voxd.messages import Cancel, Respond, Turn
 from voxtui.capture.sources import FileSource
 from voxtui.events import Event
@@ -83,7 +83,7 @@ def stops(tries: int) -> str:
     for ref in range(1, tries + 1):
         talker.tell(Respond(1, ref, (Turn("user", f"Tell me a long story, number {ref}."),), 400))
         talker.until(lambda ref=ref: len(talker.said(ref)) > 20)  # type: ignore[misc]
-        job: Job = next(iter(talker.engine._jobs))
+        job: LlamaJob = next(iter(talker.engine._jobs))
         began = time.monotonic()
         talker.tell(Cancel(1, ref))
         job.over.wait()

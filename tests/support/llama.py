@@ -12,8 +12,8 @@ from typing import Any
 from voxd.engine.contract import EngineCommand
 from voxd.engine.llama.build import load_model
 from voxd.engine.llama.engine import Llama
-from voxd.engine.llama.library import Piece
-from voxd.engine.llama.options import Options
+from voxd.engine.llama.library import AnswerPiece
+from voxd.engine.llama.options import LlamaOptions
 from voxd.engine.llama.shortening import prompt
 from voxd.messages import Failed, Open, Output, Said, Settled, Turn
 
@@ -63,7 +63,7 @@ class Talker:
 @functools.cache
 def own_server() -> Any:
     """llama.cpp's own server with the same model, which is asked without any of the engine's bookkeeping."""
-    library, _, _ = load_model(Options.parse(SMALL), lambda _: None)
+    library, _, _ = load_model(LlamaOptions.parse(SMALL), lambda _: None)
     return library
 
 
@@ -71,25 +71,25 @@ def own_answer(context: Sequence[Turn], most: int) -> str:
     """What it says to this conversation, from an empty cache."""
     found: list[str] = []
 
-    def take(piece: Piece) -> bool:
+    def take(piece: AnswerPiece) -> bool:
         assert piece.error is None, piece.error
         found.append(piece.text)
         return False
 
-    body = {"messages": prompt(context), "max_tokens": most, **Options.parse(SMALL).request}
+    body = {"messages": prompt(context), "max_tokens": most, **LlamaOptions.parse(SMALL).request}
     own_server().generate(body | {"n_cache_reuse": 0}, 0, take)
     return "".join(found).lstrip()
 
 
 @dataclass(slots=True)
-class Model:
+class LlamaModel:
     """A model of which the test says when it goes on: no llama.cpp, for the order of things alone."""
 
     words: int = 4
     bodies: list[dict[str, object]] = field(default_factory=list)
-    refuse: Callable[[dict[str, object]], Piece | None] = lambda body: None
+    refuse: Callable[[dict[str, object]], AnswerPiece | None] = lambda body: None
 
-    def generate(self, body: dict[str, object], slot: int, take: Callable[[Piece], bool]) -> None:
+    def generate(self, body: dict[str, object], slot: int, take: Callable[[AnswerPiece], bool]) -> None:
         import msgspec
 
         self.bodies.append(body)
@@ -98,9 +98,9 @@ class Model:
             return
         for number in range(min(self.words, int(str(body["max_tokens"])))):
             piece = {"choices": [{"delta": {"content": f" w{number}"}}]}
-            if take(msgspec.convert(piece, Piece)):
+            if take(msgspec.convert(piece, AnswerPiece)):
                 return
-        take(msgspec.convert({"choices": [{"finish_reason": "stop", "delta": {}}]}, Piece))
+        take(msgspec.convert({"choices": [{"finish_reason": "stop", "delta": {}}]}, AnswerPiece))
 
     def close(self) -> None:
         pass

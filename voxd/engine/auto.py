@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from voxd.engine.contract import Unusable
-from voxd.engine.mini.interface import Options as MiniOptions
+from voxd.engine.mini.interface import MiniOptions
 from voxd.engine.realtime.presence import why_not
 from voxd.engine.registry import engine_class
 

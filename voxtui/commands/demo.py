@@ -18,7 +18,7 @@ from voxtui.events import Event
 from voxtui.link.client import RealtimeClient, Wishes
 from voxtui.link.target import Direct
 from voxtui.session.run import Run
-from voxtui.session.transcript import Entry, Progress, State, Voice, changes, reduce
+from voxtui.session.transcript import Entry, EntryProgress, State, Voice, changes, reduce
 from voxtui.table import metrics_table
 
 BRIEF = "You listen to somebody who reads aloud. Say in one short sentence what you think of it."
@@ -63,12 +63,12 @@ class Lines:
         """The entry whose line it is."""
         if self._line is not None:
             return self._waiting[self._line]
-        return next((e for e in self._waiting.values() if _shown(e) or e.progress is not Progress.OPEN), None)
+        return next((e for e in self._waiting.values() if _shown(e) or e.progress is not EntryProgress.OPEN), None)
 
     def _grow(self, entry: Entry) -> bool:
         """Writes what is new in an entry; returns whether it is over."""
         text = entry.text.strip() if entry.voice is Voice.USER else entry.text.strip().replace("\n", " ")
-        over = entry.progress is not Progress.OPEN
+        over = entry.progress is not EntryProgress.OPEN
         if self._line is None and (_shown(entry) or (over and entry.voice is Voice.MODEL)):
             self._line, self._written = entry.key, ""
             self._confirm(NAME if entry.voice is Voice.MODEL else "")

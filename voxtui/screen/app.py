@@ -25,7 +25,7 @@ from textual.widgets import Static
 
 from shared.events import OutputTextDelta, Provisional, TranscriptionDelta
 from voxtui.capture.blocking import in_thread
-from voxtui.capture.microphone import Device
+from voxtui.capture.microphone import InputDevice
 from voxtui.capture.resilient import Ear
 from voxtui.capture.sources import FileSource, Source
 from voxtui.errors import ClientError, SourceError
@@ -51,7 +51,7 @@ from voxtui.screen.widgets.voice import VoiceBar
 from voxtui.screen.widgets.welcome import Welcome
 from voxtui.session.run import Run
 from voxtui.session.saving import Keeper
-from voxtui.session.transcript import Link, State, Voice, plain_text, reduce
+from voxtui.session.transcript import LinkState, State, Voice, plain_text, reduce
 
 WORDS = (TranscriptionDelta, OutputTextDelta, Provisional)  # events that come with each token
 # The widgets that are handed the state.
@@ -77,7 +77,7 @@ class VoxtuiApp(App[None]):
         wishes: Wishes | None = None,
         theme: str = "dark",
         open_device: Callable[[int], Source] | None = None,
-        devices: Callable[[], list[Device]] | None = None,
+        devices: Callable[[], list[InputDevice]] | None = None,
         keep: Path | None = None,
         targets: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
@@ -237,7 +237,7 @@ class VoxtuiApp(App[None]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Hides keys that would do nothing."""
         state = self._state
-        speaks = self._session is not None and state.link in (Link.OPEN, Link.BROKEN)
+        speaks = self._session is not None and state.link in (LinkState.OPEN, LinkState.BROKEN)
         match action:
             case "talk":
                 return speaks and not state.floor.hands_free
@@ -246,7 +246,7 @@ class VoxtuiApp(App[None]):
             case "cancel":
                 return state.answering
             case "reconnect":
-                return state.link is Link.LOST
+                return state.link is LinkState.LOST
             case "type" | "converse":
                 return speaks and state.responder is not None
             case "devices":
@@ -299,7 +299,7 @@ class VoxtuiApp(App[None]):
             used = self._state.floor.microphone
             self.push_screen(DevicesScreen(self._devices, self._open_device, used), self._listen_to)
 
-    def _listen_to(self, device: Device | None) -> None:
+    def _listen_to(self, device: InputDevice | None) -> None:
         if device is not None and self._open_device is not None:
             self._open_source = partial(self._open_device, device.index)
             if self._session is not None:

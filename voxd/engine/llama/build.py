@@ -10,16 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from voxd.engine.contract import Unusable
-from voxd.engine.llama.gguf import Header, NotGguf, read_header
+from voxd.engine.llama.gguf import GgufHeader, NotGguf, read_header
 from voxd.engine.llama.library import Library, devices
-from voxd.engine.llama.options import BUILT_IN, Options
+from voxd.engine.llama.options import BUILT_IN, LlamaOptions
 from voxd.engine.llama.weights import OPTION, TOY, find_weights
 
 WARM_UP: dict[str, object] = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
 MEMINFO = Path("/proc/meminfo")
 
 
-def load_model(options: Options, progress: Callable[[str], None]) -> tuple[Library, int, tuple[str, ...]]:
+def load_model(options: LlamaOptions, progress: Callable[[str], None]) -> tuple[Library, int, tuple[str, ...]]:
     """The model, the tokens of its context per conversation, and lines for the user.  Raises Unusable."""
     options = options.resolved(cores())
     path = find_weights(options.model, os.environ)
@@ -51,7 +51,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _header(path: Path) -> Header:
+def _header(path: Path) -> GgufHeader:
     try:
         header = read_header(path)
     except NotGguf as reason:

@@ -18,12 +18,12 @@ from typing import ClassVar
 
 from voxd.engine.contract import Capabilities, Engine, EngineCommand, Refuse
 from voxd.engine.llama.build import load_model
-from voxd.engine.llama.library import Timings, Usage
-from voxd.engine.llama.options import Options
-from voxd.engine.llama.schedule import Kind, Schedule
+from voxd.engine.llama.library import Timings, TokenUsage
+from voxd.engine.llama.options import LlamaOptions
+from voxd.engine.llama.schedule import LlamaKind, SlotSchedule
 from voxd.engine.llama.shortening import Dialogue, Messages, prompt
 from voxd.engine.llama.weights import weights_absent
-from voxd.engine.llama.workers import Job, Model, News, Over, Text, Workers
+from voxd.engine.llama.workers import JobOver, LlamaJob, LlamaModel, LlamaWorkers, News, NewText
 from voxd.messages import (
     Cancel,
     Close,
@@ -48,24 +48,24 @@ TRIES = 3  # for a conversation whose tokens were estimated too low
 
 
 @dataclass(slots=True, eq=False)
-class Request:
+class LlamaRequest:
     """One answer, from the command that asks for it to its end; of the kind OPENING, nothing is published."""
 
     stream: int
-    kind: Kind
+    kind: LlamaKind
     ref: int | None
     context: tuple[Turn, ...]
     most: int  # tokens of the answer
     aside: bool = False
     read: tuple[Turn, ...] = ()  # the turns of the context that fit
     tries: int = 0
-    job: Job | None = None  # None: it waits for a slot
+    job: LlamaJob | None = None  # None: it waits for a slot
     text: str = ""
     unsaid: str = ""
     tokens: int = 0
     unsaid_tokens: int = 0
     status: Status | None = None  # how it ended
-    usage: Usage = field(default_factory=Usage)
+    usage: TokenUsage = field(default_factory=TokenUsage)
     timings: Timings = field(default_factory=Timings)
     since_us: int | None = None  # it began
     asked_us: int | None = None  # since when somebody waits for it, if it was begun before
@@ -101,7 +101,7 @@ class Request:
         return max(0, min(self.first_us or self.asked_us, self.asked_us) - self.since_us)
 
 
-LoadModel = Callable[[Options, Callable[[str], None]], tuple[Model, int, tuple[str, ...]]]
+LoadModel = Callable[[LlamaOptions, Callable[[str], None]], tuple[LlamaModel, int, tuple[str, ...]]]
 
 
 class Llama(Engine):
@@ -116,22 +116,22 @@ class Llama(Engine):
 
     def __init__(self, options: Mapping[str, object], wake: Callable[[], None], load: LoadModel = load_model) -> None:
         super().__init__(options, wake)
-        self._options, self._wake, self._load = Options.parse(options), wake, load
-        self._schedule: Schedule[Request] = Schedule(self._options.slots)
+        self._options, self._wake, self._load = LlamaOptions.parse(options), wake, load
+        self._schedule: SlotSchedule[LlamaRequest] = SlotSchedule(self._options.slots)
         self._dialogues: dict[int, Dialogue] = {}
-        self._jobs: dict[Job, Request] = {}
-        self._ready: dict[int, Request] = {}  # complete answers that were begun ahead, by stream
-        self._workers: Workers | None = None
+        self._jobs: dict[LlamaJob, LlamaRequest] = {}
+        self._ready: dict[int, LlamaRequest] = {}  # complete answers that were begun ahead, by stream
+        self._workers: LlamaWorkers | None = None
         self._context = self._options.max_context
         self._out: list[Output] = []
 
     @classmethod
     def absent(cls, options: Mapping[str, object]) -> str | None:
-        return weights_absent(Options.parse(options).model, os.environ)
+        return weights_absent(LlamaOptions.parse(options).model, os.environ)
 
     def load(self, progress: Callable[[str], None]) -> tuple[str, ...]:
         model, self._context, notes = self._load(self._options, progress)
-        self._workers = Workers(model, self._options.slots, self._wake)
+        self._workers = LlamaWorkers(model, self._options.slots, self._wake)
         return notes
 
     def stop(self) -> None:
@@ -182,20 +182,20 @@ class Llama(Engine):
     def _prepare(self, command: Prepare) -> None:
         if any(not request.aside for request in self._of(command.stream)):
             return  # its slot is busy with the same conversation
-        self._begin(Request(command.stream, Kind.OPENING, None, command.context, 0))
+        self._begin(LlamaRequest(command.stream, LlamaKind.OPENING, None, command.context, 0))
 
     def _speculate(self, command: Speculate) -> None:
         if not self._options.ahead or not _asks(command.context):
             return
         most = command.max_tokens or self._options.max_tokens
         self._take_over(command.stream)
-        self._begin(Request(command.stream, Kind.AHEAD, command.ref, command.context, most))
+        self._begin(LlamaRequest(command.stream, LlamaKind.AHEAD, command.ref, command.context, most))
 
     def _respond(self, command: Respond) -> None:
         stream, ref = command.stream, command.ref
         if (begun := self._find(stream, ref)) is not None:
             if prompt(begun.context) == prompt(command.context):
-                begun.kind = Kind.WANTED
+                begun.kind = LlamaKind.WANTED
                 begun.asked_us = -1  # the clock is read in `step`
                 return
             self._drop(begun)  # what was said turned out otherwise
@@ -205,32 +205,32 @@ class Llama(Engine):
         if not command.aside:
             self._take_over(stream)
         most = command.max_tokens or self._options.max_tokens
-        self._begin(Request(stream, Kind.WANTED, ref, command.context, most, command.aside))
+        self._begin(LlamaRequest(stream, LlamaKind.WANTED, ref, command.context, most, command.aside))
 
     def _take_over(self, stream: int) -> None:
         """Drops what is computed in the conversation's slot that nobody waits for."""
         for request in self._of(stream):
-            if request.kind is not Kind.WANTED:
+            if request.kind is not LlamaKind.WANTED:
                 self._drop(request)
 
-    def _cancel(self, request: Request | None) -> None:
+    def _cancel(self, request: LlamaRequest | None) -> None:
         if request is None:
             return
-        if request.kind is Kind.WANTED:
+        if request.kind is LlamaKind.WANTED:
             self._say(request)
             self._out.append(request.settled("cancelled"))
         self._drop(request)
 
     # ── requests ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _of(self, stream: int) -> list[Request]:
+    def _of(self, stream: int) -> list[LlamaRequest]:
         ready = self._ready.get(stream)
         return [*(each for each in self._schedule if each.stream == stream), *([ready] if ready else [])]
 
-    def _find(self, stream: int, ref: int) -> Request | None:
+    def _find(self, stream: int, ref: int) -> LlamaRequest | None:
         return next((request for request in self._of(stream) if request.ref == ref), None)
 
-    def _begin(self, request: Request) -> None:
+    def _begin(self, request: LlamaRequest) -> None:
         """Chooses what of the conversation is read, and has it wait for a slot."""
         dialogue, first = self._dialogues[request.stream], self._dialogues[request.stream].first
         limit = self._context - min(request.most, self._context // 4)
@@ -243,7 +243,7 @@ class Llama(Engine):
         request.read = read
         self._schedule.add(request)
 
-    def _drop(self, request: Request | None) -> None:
+    def _drop(self, request: LlamaRequest | None) -> None:
         if request is None:
             return
         self._schedule.remove(request)
@@ -253,9 +253,9 @@ class Llama(Engine):
             request.job.given_up = True
             self._jobs.pop(request.job, None)
 
-    def _fail(self, request: Request, code: str, message: str) -> None:
+    def _fail(self, request: LlamaRequest, code: str, message: str) -> None:
         self._drop(request)
-        if request.kind is Kind.WANTED:
+        if request.kind is LlamaKind.WANTED:
             assert request.ref is not None
             self._say(request)
             self._out.append(Failed(request.stream, request.ref, code, message))
@@ -268,11 +268,11 @@ class Llama(Engine):
                 self._hear(request, news, now_us)
         self._submit(now_us)
         for request in (*self._schedule, *self._ready.values()):
-            if request.kind is Kind.WANTED:
+            if request.kind is LlamaKind.WANTED:
                 request.asked_us = now_us if request.asked_us == -1 else request.asked_us
                 self._say(request)
         for request in list(self._ready.values()):
-            if request.kind is Kind.WANTED:
+            if request.kind is LlamaKind.WANTED:
                 self._settle(request)
         out, self._out = self._out, []
         return out
@@ -283,18 +283,18 @@ class Llama(Engine):
             self._drop(request)
         for request, slot in begun:
             request.since_us = now_us
-            request.job = Job(self._body(request), slot)
+            request.job = LlamaJob(self._body(request), slot)
             self._jobs[request.job] = request
             self._loaded.submit(request.job)
 
-    def _body(self, request: Request) -> dict[str, object]:
+    def _body(self, request: LlamaRequest) -> dict[str, object]:
         messages: Messages = prompt(request.read)
-        if request.kind is Kind.OPENING or not messages or messages[-1]["role"] != "user":
+        if request.kind is LlamaKind.OPENING or not messages or messages[-1]["role"] != "user":
             messages = [*messages, {"role": "user", "content": ""}]  # nothing was asked, or not yet
         return {"messages": messages, "max_tokens": request.most, **self._options.request}
 
-    def _hear(self, request: Request, news: News, now_us: int) -> None:
-        if isinstance(news, Text):
+    def _hear(self, request: LlamaRequest, news: News, now_us: int) -> None:
+        if isinstance(news, NewText):
             request.first_us = now_us if request.first_us is None else request.first_us
             request.write(news.text)
             return
@@ -306,12 +306,12 @@ class Llama(Engine):
             return
         self._dialogues[request.stream].learn(request.read, news.usage.input)
         request.status = "incomplete" if news.cut else "completed"
-        if request.kind is Kind.WANTED:
+        if request.kind is LlamaKind.WANTED:
             self._settle(request)
-        elif request.kind is Kind.AHEAD:
+        elif request.kind is LlamaKind.AHEAD:
             self._ready[request.stream] = request
 
-    def _hear_trouble(self, request: Request, news: Over) -> None:
+    def _hear_trouble(self, request: LlamaRequest, news: JobOver) -> None:
         assert news.trouble is not None
         request.job = None
         if news.trouble.too_long and request.tries < TRIES:  # its tokens had been estimated too low
@@ -324,20 +324,20 @@ class Llama(Engine):
             message = f"llama.cpp could not answer: {news.trouble.message[:200].rstrip('.')}."
             self._fail(request, "engine_error", message)
 
-    def _say(self, request: Request) -> None:
+    def _say(self, request: LlamaRequest) -> None:
         if request.unsaid:
             assert request.ref is not None
             self._out.append(Said(request.stream, request.ref, request.unsaid, tokens=request.unsaid_tokens))
             request.unsaid, request.unsaid_tokens = "", 0
 
-    def _settle(self, request: Request) -> None:
+    def _settle(self, request: LlamaRequest) -> None:
         assert request.status is not None
         self._say(request)
         self._out.append(request.settled(request.status))
         self._drop(request)
 
     @property
-    def _loaded(self) -> Workers:
+    def _loaded(self) -> LlamaWorkers:
         assert self._workers is not None, "load() comes first"
         return self._workers
 

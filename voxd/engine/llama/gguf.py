@@ -22,7 +22,7 @@ class NotGguf(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class GgufHeader:
     """What a GGUF file says of itself."""
 
     architecture: str
@@ -32,7 +32,7 @@ class Header:
     hears: bool  # it is a projector with an encoder for sound
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> GgufHeader:
     """Raises NotGguf, and OSError for what cannot be read."""
     with path.open("rb") as file:
         head = file.read(HEAD)
@@ -59,7 +59,7 @@ def read_header(path: Path) -> Header:
     per_token = 2 * 2 * number("block_count") * (number("attention.head_count_kv") or heads) * width
     name = str(values.get("general.name") or path.stem)
     hears = values.get("clip.has_audio_encoder") is True
-    return Header(architecture, name[:80], number("context_length"), per_token, hears)
+    return GgufHeader(architecture, name[:80], number("context_length"), per_token, hears)
 
 
 def _values(head: bytes, at: int, count: int) -> Iterator[tuple[str, Value]]:

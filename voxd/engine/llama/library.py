@@ -23,13 +23,13 @@ from typing import Any
 import msgspec
 
 from voxd.engine.contract import Unusable
-from voxd.engine.llama.options import Options
+from voxd.engine.llama.options import LlamaOptions
 
 PIECE = 256  # tokens of a prompt that are computed at once; then other answers have their turn
 QUIET, ERRORS = -1, 1  # what llama.cpp logs; its errors may quote a request, so they are only asked for while it loads
 
 
-class Usage(msgspec.Struct, frozen=True):
+class TokenUsage(msgspec.Struct, frozen=True):
     """Tokens of one answer."""
 
     input: int = msgspec.field(default=0, name="prompt_tokens")
@@ -44,7 +44,7 @@ class Timings(msgspec.Struct, frozen=True):
     predicted_ms: float = 0.0
 
 
-class Trouble(msgspec.Struct, frozen=True):
+class LlamaTrouble(msgspec.Struct, frozen=True):
     """Why a request was refused."""
 
     message: str = ""
@@ -66,13 +66,13 @@ class _Choice(msgspec.Struct, frozen=True):
     finish_reason: str | None = None
 
 
-class Piece(msgspec.Struct, frozen=True):
+class AnswerPiece(msgspec.Struct, frozen=True):
     """A piece of an answer, as llama.cpp gives it."""
 
     choices: tuple[_Choice, ...] = ()
-    usage: Usage | None = None
+    usage: TokenUsage | None = None
     timings: Timings | None = None
-    error: Trouble | None = None
+    error: LlamaTrouble | None = None
 
     @property
     def text(self) -> str:
@@ -89,18 +89,18 @@ class Piece(msgspec.Struct, frozen=True):
         return next((choice.finish_reason for choice in self.choices if choice.finish_reason), None)
 
 
-_decoder = msgspec.json.Decoder(Piece)
+_decoder = msgspec.json.Decoder(AnswerPiece)
 
 
 class Library:
     """A loaded model.  Raises Unusable."""
 
-    def __init__(self, path: Path, options: Options, context: int) -> None:
+    def __init__(self, path: Path, options: LlamaOptions, context: int) -> None:
         """`context`: tokens of each slot."""
         self._server = self._loaded(path, options, context)
 
     @staticmethod
-    def _loaded(path: Path, options: Options, context: int) -> Any:
+    def _loaded(path: Path, options: LlamaOptions, context: int) -> Any:
         import xllamacpp
 
         with tempfile.TemporaryDirectory(prefix="voxd-llama-", ignore_cleanup_errors=True) as folder, _signals_kept():
@@ -115,7 +115,7 @@ class Library:
                         ) from None
         raise AssertionError("unreachable")
 
-    def generate(self, body: dict[str, object], slot: int, take: Callable[[Piece], bool]) -> None:
+    def generate(self, body: dict[str, object], slot: int, take: Callable[[AnswerPiece], bool]) -> None:
         """Answers one request in this slot.  `take` gets each piece; the answer stops once it returns True."""
         raised: list[Exception] = []
 
@@ -143,7 +143,7 @@ def devices() -> tuple[str, ...]:
     return tuple(each["name"] for each in xllamacpp.get_device_info() if "CPU" not in each["name"])
 
 
-def _parameters(path: Path, options: Options, context: int, folder: str, log: int) -> Any:
+def _parameters(path: Path, options: LlamaOptions, context: int, folder: str, log: int) -> Any:
     import xllamacpp
 
     found = xllamacpp.CommonParams()

@@ -19,7 +19,7 @@ ModelFile = Annotated[
 ]
 
 
-class Options(Struct, frozen=True):
+class LlamaOptions(Struct, frozen=True):
     """`engine_options.llama` of the settings file."""
 
     model: ModelFile = BUILT_IN
@@ -40,11 +40,11 @@ class Options(Struct, frozen=True):
     gpu_layers: Annotated[int, Meta(ge=-1, le=1000)] = -1  # on a GPU, if this build of llama.cpp uses one; -1: all
 
     @classmethod
-    def parse(cls, given: Mapping[str, object]) -> Options:
+    def parse(cls, given: Mapping[str, object]) -> LlamaOptions:
         """Raises Unusable; its text names the option."""
         return read("llama", cls, given)
 
-    def resolved(self, cores: int) -> Options:
+    def resolved(self, cores: int) -> LlamaOptions:
         """The same with 0 threads replaced by what suits `cores`."""
         return structs.replace(self, threads=self.threads or max(1, cores // 2))
 

@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import Generic, Protocol, TypeVar
 
 
-class Kind(IntEnum):
+class LlamaKind(IntEnum):
     """Why a request is made; the smaller goes first."""
 
     WANTED = 0  # somebody waits for it
@@ -24,14 +24,14 @@ class Wish(Protocol):
     """What the schedule wants to know of a request."""
 
     stream: int
-    kind: Kind
+    kind: LlamaKind
     aside: bool  # it is not of its stream's conversation, whose slot it leaves alone
 
 
 W = TypeVar("W", bound=Wish)
 
 
-class Schedule(Generic[W]):
+class SlotSchedule(Generic[W]):
     """`slots`: how many requests are answered at the same time.
 
     Bound of those that wait: the engine's, one per stream and a few beside it."""
@@ -62,8 +62,8 @@ class Schedule(Generic[W]):
         gone: list[W] = []
         for request in sorted(self._waiting, key=lambda each: each.kind):  # stable: the oldest of equals first
             slot = self._slot(request)
-            if slot is None and request.kind is Kind.WANTED:
-                slot = next((at for at, each in self._running.items() if each.kind is not Kind.WANTED), None)
+            if slot is None and request.kind is LlamaKind.WANTED:
+                slot = next((at for at, each in self._running.items() if each.kind is not LlamaKind.WANTED), None)
                 if slot is not None:
                     gone.append(self._running.pop(slot))
             if slot is None:

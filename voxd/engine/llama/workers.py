@@ -14,22 +14,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from voxd.engine.llama.library import Piece, Timings, Trouble, Usage
+from voxd.engine.llama.library import AnswerPiece, LlamaTrouble, Timings, TokenUsage
 
 log = logging.getLogger(__name__)
 
 STOP_S = 30.0  # a prompt that is being computed cannot be given up before its first token
 
 
-class Model(Protocol):
+class LlamaModel(Protocol):
     """A loaded model; `generate` may be called from several threads at once."""
 
-    def generate(self, body: dict[str, object], slot: int, take: Callable[[Piece], bool]) -> None: ...
+    def generate(self, body: dict[str, object], slot: int, take: Callable[[AnswerPiece], bool]) -> None: ...
     def close(self) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class LlamaJob:
     """One answer.  `given_up` is set by the loop's thread and read by the one that answers."""
 
     body: dict[str, object]
@@ -39,35 +39,35 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class NewText:
     """New text of a job, empty for what was only thought; one token."""
 
-    job: Job
+    job: LlamaJob
     text: str
 
 
 @dataclass(slots=True)
-class Over:
+class JobOver:
     """The end of a job, told when it is over.  `trouble` None: it went well; `cut`: at the limit of tokens."""
 
-    job: Job
+    job: LlamaJob
     cut: bool = False
-    usage: Usage = field(default_factory=Usage)
+    usage: TokenUsage = field(default_factory=TokenUsage)
     timings: Timings = field(default_factory=Timings)
-    trouble: Trouble | None = None
+    trouble: LlamaTrouble | None = None
 
 
-News = Text | Over
+News = NewText | JobOver
 
 
-class Workers:
+class LlamaWorkers:
     """`count` daemon threads; `wake` is called, from a thread, whenever `news` has something to give.
 
     Bound of the news: what is left of the answers in progress, each of a limited number of tokens."""
 
-    def __init__(self, model: Model, slots: int, wake: Callable[[], None]) -> None:
+    def __init__(self, model: LlamaModel, slots: int, wake: Callable[[], None]) -> None:
         self._model, self._wake = model, wake
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[LlamaJob | None] = queue.SimpleQueue()
         self._news: deque[News] = deque()
         self._slots = [threading.Lock() for _ in range(slots)]
         # Twice as many as slots: one that was given up holds its thread until its token is computed.
@@ -75,7 +75,7 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: LlamaJob) -> None:
         self._jobs.put(job)
 
     def news(self) -> list[News]:
@@ -100,23 +100,23 @@ class Workers:
             job.over.set()
             self._wake()
 
-    def _answer(self, job: Job) -> None:
-        over = Over(job)
+    def _answer(self, job: LlamaJob) -> None:
+        over = JobOver(job)
         try:
             if not job.given_up:
                 self._model.generate(job.body, job.slot, lambda piece: self._take(over, piece))
         except Exception:  # the wall: a bug in one answer must not take its thread with it
             log.exception("an answer of llama.cpp failed")
-            over.trouble = Trouble("the engine failed in this turn; see voxd's log")
+            over.trouble = LlamaTrouble("the engine failed in this turn; see voxd's log")
         self._news.append(over)
 
-    def _take(self, over: Over, piece: Piece) -> bool:
+    def _take(self, over: JobOver, piece: AnswerPiece) -> bool:
         if over.job.given_up:
             return True
         over.trouble = piece.error or over.trouble
         over.cut = over.cut or piece.end == "length"
         over.usage, over.timings = piece.usage or over.usage, piece.timings or over.timings
         if piece.is_token:
-            self._news.append(Text(over.job, piece.text))
+            self._news.append(NewText(over.job, piece.text))
             self._wake()
         return False

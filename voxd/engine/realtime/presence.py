@@ -13,21 +13,23 @@ from typing import Protocol
 
 from voxd.engine.contract import Unusable
 from voxd.engine.gpu.weights import NEEDS, weights_absent
-from voxd.engine.realtime.interface import Options
+from voxd.engine.realtime.interface import RealtimeOptions
 
 GPU = (Path("/dev/nvidia0"), Path("/dev/dxg"))  # the second: Linux on Windows
 
 
-class Kind(Protocol):
+class VoxtralOptions(Protocol):
     """What the options of one Voxtral are read by."""
 
     @property
     def model(self) -> str: ...
     @classmethod
-    def parse(cls, given: Mapping[str, object]) -> Kind: ...
+    def parse(cls, given: Mapping[str, object]) -> VoxtralOptions: ...
 
 
-def why_not(options: Mapping[str, object], environment: Mapping[str, str], kind: type[Kind] = Options) -> str | None:
+def why_not(
+    options: Mapping[str, object], environment: Mapping[str, str], kind: type[VoxtralOptions] = RealtimeOptions
+) -> str | None:
     """The first thing that is missing, in half a sentence; None: nothing is.
 
     Wrong options are no reason to choose another engine: this one refuses them and names them."""

@@ -49,7 +49,7 @@ _NO_SPEECH, _UNSURE = 0.6, -1.0
 _KNOWN = 0.8  # a language found with this probability is taken for the rest of the utterance
 
 
-class Options(Struct, frozen=True):
+class WhisperOptions(Struct, frozen=True):
     """`engine_options.whisper` of the settings file."""
 
     model: Annotated[
@@ -63,11 +63,11 @@ class Options(Struct, frozen=True):
     max_streams: Annotated[int, Meta(ge=1, le=1024)] = 16
 
     @classmethod
-    def parse(cls, given: Mapping[str, object]) -> Options:
+    def parse(cls, given: Mapping[str, object]) -> WhisperOptions:
         """Raises `Unusable`; its text names the option."""
         return read("whisper", cls, given)
 
-    def resolved(self, cores: int) -> Options:
+    def resolved(self, cores: int) -> WhisperOptions:
         """The same with 0 replaced by what suits `cores`: two of them per decode.
 
         Measured on two cores, alone: a decode of two threads takes 0.26 s.  Two at the same time, of one or two threads
@@ -276,7 +276,7 @@ def confidences(text: str, words: Sequence[str], ends: Sequence[int], sure: Sequ
     return out
 
 
-def load_model(options: Options, progress: Callable[[str], None]) -> FasterWhisper:
+def load_model(options: WhisperOptions, progress: Callable[[str], None]) -> FasterWhisper:
     """Weights, model and a first decode.  Raises `Unusable`."""
     folder = find_weights(options.model, progress)
     from faster_whisper import WhisperModel

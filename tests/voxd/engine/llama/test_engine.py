@@ -13,11 +13,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.support.llama import SMALL, Model, Talker, own_answer
+from tests.support.llama import SMALL, LlamaModel, Talker, own_answer
 from voxd.engine.conformance import Conformance
 from voxd.engine.contract import Engine
 from voxd.engine.llama.engine import Llama
-from voxd.engine.llama.library import Piece
+from voxd.engine.llama.library import AnswerPiece
 from voxd.messages import Cancel, Close, Crop, Failed, Open, Output, Prepare, Respond, Settled, Speculate, Turn, Warned
 
 pytest.importorskip("xllamacpp")
@@ -146,7 +146,7 @@ def test_a_conversation_that_is_too_long_is_shortened_and_told_and_a_turn_that_i
 # ── a scripted model ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def scripted(model: Model, **options: object) -> tuple[Llama, threading.Event]:
+def scripted(model: LlamaModel, **options: object) -> tuple[Llama, threading.Event]:
     woken = threading.Event()
     engine = Llama({**SMALL, **options}, woken.set, lambda options, progress: (model, 512, ()))
     engine.load(lambda _: None)
@@ -168,12 +168,12 @@ def all_of(engine: Llama, woken: threading.Event, *commands: object) -> list[Out
 
 
 def test_tokens_that_were_estimated_too_low_are_counted_by_the_model_and_the_rest_is_asked_again() -> None:
-    def refuse(body: dict[str, object]) -> Piece | None:
+    def refuse(body: dict[str, object]) -> AnswerPiece | None:
         size = len(msgspec.json.encode(body["messages"]))
         error = {"type": "exceed_context_size_error", "message": "too long", "n_prompt_tokens": size}
-        return msgspec.convert({"error": error}, Piece) if size > 512 else None
+        return msgspec.convert({"error": error}, AnswerPiece) if size > 512 else None
 
-    model = Model(refuse=refuse)
+    model = LlamaModel(refuse=refuse)
     engine, woken = scripted(model)
     context = tuple(Turn("user" if n % 2 == 0 else "assistant", "ab " * 20, ref=n) for n in range(11))
     out = all_of(engine, woken, Respond(1, 1, context, 8))
@@ -185,12 +185,12 @@ def test_tokens_that_were_estimated_too_low_are_counted_by_the_model_and_the_res
 def test_what_goes_wrong_in_the_library_fails_that_turn_only(caplog: pytest.LogCaptureFixture) -> None:
     broken = [True]
 
-    def refuse(body: dict[str, object]) -> Piece | None:
+    def refuse(body: dict[str, object]) -> AnswerPiece | None:
         if broken.pop() if broken else False:
             raise RuntimeError("a bug")
         return None
 
-    engine, woken = scripted(Model(refuse=refuse))
+    engine, woken = scripted(LlamaModel(refuse=refuse))
     assert isinstance(all_of(engine, woken, Respond(1, 1, QUESTION))[-1], Failed)
     assert all_of(engine, woken, Respond(1, 2, QUESTION))[-1].text == "w0 w1 w2 w3"  # type: ignore[union-attr]
     engine.stop()

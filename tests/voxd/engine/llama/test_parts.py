@@ -12,8 +12,8 @@ from voxd.engine.contract import Unusable
 from voxd.engine.llama import weights
 from voxd.engine.llama.build import load_model
 from voxd.engine.llama.gguf import NotGguf, read_header
-from voxd.engine.llama.options import BUILT_IN, Options
-from voxd.engine.llama.schedule import Kind, Schedule
+from voxd.engine.llama.options import BUILT_IN, LlamaOptions
+from voxd.engine.llama.schedule import LlamaKind, SlotSchedule
 from voxd.engine.llama.shortening import FRAMING, Dialogue, prompt
 from voxd.engine.llama.weights import find_weights, repository, weights_absent
 from voxd.messages import Turn
@@ -68,7 +68,7 @@ def test_what_is_no_model_is_refused_by_name(tmp_path: Path, data: bytes, words:
     path = tmp_path / "m.gguf"
     path.write_bytes(data)
     with pytest.raises(Unusable, match=words):
-        load_model(Options(model=str(path)), lambda _: None)
+        load_model(LlamaOptions(model=str(path)), lambda _: None)
     if "projector" not in words:
         with pytest.raises(NotGguf):
             read_header(path)
@@ -117,7 +117,7 @@ def test_the_carried_file_is_checked_and_its_package_named(tmp_path: Path, monke
 )
 def test_options_are_checked(options: dict[str, object], words: str) -> None:
     with pytest.raises(Unusable, match=words):
-        Options.parse(options)
+        LlamaOptions.parse(options)
 
 
 def test_a_model_that_does_not_fit_into_the_memory_is_refused_before_it_is_loaded(
@@ -129,7 +129,7 @@ def test_a_model_that_does_not_fit_into_the_memory_is_refused_before_it_is_loade
     monkeypatch.setattr("voxd.engine.llama.build.MEMINFO", meminfo)
     monkeypatch.setattr("voxd.engine.llama.build.devices", lambda: ())
     with pytest.raises(Unusable, match=r"0\.2 GB; 0\.1 GB are free.*max_context"):
-        load_model(Options(model=str(path)), lambda _: None)
+        load_model(LlamaOptions(model=str(path)), lambda _: None)
 
 
 # ── what fits ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -185,11 +185,11 @@ def test_instructions_in_the_middle_are_the_persons() -> None:
 @dataclass(eq=False)
 class Wish:
     stream: int
-    kind: Kind = Kind.WANTED
+    kind: LlamaKind = LlamaKind.WANTED
     aside: bool = False
 
 
-def run(schedule: Schedule[Wish], *wishes: Wish) -> tuple[list[tuple[int, int]], list[Wish]]:
+def run(schedule: SlotSchedule[Wish], *wishes: Wish) -> tuple[list[tuple[int, int]], list[Wish]]:
     """(stream, slot) of those that begin, and those that gave way."""
     for wish in wishes:
         schedule.add(wish)
@@ -198,7 +198,7 @@ def run(schedule: Schedule[Wish], *wishes: Wish) -> tuple[list[tuple[int, int]],
 
 
 def test_a_conversation_goes_back_to_its_slot_and_the_one_longest_at_rest_gives_its_own() -> None:
-    schedule = Schedule[Wish](2)
+    schedule = SlotSchedule[Wish](2)
     one, two, again, three = Wish(1), Wish(2), Wish(1), Wish(3)
     assert run(schedule, one, two)[0] == [(1, 0), (2, 1)]
     schedule.remove(one)
@@ -209,8 +209,8 @@ def test_a_conversation_goes_back_to_its_slot_and_the_one_longest_at_rest_gives_
 
 
 def test_what_nobody_waits_for_gives_way() -> None:
-    schedule = Schedule[Wish](1)
-    ahead, wanted, other = Wish(1, Kind.AHEAD), Wish(2), Wish(3, Kind.AHEAD)
+    schedule = SlotSchedule[Wish](1)
+    ahead, wanted, other = Wish(1, LlamaKind.AHEAD), Wish(2), Wish(3, LlamaKind.AHEAD)
     assert run(schedule, ahead)[0] == [(1, 0)]
     assert run(schedule, other) == ([], [])
     assert run(schedule, wanted) == ([(2, 0)], [ahead])
@@ -219,7 +219,7 @@ def test_what_nobody_waits_for_gives_way() -> None:
 
 
 def test_what_is_wanted_waits_for_what_is_wanted_and_closed_streams_leave_their_slots() -> None:
-    schedule = Schedule[Wish](2)
+    schedule = SlotSchedule[Wish](2)
     one, aside = Wish(1), Wish(1, aside=True)
     assert run(schedule, one, aside)[0] == [(1, 0), (1, 1)]
     assert run(schedule, Wish(1), Wish(2)) == ([], [])
