@@ -140,7 +140,7 @@ def _python() -> Finding:
 
 
 def _gpu(settings: Settings, environ: Mapping[str, str]) -> Finding:
-    wanted = auto.REALTIME in _chosen(settings, environ)[0].values()
+    wanted = any(choice.name == auto.REALTIME for choice in _chosen(settings, environ).values())
     device = settings.engine_options.get(auto.REALTIME, {}).get("device", "auto")
     driver, there = _driver(), [path for path in GPU if path.exists()]
     if there and os.access(there[0], os.R_OK | os.W_OK):

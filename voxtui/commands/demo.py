@@ -56,7 +56,7 @@ class Lines:
         for _, entry in changes(before, self._state):
             if entry.voice is not Voice.NOTE and entry.key not in self._done:
                 self._waiting[entry.key] = entry
-        while (entry := self._next()) is not None and self._grow(entry):
+        while (mine := self._next()) is not None and self._grow(mine):
             pass
 
     def _next(self) -> Entry | None:
