@@ -48,12 +48,12 @@ class Talk:
         await self.link.send(events.dump(event), text=True)
 
     async def speak(self, pcm: bytes) -> None:
-        """As fast as the server reads."""
+        """Sends sound as fast as the server reads."""
         for at in range(0, len(pcm), 6400):
             await self.send(events.AudioAppend(audio=pcm[at : at + 6400]))
 
     async def begin(self) -> dict[str, Any]:
-        """The first second and a half, as it would come in real time: in parts."""
+        """Sends the first second and a half in parts, as it would come in real time."""
         await self.speak(SPEECH[:RATE])
         await self.until("input_audio_buffer.speech_started")
         await self.speak(SPEECH[RATE : 3 * RATE])
@@ -173,7 +173,7 @@ async def test_many_clients_do_not_hear_each_other(daemon: Daemon) -> None:
 
 
 async def test_the_engine_process_dies_in_mid_utterance(tmp_path: Path) -> None:
-    """The connection stays, the open utterance goes on in the next process, the next turn works."""
+    """The connection stays, the open utterance goes on in the next process, and the next turn works."""
     with voxd_process("--transcribe", "echo", "--respond", "echo") as daemon:
         async with talk(daemon, "?intent=transcription") as person:
             before = await person.begin()
@@ -289,7 +289,7 @@ def test_a_second_start_says_so_and_is_no_failure(daemon: Daemon) -> None:
 
 
 def test_settings_that_are_wrong_by_now_hide_no_daemon(daemon: Daemon, tmp_path: Path) -> None:
-    """It runs with older ones: to ask it, to reach it through a tunnel and to stop it need none."""
+    """The daemon runs with older settings; asking it, reaching it through a tunnel and stopping it need none."""
     config = tmp_path / "voxd" / "config.yaml"
     config.parent.mkdir()
     config.write_text("vad: {treshold: 1}\n")
@@ -306,7 +306,7 @@ def test_settings_that_are_wrong_by_now_hide_no_daemon(daemon: Daemon, tmp_path:
 
 
 def test_a_start_by_hand_beside_the_service_says_so(daemon: Daemon, tmp_path: Path) -> None:
-    """Two would load the model twice.  The socket of the service lies at another place than the one of a shell."""
+    """Two daemons would load the model twice; the service's socket is at another path than a shell's."""
     service = tmp_path / "state" / "voxd" / "run" / "voxd.sock"
     service.parent.mkdir(parents=True)
     service.symlink_to(daemon.socket)

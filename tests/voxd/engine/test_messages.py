@@ -1,4 +1,4 @@
-"""What crosses the process boundary comes out as it went in, in whatever pieces the socket hands it over."""
+"""Messages come out as they went in, in whatever pieces the socket delivers them."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ HISTORY: list[dict[str, Any]] = [
 
 
 def chain(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As LiveKit restores a conversation: all at once, each item after the one before it."""
+    """Restores a conversation as LiveKit does: all items at once, each after the one before it."""
     ids = [f"i{number}" for number in range(len(items))]
     return [
         {"type": "conversation.item.create", "previous_item_id": before, "item": item | {"id": each}}

@@ -72,7 +72,7 @@ def test_a_conversation(target: str, tmp_path: Path) -> None:
 
 
 def test_a_paste_keeps_its_lines(daemon: Daemon, target: str, tmp_path: Path) -> None:
-    """Wherever the focus was; into the conversation they go as lines."""
+    """Pasted lines go into the conversation as lines, wherever the focus was."""
     with voxtui(tmp_path, target, hum=True) as (terminal, tap):
         terminal.until(shows(terminal, "listening", PROMPT))
         terminal.send(b"\x1b[200~first line\r\nsecond\ttabbed\n\nthird line\x1b[201~")

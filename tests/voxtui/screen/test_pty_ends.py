@@ -40,7 +40,7 @@ def test_before_anything_is_connected(tmp_path: Path) -> None:
 
 
 def test_a_crash(target: str, tmp_path: Path) -> None:
-    """A bug says what it was, on a terminal that works, and is no success."""
+    """A bug is named on a terminal that works, and the exit status is not success."""
     with voxtui(tmp_path, target, hum=True, env={"VOXTUI_TAP_CRASH": "1"}) as (terminal, _):
         terminal.until(shows(terminal, "listening"))
         terminal.process.send_signal(signal.SIGUSR2)
