@@ -332,7 +332,7 @@ def _screen(address: Target, token: str | None, wishes: Wishes, file: Path | Non
 
 async def _shown(app: VoxtuiApp) -> None:
     """Runs the screen.  Signals end it in order, so that the terminal is given back as it was."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+    for number in (signal.SIGINT, signal.SIGTERM, *_hang_up(), signal.SIGQUIT):
         asyncio.get_running_loop().add_signal_handler(number, app.end, number)
     await app.run_async()
 
@@ -437,9 +437,14 @@ def _finish(work: Coroutine[Any, Any, bool]) -> NoReturn:
     sys.exit(0 if good else FAILED)
 
 
+def _hang_up() -> tuple[int, ...]:
+    """SIGHUP, unless it is ignored on purpose, as `nohup` does."""
+    return () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+
+
 async def _cancellable(work: Coroutine[Any, Any, bool]) -> bool:
     task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, *_hang_up()):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     return await work
