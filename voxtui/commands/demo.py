@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import click
-
 from shared.audio import RATE
 from shared.extras import how_to_install
 from shared.terminal import draw, say
 from voxtui.capture.sources import CLIP, FileSource, read_clip
+from voxtui.commands.line import Line
 from voxtui.commands.local import private_voxd
 from voxtui.events import Event
 from voxtui.link.client import RealtimeClient, Wishes
@@ -35,20 +34,17 @@ MUTE = "Nothing answered what was said: {llama}, and pip install --no-deps llm-s
 
 
 class Lines:
-    """What is said, one line for each utterance and each answer, written as it grows; one line at a time.
+    """Utterances and answers, one line each, written as they grow, the provisional words dim (`Line`).
 
-    `width`: columns of the terminal, on which provisional words stand dim behind the confirmed ones, as many as fit
-    into the row, until more is known; 0 in a pipe, where nothing can be taken back."""
+    One line is open at a time; what begins meanwhile waits for its end."""
 
     def __init__(self, write: Callable[[str], None], width: int) -> None:
-        self._write, self._width = write, width
-        self._waiting: dict[str, Entry] = {}  # not yet written to its end, in the order of beginning
-        self._line: str | None = None  # key of the entry whose line is open
+        self._line = Line(write, width)
+        self._waiting: dict[str, Entry] = {}  # not yet written to their ends, in the order of beginning
+        self._open: str | None = None  # key of the entry whose line is open
         self._written = ""  # the text that stands in it
         self._state = State()
         self._done: set[str] = set()
-        self._column = 0
-        self._provisional = 0  # columns of it that stand behind the cursor's place
         self.words = 0
 
     def receive(self, event: Event) -> None:
@@ -61,47 +57,29 @@ class Lines:
 
     def _next(self) -> Entry | None:
         """The entry whose line it is."""
-        if self._line is not None:
-            return self._waiting[self._line]
+        if self._open is not None:
+            return self._waiting[self._open]
         return next((e for e in self._waiting.values() if _shown(e) or e.progress is not EntryProgress.OPEN), None)
 
     def _grow(self, entry: Entry) -> bool:
         """Writes what is new in an entry; returns whether it is over."""
-        text = entry.text.strip() if entry.voice is Voice.USER else entry.text.strip().replace("\n", " ")
-        over = entry.progress is not EntryProgress.OPEN
-        if self._line is None and (_shown(entry) or (over and entry.voice is Voice.MODEL)):
-            self._line, self._written = entry.key, ""
-            self._confirm(NAME if entry.voice is Voice.MODEL else "")
-        self._take_back()
-        self._confirm(text[len(self._written) :] if text.startswith(self._written) else f" / {text}")
+        text, answers = entry.text.strip().replace("\n", " "), entry.voice is Voice.MODEL
+        if self._open is None:
+            self._open, self._written = entry.key, ""
+            self._line.confirm(NAME if answers else "")
+        self._line.confirm(text[len(self._written) :] if text.startswith(self._written) else f" / {text}")
         self._written = text
-        if not over:
-            self._suppose(entry.provisional.rstrip())
+        if entry.progress is EntryProgress.OPEN:
+            self._line.suppose(entry.provisional.rstrip())
             return False
+        if answers and entry.remark:
+            self._line.confirm(f"{' ' if text else ''}[{entry.remark}]")
+        self.words += 0 if answers else len(text.split())
+        self._line.end()
         self._done.add(entry.key)
         del self._waiting[entry.key]
-        if entry.voice is Voice.USER:
-            self.words += len(text.split())
-        elif entry.remark:
-            self._write(f"{' ' if text else ''}[{entry.remark}]")
-        self._write("\n" if text or entry.voice is Voice.MODEL else "")
-        self._line, self._written, self._column = None, "", 0
+        self._open = None
         return True
-
-    def _confirm(self, text: str) -> None:
-        self._write(text)
-        self._column += len(text)
-
-    def _suppose(self, text: str) -> None:
-        if self._width:
-            text = text[: max(0, self._width - 1 - self._column % self._width)]
-            self._provisional = len(text)
-            self._write(click.style(text, dim=True) if text else "")
-
-    def _take_back(self) -> None:
-        if self._provisional:
-            self._write(f"\x1b[{self._provisional}D\x1b[K")
-            self._provisional = 0
 
 
 def _shown(entry: Entry) -> bool:
