@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
+import h11
 import pytest
 from starlette.datastructures import Headers
 
@@ -176,6 +177,28 @@ def test_no_form_holds_it(body: bytes) -> None:
     for _ in range(3):
         steps = Steps()
         steps.run(form.read(FORM, chunks(), size=MIB).__await__())
+        runs.append(steps)
+    assert quickest(runs) < LIMIT_S
+
+
+@pytest.mark.parametrize("line", [b"a:b\r\n", b"a:\r\n", b" b\r\n"], ids=["short", "empty", "folded"])
+def test_no_head_of_a_request_holds_it(line: bytes) -> None:
+    """Of the shortest lines; h11 parses them all when the last one is there."""
+    head = b"GET / HTTP/1.1\r\nHost: x\r\n"
+    head += line * ((server.HEAD - len(head)) // len(line)) + b"\r\n"
+    runs = list[Steps]()
+
+    def parsed() -> Iterator[None]:
+        server_end = h11.Connection(h11.SERVER, server.HEAD)
+        for begin in range(0, len(head), server.READ):
+            server_end.receive_data(head[begin : begin + server.READ])
+            found = server_end.next_event()
+            yield
+        assert isinstance(found, h11.Request)
+
+    for _ in range(3):
+        steps = Steps()
+        steps.run(parsed())
         runs.append(steps)
     assert quickest(runs) < LIMIT_S
 
