@@ -30,8 +30,8 @@ from tests.support.speech import clips
 from voxd.engine.contract import EngineCommand
 from voxd.engine.vad import Vad
 from voxd.engine.whisper.engine import Whisper
-from voxd.engine.whisper.model import FasterWhisper, Options, Task, load_model
-from voxd.engine.whisper.scheduler import Kind, Request, Scheduler
+from voxd.engine.whisper.model import FasterWhisper, Task, WhisperOptions, load_model
+from voxd.engine.whisper.scheduler import Decode, Kind, Scheduler
 from voxd.engine.whisper.workers import Result
 from voxd.messages import Commit, Feed, Flush, Heard, Onset, Open, Output, Rollback, Said, Settled
 from voxd.session.turns import Act, Mark, Rules, Turns
@@ -51,11 +51,11 @@ class VirtualPool:
         self._scheduler: Scheduler[object] = Scheduler(count)
         self._running: list[tuple[int, Result[object, object]]] = []  # (when it is done, what)
 
-    def submit(self, request: Request[object]) -> None:
+    def submit(self, request: Decode[object]) -> None:
         self._scheduler.put(request)
         self._fill()
 
-    def promote(self, request: Request[object]) -> None:
+    def promote(self, request: Decode[object]) -> None:
         self._scheduler.promote(request)
 
     def withdraw(self, stream: int, ref: int | None = None) -> None:
@@ -292,7 +292,7 @@ def noise_decodes(bench: Bench, rules: Rules) -> dict[str, tuple[int, int]]:
 def main(options: str, silence_ms: int, cost_ms: int, verbose: bool) -> None:
     """Evaluates the engine on tests/data/speech."""
     given: dict[str, object] = json.loads(options)
-    model = load_model(Options.parse(given).resolved(os.cpu_count() or 1), lambda text: None)
+    model = load_model(WhisperOptions.parse(given).resolved(os.cpu_count() or 1), lambda text: None)
     bench, rules = Bench(model, given, cost_ms * 1000 or None), Rules(silence=silence_ms * RATE // 1000)
     figures = measure(bench, model, rules, verbose=verbose)
     noises = noise_decodes(bench, rules)

@@ -30,7 +30,7 @@ from voxtui.session.run import Run
 
 
 @dataclass(slots=True)
-class Heard:
+class ClipRun:
     """One clip as the client got it."""
 
     clip: Clip
@@ -45,9 +45,9 @@ def word_error_rate(references: list[str], hypotheses: list[str]) -> float:
     return 100 * float(jiwer.wer([normal(r) for r in references], [normal(h) for h in hypotheses]))
 
 
-async def listen(target: Target, clip: Clip, silence_ms: int = 500) -> Heard:
+async def listen(target: Target, clip: Clip, silence_ms: int = 500) -> ClipRun:
     """Plays one clip in real time."""
-    heard, texts = Heard(clip), []
+    heard, texts = ClipRun(clip), []
     begun = time.monotonic()
 
     def tell(event: Event) -> None:
@@ -88,7 +88,7 @@ def whole_clips(chosen: list[Clip]) -> Reference:
 
 @dataclass(slots=True)
 class Outcome:
-    heard: list[Heard]
+    heard: list[ClipRun]
     whole: Reference
 
     @property

@@ -67,7 +67,7 @@ SUBPROTOCOL = "realtime"  # that clients of the API may offer with their key
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DaemonPlan:
     """What the daemon serves, as the command line and the settings say."""
 
     settings: Settings
@@ -86,7 +86,7 @@ class Plan:
 class Gateway:
     """The parts of the gateway, made and connected."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: DaemonPlan) -> None:
         self.plan = plan
         self.settings = settings = plan.settings  # those of the plan until they are read again
         engines = m.Configure(plan.transcribe, plan.respond, dict(settings.engine_options))
@@ -208,7 +208,7 @@ def monotonic_us() -> int:
 # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def run(plan: Plan, systemd: Supervisor, read_again: Callable[[], Settings]) -> None:
+async def run(plan: DaemonPlan, systemd: Supervisor, read_again: Callable[[], Settings]) -> None:
     """Serves until a signal.  `read_again`: reads and checks the settings again; raises ConfigError if they are wrong.
 
     Raises AlreadyRunning, CannotStart, EngineFailed."""
@@ -326,4 +326,4 @@ def _roles(ready: m.Ready) -> list[tuple[str, str | None]]:
     return [("transcribe", ready.transcribe), ("respond", ready.respond)]
 
 
-__all__ = ["AlreadyRunning", "CannotStart", "EngineFailed", "Plan", "run"]
+__all__ = ["AlreadyRunning", "CannotStart", "DaemonPlan", "EngineFailed", "run"]

@@ -29,7 +29,7 @@ from voxtui.commands.choice import Commands
 
 if TYPE_CHECKING:
     from voxtui.bench.goals import Goal
-    from voxtui.bench.plan import Plan
+    from voxtui.bench.plan import BenchPlan
     from voxtui.capture.sources import Source
     from voxtui.link.client import Wishes
     from voxtui.link.target import Target
@@ -256,14 +256,14 @@ def bench(
     address, token = _address(target, token_file, no_proxy)
     other = _address(compare, token_file, no_proxy)[0] if compare else None
     from voxtui.bench.goals import Goal, GoalError
-    from voxtui.bench.plan import Plan
+    from voxtui.bench.plan import BenchPlan
 
     try:
         wanted = [Goal.parse(text) for text in goals]
         capacity = Goal.parse(find_capacity) if find_capacity else None
     except GoalError as error:
         raise click.UsageError(str(error)) from None
-    whole = Plan(sessions=sessions or (64 if capacity else 1), pause_s=pause, **plan)
+    whole = BenchPlan(sessions=sessions or (64 if capacity else 1), pause_s=pause, **plan)
     ways = _ways(transports, address) if transports else {}
     _finish(_bench(whole, audio, wanted, json_file, (address, other), token, capacity, ways))
 
@@ -332,7 +332,7 @@ def _screen(address: Target, token: str | None, wishes: Wishes, file: Path | Non
 
 async def _shown(app: VoxtuiApp) -> None:
     """Runs the screen.  Signals end it in order, so that the terminal is given back as it was."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+    for number in (signal.SIGINT, signal.SIGTERM, *_hang_up(), signal.SIGQUIT):
         asyncio.get_running_loop().add_signal_handler(number, app.end, number)
     await app.run_async()
 
@@ -379,7 +379,7 @@ async def _transcribe(
 
 
 async def _bench(
-    plan: Plan,
+    plan: BenchPlan,
     audio: Path | None,
     goals: Sequence[Goal],
     json_file: Path | None,
@@ -388,11 +388,11 @@ async def _bench(
     capacity: Goal | None,
     ways: dict[str, Target],
 ) -> bool:
-    from voxtui.bench.command import Bench, Progress, Way
+    from voxtui.bench.command import Bench, ProgressLine, Way
     from voxtui.capture.sources import CLIP
     from voxtui.link.route import opened
 
-    progress = Progress(lambda text: draw(text, nl=False, err=True), redraws=sys.stderr.isatty())
+    progress = ProgressLine(lambda text: draw(text, nl=False, err=True), redraws=sys.stderr.isatty())
     bench = Bench(plan, audio or CLIP, progress, goals)
     first, second = targets
     async with contextlib.AsyncExitStack() as stack:
@@ -422,13 +422,13 @@ def _finish(work: Coroutine[Any, Any, bool]) -> NoReturn:
 
     SIGTERM and SIGHUP cancel it as Ctrl-C does, so that a private voxd never outlives it."""
     from voxtui.commands.local import LocalError
-    from voxtui.errors import ClientError, Refused, SourceError, Unreachable
+    from voxtui.errors import ClientError, SourceError, TokenRefused, Unreachable
 
     try:
         good = asyncio.run(_cancellable(work))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(130)
-    except Refused as error:
+    except TokenRefused as error:
         _fail(str(error), REFUSED)
     except Unreachable as error:
         _fail(str(error), UNREACHABLE)
@@ -437,9 +437,14 @@ def _finish(work: Coroutine[Any, Any, bool]) -> NoReturn:
     sys.exit(0 if good else FAILED)
 
 
+def _hang_up() -> tuple[int, ...]:
+    """SIGHUP, unless it is ignored on purpose, as `nohup` does."""
+    return () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+
+
 async def _cancellable(work: Coroutine[Any, Any, bool]) -> bool:
     task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, *_hang_up()):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     return await work

@@ -30,7 +30,7 @@ class Misconfigured(Unreachable):
     """Trying again does not help: a person must change something first (a key, a host key, an installation)."""
 
 
-class Refused(ClientError):
+class TokenRefused(ClientError):
     """The token is missing or wrong; trying again does not help."""
 
 

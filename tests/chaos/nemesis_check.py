@@ -41,7 +41,7 @@ from shared.events import (
 from tests.support.checker import WireChecker
 from voxtui.events import Relinked, Unlinked
 from voxtui.link.replay import KEEP
-from voxtui.session.transcript import Progress, State, reduce
+from voxtui.session.transcript import EntryProgress, State, reduce
 
 BLAME_US = 60_000_000  # a fault explains what fails so long after its end
 BEHIND_GAP = RATE  # the word behind a gap may be cut
@@ -161,7 +161,7 @@ def _lost(client: Client) -> Iterator[str]:
 
 
 def _failed(client: Client) -> Iterator[tuple[int, int]]:
-    """Where in the sound the utterances lie that were told to have failed."""
+    """Where in the sound the utterances lie whose transcription was reported as failed."""
     starts: dict[str, int] = {}
     ends: dict[str, int] = {}
     for record in client.records:
@@ -196,7 +196,7 @@ def _gaps(client: Client) -> Iterator[str]:
 
 
 def _ends(client: Client) -> Iterator[str]:
-    """A checker for each session; only the last one must have come to its end."""
+    """A checker for each session, of which only the last one must have come to its end."""
     wire = WireChecker()
     for record in client.records:
         if not isinstance(record.event, get_args(ServerEvent)):
@@ -254,7 +254,7 @@ def _screen(client: Client) -> Iterator[str]:
         if isinstance(record.event, SpeechStarted):
             places[record.event.item_id] = record.event.audio_start_ms
     yield from (
-        f"{entry.key} is still open on the screen" for entry in state.entries if entry.progress is Progress.OPEN
+        f"{entry.key} is still open on the screen" for entry in state.entries if entry.progress is EntryProgress.OPEN
     )
     moved = [entry for entry in state.entries if entry.key in places and entry.start_ms != places[entry.key]]
     if moved:

@@ -18,7 +18,7 @@ from shared.audio import RATE
 from voxtui.bench.drive import Drive, load_clips
 from voxtui.bench.goals import Goal, search
 from voxtui.bench.machine import local_processes, machine, voxd_status
-from voxtui.bench.plan import Plan
+from voxtui.bench.plan import BenchPlan
 from voxtui.bench.report import (
     Finding,
     Outcome,
@@ -53,7 +53,7 @@ class Way:
     transport: Transport
 
 
-class Progress:
+class ProgressLine:
     """One line on how far a run is, redrawn on a terminal and written now and then elsewhere."""
 
     def __init__(self, write: Callable[[str], None], *, redraws: bool) -> None:
@@ -67,7 +67,7 @@ class Progress:
             self._write(f"{self._wipe}{text}\n")
 
     @asynccontextmanager
-    async def of(self, plan: Plan, drive: Drive) -> AsyncIterator[None]:
+    async def of(self, plan: BenchPlan, drive: Drive) -> AsyncIterator[None]:
         task = asyncio.create_task(self._watch(plan, drive))
         try:
             yield
@@ -80,7 +80,7 @@ class Progress:
     def _wipe(self) -> str:
         return "\r\x1b[K" if self._redraws else ""
 
-    async def _watch(self, plan: Plan, drive: Drive) -> None:
+    async def _watch(self, plan: BenchPlan, drive: Drive) -> None:
         while True:
             await asyncio.sleep(REDRAW_S if self._redraws else LINE_S)
             text = progress_line(plan, total(drive.tallies))
@@ -92,7 +92,7 @@ class Bench:
 
     The methods raise SourceError, and the errors of `voxtui.errors` if not one session can be had."""
 
-    def __init__(self, plan: Plan, audio: Path, progress: Progress, goals: Sequence[Goal] = ()) -> None:
+    def __init__(self, plan: BenchPlan, audio: Path, progress: ProgressLine, goals: Sequence[Goal] = ()) -> None:
         self._plan, self._progress, self._goals = plan, progress, goals
         self._clips = load_clips(audio, plan.sessions + plan.each)
         self._lengths = [(clip.name, clip.samples / RATE) for clip in self._clips]
@@ -158,7 +158,9 @@ class Bench:
             whole.add(part.result)
         return replace(parts[0], result=whole, verdicts=judge(self._goals, whole))
 
-    async def _measure(self, plan: Plan, route: Route, goals: Sequence[Goal] = (), way: Way | None = None) -> Finding:
+    async def _measure(
+        self, plan: BenchPlan, route: Route, goals: Sequence[Goal] = (), way: Way | None = None
+    ) -> Finding:
         transport: Transport = way.transport if way is not None else "ws"
         remarks: list[str] = []
         address = await route.address(self._progress.line)
@@ -185,7 +187,7 @@ async def _ping(client: RealtimeClient) -> None:
 @asynccontextmanager
 async def session(
     route: Route,
-    plan: Plan,
+    plan: BenchPlan,
     tell: Callable[[str], None],
     transport: Transport = "ws",
     remark: Callable[[str], None] = lambda line: None,

@@ -15,7 +15,7 @@ from pathlib import Path
 from shared.audio import PACKET, RATE, Truth, float_to_pcm16
 from shared.latency import VoicedTruth
 from voxtui.bench.machine import cpu_s
-from voxtui.bench.plan import Part, Plan, timetable
+from voxtui.bench.plan import BenchPlan, Part, timetable
 from voxtui.bench.tally import Result, Tally, total
 from voxtui.capture.sources import PACKET_US, SILENT, Clock, Packet, WallClock, read_clip
 from voxtui.errors import ClientError, SourceError
@@ -115,7 +115,7 @@ class Drive:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: BenchPlan,
         clips: Sequence[Clip],
         connect: Connect,
         *,

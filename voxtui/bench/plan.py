@@ -19,7 +19,7 @@ Profile = Literal["constant", "ramp", "burst"]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BenchPlan:
     """What a bench plays: `turns` of each session are measured, after `warmup` of them that are not; `pause_s` of
     silence follows each clip, which must be longer than the silence that ends a turn.
 
@@ -45,7 +45,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Cue:
+class ClipStart:
     """The start of a clip: clip number `clip` begins at this sample of the session's stream."""
 
     at: int
@@ -58,7 +58,7 @@ class Part:
     `measured`."""
 
     begin_us: int
-    cues: tuple[Cue, ...]
+    cues: tuple[ClipStart, ...]
     measured: int
     samples: int
 
@@ -75,7 +75,7 @@ class Part:
         return self.begin_us + _us(self.samples)
 
 
-def timetable(plan: Plan, lengths: Sequence[int]) -> list[Part]:
+def timetable(plan: BenchPlan, lengths: Sequence[int]) -> list[Part]:
     """Makes one part for each session; `lengths`: samples of each clip.
 
     Session s begins with clip s, so that not all say the same at the same time."""
@@ -88,12 +88,12 @@ def timetable(plan: Plan, lengths: Sequence[int]) -> list[Part]:
     ]
 
 
-def _part(plan: Plan, lengths: Sequence[int], first: int) -> Part:
-    cues: list[Cue] = []
+def _part(plan: BenchPlan, lengths: Sequence[int], first: int) -> Part:
+    cues: list[ClipStart] = []
     at = end = 0
     for turn in range(plan.each):
         clip = (first + turn) % len(lengths)
-        cues.append(Cue(at, clip))
+        cues.append(ClipStart(at, clip))
         end = at + _whole(lengths[clip])
         at = end + _packets(plan.pause_s)
     return Part(0, tuple(cues), cues[plan.warmup].at, end)

@@ -13,7 +13,7 @@ from shared import __version__
 from shared.latency import Summary, percentile
 from shared.safe_text import safe_line
 from voxtui.bench.goals import Goal, Verdict
-from voxtui.bench.plan import Plan
+from voxtui.bench.plan import BenchPlan
 from voxtui.bench.tally import LATE, UPLINK, Compared, Counts, Result
 from voxtui.table import number, table
 
@@ -69,7 +69,7 @@ def judge(goals: Sequence[Goal], result: Result) -> list[Verdict]:
 # ── for people ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def title(plan: Plan, clips: Sequence[tuple[str, float]]) -> str:
+def title(plan: BenchPlan, clips: Sequence[tuple[str, float]]) -> str:
     """What is played, in one line."""
     mean = sum(seconds for _, seconds in clips) / len(clips)
     heard = (
@@ -153,7 +153,7 @@ def probe_line(found: Finding) -> str:
     return f"{_many(found.sessions, 'session', 'sessions'):>12}   {_measured(verdict)}   {judged}{note}"
 
 
-def progress_line(plan: Plan, result: Result) -> str:
+def progress_line(plan: BenchPlan, result: Result) -> str:
     """A line such as `12 of 40 turns · final p50 402 ms`, and what went wrong so far.  Quick, for it runs beside the
     packets."""
     name = HEADLINE[plan.mode]
@@ -231,7 +231,7 @@ def _many(count: int, one: str, several: str) -> str:
 
 def record(
     kind: str,
-    plan: Plan,
+    plan: BenchPlan,
     clips: Sequence[tuple[str, float]],
     findings: Sequence[Finding],
     *,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from shared.audio import to_samples
 from shared.events import Error, ResponseCreated, ResponseDone, SpeechStopped, TranscriptionFailed
 from shared.latency import OF_A_TURN, Summary, TurnMetrics, percentile, summarise
-from voxtui.bench.plan import Part, Plan
+from voxtui.bench.plan import BenchPlan, Part
 from voxtui.events import Event, Measured, Relinked
 from voxtui.session.meter import Meter, Report
 
@@ -104,7 +104,7 @@ class Tally:
 
     meter: Meter | None = None
 
-    def __init__(self, part: Part, plan: Plan) -> None:
+    def __init__(self, part: Part, plan: BenchPlan) -> None:
         self._part, self._plan = part, plan
         self._turn: dict[str, int] = {}  # utterance or answer -> turn
         self._said = 0  # the turn that was spoken last

@@ -27,7 +27,7 @@ NONE_HERE = "No microphone is known to the sound system of this machine."
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class InputDevice:
     """One input of the sound system."""
 
     index: int
@@ -37,7 +37,7 @@ class Device:
     default: bool
 
 
-def inputs() -> list[Device]:
+def inputs() -> list[InputDevice]:
     """Lists every device that can record.  Raises SourceError with the reason if there is none."""
     sound = _portaudio()
     try:
@@ -46,7 +46,7 @@ def inputs() -> list[Device]:
     except sound.PortAudioError as error:
         raise SourceError(f"The sound system does not answer: {_reason(error)}.") from None
     devices = [
-        Device(
+        InputDevice(
             int(at["index"]),
             safe_line(str(at["name"])),
             int(at["max_input_channels"]),

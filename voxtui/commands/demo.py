@@ -17,7 +17,7 @@ from voxtui.events import Event
 from voxtui.link.client import RealtimeClient, Wishes
 from voxtui.link.target import Direct
 from voxtui.session.run import Run
-from voxtui.session.transcript import Entry, Progress, State, Voice, changes, reduce
+from voxtui.session.transcript import Entry, EntryProgress, State, Voice, changes, reduce
 from voxtui.table import metrics_table
 
 
@@ -47,7 +47,7 @@ class Lines:
         self._take_back()
         self._written[entry.key] = text
         self._confirm(text[len(before) :] if text.startswith(before) else f" / {text}")
-        if entry.progress is Progress.OPEN:
+        if entry.progress is EntryProgress.OPEN:
             self._suppose(entry.provisional.rstrip())
             return
         self._done.add(entry.key)

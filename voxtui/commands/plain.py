@@ -26,7 +26,7 @@ from voxtui.link.client import PATIENCE_S, RealtimeClient, Wishes
 from voxtui.link.route import opened
 from voxtui.link.target import Target
 from voxtui.session.run import Run
-from voxtui.session.transcript import Entry, Progress, State, Voice, changes, reduce
+from voxtui.session.transcript import Entry, EntryProgress, State, Voice, changes, reduce
 from voxtui.table import metrics_table
 
 Write = Callable[[str], None]
@@ -156,7 +156,7 @@ class Printer:
 
 
 def _open(entry: Entry) -> bool:
-    return entry.progress is Progress.OPEN
+    return entry.progress is EntryProgress.OPEN
 
 
 def _ended(entry: Entry) -> bool:

@@ -26,13 +26,13 @@ from voxtui.link.client import PATIENCE_S, SILENCE_MS, RealtimeClient, Wishes
 from voxtui.link.target import Route
 from voxtui.session.run import Run
 from voxtui.session.saving import subtitles
-from voxtui.session.transcript import Entry, Progress, State, Voice, changes, reduce
+from voxtui.session.transcript import Entry, EntryProgress, State, Voice, changes, reduce
 
 NO_EFFECT = "no_effect"  # a wish that changes nothing with this engine: no failure
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class FileTurn:
     """One utterance of a file."""
 
     start_ms: int
@@ -46,7 +46,7 @@ class Transcript:
 
     file: str
     seconds: float
-    turns: tuple[Turn, ...]
+    turns: tuple[FileTurn, ...]
 
 
 def as_text(found: Transcript) -> str:
@@ -102,7 +102,9 @@ class Hearing:
         self._file, self._client, self._source = file, client, source
         self._state = State()
         self._run = Run(client, source, self._receive, hurry=True, silence_ms=SILENCE_MS)
-        self._turns: dict[str, Turn] = {}  # of the whole file, however long: a screen may forget, a transcript may not
+        self._turns: dict[
+            str, FileTurn
+        ] = {}  # of the whole file, however long: a screen may forget, a transcript may not
         self._failures: dict[str, str] = {}
 
     async def run(self) -> None:
@@ -137,9 +139,9 @@ class Hearing:
                     self._failures[entry.key] = entry.text
             elif entry.voice is Voice.MODEL:
                 continue  # nobody asked for answers, and one is no transcript
-            elif entry.progress is Progress.BROKEN:
+            elif entry.progress is EntryProgress.BROKEN:
                 self._failures[entry.key] = entry.remark
-            elif entry.progress is Progress.DONE and entry.key not in self._turns:
+            elif entry.progress is EntryProgress.DONE and entry.key not in self._turns:
                 self._finished(entry)
 
     def _finished(self, entry: Entry) -> None:
@@ -149,9 +151,9 @@ class Hearing:
         whole = max(self._source.samples or self._source.expected, to_samples(heard))
         say(f"{self._source.name}: {heard / 1000:.1f} of {whole / RATE:.1f} s", err=True)
 
-    def _turn(self, entry: Entry) -> Turn:
+    def _turn(self, entry: Entry) -> FileTurn:
         """One utterance with its place.  What the last commit brought has none, so it lies behind all that was heard
         before."""
         behind = max((to_samples(turn.end_ms) for turn in self._turns.values()), default=0)
         first, last = self._run.meter.span(entry.key) or (behind, self._samples)
-        return Turn(to_ms(first), to_ms(last), " ".join(entry.text.split()))
+        return FileTurn(to_ms(first), to_ms(last), " ".join(entry.text.split()))

@@ -170,7 +170,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class LinkCheck:
     """A WebSocket: how long until it was open, and one ping.  `trouble`: why there is none."""
 
     open_ms: float = 0.0
@@ -192,7 +192,7 @@ class Voxd:
 
     token: Token
     answer: Answer | None = None
-    link: Link | None = None
+    link: LinkCheck | None = None
 
     @property
     def ready(self) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from shared import __version__
 from shared.report import Finding, Mark
-from voxtui.doctor.facts import Forward, Knock, Link, Machine, Screen, Status, Token, Voxd, Way, Words
+from voxtui.doctor.facts import Forward, Knock, LinkCheck, Machine, Screen, Status, Token, Voxd, Way, Words
 
 PROMPT_SSHD = (10, 1)  # the first OpenSSH server that sends small messages at once under `ssh -N`
 INSTALL = {
@@ -292,7 +292,7 @@ def _versions(status: Status) -> list[Finding]:
     return [_finding("versions", "ok", f"voxtui and voxd {__version__}")]
 
 
-def _link(link: Link) -> Finding:
+def _link(link: LinkCheck) -> Finding:
     if link.trouble:
         return _finding("WebSocket", "bad", link.trouble)
     return _finding("WebSocket", "ok", f"open after {_ms(link.open_ms)}, ping {_ms(link.ping_ms)}")

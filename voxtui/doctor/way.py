@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from shared.audio import RATE
 from voxtui.capture.sources import CLIP, FileSource, read_clip
-from voxtui.doctor.facts import Answer, Failure, Forward, Knock, Link, Status, Tunnel, Way, Words
+from voxtui.doctor.facts import Answer, Failure, Forward, Knock, LinkCheck, Status, Tunnel, Way, Words
 from voxtui.doctor.machine import ssh_config, ssh_forwards, ssh_version
 from voxtui.errors import ClientError, Misconfigured, SourceError
 from voxtui.events import Event, Measured
@@ -228,7 +228,7 @@ def understand(code: int, body: bytes, proxy: Proxy | None = None) -> Answer:
     return Answer(code, said=f"somebody answers, but it is not a voxd (HTTP {code})")
 
 
-async def open_link(route: Route) -> Link:
+async def open_link(route: Route) -> LinkCheck:
     """Opens a session, sends pings in it, and measures both."""
     began = time.monotonic()
     try:
@@ -240,12 +240,12 @@ async def open_link(route: Route) -> Link:
             finally:
                 await link.close()
     except ClientError as error:
-        return Link(trouble=str(error))
+        return LinkCheck(trouble=str(error))
     except TimeoutError:
-        return Link(trouble=f"no session and no ping within {ANSWER_S:.0f} s")
+        return LinkCheck(trouble=f"no session and no ping within {ANSWER_S:.0f} s")
     except (ConnectionClosed, WebSocketException) as error:
-        return Link(trouble=f"the session is closed at once: {error}")
-    return Link(opened_ms, median(pings) * 1000)
+        return LinkCheck(trouble=f"the session is closed at once: {error}")
+    return LinkCheck(opened_ms, median(pings) * 1000)
 
 
 async def speak(route: Route) -> Words:

@@ -35,11 +35,11 @@ from shared.events import (
 )
 from shared.latency import SampleClock
 from shared.session_config import AnySession
-from voxtui.errors import ClientError, Misconfigured, NotReady, Refused, Unreachable
+from voxtui.errors import ClientError, Misconfigured, NotReady, TokenRefused, Unreachable
 from voxtui.events import Health, Relinked, Unlinked
 from voxtui.link.replay import KEEP, Replay
 from voxtui.link.target import Address, Route
-from voxtui.link.transport import Link, Sound, Transport
+from voxtui.link.transport import Sound, Transport, WebSocketView
 from voxtui.link.websocket import FINAL, OPEN_S, dial, farewell, parse
 
 SILENCE_MS = 500  # how long a pause ends a turn, unless told
@@ -228,7 +228,7 @@ class RealtimeClient:
             with contextlib.suppress(ConnectionClosed):
                 await self._link.send(dump(Ping(t0=now_us())), text=True)
 
-    def _view(self) -> Link:
+    def _view(self) -> WebSocketView:
         """What of the link is seen by whoever chooses the way of sound."""
 
         async def ready() -> None:
@@ -238,7 +238,7 @@ class RealtimeClient:
         def address() -> Awaitable[Address]:
             return self._route.address(self._tell)
 
-        return Link(ready, address, lambda: self._replay.token, self._resend)
+        return WebSocketView(ready, address, lambda: self._replay.token, self._resend)
 
     def _resend(self) -> None:
         self._replay.resend()
@@ -316,7 +316,7 @@ class RealtimeClient:
             token = self._replay.token
             try:
                 await self._dial((token, self._replay.seq) if token else None)
-            except (Misconfigured, Refused):
+            except (Misconfigured, TokenRefused):
                 raise
             except ClientError as error:
                 outage.reason = str(error)

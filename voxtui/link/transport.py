@@ -34,7 +34,7 @@ ENDED = "WebRTC has ended: sound goes by WebSocket."
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class WebSocketView:
     """What matters here of the WebSocket."""
 
     ready: Callable[[], Awaitable[None]]  # until there is a session that may have a leg
@@ -52,7 +52,7 @@ class Sound:
         self.judge = Judge()
         self._wanted, self._udp, self._tell = wanted, udp, tell
 
-    async def run(self, link: Link) -> None:
+    async def run(self, link: WebSocketView) -> None:
         """Chooses for as long as there is anything to decide."""
         if self._wanted == "ws":
             return
@@ -82,7 +82,7 @@ class Sound:
         late = f"Sound by WebSocket comes late at times (p95 is {behind_ms:.0f} ms behind the median)"
         self._tell(f"{late}, as where packets are lost: trying WebRTC.")
 
-    async def _by_udp(self, link: Link) -> NoLeg | None:
+    async def _by_udp(self, link: WebSocketView) -> NoLeg | None:
         """Sends sound by UDP until that is over; returns why it never began."""
         token = link.token()
         if token is None:

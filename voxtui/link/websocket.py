@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from shared.events import ServerEvent, WireError, parse_server
 from shared.safe_text import safe_line
 from shared.urls import LAST_SEQ, RESUME
-from voxtui.errors import ClientError, Full, NotReady, Refused, Unreachable
+from voxtui.errors import ClientError, Full, NotReady, TokenRefused, Unreachable
 from voxtui.link.http_client import Complaint, complaint, reached
 from voxtui.link.proxy import around, through
 from voxtui.link.target import Address, is_loopback
@@ -96,7 +96,7 @@ def _refusal(address: Address, label: str, status: int, body: bytes) -> ClientEr
     if address.proxy is not None and not said:
         return Unreachable(_somebody(address, label, f"HTTP {status}"))
     if status in (401, 403):
-        return Refused(
+        return TokenRefused(
             f"{label} refuses the token{reason} (`voxd token` prints it; VOXD_TOKEN or --token-file give it.)"
         )
     if found.code == "session_limit_reached":

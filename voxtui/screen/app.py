@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
@@ -25,7 +26,7 @@ from textual.widgets import Static
 
 from shared.events import OutputTextDelta, Provisional, TranscriptionDelta
 from voxtui.capture.blocking import in_thread
-from voxtui.capture.microphone import Device
+from voxtui.capture.microphone import InputDevice
 from voxtui.capture.resilient import Ear
 from voxtui.capture.sources import FileSource, Source
 from voxtui.errors import ClientError, SourceError
@@ -33,6 +34,7 @@ from voxtui.events import Connecting, Disconnected, Event, Painted, Remark, Wipe
 from voxtui.link.client import RealtimeClient, Wishes
 from voxtui.link.route import opened
 from voxtui.link.target import Target
+from voxtui.screen.main_screen import MainScreen
 from voxtui.screen.terminal import Terminal
 from voxtui.screen.widgets.commands import COMMANDS
 from voxtui.screen.widgets.conversation import Conversation
@@ -51,7 +53,7 @@ from voxtui.screen.widgets.voice import VoiceBar
 from voxtui.screen.widgets.welcome import Welcome
 from voxtui.session.run import Run
 from voxtui.session.saving import Keeper
-from voxtui.session.transcript import Link, State, Voice, plain_text, reduce
+from voxtui.session.transcript import LinkState, State, Voice, plain_text, reduce
 
 WORDS = (TranscriptionDelta, OutputTextDelta, Provisional)  # events that come with each token
 # The widgets that are handed the state.
@@ -66,6 +68,7 @@ class VoxtuiApp(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         *(command.binding() for command in COMMANDS),
         Binding("escape", "back", "back", show=False),
+        Binding("ctrl+z", "suspend_process", "stop", show=False),
     ]
 
     def __init__(
@@ -77,7 +80,7 @@ class VoxtuiApp(App[None]):
         wishes: Wishes | None = None,
         theme: str = "dark",
         open_device: Callable[[int], Source] | None = None,
-        devices: Callable[[], list[Device]] | None = None,
+        devices: Callable[[], list[InputDevice]] | None = None,
         keep: Path | None = None,
         targets: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
@@ -104,6 +107,9 @@ class VoxtuiApp(App[None]):
     def kept(self) -> Path | None:
         """The file that holds the transcript, if anything was said."""
         return self._keeper.path if self._keeper is not None and self._keeper.kept else None
+
+    def get_default_screen(self) -> Screen[object]:
+        return MainScreen()
 
     def compose(self) -> ComposeResult:
         yield StatusBar(id="status")
@@ -210,6 +216,11 @@ class VoxtuiApp(App[None]):
             self.action_type()
             self._main.query_one(Prompt).take(event.text)
 
+    @on(Terminal.Gone)
+    def _hang_up(self) -> None:
+        if not self._ending:
+            self.end(signal.SIGHUP)
+
     def end(self, number: int) -> None:
         """Ends the program on a signal: in order, and at once when another comes."""
         if self._ending and self._driver is not None:
@@ -237,7 +248,7 @@ class VoxtuiApp(App[None]):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Hides keys that would do nothing."""
         state = self._state
-        speaks = self._session is not None and state.link in (Link.OPEN, Link.BROKEN)
+        speaks = self._session is not None and state.link in (LinkState.OPEN, LinkState.BROKEN)
         match action:
             case "talk":
                 return speaks and not state.floor.hands_free
@@ -246,7 +257,7 @@ class VoxtuiApp(App[None]):
             case "cancel":
                 return state.answering
             case "reconnect":
-                return state.link is Link.LOST
+                return state.link is LinkState.LOST
             case "type" | "converse":
                 return speaks and state.responder is not None
             case "devices":
@@ -299,7 +310,7 @@ class VoxtuiApp(App[None]):
             used = self._state.floor.microphone
             self.push_screen(DevicesScreen(self._devices, self._open_device, used), self._listen_to)
 
-    def _listen_to(self, device: Device | None) -> None:
+    def _listen_to(self, device: InputDevice | None) -> None:
         if device is not None and self._open_device is not None:
             self._open_source = partial(self._open_device, device.index)
             if self._session is not None:

@@ -51,7 +51,7 @@ class Report:
 
 
 @dataclass(slots=True)
-class Turn:
+class MeteredTurn:
     """One utterance or one answer."""
 
     key: str
@@ -75,8 +75,8 @@ class Meter:
     def __init__(self, clock: SampleClock, truth: VoicedTruth | None = None) -> None:
         self._clock = clock
         self._truth = truth
-        self._turns: OrderedDict[str, Turn] = OrderedDict()
-        self._floor: Turn | None = None  # the utterance that the next answer answers; None: it was typed
+        self._turns: OrderedDict[str, MeteredTurn] = OrderedDict()
+        self._floor: MeteredTurn | None = None  # the utterance that the next answer answers; None: it was typed
         self._asked_us: int | None = None
         self._released_us: int | None = None  # when the commit that is on its way was sent
         self._vad = ServerVad()
@@ -107,7 +107,7 @@ class Meter:
     def released(self, at_us: int) -> None:
         """Push-to-talk: what was said ended with the sample captured then, and is being committed."""
         self._released_us = at_us
-        self._floor = Turn("", TurnStamps(last_voiced_us=at_us, commit_us=at_us))
+        self._floor = MeteredTurn("", TurnStamps(last_voiced_us=at_us, commit_us=at_us))
 
     def receive(self, event: ServerEvent, at_us: int) -> Measured | None:
         """Takes one event; returns the metrics of a turn when they have changed for good."""
@@ -150,8 +150,8 @@ class Meter:
                 pass
         return None
 
-    def _turn(self, key: str) -> Turn:
-        turn = self._turns.setdefault(key, Turn(key))
+    def _turn(self, key: str) -> MeteredTurn:
+        turn = self._turns.setdefault(key, MeteredTurn(key))
         while len(self._turns) > TURNS:
             self._turns.popitem(last=False)
         return turn
@@ -204,13 +204,13 @@ class Meter:
         turn.stamps.decided_us = floor.stamps.decided_us
         turn.stamps.commit_us = floor.stamps.commit_us
 
-    def _first(self, turn: Turn) -> Measured:
+    def _first(self, turn: MeteredTurn) -> Measured:
         """The metrics of how soon a turn's text began; how long it will be is not known yet."""
         found = turn.metrics()
         found.total_ms = None
         return Measured(turn.key, found, complete=False)
 
-    def _over(self, turn: Turn, *, words: bool) -> Measured | None:
+    def _over(self, turn: MeteredTurn, *, words: bool) -> Measured | None:
         turn.words = words
         turn.complete = not self._server_reports
         return Measured(turn.key, turn.metrics(), turn.complete) if words else None

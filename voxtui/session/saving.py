@@ -14,7 +14,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from voxtui.session.transcript import Entry, Progress, State, Voice, changes, plain_text, speaker, written
+from voxtui.session.transcript import Entry, EntryProgress, State, Voice, changes, plain_text, speaker, written
 
 CUE_MS = 1000  # for how long a subtitle is shown at least
 CUE_WIDTH = 42  # columns of a line of subtitles
@@ -44,7 +44,7 @@ def as_json(state: State) -> str:
         {
             "by": "user" if entry.voice is Voice.USER else "model",
             "text": entry.text.strip(),
-            "complete": entry.progress is Progress.DONE,
+            "complete": entry.progress is EntryProgress.DONE,
             "start_ms": entry.start_ms,
             "end_ms": entry.end_ms,
             "metrics": entry.metrics.as_dict() if entry.metrics is not None else {},
@@ -125,8 +125,8 @@ class Keeper:
             for old, entry in changes(before, after)
             if entry.voice is not Voice.NOTE
             and entry.text.strip()
-            and entry.progress is not Progress.OPEN
-            and (old is None or old.progress is Progress.OPEN)
+            and entry.progress is not EntryProgress.OPEN
+            and (old is None or old.progress is EntryProgress.OPEN)
         ]
         if ended:
             self._append("".join(f"{written(entry, after)}\n" for entry in ended))

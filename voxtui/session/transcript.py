@@ -55,9 +55,11 @@ RECENT = 20  # the latest entries, among which an open answer is
 RENDERS = 500  # paintings that are remembered
 TURNS = 120  # metrics of as many turns are kept for the graph; the oldest go
 RUNNING = 8  # turns whose metrics are not yet complete; of one that was given up nothing more is told
+# Why an answer ended early, in a word.
+ENDINGS = {"turn_detected": "interrupted", "client_cancelled": "stopped", "max_output_tokens": "cut at its longest"}
 
 
-class Link(Enum):
+class LinkState(Enum):
     """The state of the connection."""
 
     CONNECTING = "connecting"
@@ -74,7 +76,7 @@ class Speech(Enum):
     SETTLING = "finishing"  # the turn is over, its text is not yet final
 
 
-class Progress(Enum):
+class EntryProgress(Enum):
     """How far one entry is."""
 
     OPEN = "open"
@@ -98,7 +100,7 @@ class Entry:
     voice: Voice
     text: str = ""
     provisional: str = ""
-    progress: Progress = Progress.OPEN
+    progress: EntryProgress = EntryProgress.OPEN
     remark: str = ""  # why it is BROKEN
     heard: bool = False  # spoken rather than typed
     metrics: TurnMetrics | None = None
@@ -110,7 +112,7 @@ class Entry:
 class State:
     """Everything about a conversation that may be shown."""
 
-    link: Link = Link.CONNECTING
+    link: LinkState = LinkState.CONNECTING
     path: str = ""  # how voxd is reached
     reason: str = ""  # why the link is LOST or BROKEN
     progress: str = ""  # what the daemon does while the first link waits for it
@@ -139,7 +141,7 @@ class State:
     @property
     def answering(self) -> bool:
         """Whether an answer is being given."""
-        return any(e.voice is Voice.MODEL and e.progress is Progress.OPEN for e in self.entries[-RECENT:])
+        return any(e.voice is Voice.MODEL and e.progress is EntryProgress.OPEN for e in self.entries[-RECENT:])
 
     def place(self, key: str) -> int | None:
         """The index of the entry of this key.  It searches from the end, since nearly always the last one changes."""
@@ -179,11 +181,13 @@ def _transcription(
             return _change(state, key, lambda old: replace(old, provisional=safe_text(text)))
         case TranscriptionCompleted(item_id=key, transcript=text):
             state = _change(
-                state, key, lambda old: replace(old, text=safe_text(text), provisional="", progress=Progress.DONE)
+                state, key, lambda old: replace(old, text=safe_text(text), provisional="", progress=EntryProgress.DONE)
             )
         case TranscriptionFailed(item_id=key, error=error):
             why = safe_line(error.message)
-            state = _change(state, key, lambda old: replace(old, provisional="", progress=Progress.BROKEN, remark=why))
+            state = _change(
+                state, key, lambda old: replace(old, provisional="", progress=EntryProgress.BROKEN, remark=why)
+            )
     return _settled(_without_empty(state, event.item_id))
 
 
@@ -203,7 +207,7 @@ def _user(state: State, event: SpeechStarted | SpeechStopped | ItemAdded) -> Sta
             state = _with(state, item.id, Voice.USER, heard=not _typed(item.content))
             if not (text := _typed(item.content)):
                 return _settled(_untranscribed(state, item.id))
-            return _change(state, item.id, lambda old: replace(old, text=safe_text(text), progress=Progress.DONE))
+            return _change(state, item.id, lambda old: replace(old, text=safe_text(text), progress=EntryProgress.DONE))
         case _:
             return state
 
@@ -216,7 +220,7 @@ def _untranscribed(state: State, key: str) -> State:
     """Closes an utterance in a session without a transcriber, for which no text will ever come."""
     if state.transcriber is not None or state.responder is None:
         return state
-    return _change(state, key, lambda old: replace(old, progress=Progress.DONE))
+    return _change(state, key, lambda old: replace(old, progress=EntryProgress.DONE))
 
 
 def _answer(state: State, event: ResponseCreated | OutputTextDelta | OutputTextDone | ResponseDone) -> State:
@@ -230,7 +234,7 @@ def _answer(state: State, event: ResponseCreated | OutputTextDelta | OutputTextD
             return _change(state, key, lambda old: replace(old, text=safe_text(text)))
         case ResponseDone(response=response):
             good = response.status == "completed"
-            progress, why = (Progress.DONE, "") if good else (Progress.BROKEN, _cause(event))
+            progress, why = (EntryProgress.DONE, "") if good else (EntryProgress.BROKEN, _cause(event))
             return _change(state, response.id, lambda old: replace(old, progress=progress, remark=why))
 
 
@@ -240,8 +244,7 @@ def _cause(event: ResponseDone) -> str:
     error = details.get("error")
     said = error.get("message") if isinstance(error, dict) else None
     reason = details.get("reason")
-    words = {"turn_detected": "interrupted", "client_cancelled": "stopped", "max_output_tokens": "cut at its longest"}
-    return safe_line(str(said or words.get(str(reason)) or reason or event.response.status))
+    return safe_line(str(said or ENDINGS.get(str(reason)) or reason or event.response.status))
 
 
 def _session(state: State, event: SessionCreated | SessionUpdated | Error | Notice) -> State:
@@ -266,18 +269,20 @@ def _name(engine: str | None) -> str | None:
 def _link(state: State, event: LinkEvent) -> State:
     match event:
         case Connecting(path=path, progress=progress):
-            return replace(state, link=Link.CONNECTING, path=safe_line(path), reason="", progress=safe_line(progress))
+            return replace(
+                state, link=LinkState.CONNECTING, path=safe_line(path), reason="", progress=safe_line(progress)
+            )
         case Connected(path=path):
             heard_ms = max((entry.end_ms or entry.start_ms or 0 for entry in state.entries), default=0)
             state = replace(state, before_ms=max(state.before_ms, heard_ms))
-            return replace(state, link=Link.OPEN, path=safe_line(path), reason="", progress="", tries=0)
+            return replace(state, link=LinkState.OPEN, path=safe_line(path), reason="", progress="", tries=0)
         case Disconnected(reason=reason):
-            state = replace(state, link=Link.LOST, reason=safe_line(reason), speech=Speech.QUIET, speaking_in="")
+            state = replace(state, link=LinkState.LOST, reason=safe_line(reason), speech=Speech.QUIET, speaking_in="")
             return _closed(replace(state, running=()))
         case Unlinked(reason=reason, tries=tries):
-            return replace(state, link=Link.BROKEN, reason=safe_line(reason), tries=tries)
+            return replace(state, link=LinkState.BROKEN, reason=safe_line(reason), tries=tries)
         case Relinked(fresh=fresh):
-            state = replace(state, link=Link.OPEN, reason="", tries=0, gaps=state.gaps + 1)
+            state = replace(state, link=LinkState.OPEN, reason="", tries=0, gaps=state.gaps + 1)
             state = _note(state, back_again(event))
             return _restarted(state) if fresh else state
         case Health():
@@ -295,7 +300,7 @@ def back_again(event: Relinked) -> str:
 def _restarted(state: State) -> State:
     """Drops open utterances, which will be heard anew under another key, and ends open answers, which will not come
     back."""
-    kept = tuple(e for e in state.entries if e.voice is not Voice.USER or e.progress is not Progress.OPEN)
+    kept = tuple(e for e in state.entries if e.voice is not Voice.USER or e.progress is not EntryProgress.OPEN)
     return _closed(replace(state, entries=kept, running=(), speech=Speech.QUIET, speaking_in=""))
 
 
@@ -312,7 +317,7 @@ def _local(state: State, event: Measured | Remark | Dropped | Painted | Floor | 
         case Floor():
             return replace(state, floor=replace(event, microphone=safe_line(event.microphone)))
         case Wiped():
-            return replace(state, entries=tuple(e for e in state.entries if e.progress is Progress.OPEN))
+            return replace(state, entries=tuple(e for e in state.entries if e.progress is EntryProgress.OPEN))
 
 
 def _measured(state: State, key: str, metrics: TurnMetrics, *, complete: bool) -> State:
@@ -326,11 +331,11 @@ def _measured(state: State, key: str, metrics: TurnMetrics, *, complete: bool) -
 def _closed(state: State) -> State:
     """Closes open entries for which nothing more comes; an entry without a word is dropped."""
     kept = tuple(
-        replace(entry, provisional="", progress=Progress.BROKEN, remark="connection lost")
-        if entry.progress is Progress.OPEN
+        replace(entry, provisional="", progress=EntryProgress.BROKEN, remark="connection lost")
+        if entry.progress is EntryProgress.OPEN
         else entry
         for entry in state.entries
-        if entry.text or entry.progress is not Progress.OPEN
+        if entry.text or entry.progress is not EntryProgress.OPEN
     )
     return replace(state, entries=kept)
 
@@ -354,18 +359,18 @@ def _change(state: State, key: str, how: Callable[[Entry], Entry]) -> State:
 
 def _without_empty(state: State, key: str) -> State:
     """Drops an utterance that turned out to hold no words, such as a cough."""
-    kept = tuple(e for e in state.entries if e.key != key or e.text.strip() or e.progress is not Progress.DONE)
+    kept = tuple(e for e in state.entries if e.key != key or e.text.strip() or e.progress is not EntryProgress.DONE)
     return replace(state, entries=kept)
 
 
 def _settled(state: State) -> State:
     """Ends SETTLING when no utterance waits for its text."""
-    waits = any(e.voice is Voice.USER and e.progress is Progress.OPEN for e in state.entries)
+    waits = any(e.voice is Voice.USER and e.progress is EntryProgress.OPEN for e in state.entries)
     return replace(state, speech=Speech.QUIET) if state.speech is Speech.SETTLING and not waits else state
 
 
 def _note(state: State, text: str) -> State:
-    note = Entry(f"note-{state.notes}", Voice.NOTE, text, progress=Progress.DONE)
+    note = Entry(f"note-{state.notes}", Voice.NOTE, text, progress=EntryProgress.DONE)
     return replace(state, entries=(*state.entries, note)[-ENTRIES:], notes=state.notes + 1)
 
 

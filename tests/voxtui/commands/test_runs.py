@@ -33,7 +33,7 @@ from tests.support.fakes import FakeClock, FakeVoxd, Step, utterance
 from voxtui.capture.sources import CLIP, FileSource, read_clip
 from voxtui.commands.demo import Lines
 from voxtui.commands.plain import run_plain, standard_printer
-from voxtui.commands.transcribe import Transcript, Turn, as_json, as_srt, as_text, transcribe_files
+from voxtui.commands.transcribe import FileTurn, Transcript, as_json, as_srt, as_text, transcribe_files
 from voxtui.errors import ClientError
 from voxtui.events import Connected, Event
 from voxtui.link.client import RealtimeClient
@@ -212,7 +212,7 @@ def test_the_table() -> None:
 
 # ── transcribe ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-FOUND = Transcript("x.wav", 3725.5, (Turn(50, 250, "One."), Turn(3_725_000, 3_725_100, "word " * 9 + "end")))
+FOUND = Transcript("x.wav", 3725.5, (FileTurn(50, 250, "One."), FileTurn(3_725_000, 3_725_100, "word " * 9 + "end")))
 
 
 def test_formats() -> None:
@@ -239,7 +239,7 @@ def wav(folder: Path, samples: Float32) -> Path:
 
 
 async def test_transcribing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Text alone on standard output; the times are those of the voice."""
+    """Standard output has the text alone; the times are those of the voice."""
     assert await transcribed(FakeVoxd(TWO), wav(tmp_path, clip(*SPOKEN)), form="json")
     out, err = capsys.readouterr()
     turns = json.loads(out)["turns"]

@@ -12,7 +12,7 @@ import pytest
 from tests.voxtui.link.test_webrtc import Told
 from voxtui.link import transport
 from voxtui.link.target import Address
-from voxtui.link.transport import BY_SOCKET, BY_UDP, SSH, Link, Sound, Transport
+from voxtui.link.transport import BY_SOCKET, BY_UDP, SSH, Sound, Transport, WebSocketView
 from voxtui.link.transport_policy import MANY, MIXED, REST, TRIAL, WINDOW
 from voxtui.link.webrtc import Leg
 
@@ -25,7 +25,7 @@ async def _nowhere() -> Address:
     raise AssertionError("nobody asks for a way")
 
 
-LINK = Link(_never, _nowhere, lambda: None, lambda: None)
+LINK = WebSocketView(_never, _nowhere, lambda: None, lambda: None)
 
 
 @pytest.mark.parametrize("wanted", ["webrtc", "auto"])
@@ -54,7 +54,7 @@ class Fake(Leg):
         return sent, int(lost)
 
     async def look(self) -> None:
-        """The next one at the figures."""
+        """Waits until the figures were looked at once more."""
         self.looked.clear()
         await self.looked.wait()
 
@@ -63,7 +63,7 @@ class Fake(Leg):
 async def choosing(
     monkeypatch: pytest.MonkeyPatch, wanted: Transport, leg: Fake
 ) -> AsyncIterator[tuple[Sound, Told, list[None]]]:
-    """Whoever chooses, with a network that the test plays; what was sent again is counted."""
+    """Runs the choice of a way with a network that the test plays, and counts what was sent again."""
     monkeypatch.setattr(transport, "LOOK_S", 0.001)
     monkeypatch.setattr(transport, "AGAIN_S", 0.001)
 
@@ -79,7 +79,9 @@ async def choosing(
     monkeypatch.setattr(Leg, "open", opened)
     told, again = Told(), list[None]()
     chosen = Sound(wanted, udp=True, tell=told)
-    running = asyncio.create_task(chosen.run(Link(ready, address, lambda: "token", lambda: again.append(None))))
+    running = asyncio.create_task(
+        chosen.run(WebSocketView(ready, address, lambda: "token", lambda: again.append(None)))
+    )
     try:
         async with asyncio.timeout(60):
             yield chosen, told, again
@@ -88,7 +90,7 @@ async def choosing(
 
 
 async def until(told: Told, part: str) -> str:
-    """The line that has it."""
+    """Waits for the line that has these words."""
     while True:
         if found := [line for line in told.lines if part in line]:
             return found[0]

@@ -18,7 +18,7 @@ import numpy as np
 
 from voxd.engine.gpu.batch import Flight, Table
 from voxd.engine.mini.block_manager import UNKNOWN, Memory
-from voxd.engine.mini.conversation import ConversationState, Utterance
+from voxd.engine.mini.conversation import ConversationState, MiniUtterance
 from voxd.engine.mini.interface import (
     ENCODER_HEAD,
     HEAD,
@@ -33,7 +33,7 @@ from voxd.engine.mini.interface import (
     TEMPERATURE,
     TOP_P,
     WANTED,
-    Device,
+    MiniDevice,
     Sampling,
     audio,
     bits,
@@ -58,7 +58,9 @@ class Round:
 class Schedule:
     """The requests in progress, in the order in which they came, and what the device is doing for them."""
 
-    def __init__(self, device: Device, memory: Memory, sampling: Sampling, begin: Callable[[Request], bool]) -> None:
+    def __init__(
+        self, device: MiniDevice, memory: Memory, sampling: Sampling, begin: Callable[[Request], bool]
+    ) -> None:
         """`begin` gives a request its prompt and its beginning in the sequence, once its audio is encoded; False: there
         is nothing to do for it now."""
         self._device, self._memory, self._begin = device, memory, begin
@@ -157,7 +159,7 @@ class Schedule:
                 return True
         return False
 
-    def _submit_window(self, request: Request, utterance: Utterance, window: Window) -> None:
+    def _submit_window(self, request: Request, utterance: MiniUtterance, window: Window) -> None:
         place = self._free_place(())
         window.asked, window.place = True, place
         self._at[place] = window

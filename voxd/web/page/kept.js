@@ -3,7 +3,8 @@
 // Pure, and voxtui/link/replay.py in packets: they are numbered from the microphone's first one on; voxd counts samples
 // from the first of *its* session, and this is the only place that knows the difference.  It knows no sockets.
 //
-// Bound: KEPT packets; at the bound the oldest go, and count as lost if they had not gone out.
+// Bound: KEPT packets; at the bound the oldest go.  They count as lost if they had not gone out, and also once it is known
+// that voxd has not got them.
 
 import { PACKET_MS } from "./framer.js";
 
@@ -17,7 +18,9 @@ export class Kept {
     this.first = 0; // number of the oldest
     this.base = 0; // number of the one that voxd's session begins with
     this.next = 0; // number of the one to go out next
+    this.settled = 0; // packets below this number are text, or never will be
     this.lost = 0; // packets that were lost
+    this.holes = []; // [start, end) of lost packets above `settled`, apart and in order
     this.greeted = false; // whether the link's session is known
     this.token = null; // of the session
     this.seq = 0; // of the last event that was read
@@ -66,9 +69,11 @@ export class Kept {
       case "session.created": // a session that knows nothing yet gets all that is not settled
         this.token = event.session.voxd?.resume_token ?? null;
         this.base = this.next = this.first;
+        this.lose(this.settled, this.first);
         this.greeted = true;
         break;
       case "voxd.resumed": // the session goes on, and skips the part of a packet that it has
+        this.lose(this.place(event.received_samples), this.first);
         this.next = Math.max(this.first, this.place(event.received_samples));
         this.greeted = true;
         break;
@@ -86,9 +91,19 @@ export class Kept {
   /** Forgets everything below `number`; `settled`: it is text, or never will be. */
   forget(number, settled = false) {
     const count = Math.max(0, number - this.first);
-    if (!settled) this.lost += Math.max(0, number - Math.max(this.next, this.first));
+    if (settled) {
+      this.settled = Math.max(this.settled, number);
+      this.holes = this.holes.filter(([, end]) => end > this.settled);
+    } else this.lose(Math.max(this.next, this.first), number);
     this.packets.splice(0, count);
     this.first += count;
     this.next = Math.max(this.next, this.first);
+  }
+  /** Counts the packets [start, end) as lost, none of them twice.  Only the oldest go, so no hole lies above another's end. */
+  lose(start, end) {
+    if (end <= start) return;
+    const met = this.holes.filter(([, last]) => last >= start);
+    this.lost += end - start - met.reduce((sum, [from, last]) => sum + last - Math.max(from, start), 0);
+    this.holes = [...this.holes.filter(([, last]) => last < start), [Math.min(start, ...met.map(([from]) => from)), end]];
   }
 }

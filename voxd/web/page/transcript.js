@@ -124,9 +124,9 @@ export class Transcript {
       this.open(ops, item.id, "user", false);
       this.append(ops, item.id, typed);
       this.close(ops, item.id, false, "");
-    } else if (this.transcriber === null) {
-      this.open(ops, item.id, "user", true);
-      this.close(ops, item.id, false, "spoken; nobody writes it down here");
+    } else {
+      this.open(ops, item.id, "user", true); // in front of its answer, which may come before its text
+      if (this.transcriber === null) this.close(ops, item.id, false, "spoken; nobody writes it down here");
     }
   }
 

@@ -15,7 +15,7 @@ from shared.latency import OF_A_TURN
 from voxtui.screen.widgets.blocks import BREACH
 from voxtui.screen.widgets.figures import number
 from voxtui.screen.widgets.folding import Folded
-from voxtui.session.transcript import Entry, Progress, Voice
+from voxtui.session.transcript import Entry, EntryProgress, Voice
 
 # The metrics under an entry; the panel has the rest.
 SHOWN = {metric.name: metric.entry for metric in OF_A_TURN if metric.entry}
@@ -57,8 +57,8 @@ class EntryRows:
         return changed
 
     def bar(self) -> Run:
-        style = "broken" if self.entry.progress is Progress.BROKEN else self.entry.voice.value
-        if self.entry.voice is Voice.USER and self.entry.progress is Progress.OPEN:
+        style = "broken" if self.entry.progress is EntryProgress.BROKEN else self.entry.voice.value
+        if self.entry.voice is Voice.USER and self.entry.progress is EntryProgress.OPEN:
             style = "open"
         return BARS[self.entry.voice], style
 
@@ -78,7 +78,7 @@ class EntryRows:
         solid, rest = text[: max(0, self._solid - start)], text[max(0, self._solid - start) :]
         if solid:
             yield solid, "aside" if self.entry.voice is Voice.NOTE else "text"
-        if rest.endswith(CURSOR) and self.entry.progress is Progress.OPEN:
+        if rest.endswith(CURSOR) and self.entry.progress is EntryProgress.OPEN:
             yield rest.removesuffix(CURSOR), "provisional"
             yield CURSOR, "open" if self.entry.voice is Voice.USER else self.entry.voice.value
         elif rest:
@@ -92,7 +92,7 @@ def _shown(text: str) -> str:
 def _tail(entry: Entry, solid: str) -> str:
     """The text behind the confirmed words."""
     found = _shown(entry.provisional)
-    if entry.progress is Progress.OPEN:
+    if entry.progress is EntryProgress.OPEN:
         found = f"{found} {CURSOR}" if found else CURSOR
     elif not solid and not found and entry.heard:
         found = "(spoken)"
@@ -123,7 +123,7 @@ def _latency(entry: Entry, targets: dict[str, float]) -> Iterator[Run]:
     """The figures under an entry; one that misses its target is marked."""
     found = entry.metrics.as_dict() if entry.metrics is not None else {}
     for name, word in SHOWN.items():
-        if name not in found or (name == "total_ms" and entry.progress is Progress.OPEN):
+        if name not in found or (name == "total_ms" and entry.progress is EntryProgress.OPEN):
             continue
         value = f"{word} {number(name, found[name])}" + (" ms" if name.endswith("_ms") else "")
         if name in targets and found[name] > targets[name]:

@@ -15,13 +15,13 @@ from textual.widget import Widget
 
 from voxtui.screen.widgets.blocks import MUTED
 from voxtui.screen.widgets.figures import trip
-from voxtui.session.transcript import Link, State
+from voxtui.session.transcript import LinkState, State
 
 MARKS = {
-    Link.CONNECTING: ("◌", "$warning"),
-    Link.OPEN: ("●", "$success"),
-    Link.BROKEN: ("◌", "$warning"),
-    Link.LOST: ("✕", "$error"),
+    LinkState.CONNECTING: ("◌", "$warning"),
+    LinkState.OPEN: ("●", "$success"),
+    LinkState.BROKEN: ("◌", "$warning"),
+    LinkState.LOST: ("✕", "$error"),
 }
 LAG_MS = 1000  # from here on the person is told that the sound arrives late
 GAP = "   "
@@ -37,10 +37,10 @@ class StatusBar(Widget):
 
     def show(self, state: State) -> None:
         before, self._state = self._state, state
-        if state.link is Link.BROKEN and before.link is not Link.BROKEN:
+        if state.link is LinkState.BROKEN and before.link is not LinkState.BROKEN:
             self._since = monotonic()
             self._clock.resume()
-        elif state.link is not Link.BROKEN:
+        elif state.link is not LinkState.BROKEN:
             self._clock.pause()
         if _seen(before) != _seen(state):
             self.refresh()
@@ -64,12 +64,12 @@ class StatusBar(Widget):
         mark, colour = MARKS[state.link]
         if brand:
             yield Content.styled("voxtui", "bold $primary")
-        word = word or state.link is not Link.OPEN  # where all is well, the mark alone says it
+        word = word or state.link is not LinkState.OPEN  # where all is well, the mark alone says it
         yield Content.assemble((mark, colour), f" {state.link.value}" if word else "")
         match state.link:
-            case Link.OPEN:
+            case LinkState.OPEN:
                 yield Content(" → ".join(name for name in (state.transcriber, state.responder) if name))
-            case Link.BROKEN:
+            case LinkState.BROKEN:
                 since = f"{monotonic() - self._since:.0f} s, try {state.tries}"
                 yield Content.assemble(since, (", sound is kept", MUTED))
             case _ if state.progress:
@@ -77,16 +77,16 @@ class StatusBar(Widget):
 
     def _right(self, *, mode: bool) -> Iterator[Content]:
         state = self._state
-        if state.link not in (Link.OPEN, Link.BROKEN):
+        if state.link not in (LinkState.OPEN, LinkState.BROKEN):
             return
         if state.health.lag_ms >= LAG_MS:
             yield Content.styled(f"{state.health.lag_ms / 1000:.1f} s behind", "bold $text-warning")
-        if mode and state.link is Link.OPEN:
+        if mode and state.link is LinkState.OPEN:
             words = "hands-free" if state.floor.hands_free else "push-to-talk"
             if state.responder is not None:
                 words += f" · answers {'on' if state.floor.answers else 'off'}"
             yield Content.styled(words, MUTED)
-        if state.link is Link.OPEN and state.health.rtt_ms is not None:
+        if state.link is LinkState.OPEN and state.health.rtt_ms is not None:
             yield Content.styled(f"rtt {trip(state.health.rtt_ms)}", MUTED)
 
 

@@ -15,7 +15,7 @@ from textual.widget import Widget
 
 from voxtui.events import Floor
 from voxtui.screen.widgets.blocks import MUTED, bars
-from voxtui.session.transcript import Link, Speech, State
+from voxtui.session.transcript import LinkState, Speech, State
 
 FLOOR = -60.0  # dBFS that draw nothing
 HISTORY = 400  # levels that are kept: more than any terminal has columns
@@ -43,7 +43,7 @@ class VoiceBar(Widget):
     level: reactive[float] = reactive(-120.0, always_update=True, init=False)
     floor: reactive[Floor] = reactive(Floor())
     speech: reactive[Speech] = reactive(Speech.QUIET)
-    link: reactive[Link] = reactive(Link.CONNECTING)
+    link: reactive[LinkState] = reactive(LinkState.CONNECTING)
     lost_ms: reactive[int] = reactive(0)
 
     def __init__(self) -> None:
@@ -72,11 +72,11 @@ class VoiceBar(Widget):
         )
 
     def _label(self) -> tuple[str, str]:
-        if self.link not in (Link.OPEN, Link.BROKEN):
+        if self.link not in (LinkState.OPEN, LinkState.BROKEN):
             return "○ off", MUTED
         if self.floor.muted:
             return "○ muted", "$text-error"
-        if self.link is Link.BROKEN:
+        if self.link is LinkState.BROKEN:
             return "◌ sound kept", "$text-warning"
         if not self.floor.microphone:
             return "○ no sound", MUTED

@@ -10,7 +10,7 @@ from textual.content import Content
 from textual.widget import Widget
 
 from voxtui.screen.widgets.blocks import MUTED
-from voxtui.session.transcript import Link, State, Voice
+from voxtui.session.transcript import LinkState, State, Voice
 
 NOTES = 2  # notes that have room below it, on the smallest terminal too
 
@@ -37,10 +37,10 @@ class Welcome(Widget):
 
 
 def _lines(state: State) -> tuple[str, str]:
-    if state.link is Link.CONNECTING:
+    if state.link is LinkState.CONNECTING:
         what = "Connecting" if not state.progress else "voxd is getting ready"
         return what, state.progress or state.path
-    if state.link is Link.LOST:
+    if state.link is LinkState.LOST:
         return "Not connected", "Press r to connect anew.\n`voxtui doctor` looks for the cause."
     if not state.floor.microphone:
         return "No sound yet", "No microphone is open.\n`voxtui doctor` says what to do."

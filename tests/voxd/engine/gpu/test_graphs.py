@@ -11,10 +11,10 @@ from tests.support.tiny_voxtral import folder, speechlike
 from voxd.engine.gpu.batch import Row
 from voxd.engine.gpu.graphs import Captured, Eager, fill
 from voxd.engine.mini.build import build
-from voxd.engine.mini.interface import LAST_TOKEN as SAID_MINI, NONE_HIGHER, SPAN, Device, Options, audio, bits
-from voxd.engine.mini.model import Checkpoint as MiniCheckpoint
+from voxd.engine.mini.interface import LAST_TOKEN as SAID_MINI, NONE_HIGHER, SPAN, MiniDevice, MiniOptions, audio, bits
+from voxd.engine.mini.model import MiniCheckpoint
 from voxd.engine.realtime.build import WIDTH
-from voxd.engine.realtime.model import LAST_TOKEN, Checkpoint, RealtimeModel, Room
+from voxd.engine.realtime.model import LAST_TOKEN, HistoryLimit, RealtimeCheckpoint, RealtimeModel
 
 
 def test_a_row_is_its_numbers_and_then_its_bytes() -> None:
@@ -38,7 +38,7 @@ def test_step_by_step_each_batch_is_computed_when_it_is_given() -> None:
 
 
 def test_a_table_is_taken_as_it_is_and_a_row_may_have_no_bytes() -> None:
-    """A prompt is some hundred rows, of which one id comes."""
+    """A prompt is some hundred rows, of which a single id comes."""
     seen: list[list[list[int]]] = []
 
     def step(table: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ def test_a_table_is_taken_as_it_is_and_a_row_may_have_no_bytes() -> None:
 
 
 def said(runner: Eager | Captured, model: RealtimeModel) -> list[list[int]]:
-    """Three clips, two of them joining later, two steps in flight."""
+    """The ids of three clips, two of which join later, with two steps in flight."""
     clips = [(speechlike(4.0, seed) * 32768).astype("<i2") for seed in (1, 2, 3)]
     slots = [model.slots.take() for _ in clips]
     found, flights = [], []
@@ -80,14 +80,17 @@ def said(runner: Eager | Captured, model: RealtimeModel) -> list[list[int]]:
 def test_captured_graphs_say_what_single_steps_say() -> None:
     from voxd.engine.gpu.triton_ops import Triton  # the definition looks at positions on the host: no capture of it
 
-    checkpoint = Checkpoint.load(str(folder(0)), "cuda", torch.float32, lambda text: None)
-    model = RealtimeModel(checkpoint.model, checkpoint.extractor, checkpoint.special, Room(120, 44), 5, Triton())
+    checkpoint = RealtimeCheckpoint.load(str(folder(0)), "cuda", torch.float32, lambda text: None)
+    model = RealtimeModel(
+        checkpoint.model, checkpoint.extractor, checkpoint.special, HistoryLimit(120, 44), 5, Triton()
+    )
     plain = said(Eager(model.step, WIDTH, 4, "cuda"), model)
     assert said(Captured(model.step, WIDTH, (1, 2, 4), lambda text: None), model) == plain
 
 
-def spoken(device: Device) -> list[int]:
-    """Two windows, then five prompts with parts of them, then batches of all sizes, two steps in flight."""
+def spoken(device: MiniDevice) -> list[int]:
+    """The results of two windows, then five prompts with parts of them, then batches of all sizes, with two steps in
+    flight."""
     slots, places = [device.slots.take() for _ in range(5)], [device.places.take() for _ in range(2)]
     pages = [[device.pages.take() for _ in range(8)] for _ in slots]
     found, lengths, flights = [], [], []
@@ -116,7 +119,7 @@ def spoken(device: Device) -> list[int]:
 def test_captured_conversations_say_what_single_steps_say() -> None:
     def once(eager: bool) -> list[int]:
         checkpoint = MiniCheckpoint.load(str(mini_folder(0)), "cuda", torch.float32, lambda text: None)
-        options = Options(max_conversations=8, max_context=1024)
+        options = MiniOptions(max_conversations=8, max_context=1024)
         return spoken(build(checkpoint, options, lambda text: None, eager=eager, memory=1 << 30))
 
     assert once(eager=False) == once(eager=True)

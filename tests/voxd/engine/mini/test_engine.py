@@ -12,7 +12,7 @@ from tests.support.tiny_voxtral import RATE, Samples, speechlike
 from voxd.engine.conformance import Conformance
 from voxd.engine.contract import Engine
 from voxd.engine.mini.engine import VoxtralMini
-from voxd.engine.mini.interface import Device, Options
+from voxd.engine.mini.interface import MiniDevice, MiniOptions
 from voxd.engine.mini.memory import load
 from voxd.messages import Cancel, Leave, Open, Turn
 
@@ -21,8 +21,8 @@ WITH_TOKENS = {"max_conversations": 4}
 
 
 @cache
-def device(seed: int = 0) -> Device:
-    options = Options.parse({"model": str(folder(seed)), "device": "cpu", **WITH_TOKENS})
+def device(seed: int = 0) -> MiniDevice:
+    options = MiniOptions.parse({"model": str(folder(seed)), "device": "cpu", **WITH_TOKENS})
     return load(options, lambda text: None, eager=True)
 
 
@@ -32,7 +32,7 @@ def clip(seconds: float, seed: int) -> Samples:
 
 
 class Dialogue:
-    """One stream's prompt as transformers would be given it, and its context as the gateway would."""
+    """One stream's prompt as transformers would be given it, beside its context as the gateway would send it."""
 
     def __init__(self, samples: Samples, seed: int = 0) -> None:
         self.samples, self.seed = samples, seed
@@ -53,7 +53,7 @@ class Dialogue:
 
 
 def ask(talk: Gateway, stream: int, dialogue: Dialogue, ref: int, begin: int, end: int) -> None:
-    """A spoken turn that is answered, but for the computing."""
+    """Speaks a turn and asks for an answer, without computing anything."""
     talk.feed(stream, end + 1600)
     if ref not in talk.begun[stream]:
         talk.onset(stream, ref, begin)
@@ -143,7 +143,7 @@ def test_cancelled_in_the_middle_and_then_the_next_turn() -> None:
 
 
 def test_a_client_that_left_and_came_back() -> None:
-    """Its memory on the device was freed, its ids and embeddings were kept: the answer is the same."""
+    """Its memory on the device was freed, its ids and embeddings were kept, and the answer is the same."""
     dialogue = Dialogue(clip(9.0, 5))
     with gateway(device(), WITH_TOKENS) as talk:
         talk.open(1, dialogue.samples)
@@ -198,6 +198,6 @@ class TestConformance(Conformance):
 
 
 @cache
-def _wide() -> Device:
-    options = Options.parse({"model": str(folder(0, ends=True)), "device": "cpu", "max_conversations": 100})
+def _wide() -> MiniDevice:
+    options = MiniOptions.parse({"model": str(folder(0, ends=True)), "device": "cpu", "max_conversations": 100})
     return load(options, lambda text: None, eager=True)
