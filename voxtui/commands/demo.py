@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import click
-
 from shared.audio import RATE
 from shared.terminal import draw, say
 from voxtui.capture.sources import CLIP, FileSource, read_clip
+from voxtui.commands.line import Line
 from voxtui.commands.local import private_voxd
 from voxtui.events import Event
 from voxtui.link.client import RealtimeClient, Wishes
@@ -22,18 +21,13 @@ from voxtui.table import metrics_table
 
 
 class Lines:
-    """Utterances, one line each, written as they grow.
-
-    `width`: columns of the terminal, on which provisional words stand dim behind the confirmed ones, as many as fit
-    into the row, until more is known; 0 in a pipe, where nothing can be taken back."""
+    """Utterances, one line each, written as they grow, the provisional words dim (`Line`)."""
 
     def __init__(self, write: Callable[[str], None], width: int) -> None:
-        self._write, self._width = write, width
-        self._written: dict[str, str] = {}  # the text that stands there, by utterance
+        self._line = Line(write, width)
+        self._written: dict[str, str] = {}  # of the utterances: what stands there
         self._state = State()
         self._done: set[str] = set()
-        self._column = 0
-        self._provisional = 0  # columns of it that stand behind the cursor's place
         self.words = 0
 
     def receive(self, event: Event) -> None:
@@ -44,31 +38,14 @@ class Lines:
 
     def _utterance(self, entry: Entry) -> None:
         text, before = entry.text.strip(), self._written.get(entry.key, "")
-        self._take_back()
         self._written[entry.key] = text
-        self._confirm(text[len(before) :] if text.startswith(before) else f" / {text}")
+        self._line.confirm(text[len(before) :] if text.startswith(before) else f" / {text}")
         if entry.progress is EntryProgress.OPEN:
-            self._suppose(entry.provisional.rstrip())
+            self._line.suppose(entry.provisional.rstrip())
             return
         self._done.add(entry.key)
         self.words += len(text.split())
-        self._write("\n" if text else "")
-        self._column = 0
-
-    def _confirm(self, text: str) -> None:
-        self._write(text)
-        self._column += len(text)
-
-    def _suppose(self, text: str) -> None:
-        if self._width:
-            text = text[: max(0, self._width - 1 - self._column % self._width)]
-            self._provisional = len(text)
-            self._write(click.style(text, dim=True) if text else "")
-
-    def _take_back(self) -> None:
-        if self._provisional:
-            self._write(f"\x1b[{self._provisional}D\x1b[K")
-            self._provisional = 0
+        self._line.end()
 
 
 def _say(line: str) -> None:
