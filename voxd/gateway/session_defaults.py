@@ -49,6 +49,7 @@ def first_config(
         provisional="provisional" in wanted,
         binary_audio="binary" in wanted,
         resume=resume,
+        hurry="hurry" in wanted,
         resume_token=secrets.token_urlsafe(24) if resume else None,
         targets=asdict(targets(settings)) if "metrics" in wanted else None,
     )

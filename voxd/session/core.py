@@ -194,7 +194,8 @@ class Session:
 
     def _open(self, start: int) -> None:
         terms, delay = self._terms, self._terms.config.voxd.delay_ms
-        self._out.command(m.Open(self._out.stream, terms.roles, terms.language, terms.hints, delay, start))
+        hurry = terms.config.voxd.hurry
+        self._out.command(m.Open(self._out.stream, terms.roles, terms.language, terms.hints, delay, start, hurry))
 
     def _create_item(self, event: events.ItemCreate) -> None:
         wanted = None if event.previous_item_id is UNSET else event.previous_item_id

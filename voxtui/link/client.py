@@ -20,7 +20,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from shared.audio import RATE, to_ms
+from shared.audio import PACKET, RATE, to_ms
 from shared.events import (
     Ack,
     ClientEvent,
@@ -40,7 +40,7 @@ from voxtui.events import Health, Relinked, Unlinked
 from voxtui.link.replay import KEEP, Replay
 from voxtui.link.target import Address, Route
 from voxtui.link.transport import Link, Sound, Transport
-from voxtui.link.websocket import FINAL, OPEN_S, dial, farewell, parse
+from voxtui.link.websocket import EXTENSIONS, FILE_EXTENSIONS, FINAL, OPEN_S, dial, farewell, parse
 
 SILENCE_MS = 500  # how long a pause ends a turn, unless told
 PACE_S = 0.005  # between two packets of 20 ms: what is replayed goes out at four times its own speed, not faster
@@ -180,6 +180,11 @@ class RealtimeClient:
         return self._replay.captured
 
     @property
+    def settled(self) -> int:
+        """Samples that are text, or never will be."""
+        return self._replay.settled
+
+    @property
     def health(self) -> Health:
         """How the link in use does.  What is late shows in no local buffer: ssh takes all it is given."""
         latency = self._link.latency if self._link is not None else 0.0
@@ -297,7 +302,8 @@ class RealtimeClient:
             raise Unreachable(f"{self.label}: {broken or 'it closed the session at once.'}") from None
 
     async def _dial(self, resume: tuple[str, int] | None) -> ClientConnection:
-        self._link = await dial(await self._route.address(self._tell), self.label, resume)
+        extensions = EXTENSIONS if self._live else FILE_EXTENSIONS
+        self._link = await dial(await self._route.address(self._tell), self.label, resume, extensions=extensions)
         return self._link
 
     async def _redial(self, outage: _Outage) -> AsyncIterator[None]:
@@ -403,7 +409,7 @@ class RealtimeClient:
         """Packets over whatever link there is, in order, each once per link."""
         while True:
             await self._linked.wait()
-            packet, link = self._replay.packet(), self._link
+            packet, link = self._replay.packet(PACKET if self._live else HURRIED), self._link
             if packet is None or link is None:
                 self._level_us = self._level_us or now_us()
                 self._more.clear()

@@ -120,7 +120,7 @@ async def test_a_session_that_is_refused_hears_nothing(tmp_path: Path) -> None:
     voxd = FakeVoxd(respond="fake", wont="Invalid value for 'language': 'xx'.")
     async with voxd.serve() as target:
         with pytest.raises(ClientError, match="refuses such a session: Invalid value for 'language'"):
-            await transcribe_files(Direct(target), wavs(tmp_path), form="text", language="xx")
+            await transcribe_files(Direct(target), wavs(tmp_path), form="txt", language="xx")
     assert voxd.sent(AudioAppend) == []
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from shared.audio import RATE, VAD_FRAME, Ring, pcm16_to_float, to_samples
 from voxd.engine.agreement import Transcript
 from voxd.engine.contract import LONGEST, LOOK_BACK, Capabilities, Engine, EngineCommand, Refuse
 from voxd.engine.voice import Voice
+from voxd.engine.whisper.files import Files
 from voxd.engine.whisper.model import Hypothesis, Model, Options, Task, cores, load_model, weights_absent
 from voxd.engine.whisper.scheduler import Decode, Kind
 from voxd.engine.whisper.workers import Pool, Result, Workers
@@ -59,6 +60,9 @@ class _Job:
     end: int
     task: Task
 
+    def run(self, model: Model) -> Hypothesis:
+        return model.decode(self.task)
+
 
 @dataclass(slots=True)
 class _Utterance:
@@ -93,7 +97,9 @@ class _Stream:
     over: int = 0  # audio before it belongs to finished utterances
 
 
-MakePool = Callable[[int, Callable[[_Job], Hypothesis], Callable[[], None]], Pool[_Job, Hypothesis]]
+# The same workers serve live speech (_Job to Hypothesis) and files (two halves of a window, each of its own type).
+AnyPool = Pool[Any, Any]
+MakePool = Callable[[int, Callable[[Any], Any], Callable[[], None]], AnyPool]
 
 
 class Whisper(Engine):
@@ -122,7 +128,8 @@ class Whisper(Engine):
         self._options = Options.parse(options).resolved(cores())
         self._wake, self._load, self._make_pool = wake, load, make_pool
         self._model: Model | None = None
-        self._pool: Pool[_Job, Hypothesis] | None = None
+        self._pool: AnyPool | None = None
+        self._files: Files | None = None
         self._streams: dict[int, _Stream] = {}
         self._outputs: list[Output] = []
         self._decode_us = 300_000  # how long a decode takes here: a running estimate
@@ -132,7 +139,8 @@ class Whisper(Engine):
         model = self._model = self._load(options, progress)
         progress("warming up")
         model.decode(Task(np.zeros(RATE, np.float32), model.languages[0]))
-        self._pool = self._make_pool(options.workers, lambda job: model.decode(job.task), self._wake)
+        self._pool = self._make_pool(options.workers, lambda work: work.run(model), self._wake)
+        self._files = Files(self._pool, self._outputs, self._file_workers)
         notes = [f"whisper {model.name} on the CPU, {options.compute_type}, {options.workers} decodes at the same time"]
         if len(model.languages) > 1:
             notes.append("a session that does not name its language has it detected, which doubles the work")
@@ -152,6 +160,8 @@ class Whisper(Engine):
     def receive(self, command: EngineCommand) -> None:
         if isinstance(command, Open):
             return self._open(command)
+        if command.stream in self._file_streams:
+            return self._file_streams.receive(command)
         stream = self._streams.get(command.stream)
         if stream is None:
             return None
@@ -170,7 +180,7 @@ class Whisper(Engine):
             case Close():
                 del self._streams[command.stream]
                 self._workers.withdraw(command.stream)
-                self._outputs = [out for out in self._outputs if out.stream != command.stream]
+                self._outputs[:] = [out for out in self._outputs if out.stream != command.stream]
             case Cancel(ref=ref):
                 if stream.utterances.pop(ref, None) is not None:
                     self._workers.withdraw(command.stream, ref)
@@ -189,8 +199,12 @@ class Whisper(Engine):
         if (stream := self._streams.get(command.stream)) is not None:
             stream.language, stream.prompt = command.language, command.prompt
             return
-        if len(self._streams) >= self._options.max_streams:
+        again, taken = command.stream in self._file_streams, len(self._streams) + len(self._file_streams)
+        if not again and taken >= self._options.max_streams:
             raise Refuse(f"all {self._options.max_streams} slots for speech recognition are taken")
+        if again or command.hurry:
+            self._file_streams.receive(command)
+            return
         start = command.start
         self._streams[command.stream] = _Stream(Ring(LONGEST, start), Voice(start), command.language, command.prompt)
 
@@ -306,8 +320,12 @@ class Whisper(Engine):
 
     def step(self, now_us: int) -> Iterable[Output]:
         for result in self._workers.results():
-            self._take(result)
-        outputs, self._outputs = self._outputs, []
+            if result.request.kind is Kind.FILE:
+                self._file_streams.take(result)
+            else:
+                self._take(result)
+        outputs = list(self._outputs)
+        self._outputs.clear()
         return outputs
 
     def _take(self, result: Result[_Job, Hypothesis]) -> None:
@@ -365,7 +383,16 @@ class Whisper(Engine):
         self._outputs.append(Settled(number, utterance.ref, "completed", text, compute_us=utterance.compute_us))
 
     @property
-    def _workers(self) -> Pool[_Job, Hypothesis]:
+    def _file_streams(self) -> Files:
+        assert self._files is not None, "load() comes first"
+        return self._files
+
+    def _file_workers(self) -> int:
+        """Workers that files may take: where somebody may speak, one is left free if there are two."""
+        return max(1, self._options.workers - bool(self._streams))
+
+    @property
+    def _workers(self) -> AnyPool:
         assert self._pool is not None, "load() comes first"
         return self._pool
 
