@@ -65,12 +65,15 @@ def words_of(turn: Turn) -> list[Word]:
 def _units(text: str) -> list[str]:
     """Words; characters of scripts that put no space between words; punctuation with what it follows."""
     units: list[str] = []
-    for found in _UNIT.findall(text):
-        for unit in (found[at : at + WIDTH] for at in range(0, len(found), WIDTH)):
-            if units and _CLOSING.match(unit) and len(units[-1]) + len(unit) <= WIDTH:
+    end = -1
+    for found in _UNIT.finditer(text):
+        for at in range(found.start(), found.end(), WIDTH):
+            unit = text[at : min(at + WIDTH, found.end())]
+            if units and at == end and _CLOSING.match(unit) and len(units[-1]) + len(unit) <= WIDTH:
                 units[-1] += unit
             else:
                 units.append(unit)
+            end = at + len(unit)
     return units
 
 

@@ -6,7 +6,7 @@ into one window, with a little silence between them.  The words that come out li
 attention tells where), and so belong to one of its pieces.
 
 A model sometimes stops in the middle of a window.  So pieces at its end that got no words, though the VAD hears voice
-in them, go into the next window, once.
+in them, go into the next window.
 
 A window is two pieces of work for a worker, encoding and writing, so that a live decode never waits for both.  While a
 stream has a window at work, further ones are made only of what fills them; else of whatever is there.
@@ -45,8 +45,9 @@ from voxd.messages import (
 )
 
 WINDOW = 28 * RATE  # samples of a window that are filled; whisper sees 30 s
-LEAST = 14 * RATE  # no piece is cut shorter
+LEAST = 20 * RATE  # no piece is cut shorter
 GAP = to_samples(500)  # silence between two pieces of a window; with less, words at their ends are lost
+TRIES = 2  # windows after the first that a piece without words goes into
 ROOM = to_samples(200)  # heard before the start that it is told, as for live speech
 
 
@@ -96,7 +97,7 @@ class _Piece:
     of: _Utterance
     start: int
     end: int
-    again: bool = False  # it got no words in the window before
+    tries: int = 0  # windows in which it got no words
 
 
 @dataclass(slots=True, eq=False)
@@ -264,10 +265,10 @@ class Files:
     def _share(self, number: int, file: _File, window: _Window) -> None:
         """Gives the words of a window to its pieces."""
         shares = shared_out(window.pieces, window.written.words if window.written is not None else ())
-        while len(shares) > 1 and not shares[-1] and not window.pieces[-1].again and window.written is not None:
+        while len(shares) > 1 and not shares[-1] and window.pieces[-1].tries < TRIES and window.written is not None:
             shares.pop()
             piece = window.pieces.pop()
-            piece.again = True
+            piece.tries += 1
             file.queue.appendleft(piece)
         whole = sum(piece.end - piece.start for piece in window.pieces)
         for piece, words in zip(window.pieces, shares, strict=True):
