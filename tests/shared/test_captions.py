@@ -36,7 +36,7 @@ def test_any_turns(texts: list[str], places: list[tuple[int, int]], timed: bool,
 
 
 def test_cues_begin_and_end_with_words() -> None:
-    words = tuple(Word(text, 1000 * n, 1000 * n + 300) for n, text in enumerate("Ever tried. Ever failed.".split()))
+    words = tuple(Word(text, 1000 * n, 1000 * n + 300) for n, text in enumerate(["Ever", "tried.", "Ever", "failed."]))
     (first, *rest) = cues([Turn(0, 9000, "Ever tried. Ever failed.", words)])
     assert (first.start_ms, first.lines) == (0, ("Ever",)), "a pause of 700 ms ends a cue"
     assert [cue.start_ms for cue in rest] == [1000, 2000, 3000]

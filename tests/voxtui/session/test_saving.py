@@ -68,7 +68,7 @@ def test_json() -> None:
 
 
 def test_subtitles() -> None:
-    assert as_srt(talk()) == "1\n00:00:01,500 --> 00:01:01,250\nHe was not an ill-disposed young man.\n\n"
+    assert as_srt(talk()) == "1\n00:00:01,500 --> 00:00:08,500\nHe was not an ill-disposed young man.\n"
 
 
 def test_subtitles_of_a_second_session_lie_behind_the_first() -> None:
