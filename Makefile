@@ -21,8 +21,11 @@ demo: .venv-demo/.done
 
 install: .venv/.done
 
+# A process for each core; the tests of a file stay together, for they share a daemon.
+SUITE := .venv/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
 test: install
-	.venv/bin/python -m pytest
+	$(SUITE)
 
 test-slow: install
 	.venv/bin/python -m pytest -m slow -rs  # what was skipped, and why
@@ -45,7 +48,7 @@ check: install
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
-	.venv/bin/python -m pytest
+	$(SUITE)
 
 # $(call environment,DIR): an empty virtual environment, or one sentence on what is missing.
 define environment

@@ -30,7 +30,7 @@ from tests.support.speech import clips
 from voxd.engine.contract import EngineCommand
 from voxd.engine.vad import Vad
 from voxd.engine.whisper.engine import Whisper
-from voxd.engine.whisper.model import FasterWhisper, Options, Task, load_model
+from voxd.engine.whisper.model import FasterWhisper, Task, WhisperOptions, load_model
 from voxd.engine.whisper.scheduler import Kind, Request, Scheduler
 from voxd.engine.whisper.workers import Result
 from voxd.messages import Commit, Feed, Flush, Heard, Onset, Open, Output, Rollback, Said, Settled
@@ -87,7 +87,7 @@ class VirtualPool:
 
 @dataclass(slots=True)
 class Run:
-    """What came of one clip."""
+    """The transcript and times of one clip."""
 
     settled: list[str] = field(default_factory=list)
     outputs: list[tuple[int, Output]] = field(default_factory=list)  # (virtual us, output)
@@ -225,7 +225,7 @@ def spread(values: list[float]) -> str:
 
 @dataclass(slots=True)
 class Figures:
-    """What is reported."""
+    """The figures of the report."""
 
     wer_live: float = 0
     wer_whole: float = 0
@@ -238,7 +238,7 @@ class Figures:
 
 
 def measure(bench: Bench, model: FasterWhisper, rules: Rules, *, verbose: bool) -> Figures:
-    """All English clips."""
+    """Transcribes all English clips."""
     out = Figures()
     references, live, whole = [], [], []
     decoded = audio = 0
@@ -292,7 +292,7 @@ def noise_decodes(bench: Bench, rules: Rules) -> dict[str, tuple[int, int]]:
 def main(options: str, silence_ms: int, cost_ms: int, verbose: bool) -> None:
     """Evaluates the engine on tests/data/speech."""
     given: dict[str, object] = json.loads(options)
-    model = load_model(Options.parse(given).resolved(os.cpu_count() or 1), lambda text: None)
+    model = load_model(WhisperOptions.parse(given).resolved(os.cpu_count() or 1), lambda text: None)
     bench, rules = Bench(model, given, cost_ms * 1000 or None), Rules(silence=silence_ms * RATE // 1000)
     figures = measure(bench, model, rules, verbose=verbose)
     noises = noise_decodes(bench, rules)

@@ -30,7 +30,7 @@ from voxtui.session.run import Run
 
 
 @dataclass(slots=True)
-class Heard:
+class ClipRun:
     """One clip as the client got it."""
 
     clip: Clip
@@ -45,9 +45,9 @@ def word_error_rate(references: list[str], hypotheses: list[str]) -> float:
     return 100 * float(jiwer.wer([normal(r) for r in references], [normal(h) for h in hypotheses]))
 
 
-async def listen(target: Target, clip: Clip, silence_ms: int = 500) -> Heard:
+async def listen(target: Target, clip: Clip, silence_ms: int = 500) -> ClipRun:
     """Plays one clip in real time."""
-    heard, texts = Heard(clip), []
+    heard, texts = ClipRun(clip), []
     begun = time.monotonic()
 
     def tell(event: Event) -> None:
@@ -74,7 +74,7 @@ class Reference:
 
 
 def whole_clips(chosen: list[Clip]) -> Reference:
-    """Each clip at once through the library itself, greedily, on both cores."""
+    """Transcribes each whole clip through the library itself, greedily, on both cores."""
     model = WhisperModel(str(find_weights("tiny.en", lambda _: None)), device="cpu", compute_type="int8", cpu_threads=2)
     texts, times = [], []
     for clip in chosen:
@@ -88,7 +88,7 @@ def whole_clips(chosen: list[Clip]) -> Reference:
 
 @dataclass(slots=True)
 class Outcome:
-    heard: list[Heard]
+    heard: list[ClipRun]
     whole: Reference
 
     @property
@@ -123,7 +123,7 @@ async def run(chosen: list[Clip]) -> Outcome:
 
 
 def report(outcome: Outcome) -> str:
-    """For people."""
+    """The report for people."""
     lines = [f"{'clip':<26} {'turns':>5} {'first text s':>12}  words"]
     for each in outcome.heard:
         first = "-" if each.first_delta_s is None else f"{each.first_delta_s:.2f}"

@@ -76,7 +76,7 @@ def follow(tree: Path, clip: Path, word: str) -> list[dict[str, Any]]:
 
 
 def _wait_for(tree: Path, socket: Path, environ: dict[str, str]) -> None:
-    """Until that voxd is ready."""
+    """Waits until that voxd is ready."""
     latest = time.monotonic() + START_S
     ask = [f"{tree}/.venv/bin/python", "-m", "voxd", "status", "--json", "--socket", str(socket)]
     while True:

@@ -187,7 +187,7 @@ async def pings(send: Callable[[str], Awaitable[None]]) -> None:
 
 
 def matched(said_us: list[int], heard_us: list[int], cell: Cell) -> None:
-    """Each burst with what was heard of it: in order, and none before it was said."""
+    """Matches each burst with what was heard of it: in order, and none before it was said."""
     heard = list(heard_us)
     for number, at_us in enumerate(said_us):
         following = said_us[number + 1] if number + 1 < len(said_us) else at_us + 10_000_000

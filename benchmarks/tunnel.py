@@ -141,11 +141,11 @@ async def plain_forwarding(far: Far) -> AsyncIterator[Route]:
 
 
 def quiet(line: str) -> None:
-    """Where a route tells what a person would want to know."""
+    """Drops the lines that a route has for people."""
 
 
 async def speak(link: Connection) -> None:
-    """Packets on time, until cancelled."""
+    """Sends packets on time until it is cancelled."""
     loop, number = asyncio.get_running_loop(), 0
     begun = loop.time()
     while True:
@@ -208,7 +208,7 @@ async def begin(route: Route) -> Connection:
 
 
 async def open_and_kill(far: Far, outcome: Outcome) -> None:
-    """As a client sees it: the link breaks, and it asks for another one at once."""
+    """Opens a session and kills the ssh under it: the link breaks, and the client asks for another one at once."""
     tunnel = far.tunnel()
     try:
         begun = time.monotonic()
@@ -260,7 +260,7 @@ def measure() -> Outcome:
 
 
 def report(outcome: Outcome) -> str:
-    """For people, ms."""
+    """The report for people, in ms."""
     lines = [
         f"sshd: {outcome.sshd}",
         f"{'':<10} {'n':>4} {'p50':>7} {'p95':>7} {'p99':>7} {'max':>7}  p95 over direct + network",

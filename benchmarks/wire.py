@@ -86,7 +86,7 @@ def voxd_server() -> Iterator[tuple[Path, dict[str, int]]]:
 
 @dataclass(slots=True)
 class Tally:
-    """What one run found, ms."""
+    """The figures of one run, ms."""
 
     counts_from: float = 0.0
     taken: dict[str, list[float]] = field(default_factory=dict)

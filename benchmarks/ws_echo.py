@@ -65,7 +65,7 @@ def main() -> None:
 
 @contextmanager
 def echo_process() -> Iterator[str]:
-    """Where it listens."""
+    """Runs the server in a process of its own, and gives its address."""
     process = subprocess.Popen([sys.executable, "-m", "benchmarks.ws_echo"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:

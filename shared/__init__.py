@@ -1,4 +1,4 @@
-"""What both programs share, and the glossary.  It imports neither of them.
+"""What both programs share, and the glossary.  Not in the path as a whole; it imports neither program.
 
 One word means one thing, in names, docstrings, messages and documents.
 

@@ -23,7 +23,7 @@ _SENTENCE = re.compile(r"[.!?…。！？]['\"”’)]*$")
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class CaptionWord:
     """A word, ms of the file."""
 
     text: str
@@ -32,13 +32,13 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class FileTurn:
     """One utterance, ms of the file.  `words`: with their times, in order; () if nobody knows them."""
 
     start_ms: int
     end_ms: int
     text: str
-    words: tuple[Word, ...] = ()
+    words: tuple[CaptionWord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +50,15 @@ class Cue:
     lines: tuple[str, ...]
 
 
-def words_of(turn: Turn) -> list[Word]:
+def words_of(turn: FileTurn) -> list[CaptionWord]:
     """The words of a turn with the times that are known, else with a share of the turn by their letters."""
     if turn.words:
         return list(turn.words)
     units = _units(turn.text)
-    whole, length, out, at = sum(map(len, units)), turn.end_ms - turn.start_ms, list[Word](), 0
+    whole, length, out, at = sum(map(len, units)), turn.end_ms - turn.start_ms, list[CaptionWord](), 0
     for unit in units:
         start, at = at, at + len(unit)
-        out.append(Word(unit, turn.start_ms + length * start // whole, turn.start_ms + length * at // whole))
+        out.append(CaptionWord(unit, turn.start_ms + length * start // whole, turn.start_ms + length * at // whole))
     return out
 
 
@@ -80,7 +80,7 @@ def _units(text: str) -> list[str]:
 # ── cues ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def cues(turns: Sequence[Turn]) -> list[Cue]:
+def cues(turns: Sequence[FileTurn]) -> list[Cue]:
     """All turns as captions, in order."""
     found = [cue for turn in turns for cue in _cues_of(turn)]
     out: list[Cue] = []
@@ -92,9 +92,9 @@ def cues(turns: Sequence[Turn]) -> list[Cue]:
     return out
 
 
-def _cues_of(turn: Turn) -> Iterator[tuple[int, int, str]]:
+def _cues_of(turn: FileTurn) -> Iterator[tuple[int, int, str]]:
     """(start, end, text) of each."""
-    group: list[Word] = []
+    group: list[CaptionWord] = []
     at = begin = 0  # where in the text of the turn we are, and where the group begins
     end = 0
     text = " ".join(turn.text.split())
@@ -110,26 +110,26 @@ def _cues_of(turn: Turn) -> Iterator[tuple[int, int, str]]:
         yield group[0].start_ms, group[-1].end_ms, text[begin:].strip()
 
 
-def _placed(turn: Turn) -> list[Word]:
+def _placed(turn: FileTurn) -> list[CaptionWord]:
     """The words of the turn as they stand in its text; words that do not are not trusted."""
     text, at = " ".join(turn.text.split()), 0
     words = [part for word in words_of(turn) for part in _short(word)]
     for word in words:
         at = text.find(word.text, at)
         if at < 0:
-            return words_of(Turn(turn.start_ms, turn.end_ms, turn.text))
+            return words_of(FileTurn(turn.start_ms, turn.end_ms, turn.text))
         at += len(word.text)
     return words
 
 
-def _short(word: Word) -> list[Word]:
+def _short(word: CaptionWord) -> list[CaptionWord]:
     """A word that fits into a line, or its parts."""
     if len(word.text) <= WIDTH:
         return [word]
-    return words_of(Turn(word.start_ms, word.end_ms, word.text))
+    return words_of(FileTurn(word.start_ms, word.end_ms, word.text))
 
 
-def _full(group: Sequence[Word], text: str, following: Word) -> bool:
+def _full(group: Sequence[CaptionWord], text: str, following: CaptionWord) -> bool:
     """Whether the group, which would have this text with the word that follows, is a cue without it."""
     if len(textwrap.wrap(text, WIDTH)) > LINES or following.end_ms - group[0].start_ms > LONGEST_MS:
         return True
@@ -150,7 +150,7 @@ def _wrapped(text: str) -> tuple[str, ...]:
 # ── forms ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def srt(turns: Sequence[Turn]) -> str:
+def srt(turns: Sequence[FileTurn]) -> str:
     """SubRip.  Players take tags and braces for orders, and it knows no escape."""
     return "\n".join(
         f"{number}\n{_span(cue, ',')}\n{_untagged(chr(10).join(cue.lines))}\n"
@@ -158,13 +158,13 @@ def srt(turns: Sequence[Turn]) -> str:
     )
 
 
-def vtt(turns: Sequence[Turn]) -> str:
+def vtt(turns: Sequence[FileTurn]) -> str:
     """WebVTT, with markup characters escaped."""
     shown = (f"{_span(cue, '.')}\n{_escaped(chr(10).join(cue.lines))}\n" for cue in cues(turns))
     return "\n".join(("WEBVTT\n", *shown))
 
 
-def tsv(turns: Sequence[Turn]) -> str:
+def tsv(turns: Sequence[FileTurn]) -> str:
     """A table with tabs, a line for an utterance: start and end in ms, text.  As openai/whisper writes it."""
     rows = (f"{turn.start_ms}\t{turn.end_ms}\t{' '.join(turn.text.split())}\n" for turn in turns)
     return "".join(("start\tend\ttext\n", *rows))

@@ -49,7 +49,7 @@ Warnings = tuple[Warned, ...] | UnsetType
 # ── client events ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class ClientBase(msgspec.Struct, frozen=True, tag_field="type", omit_defaults=True):
+class ClientBase(msgspec.Struct, frozen=True, gc=False, tag_field="type", omit_defaults=True):
     """Base of what clients send."""
 
 
@@ -144,7 +144,7 @@ ClientEvent = (
 # ── server events ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Numbered(msgspec.Struct, frozen=True, kw_only=True):
+class _Numbered(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """`voxd_seq`: the number of the message in a session that can be resumed; consecutive, from 1."""
 
     voxd_seq: int | UnsetType = UNSET

@@ -24,7 +24,7 @@ MaxTokens = Annotated[int, Meta(ge=1, le=4096)]
 Metadata = Annotated[dict[Key, Value], Meta(max_length=16)]
 
 
-class Content(msgspec.Struct, frozen=True):
+class Content(msgspec.Struct, frozen=True, gc=False):
     """One part of a message.  `transcript` of user audio is always written, null until it is known."""
 
     type: ContentType | UnsetType = UNSET
@@ -39,7 +39,7 @@ ContentType = Literal["input_text", "input_audio", "input_image", "output_text",
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
 
-class Item(msgspec.Struct, frozen=True, tag_field="type", tag="message"):
+class Item(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="message"):
     """A message item as the server announces it."""
 
     id: str
@@ -49,7 +49,7 @@ class Item(msgspec.Struct, frozen=True, tag_field="type", tag="message"):
     object: str = "realtime.item"
 
 
-class ItemDraft(msgspec.Struct, frozen=True, tag_field="type", tag="message"):
+class ItemDraft(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="message"):
     """A message item as a client asks for it."""
 
     role: Literal["user", "assistant", "system"]
@@ -62,7 +62,7 @@ class ItemDraft(msgspec.Struct, frozen=True, tag_field="type", tag="message"):
 # theirs reads null; no engine here calls tools, so all of them are a client's memories.
 
 
-class FunctionCall(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call"):
+class FunctionCall(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="function_call"):
     name: Text
     arguments: Text
     id: Id | UnsetType = UNSET
@@ -71,7 +71,9 @@ class FunctionCall(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", 
     object: str = "realtime.item"
 
 
-class FunctionCallOutput(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call_output"):
+class FunctionCallOutput(
+    msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="function_call_output"
+):
     call_id: Id
     output: Text
     id: Id | UnsetType = UNSET
@@ -79,13 +81,13 @@ class FunctionCallOutput(msgspec.Struct, frozen=True, kw_only=True, tag_field="t
     object: str = "realtime.item"
 
 
-class McpListTools(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="mcp_list_tools"):
+class McpListTools(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="mcp_list_tools"):
     server_label: Id
     tools: tuple[Json, ...]
     id: Id | UnsetType = UNSET
 
 
-class McpCall(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="mcp_call"):
+class McpCall(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="mcp_call"):
     name: Text
     arguments: Text
     server_label: Id
@@ -95,14 +97,18 @@ class McpCall(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="
     error: Json | None = None
 
 
-class McpApprovalRequest(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="mcp_approval_request"):
+class McpApprovalRequest(
+    msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="mcp_approval_request"
+):
     name: Text
     arguments: Text
     server_label: Id
     id: Id | UnsetType = UNSET
 
 
-class McpApprovalResponse(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="mcp_approval_response"):
+class McpApprovalResponse(
+    msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", tag="mcp_approval_response"
+):
     approval_request_id: Id
     approve: bool
     id: Id | UnsetType = UNSET
@@ -114,13 +120,13 @@ AnyItem = Item | Memory
 AnyDraft = ItemDraft | Memory
 
 
-class ItemReference(msgspec.Struct, frozen=True, tag_field="type", tag="item_reference"):
+class ItemReference(msgspec.Struct, frozen=True, gc=False, tag_field="type", tag="item_reference"):
     """A reference to an item of the conversation, as input of a response."""
 
     id: Id
 
 
-class ResponseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class ResponseRequest(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, omit_defaults=True):
     """What `response.create` may ask for.  `conversation: none`: its answer is not kept in the conversation."""
 
     instructions: Instructions | UnsetType = UNSET
@@ -137,7 +143,7 @@ class ResponseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, o
     prompt: Annotated[Json | UnsetType, Idle("it belongs to OpenAI's platform")] = UNSET
 
 
-class Response(msgspec.Struct, frozen=True):
+class Response(msgspec.Struct, frozen=True, gc=False):
     """A response as `response.created` and `response.done` carry it.  `conversation_id` is null beside it; other nulls
     are read and never written."""
 
@@ -153,12 +159,12 @@ class Response(msgspec.Struct, frozen=True):
     object: str = "realtime.response"
 
 
-class TextPart(msgspec.Struct, frozen=True):
+class TextPart(msgspec.Struct, frozen=True, gc=False):
     text: str
     type: str = "text"
 
 
-class ErrorBody(msgspec.Struct, frozen=True):
+class ErrorBody(msgspec.Struct, frozen=True, gc=False):
     """The error inside an `error` event: always all five keys, null allowed."""
 
     type: Literal["invalid_request_error", "server_error"]
@@ -168,7 +174,7 @@ class ErrorBody(msgspec.Struct, frozen=True):
     event_id: str | None
 
 
-class FailureBody(msgspec.Struct, frozen=True):
+class FailureBody(msgspec.Struct, frozen=True, gc=False):
     """The error inside a failed transcription: no nulls."""
 
     type: str
@@ -176,7 +182,7 @@ class FailureBody(msgspec.Struct, frozen=True):
     message: str
 
 
-class Warned(msgspec.Struct, frozen=True):
+class Warned(msgspec.Struct, frozen=True, gc=False):
     """A warning that something is not as asked for; it stands on the answering event, once in a session."""
 
     code: str

@@ -29,7 +29,7 @@ _TOOLS = Idle("no engine calls tools")
 _PLATFORM = Idle("it belongs to OpenAI's platform")
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
+class Part(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Base of the parts of a session.  A field that was never given is UNSET and left out."""
 
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 
 import pytest
 from hypothesis import settings
+
+# Before anything imports them.  librosa, a reference of a few tests, would compile itself for a minute.  And where a
+# process runs for each core, more threads in each only wait for each other.
+os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # No example fails because the machine was busy for a moment; a hang is for the limit of the whole test.
 settings.register_profile("voxd", deadline=None)

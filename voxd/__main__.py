@@ -1,4 +1,4 @@
-"""`python -m voxd` is `voxd`.  Not in the path."""
+"""Lets `python -m voxd` start the command line.  Not in the path."""
 
 from voxd.cli import main
 

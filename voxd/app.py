@@ -13,6 +13,7 @@ It knows which parts there are, and the order in which they start and stop; not 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -66,7 +67,7 @@ SUBPROTOCOL = "realtime"  # that clients of the API may offer with their key
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class DaemonPlan:
     """What the daemon serves, as the command line and the settings say."""
 
     settings: Settings
@@ -85,7 +86,7 @@ class Plan:
 class Gateway:
     """The parts of the gateway, made and connected."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: DaemonPlan) -> None:
         self.plan = plan
         self.settings = settings = plan.settings  # those of the plan until they are read again
         engines = m.Configure(plan.transcribe, plan.respond, dict(settings.engine_options))
@@ -207,7 +208,7 @@ def monotonic_us() -> int:
 # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def run(plan: Plan, systemd: Supervisor, read_again: Callable[[], Settings]) -> None:
+async def run(plan: DaemonPlan, systemd: Supervisor, read_again: Callable[[], Settings]) -> None:
     """Serves until a signal.  `read_again`: reads and checks the settings again; raises ConfigError if they are wrong.
 
     Raises AlreadyRunning, CannotStart, EngineFailed."""
@@ -312,6 +313,8 @@ async def _announce(gateway: Gateway) -> None:
     """Logs that the engines are ready, and how to connect."""
     async with gateway.host.changed:
         await gateway.host.changed.wait_for(lambda: gateway.host.state == "ready")
+    gc.collect()
+    gc.freeze()  # what is loaded by now stays: each search for garbage among it would hold all clients
     ready = gateway.host.ready
     if ready:
         roles = " · ".join(f"{role} {name or 'none'}" for role, name in _roles(ready))
@@ -323,4 +326,4 @@ def _roles(ready: m.Ready) -> list[tuple[str, str | None]]:
     return [("transcribe", ready.transcribe), ("respond", ready.respond)]
 
 
-__all__ = ["AlreadyRunning", "CannotStart", "EngineFailed", "Plan", "run"]
+__all__ = ["AlreadyRunning", "CannotStart", "DaemonPlan", "EngineFailed", "run"]

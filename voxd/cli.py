@@ -1,7 +1,7 @@
 """The command line of the daemon: start, status, stop, token, tunnel; the others are in `voxd.commands`.
 
-Not in the path.  It turns options and settings into a `Plan`, and everything that can go wrong into one sentence and an
-exit status.  Nothing heavy is imported before a command needs it.
+Not in the path.  It turns options and settings into a `DaemonPlan`, and everything that can go wrong into one sentence
+and an exit status.  It imports nothing heavy before a command needs it, and does not know how anything is served.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import socket
 
     from shared.settings import Settings, Tcp
-    from voxd.app import Plan
+    from voxd.app import DaemonPlan
     from voxd.system.systemd import Supervisor
 
 FAILED, NOT_RUNNING, CONFIGURATION = 1, 3, 78
@@ -152,7 +152,7 @@ def _read_again(config_path: Path | None, socket_path: str | None, options: dict
     return settings
 
 
-def _serve(plan: Plan, source: Path | None, systemd: Supervisor, read_again: Callable[[], Settings]) -> None:
+def _serve(plan: DaemonPlan, source: Path | None, systemd: Supervisor, read_again: Callable[[], Settings]) -> None:
     import logging
 
     from voxd import app
@@ -210,9 +210,9 @@ def _listener(text: str) -> Tcp | Path:
         raise click.BadParameter(str(error), param_hint="--listen") from None
 
 
-def _plan(settings: Settings, control: Path, given: tuple[socket.socket, ...], *, token: bool) -> Plan:
+def _plan(settings: Settings, control: Path, given: tuple[socket.socket, ...], *, token: bool) -> DaemonPlan:
     from shared.settings import Tcp
-    from voxd.app import CannotStart, Plan
+    from voxd.app import CannotStart, DaemonPlan
     from voxd.system.addresses import unencrypted
     from voxd.system.sockets import handed_over
 
@@ -231,7 +231,7 @@ def _plan(settings: Settings, control: Path, given: tuple[socket.socket, ...], *
         notes = (*notes, "no token: whoever reaches a TCP listener may use it, and any page on a loopback port too")
     if not settings.server.tls_cert:
         notes = (*notes, *unencrypted((*listen, *(each.address for each in kept))))
-    return Plan(settings, control, listen, transcriber, responder, secret, notes, kept)
+    return DaemonPlan(settings, control, listen, transcriber, responder, secret, notes, kept)
 
 
 def _resolve(name: str, settings: Settings) -> tuple[str | None, tuple[str, ...]]:
@@ -256,7 +256,7 @@ def _check_engine(name: str | None) -> None:
         _die(f"no engine is called '{name}'; there are: {known} (see `voxd engines`)", CONFIGURATION)
 
 
-def _try_engines(plan: Plan) -> None:
+def _try_engines(plan: DaemonPlan) -> None:
     """Makes the engines as the engine process would, without loading; ends the command if one cannot be used."""
     from voxd.engine.contract import Unusable
     from voxd.engine.registry import make
@@ -271,7 +271,7 @@ def _try_engines(plan: Plan) -> None:
 
 
 def _client_settings(path: Path | None) -> Settings:
-    """To find a daemon, which may have older settings: a usual file that is wrong is told, and defaults are used."""
+    """The settings by which a daemon is found; a line says if the usual file is wrong, and defaults are used."""
     from shared.settings import Settings
 
     try:

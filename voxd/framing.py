@@ -1,7 +1,7 @@
 """Messages on the socket between the gateway and the engine process: a little-endian length, then MessagePack.  Step 6.
 
-Pure.  It knows messages and bytes; not sockets, nor who reads.  A command with a long context is sent as several
-messages, so that neither end spends long on one of them while all other streams wait.
+Pure.  It knows messages and bytes; not sockets, nor who reads.  A command with a long context or audio is sent as
+several messages, so that neither end spends long on one of them while all other streams wait.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from voxd import messages as m
 
 M = TypeVar("M")
 LIMIT = 64 << 20  # bytes in one message; 5 min of audio is 9.6 MB
-PIECE = 256 << 10  # characters of a context in one message: what is encoded in one go, while all other streams wait
+# Characters of a context, or bytes of an Audio, in one message: what is encoded in one go, while other streams wait.
+PIECE = 256 << 10
 _HEADER = struct.Struct("<I")
 _encoder = msgspec.msgpack.Encoder()
 
@@ -37,9 +38,13 @@ def encode(message: m.Command | m.Report) -> bytes:
 
 
 def frames(command: m.Command) -> Iterator[bytes]:
-    """A command as one framed message, or as several where its context is long, so that none takes long to encode.
+    """A command as one framed message, or as several where its context or its audio is long, so that none takes long to
+    encode.
 
-    Raises Unsendable; before that, it yields a Part without turns, which withdraws the parts sent so far."""
+    Raises Unsendable; before that, it yields a Part with nothing in it, which withdraws the parts sent so far."""
+    if isinstance(command, m.Audio) and len(command.pcm) > PIECE:
+        yield from _in_pieces(command)
+        return
     if not isinstance(command, m.Prepare | m.Respond | m.Speculate) or command.size <= PIECE:
         yield encode(command)
         return
@@ -51,6 +56,13 @@ def frames(command: m.Command) -> Iterator[bytes]:
     except Unsendable:
         yield encode(m.Part(command.stream))
         raise
+
+
+def _in_pieces(audio: m.Audio) -> Iterator[bytes]:
+    *firsts, last = range(0, len(audio.pcm), PIECE)
+    for begin in firsts:
+        yield encode(m.Part(audio.stream, pcm=audio.pcm[begin : begin + PIECE]))
+    yield encode(msgspec.structs.replace(audio, pcm=audio.pcm[last:]))
 
 
 def _pieces(context: tuple[m.Turn, ...]) -> Iterator[tuple[m.Turn, ...]]:
@@ -67,19 +79,24 @@ def _pieces(context: tuple[m.Turn, ...]) -> Iterator[tuple[m.Turn, ...]]:
 
 
 class Joiner:
-    """Puts commands together again that `frames` took apart.  Bound: one context, which is being put together."""
+    """Puts commands together again that `frames` took apart.  Bound: one command, which is being put together."""
 
     def __init__(self) -> None:
         self._turns: list[m.Turn] = []
+        self._pcm: list[bytes] = []
 
     def receive(self, command: m.Command) -> m.Command | None:
         """The whole command; None while parts of it are still to come."""
         if isinstance(command, m.Part):
-            if command.turns:
-                self._turns.extend(command.turns)
-            else:
+            self._turns.extend(command.turns)
+            if command.pcm:
+                self._pcm.append(command.pcm)
+            elif not command.turns:
                 self._turns.clear()
             return None
+        if self._pcm and isinstance(command, m.Audio):
+            pieces, self._pcm = self._pcm, []
+            return msgspec.structs.replace(command, pcm=b"".join((*pieces, command.pcm)))
         if self._turns and isinstance(command, m.Prepare | m.Respond | m.Speculate):
             turns, self._turns = self._turns, []
             return msgspec.structs.replace(command, context=(*turns, *command.context))

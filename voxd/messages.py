@@ -32,7 +32,7 @@ PLAIN = 200  # bytes that a message takes in memory, about, beside its texts and
 TURN = 100  # bytes that an entry of a conversation takes, about, beside its texts
 
 
-class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
+class Message(msgspec.Struct, frozen=True, gc=False, tag=True, array_like=True):
     """Base of all messages."""
 
     @property
@@ -139,7 +139,7 @@ class Audio(StreamMessage, frozen=True):
         return PLAIN + len(self.pcm)
 
 
-class Turn(msgspec.Struct, frozen=True, array_like=True):
+class Turn(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One entry of a conversation as a responder sees it: text, or the audio of utterance `ref`, or both.
 
     In an assistant's turn, `ref` is the response and `text` is all of it, or as much as the client was sent.
@@ -240,12 +240,13 @@ class Close(StreamMessage, frozen=True):
 
 
 class Part(StreamMessage, frozen=True):
-    """The first turns of a context that is too long for one message.
+    """The first turns of a context, or the first samples of an Audio, that is too long for one message.
 
-    The others follow in a Prepare, Speculate or Respond.  Without turns it withdraws the parts before it, whose
-    message cannot be sent."""
+    The others follow in a Prepare, Speculate or Respond, or in the Audio.  Without either it withdraws the parts before
+    it, whose message cannot be sent."""
 
     turns: tuple[Turn, ...] = ()
+    pcm: bytes = b""
 
 
 class Stop(Message, frozen=True):

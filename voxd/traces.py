@@ -1,6 +1,6 @@
-"""Where a bug was met, for the log: frames and kinds of exceptions, without their messages.  Beside the path.
+"""Writes exceptions for the log as frames and types, without their messages.  Not in the path.
 
-A message may quote what somebody said (`KeyError: 'my name is …'`); the frames never do.
+A message may quote what somebody said (`KeyError: 'my name is …'`); the frames never do.  It does not know who logs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def _shown(error: BaseException) -> str:
 
 
 class Reticent(logging.Formatter):
-    """Of exceptions it writes what `trace` says.  A message is one line, whoever is quoted in it."""
+    """A log formatter that writes exceptions as `trace` does, and every message on one line, whoever is quoted in
+    it."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's)
         record.message = safe_line(record.message)

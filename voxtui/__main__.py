@@ -1,4 +1,4 @@
-"""`python -m voxtui`."""
+"""Lets `python -m voxtui` start the command line.  Not in the path."""
 
 from __future__ import annotations
 

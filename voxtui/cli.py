@@ -1,6 +1,6 @@
 """The commands of voxtui.  Each loads what it needs and nothing more: --help touches no screen and no sound.
 
-It knows options, exit codes and which command does what; how anything is done lies below.
+Not in the path.  It knows options, exit codes and which command does what; not how anything is done.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from voxtui.commands.choice import Commands
 
 if TYPE_CHECKING:
     from voxtui.bench.goals import Goal
-    from voxtui.bench.plan import Plan
+    from voxtui.bench.plan import BenchPlan
     from voxtui.link.target import Target
     from voxtui.settings import Settings
 
@@ -63,7 +63,7 @@ _no_proxy = click.option(
 
 
 def _named_language(_ctx: click.Context, _option: click.Parameter, text: str | None) -> str | None:
-    """Told before anything is sent."""
+    """Refuses a language that nobody knows, before anything is sent."""
     try:
         return text if text is None else language_of(text) or ""
     except ValueError as error:
@@ -267,20 +267,21 @@ def bench(
     address, token = _address(target, token_file, no_proxy)
     other = _address(compare, token_file, no_proxy)[0] if compare else None
     from voxtui.bench.goals import Goal, GoalError
-    from voxtui.bench.plan import Plan
+    from voxtui.bench.plan import BenchPlan
 
     try:
         wanted = [Goal.parse(text) for text in goals]
         capacity = Goal.parse(find_capacity) if find_capacity else None
     except GoalError as error:
         raise click.UsageError(str(error)) from None
-    whole = Plan(sessions=sessions or (64 if capacity else 1), pause_s=pause, **plan)
+    whole = BenchPlan(sessions=sessions or (64 if capacity else 1), pause_s=pause, **plan)
     ways = _ways(transports, address) if transports else {}
     _finish(_bench(whole, audio, wanted, json_file, (address, other), token, capacity, ways))
 
 
 def _ways(text: str, target: Target) -> dict[str, Target]:
-    """Name of a way -> where it begins.  Through ssh it is the same machine, by the name that the target has."""
+    """The URL at which each way of sound begins.  Through ssh it is the same machine, by the name that the target
+    has."""
     from urllib.parse import urlsplit
 
     from voxtui.link.target import ssh_target
@@ -298,7 +299,7 @@ def _ways(text: str, target: Target) -> dict[str, Target]:
 
 
 def _settings(given: dict[str, Any]) -> Settings:
-    """The person's own file, and what the command line says instead."""
+    """The settings of the person's own file, with what the command line says instead."""
     from msgspec import ValidationError, convert, to_builtins
 
     from shared.config import ConfigError
@@ -317,7 +318,7 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 
 def _address(target: str | None, token_file: Path | None, no_proxy: bool) -> tuple[Target, str | None]:
-    """Where voxd is with what stands between, and the token for it."""
+    """Where voxd is, the proxy in between if there is one, and the token."""
     from voxtui.link.target import TargetError, behind_proxy, local_target, parse_target, read_token
 
     try:
@@ -351,7 +352,7 @@ async def _transcribe(
 
 
 async def _bench(
-    plan: Plan,
+    plan: BenchPlan,
     audio: Path | None,
     goals: Sequence[Goal],
     json_file: Path | None,
@@ -360,11 +361,11 @@ async def _bench(
     capacity: Goal | None,
     ways: dict[str, Target],
 ) -> bool:
-    from voxtui.bench.command import Bench, Progress, Way
+    from voxtui.bench.command import Bench, ProgressLine, Way
     from voxtui.capture.sources import CLIP
     from voxtui.link.route import opened
 
-    progress = Progress(lambda text: draw(text, nl=False, err=True), redraws=sys.stderr.isatty())
+    progress = ProgressLine(lambda text: draw(text, nl=False, err=True), redraws=sys.stderr.isatty())
     bench = Bench(plan, audio or CLIP, progress, goals)
     first, second = targets
     async with contextlib.AsyncExitStack() as stack:
@@ -394,13 +395,13 @@ def _finish(work: Coroutine[Any, Any, bool]) -> NoReturn:
 
     SIGTERM and SIGHUP cancel it as Ctrl-C does, so that a private voxd never outlives it."""
     from voxtui.commands.local import LocalError
-    from voxtui.errors import ClientError, Refused, SourceError, Unreachable
+    from voxtui.errors import ClientError, SourceError, TokenRefused, Unreachable
 
     try:
         good = asyncio.run(_cancellable(work))
     except (KeyboardInterrupt, asyncio.CancelledError):
         sys.exit(130)
-    except Refused as error:
+    except TokenRefused as error:
         _fail(str(error), REFUSED)
     except Unreachable as error:
         _fail(str(error), UNREACHABLE)

@@ -1,15 +1,17 @@
-"""Ways in which voxd or sound cannot be had, for whoever tries again, exits or tells.  Each text is for people and
-says what is wrong and what to do.  Pure."""
+"""The errors for a voxd or a sound that cannot be had, by what the caller should do.  Pure; not in the path.
+
+Each text is for people and says what is wrong and what to do.  It does not know who shows it."""
 
 from __future__ import annotations
 
 
 class ClientError(Exception):
-    """The connection cannot be had, or is over."""
+    """The connection could not be opened, or is over."""
 
 
 class Unreachable(ClientError):
-    """Nobody answers, or not a voxd.  Trying again may help: a network comes back, a daemon is started."""
+    """Nobody answers, or what answers is not a voxd.  Trying again may help: a network comes back, a daemon is
+    started."""
 
 
 class NotReady(Unreachable):
@@ -28,7 +30,7 @@ class Misconfigured(Unreachable):
     """Trying again does not help: a person must change something first (a key, a host key, an installation)."""
 
 
-class Refused(ClientError):
+class TokenRefused(ClientError):
     """The token is missing or wrong; trying again does not help."""
 
 

@@ -1,6 +1,6 @@
-"""What a client itself has to tell beside what the server says: of the link, of the person, of its own work.
+"""Events that the client itself makes, beside the server's: about the link, the person and its own work.
 
-Pure values; who tells them, and who shows them, is not known here.
+Between steps 2 and 12.  Pure values: it is not known here who makes them and who shows them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from shared.latency import TurnMetrics
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Of the link: round trip (None: not yet measured), sound captured that the server has not said to have, and sound
+    """How the link does: round trip (None: not yet measured), sound that the server has not yet acknowledged, and sound
     that no server will ever turn into text."""
 
     rtt_ms: int | None = None
@@ -23,7 +23,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """How the person speaks.  `hands_free`: the server finds the turns; else what is said while `talking` is one.
+    """How the person speaks.  `hands_free`: the server finds the turns; else a turn is what is said while `talking`.
 
     `answers`: whether turns are answered, where there is a responder.  `microphone`: what is listened to."""
 
@@ -36,7 +36,7 @@ class Floor:
 
 @dataclass(frozen=True, slots=True)
 class Connecting:
-    """`progress`: what the daemon does before it is ready."""
+    """The client waits for its first link.  `progress`: what the daemon does before it is ready."""
 
     path: str
     progress: str = ""

@@ -1,9 +1,9 @@
-"""What a person has settled for good, in a file of their own; an option on the command line goes before it.
+"""The person's own file of settings; an option on the command line goes before it.  Not in the path.
 
     Linux    ~/.config/voxtui/config.yaml               macOS  ~/Library/Application Support/voxtui/config.yaml
     Windows  %LOCALAPPDATA%\\voxtui\\config.yaml
 
-It knows names, ranges and places; not what any of it does.
+It knows names, ranges and places; not what a setting does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ThemeName = Literal["dark", "light"]
 
 
 class Targets(Struct, frozen=True):
-    """What the person wants, ms: drawn as a line; what is above it is marked."""
+    """Latencies that the person wants to stay below, ms: each is drawn as a line, and what is above it is marked."""
 
     ttft_user_ms: Ms = 500
     final_ms: Ms = 800

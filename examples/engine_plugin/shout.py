@@ -51,7 +51,7 @@ class Shout(Engine):
                 self._out = [output for output in self._out if output.stream != stream]
 
     def step(self, now_us: int) -> Sequence[Output]:
-        """What came of it, in order."""
+        """The outputs since the last step, in order."""
         out, self._out = self._out, []
         return out
 

@@ -38,6 +38,8 @@ class _Faulty(Engine):
         self._engine.grant(units)
 
     def load(self, progress: Callable[[str], None]) -> tuple[str, ...]:
+        import torch  # noqa: F401 (here, for a busy machine takes longer over it than an engine may be silent)
+
         return self._engine.load(progress)
 
     def receive(self, command: EngineCommand) -> None:

@@ -41,7 +41,7 @@ from shared.events import (
 from tests.support.checker import WireChecker
 from voxtui.events import Relinked, Unlinked
 from voxtui.link.replay import KEEP
-from voxtui.session.transcript import Progress, State, reduce
+from voxtui.session.transcript import EntryProgress, State, reduce
 
 BLAME_US = 60_000_000  # a fault explains what fails so long after its end
 BEHIND_GAP = RATE  # the word behind a gap may be cut
@@ -254,7 +254,7 @@ def _screen(client: Client) -> Iterator[str]:
         if isinstance(record.event, SpeechStarted):
             places[record.event.item_id] = record.event.audio_start_ms
     yield from (
-        f"{entry.key} is still open on the screen" for entry in state.entries if entry.progress is Progress.OPEN
+        f"{entry.key} is still open on the screen" for entry in state.entries if entry.progress is EntryProgress.OPEN
     )
     moved = [entry for entry in state.entries if entry.key in places and entry.start_ms != places[entry.key]]
     if moved:

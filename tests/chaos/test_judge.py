@@ -148,12 +148,14 @@ def test_each_broken_promise_is_seen(spoil: Callable[[Evidence], None], promises
 
 def test_the_sum_of_the_bounds_counts_memory_only() -> None:
     rows = [
-        Bound("for all", 300, 2 * MIB, (), "", None, 2 * MIB),
-        Bound("for each, and for all", MIB, 5 * MIB, (), "", MIB, 5 * MIB),
-        Bound("for each", MIB, None, (), "", MIB, None),
-        Bound("a count", None, 64, (), "", None, None),
+        Bound("for all", 300, 2 * MIB, ("one", "all"), "", None, 2 * MIB),
+        Bound("for each, and for all", MIB, 5 * MIB, ("a", "shared"), "", MIB, 5 * MIB),
+        Bound("a part of it", MIB, 5 * MIB, ("b", "shared"), "", MIB, 5 * MIB),
+        Bound("for each", MIB, None, ("c",), "", MIB, None),
+        Bound("for so many", MIB, 3, ("d", "e"), "", MIB, None),
+        Bound("a count", None, 64, ("f",), "", None, None),
     ]
-    assert memory(rows, clients=10) == 17 * MIB
+    assert memory(rows, clients=10) == 20 * MIB
 
 
 def test_the_page_bounds_the_memory_of_a_daemon() -> None:

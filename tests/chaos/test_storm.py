@@ -1,11 +1,14 @@
-"""A restart under load: every client comes back in the same moment, and each is let in or told when to try again."""
+"""Many at the door: every client comes back in the same moment after a restart, and each is let in or told when to try
+again; and one from far away comes while strangers flood it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 import resource
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +17,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
+from tests.chaos.fault_proxy import FaultProxy
+from tests.chaos.ordeal import attacked, besieged
 from tests.support.daemon import voxd_process
 from tests.support.fakes import short_folder
 from voxd.web.door import BACKLOG
@@ -22,6 +27,9 @@ CLIENTS = 500
 PATIENCE_S = 300.0
 SETTINGS = {"VOXD_SERVER_MAX_SESSIONS": str(CLIENTS + 100), "VOXD_LOG_LEVEL": "warning"}
 ARGUMENTS = "--transcribe", "echo", "--respond", "echo"
+STRANGERS = ("mass_connects", "loris", "crowds", "wrong_keys", "pipelines", "great_heads")  # need no key
+FLOOD_S = 15.0
+WAY_S = 0.1  # there, and as long back
 
 
 @contextmanager
@@ -91,3 +99,40 @@ async def test_five_hundred_clients_come_back_after_a_restart() -> None:
                 link.transport.abort()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def comes_in(where: object, token: str) -> float:
+    """Seconds until somebody new has a session.  Raises whatever keeps it out."""
+    assert isinstance(where, tuple)
+    host, port = where
+    begun = time.monotonic()
+    async with connect(
+        f"ws://{host}:{port}/v1/realtime",
+        additional_headers={"Authorization": f"Bearer {token}"},
+        compression=None,
+        open_timeout=PATIENCE_S,
+        ping_interval=None,
+    ) as link:
+        assert json.loads(await link.recv())["type"] == "session.created"
+        return time.monotonic() - begun
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2 * PATIENCE_S)
+@pytest.mark.skipif(sys.platform != "linux", reason="addresses of loopback")
+async def test_who_is_far_away_gets_in_through_floods_of_strangers() -> None:
+    """200 ms there and back: nothing is heard of a newcomer for so long after it was accepted."""
+    took = list[float]()
+    with attacked() as (_, target):
+        host, _, port = target.address.rpartition(":")
+        proxy = FaultProxy((host, int(port)))
+        proxy.late(WAY_S, 0)
+        async with proxy.listening(("127.0.0.1", 0)) as where:
+            flood = asyncio.create_task(besieged(target, STRANGERS, FLOOD_S, random.Random(1)))
+            while not flood.done():
+                took.append(await comes_in(where, target.token))
+            courses = await flood
+    assert all(course.rounds for course in courses.values())
+    assert len(took) > 3
+    took = took[len(took) // 4 :]  # the flood has to start, too
+    print(f"{len(took)} newcomers, in after {sorted(took)[len(took) // 2]:.2f} s, {max(took):.2f} at most")  # noqa: T201

@@ -101,6 +101,19 @@ def test_every_module_says_what_it_is() -> None:
     )
 
 
+# The step of a module in the path of a packet of sound (docs/ARCHITECTURE.md), or that it has none.
+STEP = re.compile(r"\b[Ss]teps?\s\d+|\b[Nn]ot\sin\sthe\s(packet's\s)?path\b")
+
+
+def test_every_module_says_its_step_in_the_path() -> None:
+    """A reader learns from the first lines of a module where in the path it works."""
+    none(
+        (name(path) for path in sources(*PACKAGES) if not STEP.search(ast.get_docstring(tree(path)) or "")),
+        'A docstring that does not say "Step N.", "Beside step N." or "Not in the path."',
+        "There is no exception; the steps are in docs/ARCHITECTURE.md",
+    )
+
+
 # What other people's code imports of a package itself, and the version that the build reads.
 GATES = {"voxd/engine/conformance/__init__.py", "shared/__init__.py"}
 

@@ -14,6 +14,13 @@ def test_a_number_of_the_page_is_a_constant_of_the_code(bound: Bound) -> None:
     assert said == [value(constant) for constant in bound.where]
 
 
+def test_memory_is_bounded_for_all_together() -> None:
+    """But for what only a session has, of which there is a number that the operator sets."""
+    assert [bound.what for bound in page() if bound.one_holds and bound.all is None] == [
+        "messages of a call that wait for its session"
+    ]
+
+
 def test_every_bound_says_what_becomes_of_it() -> None:
     assert len(page()) > 14
     assert [bound.what for bound in page() if len(bound.reached) < 8] == []

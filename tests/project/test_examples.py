@@ -23,7 +23,7 @@ from tests.support.speech import FOLDER, clip
 from voxtui.commands.local import NEEDED
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-WAIT_S = 100.0
+WAIT_S = 300.0
 pytestmark = pytest.mark.skipif(any(find_spec(name) is None for name in NEEDED), reason="needs the extra [whisper]")
 
 

@@ -396,14 +396,15 @@ def test_a_socket_path_is_measured_before_it_is_bound() -> None:
         config.control_socket({"XDG_RUNTIME_DIR": "/" + "x" * 88})
 
 
-def test_a_client_takes_the_first_socket_there_is(tmp_path: Path) -> None:
+def test_a_client_takes_the_first_socket_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environ = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path / "login")}
     places = [config.SYSTEM_SOCKET, tmp_path / ".local/state/voxd/run/voxd.sock", tmp_path / "login/voxd/voxd.sock"]
     assert config.client_socket(environ, uid=4_000_000) == places[-1]
     for place in places:  # each goes over the one before
         place.parent.mkdir(parents=True)
+        monkeypatch.chdir(place.parent)
         with socket.socket(socket.AF_UNIX) as sock:
-            sock.bind(os.path.relpath(place))  # relative: the folder of a test may be long
+            sock.bind(place.name)  # relative: the path of a test's folder may be longer than a socket's may be
         assert config.client_socket(environ, uid=4_000_000) == place
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -47,6 +50,22 @@ def test_bad_input_is_named(text: str, code: str, param: str | None, event_id: s
 def test_an_unknown_type_is_answered_with_the_known_ones() -> None:
     with pytest.raises(WireError, match=r"input_audio_buffer\.commit"):
         events.parse_client('{"type":"nonsense"}')
+
+
+def test_collecting_garbage_passes_over_values_that_cannot_make_circles() -> None:
+    """A session keeps thousands of them, and while they are gone through all clients wait."""
+
+    def below(kind: type) -> Iterator[type]:
+        for each in kind.__subclasses__():
+            yield each
+            yield from below(each)
+
+    modules = ("shared.events", "shared.parts", "shared.session_config", "voxd.messages", "voxd.session.conversation")
+    for module in modules:
+        importlib.import_module(module)
+    kept: list[Any] = [each for each in below(msgspec.Struct) if each.__module__ in modules]
+    assert len(kept) > 80
+    assert [each for each in kept if each.__struct_config__.gc] == []
 
 
 @given(st.text() | st.binary())

@@ -59,8 +59,10 @@ def size(cell: str) -> float | None:
 
 
 def memory(rows: Sequence[Bound], clients: int) -> float:
-    """Bytes that a daemon with so many clients keeps at most, by these rows."""
-    return sum((row.one_holds or 0) * clients if row.all_hold is None else row.all_hold for row in rows)
+    """Bytes that a daemon with so many clients keeps at most, by these rows; what rows share counts once."""
+    shared = {row.where[-1]: row.all_hold for row in rows if row.all_hold is not None}
+    counted = (row.one_holds * (row.all or clients) for row in rows if row.all_hold is None and row.one_holds)
+    return sum(shared.values()) + sum(counted)
 
 
 def value(constant: str) -> float:

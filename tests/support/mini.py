@@ -27,7 +27,7 @@ from voxd.engine.mini.interface import (
     SOURCE,
     SPAN,
     WANTED,
-    Device,
+    MiniDevice,
     SpecialTokens,
 )
 from voxd.engine.mini.windows import WindowedAudio, write_samples
@@ -113,7 +113,7 @@ class Paper:
         special = SpecialTokens(
             1, EOS, 3, 4, 17, 18, 25, 34, tuple(f"{i} ".encode() if i > 99 else b"" for i in range(1500)), encode
         )
-        self.device = Device(
+        self.device = MiniDevice(
             encoder=_Runner(self._encode, 1), prefill=_Runner(self._prefill, chunk),
             decode=_Runner(self._decode, batch),
             slots=self.slots, pages=self.pages, places=self.places, keep=self.at.__getitem__, put=self._put,
@@ -262,7 +262,7 @@ class Gateway(Feeding):
 
 
 @contextmanager
-def gateway(made: Device, options: Mapping[str, object] = {}) -> Iterator[Gateway]:
+def gateway(made: MiniDevice, options: Mapping[str, object] = {}) -> Iterator[Gateway]:
     """An engine on this device, whose text is the list of its ids; at the end all streams are closed, and every slot,
     page and place must be free again."""
     pieces = tuple(f"{i} ".encode() for i in range(len(made.special.pieces)))

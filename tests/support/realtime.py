@@ -11,17 +11,17 @@ from tests.support.feeding import Feeding
 from tests.support.tiny_voxtral import Samples, folder
 from voxd.engine.realtime.build import load
 from voxd.engine.realtime.engine import VoxtralRealtime
-from voxd.engine.realtime.interface import Device, Options
+from voxd.engine.realtime.interface import RealtimeDevice, RealtimeOptions
 from voxd.messages import Close, Onset, Open, Output, Said, Settled, Warned
 
 STREAMS = 4
 
 
 @cache
-def device(seed: int, encoder_window: int = 200, decoder_window: int = 64) -> Device:
+def device(seed: int, encoder_window: int = 200, decoder_window: int = 64) -> RealtimeDevice:
     """A loaded model; its text is the list of its token ids, blanks too."""
     path = folder(seed, encoder_window, decoder_window)
-    options = Options.parse({"model": str(path), "device": "cpu", "max_streams": STREAMS})
+    options = RealtimeOptions.parse({"model": str(path), "device": "cpu", "max_streams": STREAMS})
     found = load(options, lambda text: None, eager=True)
     return replace(found, pieces=tuple(f"{i} ".encode() for i in range(len(found.pieces))))
 
@@ -67,7 +67,7 @@ class Gateway(Feeding):
 
 
 @contextmanager
-def gateway(made: Device, options: Mapping[str, object] = {}) -> Iterator[Gateway]:
+def gateway(made: RealtimeDevice, options: Mapping[str, object] = {}) -> Iterator[Gateway]:
     """An engine on this device; at the end all streams are closed, and every slot must be free again."""
     engine = VoxtralRealtime(options, lambda: None, lambda options, progress: made)
     engine.load(lambda text: None)

@@ -27,7 +27,7 @@ from shared.events import (
 from shared.latency import TurnMetrics
 from shared.session_config import Extensions, RealtimeSession
 from tests.support.fakes import utterance
-from voxtui.capture.microphone import Device
+from voxtui.capture.microphone import InputDevice
 from voxtui.capture.sources import Packet, Silence, Source
 from voxtui.errors import SourceError
 from voxtui.events import Connected, Connecting, Event, Floor, Health, Measured, Painted
@@ -43,9 +43,9 @@ MARKUP = "[@click=app.quit]x[/] [/b] [red]"
 LEVELS = 300
 TARGETS = {"ttft_engine_ms": 100.0, "ttft_server_ms": 120.0, "total_ms": 1500.0}
 DEVICES = [
-    Device(0, MICROPHONE, 2, 48_000, True),
-    Device(3, "USB Condenser Microphone with a very long name", 1, 44_100, False),
-    Device(5, "HDA Intel PCH: ALC257 Analog (hw:0,0)", 2, 48_000, False),
+    InputDevice(0, MICROPHONE, 2, 48_000, True),
+    InputDevice(3, "USB Condenser Microphone with a very long name", 1, 44_100, False),
+    InputDevice(5, "HDA Intel PCH: ALC257 Analog (hw:0,0)", 2, 48_000, False),
 ]
 
 

@@ -30,7 +30,7 @@ class Busy(NotRunning):
     """A daemon is there and does not answer in time: its queue of connections is full, or it is stuck."""
 
 
-class Refused(Exception):
+class ControlRefused(Exception):
     """voxd has refused the request; the text says why, for people."""
 
 
@@ -85,7 +85,7 @@ def client_secret(path: Path, seconds: int, timeout_s: float = ANSWER_S) -> Clie
         case {"value": str(value), "expires_at": int(expires_at)}:
             return ClientSecret(value, expires_at)
         case {"error": {"message": str(message)}}:
-            raise Refused(message)
+            raise ControlRefused(message)
     raise NotRunning(f"what answers at {path} is no voxd")
 
 

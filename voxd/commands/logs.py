@@ -1,7 +1,7 @@
 """`voxd logs`: the journal's records of voxd, chosen and made readable.
 
-Not in the path.  It knows the fields that `voxd.telemetry.log` writes, and journalctl's JSON; it is there because
-journalctl alone cannot compare numbers.
+Not in the path.  It exists because journalctl cannot compare numbers.  It knows the fields that `voxd.telemetry.log`
+writes and journalctl's JSON; not what a record means.
 """
 
 from __future__ import annotations

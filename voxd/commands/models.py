@@ -130,12 +130,16 @@ def verify(model: str | None, audio: tuple[Path, ...], seed: int, device: str) -
     from shared.audio_file import Unreadable
     from voxd.engine.contract import Unusable
     from voxd.engine.gpu.checkpoints import config_of, where
+    from voxd.engine.mini.model import MiniCheckpoint
+    from voxd.engine.realtime.model import RealtimeCheckpoint
     from voxd.lab import verify_mini as mini, verify_realtime as realtime
 
     try:
         clips = [realtime.SpeechClip.read(path) for path in audio] or realtime.SpeechClip.two(seed)
-        engine: Any = realtime if config_of(model, "voxtral") is None else mini
-        found = engine.verify(engine.Checkpoint.load(model, *where(device), _say), clips, _say)
+        if config_of(model, "voxtral") is None:
+            found = realtime.verify(RealtimeCheckpoint.load(model, *where(device), _say), clips, _say)
+        else:
+            found = mini.verify(MiniCheckpoint.load(model, *where(device), _say), clips, _say)
     except (Unusable, Unreadable) as reason:
         _die(str(reason))
     for agreement in found:
@@ -192,21 +196,21 @@ def bench_engine(
 def _bench_realtime(model: str | None, device: str, *, compare: bool, quick: bool) -> dict[str, Any]:
     """All figures of Voxtral Realtime.  `model` None: random weights.  Raises Unusable."""
     from voxd.engine.gpu.checkpoints import where
-    from voxd.engine.realtime.interface import Options
-    from voxd.engine.realtime.model import Checkpoint
+    from voxd.engine.realtime.interface import RealtimeOptions
+    from voxd.engine.realtime.model import RealtimeCheckpoint
     from voxd.lab.bench_realtime import bench, random_checkpoint
 
     at, began = where(device), time.monotonic()
-    checkpoint = random_checkpoint(*at) if model is None else Checkpoint.load(model, *at, _say)
+    checkpoint = random_checkpoint(*at) if model is None else RealtimeCheckpoint.load(model, *at, _say)
     load_s = round(time.monotonic() - began, 1)
-    return {"load_s": load_s} | bench(checkpoint, Options(), _say, compare=compare, quick=quick)
+    return {"load_s": load_s} | bench(checkpoint, RealtimeOptions(), _say, compare=compare, quick=quick)
 
 
 def _bench_mini(model: str | None, device: str, *, compare: bool, quick: bool) -> dict[str, Any]:
     """All figures of Voxtral Mini, with Voxtral Realtime beside it if its weights are here."""
     from voxd.engine.gpu.checkpoints import config_of, where
     from voxd.engine.mini import model as mini_model
-    from voxd.engine.mini.interface import Options
+    from voxd.engine.mini.interface import MiniOptions
     from voxd.engine.realtime import model as realtime_model
     from voxd.engine.realtime.interface import MODEL
     from voxd.lab import bench_mini, bench_realtime as bench_engine
@@ -215,13 +219,13 @@ def _bench_mini(model: str | None, device: str, *, compare: bool, quick: bool) -
     if model is None:
         checkpoint, live = bench_mini.random_checkpoint(*at), bench_engine.random_checkpoint(*at)
     else:
-        checkpoint = mini_model.Checkpoint.load(model, *at, _say)
+        checkpoint = mini_model.MiniCheckpoint.load(model, *at, _say)
         if config_of(MODEL, "voxtral_realtime") is not None:
-            live = realtime_model.Checkpoint.load(MODEL, *at, _say)
+            live = realtime_model.RealtimeCheckpoint.load(MODEL, *at, _say)
         else:
             _say(f"measured alone: {MODEL} is not on this machine")
     load_s = round(time.monotonic() - began, 1)
-    return {"load_s": load_s} | bench_mini.bench(checkpoint, live, Options(), _say, compare=compare, quick=quick)
+    return {"load_s": load_s} | bench_mini.bench(checkpoint, live, MiniOptions(), _say, compare=compare, quick=quick)
 
 
 COMMANDS = (engines, pull, verify, bench_engine)

@@ -89,7 +89,7 @@ class Watch:
             return Beat("gone", f"voxd does not answer at {self._path}")
         try:
             return Beat(now.state, now.progress, *self._new_secret(now.pid, BEAT_S))
-        except (control.NotRunning, control.Refused, PermissionError):
+        except (control.NotRunning, control.ControlRefused, PermissionError):
             return Beat(now.state, now.progress)  # the next beat tries again
 
     def _status(self, timeout_s: float) -> _Status:
@@ -119,7 +119,7 @@ def run(path: Path, link: str | None, *, stdio: bool) -> Trouble | None:
     except PermissionError:
         join = f"`sudo usermod -aG voxd {getpass.getuser()}` and log in again"
         return Trouble(__version__, PROTOCOL, "forbidden", f"{path} belongs to another user; {join}")
-    except (control.Refused, CannotLink) as reason:
+    except (control.ControlRefused, CannotLink) as reason:
         return failed(str(reason))
     return None
 

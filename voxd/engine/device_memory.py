@@ -17,14 +17,14 @@ WORK_SPACE = 4 << 30  # bytes of the process for captured graphs, intermediate r
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MemoryPlan:
     """What each engine is granted."""
 
     units: dict[str, int]  # by engine
     lines: tuple[str, ...]  # for the user
 
 
-def plan(free: int, demands: Mapping[str, Demand], work_space: int = WORK_SPACE) -> Plan:
+def plan(free: int, demands: Mapping[str, Demand], work_space: int = WORK_SPACE) -> MemoryPlan:
     """Raises Unusable, with all numbers, if the least that they need does not fit.
 
     Units are given out in the ratio of the weights until nothing more fits; an engine that has enough leaves the
@@ -38,7 +38,7 @@ def plan(free: int, demands: Mapping[str, Demand], work_space: int = WORK_SPACE)
     for name, more in _at(demands, level + 1).items():  # of the next level, what still fits
         left = room - _cost(demands, units)
         units[name] += min(more - units[name], left // demands[name].unit)
-    return Plan(units, _lines(free, demands, units, work_space))
+    return MemoryPlan(units, _lines(free, demands, units, work_space))
 
 
 def _at(demands: Mapping[str, Demand], level: int) -> dict[str, int]:

@@ -78,7 +78,7 @@ class _Answer:
         return min(self.limit, (now_us - self.begun_us) // token_us)
 
 
-class Options(Struct, frozen=True):
+class EchoOptions(Struct, frozen=True):
     """`engine_options.echo` of the settings file."""
 
     tokens: Annotated[int, Meta(ge=1)] = 200  # of each answer
@@ -96,7 +96,7 @@ class Echo(Engine):
 
     def __init__(self, options: Mapping[str, object], wake: Callable[[], None]) -> None:
         super().__init__(options, wake)
-        chosen = read("echo", Options, options)
+        chosen = read("echo", EchoOptions, options)
         self._tokens, self._token_us = chosen.tokens, chosen.token_ms * 1000
         self._streams: dict[int, bool] = {}  # stream -> is this engine its transcriber?
         self._utterances: dict[int, _Utterance] = {}

@@ -22,8 +22,8 @@ MODEL = Path(__file__).with_name("silero_vad.onnx")
 _CONTEXT = 64  # samples of the frame before that the network wants to see again
 _FRAME_BYTES = 2 * VAD_FRAME
 
-# One `step` must stay under 20 ms, for the heartbeat and the engines share its thread.  Measured on one 2.x GHz core:
-# 0.07 ms for one row, 1.9 ms for 64; the worst case of these bounds is 17 ms.
+# One `step` must stay under 20 ms, for the heartbeat and the engines share its thread.  Measured on one core of two
+# machines: 0.07 and 0.13 ms for one row, 1.9 and 3.2 ms for 64; the worst case of these bounds was 17 ms on the faster.
 _MAX_ROWS = 64
 _MAX_CELLS = 256  # rows x frames
 _MAX_FRAMES = 32

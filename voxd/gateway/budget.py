@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 AUDIO = 2 << 30  # bytes, of all sessions
 CONVERSATIONS = 1 << 30  # bytes, of all sessions
 BODIES = 256 << 20  # bytes, of all HTTP requests
+OUTGOING = 512 << 20  # bytes of events, of all sessions: those that wait for a client, and those kept for its return
 MESSAGES = 512 << 20  # bytes, of all WebSocket messages that are not whole yet or wait for their session
 
 
@@ -37,6 +38,10 @@ class Held:
         self._size += size
         return self._kept.grew(size)
 
+    @property
+    def size(self) -> int:
+        return self._size
+
     def becomes(self, size: int) -> bool:
         """This part has so many bytes now.  False: it has grown, and all together are more than the limit."""
         return self.grew(size - self._size)
@@ -54,3 +59,4 @@ class Budget:
 
     audio: Kept = field(default_factory=lambda: Kept(AUDIO))
     conversations: Kept = field(default_factory=lambda: Kept(CONVERSATIONS))
+    outgoing: Kept = field(default_factory=lambda: Kept(OUTGOING))

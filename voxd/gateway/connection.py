@@ -40,6 +40,7 @@ from voxd.telemetry.turn_meter import Observer, Targets, TurnMeter
 log = logging.getLogger("voxd")
 OUTBOUND = 4 << 20  # bytes
 READY = 64 << 10  # bytes that wait as messages; the rest waits as events
+SMALL = 256 << 10  # bytes of events that each may have, whatever others have
 
 
 def id_factory() -> Callable[[str], str]:
@@ -81,6 +82,7 @@ class Connection:
         self._meter, self._observer, self._observed = TurnMeter(), observer, 0
         self._received_us = self._begun_us  # when audio last came
         self._audio, self._conversation = Held(budget.audio), Held(budget.conversations)
+        self._outgoing = Held(budget.outgoing)
         self.log = SessionLog(self.id, targets, limiter)
         self.readable = asyncio.Event()
         self.readable.set()
@@ -230,6 +232,7 @@ class Connection:
             self._timer.cancel()
         self._host.detach(self.stream)
         self._weigh(0, 0)
+        self._outgoing.becomes(0)
         seconds = (self._clock() - self._begun_us) / 1e6
         self.log.ended(seconds, self._session.received * 1000 // RATE, why)
 
@@ -294,8 +297,12 @@ class Connection:
         while self._outbox.size < READY and (event := self._session.next_event()) is not None:
             self._send(event)
         waiting = self._outbox.size + self._session.waiting
-        if waiting > OUTBOUND and self._outbox.closing is None:
-            self._outbox.drop(1008, "the client reads too slowly")
+        fits = self._outgoing.becomes(waiting + self._history.size)
+        if self._outbox.closing is None:
+            if waiting > OUTBOUND:
+                self._outbox.drop(1008, "the client reads too slowly")
+            elif not fits and self._outgoing.size > SMALL:
+                self._outbox.drop(1013, "voxd keeps as many events as it may; try again later")
         _show(self.readable, not self._session.stalled and waiting < OUTBOUND // 2)
         _show(self.idle, not self._is_file and not self._session.busy and not self._session.waiting)
 

@@ -58,7 +58,7 @@ class ResumeHistory:
 
     def __init__(self) -> None:
         self._kept: deque[OutgoingMessage] = deque()  # oldest first
-        self._size = 0  # bytes
+        self.size = 0  # bytes
         self._seq = 0  # of the latest message
 
     def add(self, message: OutgoingMessage) -> None:
@@ -66,9 +66,9 @@ class ResumeHistory:
         self._seq = message.seq = self._seq + 1
         message.data = events.numbered(message.data, self._seq)
         self._kept.append(message)
-        self._size += message.cost
-        while len(self._kept) > HISTORY or self._size > HISTORY_BYTES:
-            self._size -= self._kept.popleft().cost
+        self.size += message.cost
+        while len(self._kept) > HISTORY or self.size > HISTORY_BYTES:
+            self.size -= self._kept.popleft().cost
 
     def holds_all_after(self, seq: int) -> bool:
         """Is every message after number `seq` still here?"""
@@ -132,6 +132,7 @@ class Outbox:
     def drop(self, code: int, reason: str) -> None:
         """Ends the connection at once: what waits is thrown away."""
         self.waiting.clear()
+        self.size = 0
         self.close(code, reason)
 
     def hand_over(self, missed: Iterable[OutgoingMessage]) -> None:

@@ -1,5 +1,4 @@
-"""Reports the daemon's state to systemd for as long as it runs: loading, ready, alive, reloading, stopping.  Not in the
-path.
+"""Reports the daemon's state to systemd while it runs: loading, ready, alive, reloading, stopping.  Not in the path.
 
     loading    each sign of life of the engine process extends the start by LOAD_STEP_S; a load that hangs fails
     ready      READY, then WATCHDOG twice in each interval: from the event loop, and only while the engine process gives

@@ -1,7 +1,7 @@
 """`voxd bench-engine` for conversations: one, many at once, many beside live streams.  Not in the packet's path.
 
 People speak in real time and are answered; nobody waits for a slow engine.  The time to a first token counts from the
-moment at which the turn is known to be over, whenever the engine was told.  It knows the engine by its messages.
+moment at which the turn is known to be over, whenever the engine was told.  It knows the engine only by its messages.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 from shared.audio import RATE, VAD_FRAME
 from voxd.engine.contract import EngineCommand
 from voxd.engine.mini.engine import VoxtralMini
-from voxd.engine.mini.interface import Device
-from voxd.engine.realtime.interface import Device as LiveDevice, Options as LiveOptions
+from voxd.engine.mini.interface import MiniDevice
+from voxd.engine.realtime.interface import RealtimeDevice, RealtimeOptions
 from voxd.lab.bench_realtime import Crowd, frame_times, percentiles
 from voxd.messages import (
     Audio,
@@ -63,7 +63,7 @@ class TimedAnswer:
     settled: bool = False
 
 
-def engine_of(device: Device) -> VoxtralMini:
+def engine_of(device: MiniDevice) -> VoxtralMini:
     engine = VoxtralMini({}, lambda: None, lambda options, progress: device)
     engine.load(lambda text: None)
     return engine
@@ -80,7 +80,7 @@ class Caller:
     """One person after the other, each of whom speaks at once.  Between two the engine's clock goes on by seconds, so
     that it does not think itself busy."""
 
-    def __init__(self, device: Device, habit: Habit) -> None:
+    def __init__(self, device: MiniDevice, habit: Habit) -> None:
         self._engine, self._habit = engine_of(device), habit
         self._stream = 0
 
@@ -125,7 +125,7 @@ def tell(engine: VoxtralMini, *commands: EngineCommand) -> None:
         engine.receive(command)
 
 
-def alone(device: Device, habit: Habit, times: int) -> dict[str, object]:
+def alone(device: MiniDevice, habit: Habit, times: int) -> dict[str, object]:
     """One person; without and with an answer begun ahead."""
     caller, found = Caller(device, habit), dict[str, object]()
     for name, ahead in (("after_commit", False), ("begun_ahead", True)):
@@ -220,7 +220,7 @@ class Conversations:
         }
 
 
-def many(device: Device, count: int, seconds: float, habit: Habit, *, ahead: bool) -> dict[str, object]:
+def many(device: MiniDevice, count: int, seconds: float, habit: Habit, *, ahead: bool) -> dict[str, object]:
     talks = Conversations(engine_of(device), count, seconds, habit, ahead=ahead)
     while talks.turn():
         pass
@@ -232,9 +232,9 @@ def many(device: Device, count: int, seconds: float, habit: Habit, *, ahead: boo
 
 
 def beside(
-    device: Device, live: LiveDevice, options: LiveOptions, count: int, seconds: float, habit: Habit
+    device: MiniDevice, live: RealtimeDevice, options: RealtimeOptions, count: int, seconds: float, habit: Habit
 ) -> dict[str, object]:
-    """As many live streams, their histories spread up to the longest, and conversations, in one loop."""
+    """Runs `count` live streams, their histories spread up to the longest, and as many conversations in one loop."""
     talks = Conversations(engine_of(device), count, seconds, habit, ahead=True)
     crowd = Crowd(live, options, count, seconds, together=False)
     _go_on(crowd.turn, talks.turn)
@@ -244,7 +244,7 @@ def beside(
 
 
 def beside_prefill(
-    device: Device, live: LiveDevice, options: LiveOptions, count: int, seconds: float
+    device: MiniDevice, live: RealtimeDevice, options: RealtimeOptions, count: int, seconds: float
 ) -> dict[str, object]:
     """Live streams, and every second somebody asks about 30 s of audio: how late do frames become in the 300 ms after
     that, and at other times?"""

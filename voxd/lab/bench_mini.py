@@ -20,11 +20,21 @@ import torch
 from voxd.engine.gpu.batch import Flight, Row
 from voxd.engine.mini import memory
 from voxd.engine.mini.build import build
-from voxd.engine.mini.interface import NONE_HIGHER, PAGE, PER_WINDOW, SPAN, Device, Options, SpecialTokens, audio, bits
-from voxd.engine.mini.model import Checkpoint, page_bytes
+from voxd.engine.mini.interface import (
+    NONE_HIGHER,
+    PAGE,
+    PER_WINDOW,
+    SPAN,
+    MiniDevice,
+    MiniOptions,
+    SpecialTokens,
+    audio,
+    bits,
+)
+from voxd.engine.mini.model import MiniCheckpoint, page_bytes
 from voxd.engine.realtime import build as realtime_device
-from voxd.engine.realtime.interface import Device as LiveDevice, Options as LiveOptions
-from voxd.engine.realtime.model import Checkpoint as LiveCheckpoint
+from voxd.engine.realtime.interface import RealtimeDevice, RealtimeOptions
+from voxd.engine.realtime.model import RealtimeCheckpoint
 from voxd.lab.bench_conversation import Habit, alone, beside, beside_prefill, many, noise
 from voxd.lab.bench_realtime import Ceilings, Say, ceilings
 from voxd.lab.verify_mini import Table, rows
@@ -45,7 +55,7 @@ LIVE = 32  # streams, and conversations beside them
 
 
 @torch.no_grad()
-def random_checkpoint(device: str, dtype: torch.dtype, config: Any = None) -> Checkpoint:
+def random_checkpoint(device: str, dtype: torch.dtype, config: Any = None) -> MiniCheckpoint:
     """The released model's sizes, if no others are given, without its weights."""
     from transformers import VoxtralConfig, VoxtralForConditionalGeneration, WhisperFeatureExtractor
 
@@ -64,7 +74,7 @@ def random_checkpoint(device: str, dtype: torch.dtype, config: Any = None) -> Ch
     special = SpecialTokens(
         1, eos, 3, 4, 17, 18, 25, 34, pieces, lambda text: [1000 + ord(each) % 256 for each in text]
     )
-    return Checkpoint(model, WhisperFeatureExtractor(feature_size=config.audio_config.num_mel_bins), special)
+    return MiniCheckpoint(model, WhisperFeatureExtractor(feature_size=config.audio_config.num_mel_bins), special)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +136,7 @@ def timed(submit: Callable[[int], Flight], times: int) -> dict[str, float]:
     return {"ms": statistics.median(whole[3:]), "device_ms": statistics.median(device[3:])}
 
 
-def encoder_times(device: Device, times: int) -> dict[str, float]:
+def encoder_times(device: MiniDevice, times: int) -> dict[str, float]:
     place = device.places.take()
     row = Row((place, bits(NONE_HIGHER)), noise(SPAN))
     found = timed(lambda index: device.encoder.submit([row]), times)
@@ -134,7 +144,7 @@ def encoder_times(device: Device, times: int) -> dict[str, float]:
     return found
 
 
-def prefill_times(device: Device, tokens: int, times: int) -> dict[str, float]:
+def prefill_times(device: MiniDevice, tokens: int, times: int) -> dict[str, float]:
     """A prompt from position 0, most of it audio."""
     place, slot = device.places.take(), device.slots.take()
     pages = [device.pages.take() for _ in range(-(-tokens // PAGE))]
@@ -147,7 +157,7 @@ def prefill_times(device: Device, tokens: int, times: int) -> dict[str, float]:
     return found
 
 
-def decode_times(device: Device, batches: list[int], context: int, times: int) -> Iterator[dict[str, float]]:
+def decode_times(device: MiniDevice, batches: list[int], context: int, times: int) -> Iterator[dict[str, float]]:
     """The last of `context` positions, of so many sequences."""
     slots = [device.slots.take() for _ in range(max(batches))]
     pages = [[device.pages.take() for _ in range(-(-context // PAGE))] for _ in slots]
@@ -164,17 +174,17 @@ def decode_times(device: Device, batches: list[int], context: int, times: int) -
         _give(device, own)
 
 
-def _decode(device: Device, table: Table, index: int) -> Flight:
+def _decode(device: MiniDevice, table: Table, index: int) -> Flight:
     return device.decode.submit(table)
 
 
-def _give(device: Device, pages: Iterable[int]) -> None:
+def _give(device: MiniDevice, pages: Iterable[int]) -> None:
     for page in pages:
         device.pages.give(page)
 
 
-def steps(device: Device, work: Workload, at: Ceilings, say: Say, *, quick: bool) -> dict[str, Any]:
-    """Each beside its floor."""
+def steps(device: MiniDevice, work: Workload, at: Ceilings, say: Say, *, quick: bool) -> dict[str, Any]:
+    """The time of each kind of step beside its floor."""
     times, context = (3, 128) if quick else (30, CONTEXT)
     found: dict[str, Any] = {
         "encoder": encoder_times(device, times) | {"floor_ms": work.encoder_ms(at)},
@@ -207,11 +217,11 @@ class _Watch:
         self.at.append(time.perf_counter())
 
     def end(self) -> None:
-        """Nothing is held back."""
+        """Ends without giving anything, since nothing was held back."""
 
 
 @torch.inference_mode()
-def generate_times(checkpoint: Checkpoint, new: int) -> dict[str, float]:
+def generate_times(checkpoint: MiniCheckpoint, new: int) -> dict[str, float]:
     """transformers' own `generate()` of one conversation, everything resident, the features too."""
     model, special = checkpoint.model, checkpoint.special
     config = model.config
@@ -242,7 +252,13 @@ def generate_times(checkpoint: Checkpoint, new: int) -> dict[str, float]:
 
 @torch.inference_mode()
 def bench(
-    checkpoint: Checkpoint, live: LiveCheckpoint | None, options: Options, say: Say, *, compare: bool, quick: bool
+    checkpoint: MiniCheckpoint,
+    live: RealtimeCheckpoint | None,
+    options: MiniOptions,
+    say: Say,
+    *,
+    compare: bool,
+    quick: bool,
 ) -> dict[str, Any]:
     """Everything, as JSON.  `live`: Voxtral Realtime's, to be measured beside."""
     weight = checkpoint.model.lm_head.weight
@@ -265,9 +281,9 @@ def bench(
         say(f"open loop: {found['open_loop'][-1]}")
     if streams is not None:
         several, seconds, prefilled = (2, 2.6, 2.4) if quick else (LIVE, 30.0, 9.0)
-        found["beside"] = beside(device, streams, LiveOptions(), several, seconds, habit)
+        found["beside"] = beside(device, streams, RealtimeOptions(), several, seconds, habit)
         say(f"beside live streams: {found['beside']}")
-        found["beside_prefill"] = beside_prefill(device, streams, LiveOptions(), several, prefilled)
+        found["beside_prefill"] = beside_prefill(device, streams, RealtimeOptions(), several, prefilled)
         say(f"live streams and prefill of 30 s: {found['beside_prefill']}")
     if weight.is_cuda:
         found["memory_gb"] = _memory(checkpoint, live, device, streams)
@@ -276,13 +292,13 @@ def bench(
 
 
 def _memory(
-    checkpoint: Checkpoint, live: LiveCheckpoint | None, device: Device, streams: LiveDevice | None
+    checkpoint: MiniCheckpoint, live: RealtimeCheckpoint | None, device: MiniDevice, streams: RealtimeDevice | None
 ) -> dict[str, float]:
     """What the plan of the memory counts, and what is taken beside it."""
     config, dtype = checkpoint.model.config, checkpoint.model.lm_head.weight.dtype
-    planned = memory.demand_of(config, Options(), dtype).fixed + device.pages.count * page_bytes(config, dtype)
+    planned = memory.demand_of(config, MiniOptions(), dtype).fixed + device.pages.count * page_bytes(config, dtype)
     if live is not None and streams is not None:
-        demand = realtime_device.demand_of(live.model.config, LiveOptions(), dtype)
+        demand = realtime_device.demand_of(live.model.config, RealtimeOptions(), dtype)
         planned += demand.fixed + streams.slots.count * demand.unit
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
@@ -291,13 +307,18 @@ def _memory(
 
 
 def _build(
-    checkpoint: Checkpoint, live: LiveCheckpoint | None, options: Options, found: dict[str, Any], *, quick: bool
-) -> tuple[Device, LiveDevice | None]:
+    checkpoint: MiniCheckpoint,
+    live: RealtimeCheckpoint | None,
+    options: MiniOptions,
+    found: dict[str, Any],
+    *,
+    quick: bool,
+) -> tuple[MiniDevice, RealtimeDevice | None]:
     """Both, the live one with as many streams as it is asked for; the other has the rest of the memory."""
     began, streams = time.perf_counter(), None
     count = 2 if quick else LIVE
     if live is not None:
-        streams = realtime_device.build(live, LiveOptions(), lambda text: None, eager=False, streams=count)
+        streams = realtime_device.build(live, RealtimeOptions(), lambda text: None, eager=False, streams=count)
     found["live_build_s"] = round(time.perf_counter() - began, 1)
     gc.collect()
     if checkpoint.model.lm_head.weight.is_cuda:

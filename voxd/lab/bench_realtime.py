@@ -25,8 +25,8 @@ from shared.latency import percentile
 from voxd.engine.gpu.batch import Flight, Row
 from voxd.engine.realtime.build import LEFT, TAIL, build, room_for
 from voxd.engine.realtime.engine import VoxtralRealtime
-from voxd.engine.realtime.interface import Device, Options
-from voxd.engine.realtime.model import Checkpoint, StreamTokens, slot_bytes
+from voxd.engine.realtime.interface import RealtimeDevice, RealtimeOptions
+from voxd.engine.realtime.model import RealtimeCheckpoint, StreamTokens, slot_bytes
 from voxd.engine.realtime.runs import FRAME, SPAN, Run
 from voxd.engine.realtime.streams import Stream
 from voxd.messages import Close, Feed, Flush, Heard, Onset, Open, Rollback
@@ -89,7 +89,7 @@ def ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
 
 
 @torch.no_grad()
-def random_checkpoint(device: str, dtype: torch.dtype, config: Any = None) -> Checkpoint:
+def random_checkpoint(device: str, dtype: torch.dtype, config: Any = None) -> RealtimeCheckpoint:
     """The released model's sizes, if no others are given, without its weights."""
     from transformers import (
         VoxtralRealtimeConfig,
@@ -107,7 +107,7 @@ def random_checkpoint(device: str, dtype: torch.dtype, config: Any = None) -> Ch
         torch.set_default_dtype(before)
     pieces = (b" word",) * config.text_config.vocab_size  # no blanks: the engine would begin anew
     special = StreamTokens(bos=1, pad=32, left=LEFT, tail=TAIL, delay=6, pieces=pieces)
-    return Checkpoint(model, VoxtralRealtimeFeatureExtractor(feature_size=128), special)
+    return RealtimeCheckpoint(model, VoxtralRealtimeFeatureExtractor(feature_size=128), special)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,9 @@ class Workload:
 # ── one step ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def step_times(device: Device, batches: Iterable[int], history: int, times: int = 30) -> Iterator[dict[str, float]]:
+def step_times(
+    device: RealtimeDevice, batches: Iterable[int], history: int, times: int = 30
+) -> Iterator[dict[str, float]]:
     """Milliseconds from the batch given to its tokens read, and of the device alone."""
     rng = np.random.default_rng(0)
     body = (1000 * rng.standard_normal(SPAN)).astype("<i2").tobytes()
@@ -166,7 +168,7 @@ def step_times(device: Device, batches: Iterable[int], history: int, times: int 
 class Measured(VoxtralRealtime):
     """An engine that notes when the token of each frame was read."""
 
-    def __init__(self, device: Device, options: Options) -> None:
+    def __init__(self, device: RealtimeDevice, options: RealtimeOptions) -> None:
         given = {"max_history_s": options.max_history_s}
         super().__init__(given, lambda: None, lambda *_: device)
         self.load(lambda text: None)
@@ -196,7 +198,9 @@ class Crowd:
     """People who speak in real time and never stop, in packets of 80 ms; their histories are spread evenly, as they are
     after a while.  Nobody is waited for: a slow step makes packets late, never rare."""
 
-    def __init__(self, device: Device, options: Options, count: int, seconds: float, *, together: bool) -> None:
+    def __init__(
+        self, device: RealtimeDevice, options: RealtimeOptions, count: int, seconds: float, *, together: bool
+    ) -> None:
         rng = random.Random(0)
         self.engine = Measured(device, options)
         self._seconds = seconds
@@ -245,7 +249,9 @@ class Crowd:
             self.engine.receive(Close(number))
 
 
-def open_loop(device: Device, options: Options, count: int, seconds: float, *, together: bool) -> dict[str, object]:
+def open_loop(
+    device: RealtimeDevice, options: RealtimeOptions, count: int, seconds: float, *, together: bool
+) -> dict[str, object]:
     """How long it takes from a frame being there to its token being read."""
     crowd = Crowd(device, options, count, seconds, together=together)
     while crowd.turn():
@@ -282,7 +288,7 @@ def _latencies(crowd: Crowd) -> dict[str, object]:
 # ── flush ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def flush_times(device: Device, options: Options, count: int, times: int) -> dict[str, object]:
+def flush_times(device: RealtimeDevice, options: RealtimeOptions, count: int, times: int) -> dict[str, object]:
     """From the tentative end of one of `count` people, while the others go on, to the id of the last word, and to the
     last id at all.  Then it was no end, and that one speaks on."""
     crowd = Crowd(device, options, count, FLUSH_FROM_S + FLUSH_EVERY_S * (times + 1), together=False)
@@ -308,7 +314,7 @@ def flush_times(device: Device, options: Options, count: int, times: int) -> dic
 # ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def generate_ms(checkpoint: Checkpoint, frames: int = 60) -> float:
+def generate_ms(checkpoint: RealtimeCheckpoint, frames: int = 60) -> float:
     """transformers' own `generate()`: milliseconds per frame of one stream, everything resident."""
     model, special = checkpoint.model, checkpoint.special
     prompt = special.left + special.delay + 1
@@ -342,7 +348,9 @@ def capacity(work: Workload, config: Any, dtype: torch.dtype, at: Ceilings, free
 
 
 @torch.inference_mode()
-def bench(checkpoint: Checkpoint, options: Options, say: Say, *, compare: bool, quick: bool) -> dict[str, Any]:
+def bench(
+    checkpoint: RealtimeCheckpoint, options: RealtimeOptions, say: Say, *, compare: bool, quick: bool
+) -> dict[str, Any]:
     """Runs all measurements; returns what becomes JSON."""
     weight = checkpoint.model.lm_head.weight
     place, dtype = weight.device, weight.dtype

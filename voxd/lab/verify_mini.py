@@ -33,14 +33,14 @@ from voxd.engine.mini.interface import (
     TOP_P,
     WANTED,
     WINDOW,
-    Device,
-    Options,
+    MiniDevice,
+    MiniOptions,
     SpecialTokens,
     audio,
     bits,
     extremes,
 )
-from voxd.engine.mini.model import Checkpoint
+from voxd.engine.mini.model import MiniCheckpoint
 from voxd.engine.mini.prompt import AudioPart, PromptLine, TokenIds, conversation_prompt, transcription_prompt
 from voxd.engine.mini.windows import Window, WindowedAudio, write_samples
 from voxd.lab.verify_realtime import Agreement, Reference, SpeechClip, compare
@@ -59,7 +59,7 @@ class Case:
     symbols: list[int]
 
     def token_ids(self, placeholder: int) -> list[int]:
-        """As transformers reads it."""
+        """The token ids as transformers reads the prompt."""
         return [symbol if symbol >= 0 else placeholder for symbol in self.symbols]
 
 
@@ -72,8 +72,8 @@ def windows_of(clips: Sequence[SpeechClip]) -> list[AudioPart]:
 # ── transformers ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def features(checkpoint: Checkpoint, clips: Sequence[SpeechClip]) -> torch.Tensor:
-    """As transformers' processor makes them: [windows, mels, 3000]."""
+def features(checkpoint: MiniCheckpoint, clips: Sequence[SpeechClip]) -> torch.Tensor:
+    """The features as transformers' processor makes them: [windows, mels, 3000]."""
     found = []
     for clip in clips:
         whole = np.pad(clip.samples, (0, -clip.samples.size % WINDOW if clip.samples.size else WINDOW))
@@ -83,8 +83,8 @@ def features(checkpoint: Checkpoint, clips: Sequence[SpeechClip]) -> torch.Tenso
 
 
 @torch.inference_mode()
-def refer(checkpoint: Checkpoint, case: Case, new: int = NEW) -> Reference:
-    """What `generate()` says."""
+def refer(checkpoint: MiniCheckpoint, case: Case, new: int = NEW) -> Reference:
+    """The token ids that `generate()` gives."""
     model = checkpoint.model
     prompt = torch.tensor([case.token_ids(model.config.audio_token_id)], device=model.device)
     out = model.generate(
@@ -104,7 +104,7 @@ def refer(checkpoint: Checkpoint, case: Case, new: int = NEW) -> Reference:
 def cases(
     special: SpecialTokens, clips: Sequence[SpeechClip], say: Callable[[Case], Reference]
 ) -> Iterator[tuple[Case, Reference]]:
-    """With what `say` makes of each; an answer is part of a later prompt."""
+    """Yields each case with what `say` makes of it; an answer is part of a later prompt."""
     for index, clip in enumerate(clips):
         other = clips[index - 1]
         (heard,), (before, now) = windows_of([clip]), windows_of([other, clip])
@@ -126,7 +126,7 @@ def cases(
 # ── the engine's device ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def hear(device: Device, clips: Sequence[SpeechClip]) -> dict[int, int]:
+def hear(device: MiniDevice, clips: Sequence[SpeechClip]) -> dict[int, int]:
     """Number of a window -> the place of its embeddings."""
     places: dict[int, int] = {}
     for clip, heard in zip(clips, windows_of(clips), strict=True):
@@ -141,7 +141,7 @@ def hear(device: Device, clips: Sequence[SpeechClip]) -> dict[int, int]:
     return places
 
 
-def _encode(device: Device, window: Window, place: int, pcm: bytes) -> None:
+def _encode(device: MiniDevice, window: Window, place: int, pcm: bytes) -> None:
     window.asked = True
     table = np.zeros((1, ENCODER_HEAD + SPAN // 2), np.int32)
     table[0, :ENCODER_HEAD] = place, bits(window.higher)
@@ -171,7 +171,7 @@ def rows(slot: int, pages: Sequence[int], first: int, sources: Sequence[int]) ->
     return table
 
 
-def begin(device: Device, case: Case, reference: Reference) -> ReplayedAnswer:
+def begin(device: MiniDevice, case: Case, reference: Reference) -> ReplayedAnswer:
     """Prefills the prompt, which gives the first token."""
     places, length = hear(device, case.clips), len(case.symbols)
     pages = [device.pages.take() for _ in range(-(-(length + len(reference.token_ids)) // PAGE))]
@@ -191,7 +191,7 @@ def _next(answer: ReplayedAnswer) -> Table:
     return rows(answer.slot, answer.pages, answer.length + index, [answer.fed[index]])
 
 
-def replay(device: Device, prompts: Sequence[tuple[Case, Reference]]) -> list[list[int]]:
+def replay(device: MiniDevice, prompts: Sequence[tuple[Case, Reference]]) -> list[list[int]]:
     """The device's token at each position, given what `generate()` said before it."""
     answers = [begin(device, case, reference) for case, reference in prompts]
     while open_ones := [answer for answer in answers if len(answer.said) < len(answer.fed)]:
@@ -207,7 +207,7 @@ def replay(device: Device, prompts: Sequence[tuple[Case, Reference]]) -> list[li
 
 
 @torch.inference_mode()
-def verify(checkpoint: Checkpoint, clips: Sequence[SpeechClip], say: Callable[[str], None]) -> list[Agreement]:
+def verify(checkpoint: MiniCheckpoint, clips: Sequence[SpeechClip], say: Callable[[str], None]) -> list[Agreement]:
     """Compares all prompts; takes the checkpoint apart."""
 
     def ask(case: Case) -> Reference:
@@ -215,7 +215,7 @@ def verify(checkpoint: Checkpoint, clips: Sequence[SpeechClip], say: Callable[[s
         return refer(checkpoint, case)
 
     prompts: list[Any] = list(cases(checkpoint.special, clips, ask))
-    device = build(checkpoint, Options(max_conversations=max(8, len(prompts))), say, eager=False)
+    device = build(checkpoint, MiniOptions(max_conversations=max(8, len(prompts))), say, eager=False)
     for note in device.notes:
         say(note)
     said = replay(device, prompts)

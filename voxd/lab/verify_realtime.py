@@ -22,8 +22,8 @@ from shared.audio import RATE, Float32, float_to_pcm16, pcm16_to_float
 from shared.audio_file import read_whole
 from voxd.engine.gpu.batch import Row
 from voxd.engine.realtime.build import build
-from voxd.engine.realtime.interface import Device, Options
-from voxd.engine.realtime.model import Checkpoint
+from voxd.engine.realtime.interface import RealtimeDevice, RealtimeOptions
+from voxd.engine.realtime.model import RealtimeCheckpoint
 from voxd.engine.realtime.runs import FRAME, SPAN, Form, Run
 
 MARGIN = 0.1  # of logits
@@ -39,7 +39,7 @@ class SpeechClip:
 
     @classmethod
     def read(cls, path: Path) -> SpeechClip:
-        """Its first minute.  Raises Unreadable."""
+        """Reads the first minute of a clip.  Raises Unreadable."""
         return cls(path.name, pcm16_to_float(read_whole(path, LONGEST)))
 
     @classmethod
@@ -90,7 +90,7 @@ class Agreement:
 
 
 @torch.inference_mode()
-def refer(checkpoint: Checkpoint, form: Form, clip: SpeechClip) -> Reference:
+def refer(checkpoint: RealtimeCheckpoint, form: Form, clip: SpeechClip) -> Reference:
     """The clip between silences, as transformers' processor pads it."""
     model = checkpoint.model
     after = -clip.samples.size % FRAME + (form.delay + form.tail + 1) * FRAME
@@ -111,7 +111,7 @@ def refer(checkpoint: Checkpoint, form: Form, clip: SpeechClip) -> Reference:
     return Reference(out.sequences[0, prompt.shape[1] :].tolist(), [float(two[0] - two[1]) for two in best])
 
 
-def replay(device: Device, clips: Sequence[SpeechClip], references: Sequence[Reference]) -> list[list[int]]:
+def replay(device: RealtimeDevice, clips: Sequence[SpeechClip], references: Sequence[Reference]) -> list[list[int]]:
     """The engine's token at each position, given what `generate()` said before it."""
     runs = [Run(0, device.form) for _ in clips]
     said: list[list[int]] = [[] for _ in clips]
@@ -154,7 +154,7 @@ def compare(name: str, said: list[int], reference: Reference) -> Agreement:
 
 
 @torch.inference_mode()
-def verify(checkpoint: Checkpoint, clips: Sequence[SpeechClip], say: Callable[[str], None]) -> list[Agreement]:
+def verify(checkpoint: RealtimeCheckpoint, clips: Sequence[SpeechClip], say: Callable[[str], None]) -> list[Agreement]:
     """Compares all clips; takes the checkpoint apart."""
     special: Any = checkpoint.special
     form = Form(special.bos, special.pad, special.left, special.tail, special.delay)
@@ -162,7 +162,7 @@ def verify(checkpoint: Checkpoint, clips: Sequence[SpeechClip], say: Callable[[s
     for clip in clips:
         say(f"transformers' generate(): {clip.name}")
         references.append(refer(checkpoint, form, clip))
-    device = build(checkpoint, Options(max_streams=max(8, len(clips))), say, eager=False)
+    device = build(checkpoint, RealtimeOptions(max_streams=max(8, len(clips))), say, eager=False)
     for note in device.notes:
         say(note)
     said = replay(device, clips, references)

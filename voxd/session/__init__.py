@@ -13,7 +13,6 @@
     drafts        an item as a client sends it, checked
     intake        a client's message of any size, made ready to be parsed
 
-It may import `shared` and `voxd.messages`.
-
-None of it knows a socket, a clock, a thread or that other sessions exist.
+Step 10, and the parsing half of step 5.  It may import `shared` and `voxd.messages`.  None of it knows a socket, a
+clock, a thread or that other sessions exist.
 """

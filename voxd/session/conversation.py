@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 
 import msgspec
 from msgspec import UNSET
@@ -28,8 +27,7 @@ def bytes_of(text: str) -> int:
     return sys.getsizeof(text) + (0 if text.isascii() else len(text.encode()))
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One item as the session keeps it.  `ref`: the utterance whose audio it is, or the response that said it;
     `transcript`: None until known; `awaited`: it will be known, or fail; `more`: further pieces of a client's item;
     `shown`: a client's own item, which is told as it was given."""
@@ -181,7 +179,7 @@ class Conversation:
         entry = self._entries.get(item_id)
         if entry is None:
             return None
-        self._entries[item_id] = changed = replace(entry, **changes)  # type: ignore[arg-type]  # dataclasses.replace is untyped here
+        self._entries[item_id] = changed = msgspec.structs.replace(entry, **changes)
         self._weigh(item_id)
         self._trim()
         return changed

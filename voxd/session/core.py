@@ -80,8 +80,8 @@ class Session:
 
     @property
     def told(self) -> int:
-        """Bytes of the conversation that are kept for this session."""
-        return self._conversation.size
+        """Bytes of the conversation and of the session object that are kept for this session."""
+        return self._conversation.size + self._terms.size
 
     @property
     def position(self) -> int:

@@ -68,6 +68,7 @@ class Terms:
     def __init__(self, config: AnySession, profile: Profile) -> None:
         self.profile = profile
         self._told: set[tuple[str, str]] = set()
+        self.size = 0  # bytes of memory of what clients have set, about
         asked, found = self._known_language(config)
         self.config = self._before = self._settled(asked)
         self.warnings = self._once((*found, *self._about(asked)))
@@ -88,6 +89,7 @@ class Terms:
             message = "The session type cannot change once there is audio or an item."
             raise WireError("invalid_parameter", message, "session.type")
         self._before, self.config = self.config, self._settled(asked)
+        self.size = 3 * len(shown)  # as objects
         self.warnings = self._once((*self._mapped(event.session, asked), *_unknown(unknown), *self._about(asked)))
 
     def _refuse(self, patch: Json, asked: AnySession) -> None:

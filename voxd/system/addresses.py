@@ -1,7 +1,6 @@
-"""Addresses of a daemon as people type them, the command that reaches it, and warnings about unsafe ones.  Not in the
-path.
+"""Addresses of a daemon as people type them, the command that reaches it, and warnings about unsafe ones.
 
-Pure.  It knows the forms of an address and the fields of `/status`; it opens no socket.
+Not in the path.  Pure.  It knows the forms of an address and the fields of `/status`; it opens no socket.
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
-"""The event loop of the gateway: of all that is ready, whoever has cost least comes first.  Not in the path.
+"""The event loop of the gateway, which serves the client first that has used the least time.  Not in the path.
 
-asyncio runs what is ready in the order in which it came, so a client with a little to do waits for all that others
-have to do.  Here each callback belongs to a Line: all callbacks of one client, which stay in their order.  Between two
-looks at the sockets the lines are served for SLICE_S, one callback at a time, and each time the line comes first whose
-Share has cost least.  Strangers, whose number nobody bounds, have what the others leave, and at least one callback
-in between.  A client that costs little so waits for the callback that is running, and for nobody's queue.
+asyncio runs callbacks in the order in which they became ready, so a client with little to do waits for all that others
+have to do.  Here each callback belongs to a Line, which holds the callbacks of one connection in their order; the lines
+of one client have one Share, which counts the time that they have used.  Between two looks at the sockets the lines are
+served for SLICE_S, one callback at a time, always from the Share that has used the least.  Strangers (peers that were
+not let in yet), whose number is not bounded, get the time that the others leave, and at least one callback in each
+slice.  So a client that uses little time waits for the callback that is running, not for anybody's queue.
 
 Nobody has to say to whom a callback belongs: asyncio hands the context of a connection on to its protocol, tasks,
-timers and futures, and the line is a variable of that context.  What has no line belongs to the daemon and runs at
-once.  On another event loop all of this has no effect.
+timers and futures, and the line is a variable of that context.  A callback without a line belongs to the daemon and
+runs at once.  On another event loop all of this has no effect.
 
 It knows callbacks and clocks; not what they do, nor for whom.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import heapq
 import itertools
 import threading
@@ -27,25 +29,46 @@ from typing import Any
 
 Clock = Callable[[], float]
 
-SLICE_S = 0.004  # of work between two looks at the sockets
-IDLE = 0.25  # of one CPU: so much of what somebody has cost is forgotten while nothing of theirs waits
-WAITING = (
-    0.01  # of one CPU: and while something does, for it is by this that who wants much differs from who wants little
-)
-MOST_S = 0.25  # of work are remembered
-NEW_S = 0.1  # of work a new client counts as having cost: else each new connection were free
+SLICE_S = 0.004  # seconds of work between two looks at the sockets
+# A debt shrinks by so many seconds in each second: quickly while a share has nothing waiting, slowly while it has,
+# because a client that wants little is told from one that wants much by whether it ever rests.
+IDLE = 0.25
+WAITING = 0.01
+MOST_S = 0.25  # seconds of work that are remembered at most
+NEW_S = 0.1  # seconds of work that a new client begins with, so that new connections are not free
+
+
+class Work:
+    """A clock of what this thread does, in seconds.  It stands still while garbage is collected: the garbage is that of
+    all, and whoever happens to be at work would pay for it."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._collecting = self._begun = 0.0
+
+    def __call__(self) -> float:
+        return time.thread_time() - self._collecting
+
+    def collecting(self, phase: str, _: dict[str, int]) -> None:
+        """For gc.callbacks.  What other threads collect is not in the time of this one."""
+        if threading.get_ident() != self._thread:
+            return
+        if phase == "start":
+            self._begun = time.thread_time()
+        else:
+            self._collecting += time.thread_time() - self._begun
 
 
 class Share:
-    """What somebody has cost and is not forgotten: `debt` seconds of work at the time `at` (s).
+    """The time that one client has used and that is not forgotten: `debt` seconds of work at the time `at` (s).
 
-    `lines`: those of it in which something waits, which take turns; `queued`: it waits among the shares."""
+    `lines`: its lines in which something waits, which take turns; `queued`: the share waits among the others."""
 
     __slots__ = ("__weakref__", "_at", "_debt", "cost", "lines", "queued", "stranger")
 
     def __init__(self, debt: float, at: float, *, stranger: bool = False) -> None:
         self._debt, self._at, self.stranger = debt, at, stranger
-        self.cost = 0.0  # s, all that there ever was
+        self.cost = 0.0  # s of work in all
         self.lines = deque[Line]()
         self.queued = False
 
@@ -55,20 +78,20 @@ class Share:
         return self._debt
 
     def charge(self, now: float, work: float) -> None:
-        """`work`: seconds."""
+        """Adds seconds of `work`."""
         self._debt = min(MOST_S, self.debt(now) + work)
         self.cost += work
 
 
 class Line:
-    """Callbacks that run one after the other, by the time that `share` has had."""
+    """Callbacks that run one after the other, and count towards `share`."""
 
     __slots__ = ("queued", "share", "waiting")
 
     def __init__(self, share: Share) -> None:
         self.share = share
         self.queued = False
-        self.waiting = OrderedDict[int, Any]()  # by id: a socket that stays readable is told of again and again
+        self.waiting = OrderedDict[int, Any]()  # by id, since a socket that stays readable is reported again and again
 
 
 Heap = list[tuple[float, int, Share]]  # by rank
@@ -93,7 +116,7 @@ class Lines:
             self._enter(line)
 
     def serve(self) -> None:
-        """For SLICE_S, or a callback longer; and then one callback of a stranger, if there was no time for any."""
+        """Runs callbacks for SLICE_S, and then one callback of a stranger if none had its turn."""
         begun = now = self._work()
         served = False
         while now - begun < SLICE_S and (heap := self._known or self._strangers):
@@ -103,7 +126,7 @@ class Lines:
             self._serve_one(self._strangers, now)
 
     def _serve_one(self, heap: Heap, begun: float) -> float:
-        """`begun`, and what it gives: times of the clock of work."""
+        """Runs one callback.  `begun` and the returned end are times of the clock of work."""
         *_, share = heapq.heappop(heap)
         line = share.lines.popleft()
         _, callback = line.waiting.popitem(last=False)
@@ -137,7 +160,8 @@ class Lines:
             self._queue(line.share)
 
     def _queue(self, share: Share) -> None:
-        """Who comes first has the lowest rank.  All who wait are forgotten alike, so it stays right while they do."""
+        """Queues a share by rank, lowest first.  Debts of waiting shares shrink alike, so the order stays right
+        meanwhile."""
         now = self._clock()
         rank = share.debt(now) + WAITING * now
         share.queued = True
@@ -148,12 +172,12 @@ _line: contextvars.ContextVar[Line | None] = contextvars.ContextVar("line", defa
 
 
 def newcomer() -> Share:
-    """The share of somebody new, who has been let in."""
+    """The share of a new client, which has been let in."""
     return Share(NEW_S, time.monotonic())
 
 
 def stranger() -> Share:
-    """The share of somebody who may come in or not: all who have been let in come first, but for one callback."""
+    """The share of a peer that has not been let in yet: all others come first, but for one callback in each slice."""
     return Share(NEW_S, time.monotonic(), stranger=True)
 
 
@@ -165,13 +189,13 @@ def in_line(share: Share) -> contextvars.Context:
 
 
 def count_for(share: Share) -> None:
-    """From now on this line counts for another share."""
+    """Lets the present line count towards another share from now on."""
     if (line := _line.get()) is not None:
         line.share = share
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """As asyncio.run, on a FairLoop."""
+    """Runs a coroutine like asyncio.run, on a FairLoop."""
     with asyncio.Runner(loop_factory=FairLoop) as runner:
         runner.run(main)
 
@@ -187,7 +211,7 @@ class _Ready(deque[Any]):
 
     def append(self, handle: Any) -> None:
         line = handle._context.get(_line)
-        if line is None or threading.get_ident() != self._thread:  # that of a deque is atomic
+        if line is None or threading.get_ident() != self._thread:  # appending to a deque is atomic
             super().append(handle)
             return
         self._lines.put(line, handle)
@@ -210,8 +234,17 @@ class _Ready(deque[Any]):
 
 
 class FairLoop(asyncio.SelectorEventLoop):
-    """asyncio's, with another queue of what is ready (`tests/voxd/system/test_fair_loop.py` says what it relies on)."""
+    """asyncio's event loop with another queue of ready callbacks (`tests/voxd/system/test_fair_loop.py`: what it relies
+    on)."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._ready = _Ready(self, Lines())
+        work = Work()
+        self._collecting = work.collecting
+        gc.callbacks.append(self._collecting)
+        self._ready = _Ready(self, Lines(work))
+
+    def close(self) -> None:
+        if not self.is_closed():
+            gc.callbacks.remove(self._collecting)
+        super().close()

@@ -71,7 +71,7 @@ class TurnReport:
 
 
 class Observer(Protocol):
-    """Is told what every session does, to add it up."""
+    """Told what every session does, to add it up."""
 
     def received(self, samples: int) -> None:
         """Audio came from a client: so many more samples at 16 kHz."""
@@ -93,7 +93,7 @@ class TurnMeter:
         self._delay_ms = 0  # the configured delay of text behind its audio
 
     def receive_audio(self, end: int, now_us: int) -> None:
-        """All samples up to `end` have been received."""
+        """Told that all samples up to `end` have been received."""
         self._clock.record(end, now_us)
 
     def receive_note(self, note: Note, now_us: int) -> None:

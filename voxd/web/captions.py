@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 from shared import events
-from shared.captions import Turn, Word, words_of
+from shared.captions import CaptionWord, FileTurn, words_of
 from shared.events import Json
 
 
@@ -26,7 +26,7 @@ class CaptionTurn:
     given: int = 0  # characters of `text` that are part of the transcript already
     announced: bool = False
     done: bool = False
-    words: tuple[Word, ...] = ()
+    words: tuple[CaptionWord, ...] = ()
     language: str | None = None
 
 
@@ -50,7 +50,7 @@ class FileTranscript:
             case events.TranscriptionCompleted(voxd_words=words, voxd_language=language):
                 turn = self._turn(event.item_id)
                 turn.done, turn.language = True, language or None
-                turn.words = tuple(Word(each.text, each.start_ms, each.end_ms) for each in words or ())
+                turn.words = tuple(CaptionWord(each.text, each.start_ms, each.end_ms) for each in words or ())
             case _:
                 return ""
         new = "".join(self._flow())
@@ -98,22 +98,24 @@ class FileTranscript:
                 lengths[turn.language] += len(turn.text)
         return max(lengths, key=lambda each: lengths[each], default=None)
 
-    def turns(self, silence_ms: int, length_ms: int) -> list[Turn]:
+    def turns(self, silence_ms: int, length_ms: int) -> list[FileTurn]:
         """The turns with text.  `silence_ms`: the silence that ended each turn, which is not part of it."""
-        found: list[Turn] = []
+        found: list[FileTurn] = []
         for turn in self._turns.values():
             if turn.start_ms is None or not turn.text.strip():
                 continue
             end = length_ms if turn.end_ms is None else min(turn.end_ms - silence_ms, length_ms)
             words = tuple(replace(each, end_ms=min(each.end_ms, length_ms)) for each in turn.words)
-            found.append(Turn(turn.start_ms, max(turn.start_ms, end), turn.text.strip(), words))
+            found.append(FileTurn(turn.start_ms, max(turn.start_ms, end), turn.text.strip(), words))
         return found
 
 
 # ── formats ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def verbose(text: str, turns: list[Turn], language: str | None, length_ms: int, granularities: Collection[str]) -> Json:
+def verbose(
+    text: str, turns: list[FileTurn], language: str | None, length_ms: int, granularities: Collection[str]
+) -> Json:
     """`verbose_json`.  Fields that voxd's engines do not give (tokens, probabilities) are there but empty, because
     strict clients expect them.  `granularities`: segment, word; segments if nothing is asked for."""
     untold = {
@@ -136,7 +138,7 @@ def verbose(text: str, turns: list[Turn], language: str | None, length_ms: int, 
     return whole | {"usage": usage(length_ms)}
 
 
-def diarized(turns: list[Turn]) -> list[Json]:
+def diarized(turns: list[FileTurn]) -> list[Json]:
     """The segments of `diarized_json`, all of speaker A: no engine here tells speakers apart."""
     return [
         {

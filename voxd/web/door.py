@@ -4,7 +4,8 @@
 It knows sockets, time and how to answer "not now"; not HTTP requests, WebSockets or who may come in.
 
     the kernel      keeps BACKLOG connections until they are accepted; clients that all return at once wait there
-    a turn          of the event loop accepts BATCH of them, then sessions have theirs
+    a turn          of the event loop accepts BATCH of them, then sessions have theirs.  They wait as bare sockets until
+                    it is their peer's turn
     not in yet      HANDSHAKE_S, and WAITING_LIMIT of them.  One more costs the oldest of that peer who has the most its
                     place: a flood from one address pushes out itself, and whoever is pushed out has had a second at
                     900 new ones a second
@@ -23,8 +24,9 @@ import logging
 import resource
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakValueDictionary
 
 from voxd.system.fair_loop import Share, in_line, stranger
@@ -62,22 +64,23 @@ def peer_of(address: object) -> str:
 
 @dataclass(slots=True)
 class _Entry:
-    """A connection that is not in yet."""
+    """A connection that is not in yet.  `send_away`: ends it, with an answer where it can have one."""
 
     peer: str
     deadline: asyncio.TimerHandle
-    new: bool  # it has had no answer yet
+    send_away: Callable[[], object]
 
 
 class Handshakes:
-    """The connections that are not in yet: neither upgraded to a WebSocket nor answered.
+    """The connections that are not in yet: neither upgraded to a WebSocket nor answered.  Each is a socket while it
+    waits for its protocol, and then a transport.
 
     The oldest one makes room for a new one: an honest client needs only a moment, a hostile one stays as long as it
     can."""
 
     def __init__(self) -> None:
-        self._entries: dict[asyncio.Transport, _Entry] = {}
-        self._peers: dict[str, dict[asyncio.Transport, None]] = {}  # in order of arrival
+        self._entries: dict[Hashable, _Entry] = {}
+        self._peers: dict[str, dict[Hashable, None]] = {}  # in order of arrival
         self.nobody = asyncio.Event()
         self.nobody.set()
         self.turned_away = LimitedWarning("connections were turned away: too many were waiting to be let in")
@@ -86,37 +89,45 @@ class Handshakes:
         return len(self._entries)
 
     def enter(self, transport: asyncio.Transport, *, new: bool = True) -> None:
-        """A connection that has HANDSHAKE_S from now."""
-        self.leave(transport)
+        """A connection that has HANDSHAKE_S from now.  `new`: it has had no answer yet."""
+        peer = peer_of(transport.get_extra_info("peername"))
+        send_away = partial(_answer_not_now, transport) if new else transport.abort
+        self.arrive(transport, peer, send_away, transport.abort)
+
+    def arrive(
+        self, one: Hashable, peer: str, send_away: Callable[[], object], too_late: Callable[[], object] | None = None
+    ) -> None:
+        """As `enter`, for what is no transport yet.  `too_late`: what is done instead when its time is over."""
+        self.leave(one)
         if len(self._entries) >= WAITING_LIMIT:
             self._make_room()
-        peer = peer_of(transport.get_extra_info("peername"))
-        deadline = asyncio.get_running_loop().call_later(HANDSHAKE_S, transport.abort)
-        self._entries[transport] = _Entry(peer, deadline, new)
-        self._peers.setdefault(peer, {})[transport] = None
+        deadline = asyncio.get_running_loop().call_later(HANDSHAKE_S, too_late or send_away)
+        self._entries[one] = _Entry(peer, deadline, send_away)
+        self._peers.setdefault(peer, {})[one] = None
         self.nobody.clear()
 
-    def leave(self, transport: asyncio.Transport) -> None:
+    def leave(self, one: Hashable) -> None:
         """The connection is in, or gone."""
-        if entry := self._entries.pop(transport, None):
+        if entry := self._entries.pop(one, None):
             entry.deadline.cancel()
-            del self._peers[entry.peer][transport]
+            del self._peers[entry.peer][one]
             if not self._peers[entry.peer]:
                 del self._peers[entry.peer]
         if not self._entries:
             self.nobody.set()
 
     def _make_room(self) -> None:
-        most = max(self._peers, key=lambda peer: len(self._peers[peer]))
-        oldest = next(iter(self._peers[most]))
-        new = self._entries[oldest].new
+        most = max(self._peers.values(), key=len)
+        oldest = next(iter(most))
+        send_away = self._entries[oldest].send_away
         self.leave(oldest)
         self.turned_away.count()
-        if new:
-            oldest.write(NOT_NOW)
-            oldest.close()
-        else:
-            oldest.abort()
+        send_away()
+
+
+def _answer_not_now(transport: asyncio.Transport) -> None:
+    transport.write(NOT_NOW)
+    transport.close()
 
 
 class LimitedWarning:
@@ -135,16 +146,23 @@ class LimitedWarning:
 
 
 class Door:
-    """Accepts the connections of one listening socket, and gives each a protocol."""
+    """Accepts the connections of one listening socket, and gives each a protocol.
+
+    What is accepted waits as a bare socket, for that costs next to nothing, until it is its peer's turn."""
 
     def __init__(
-        self, sock: socket.socket, protocol: Callable[[], asyncio.Protocol], context: ssl.SSLContext | None
+        self,
+        sock: socket.socket,
+        protocol: Callable[[], asyncio.Protocol],
+        context: ssl.SSLContext | None,
+        waiting: Handshakes,
     ) -> None:
-        self._sock, self._protocol, self._context = sock, protocol, context
+        self._sock, self._protocol, self._context, self._waiting = sock, protocol, context, waiting
         self._timer: asyncio.TimerHandle | None = None
         self._full = LimitedWarning("times no connection could be accepted: no descriptors or no memory left")
         self._strangers: WeakValueDictionary[str, Share] = WeakValueDictionary()  # by peer
-        self.beginning: dict[asyncio.Task[None], None] = {}  # oldest first
+        self._arrived: dict[str, dict[socket.socket, None]] = {}  # those without a protocol, by peer, oldest first
+        self._beginning = set[asyncio.Task[None]]()
 
     def open(self) -> None:
         self._sock.setblocking(False)
@@ -157,11 +175,20 @@ class Door:
             self._timer.cancel()
         asyncio.get_running_loop().remove_reader(self._sock)
 
+    def finish(self) -> None:
+        """Sends those away who have no protocol yet."""
+        self.close()
+        for peer, arrived in list(self._arrived.items()):
+            for sock in list(arrived):
+                self._send_away(peer, sock)
+        for task in self._beginning:
+            task.cancel()
+
     def _accept(self) -> None:
         """Accepts up to BATCH connections.  An error here is one of the machine, not of a client."""
         for _ in range(BATCH):
             try:
-                peer, address = self._sock.accept()
+                sock, address = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError:
@@ -169,27 +196,59 @@ class Door:
                 self.close()
                 self._timer = asyncio.get_running_loop().call_later(PAUSE_S, self.open)
                 return
-            peer.setblocking(False)
-            if peer.fileno() >= _limit():  # the lowest that is free
+            sock.setblocking(False)
+            if sock.fileno() >= _limit():  # the lowest that is free
                 self._full.count()
-                _turn_away(peer, plain=self._context is None)
+                _turn_away(sock, plain=self._context is None)
                 continue
-            share = self._strangers.setdefault(peer_of(address), stranger())
-            task = asyncio.get_running_loop().create_task(self._begin(peer), context=in_line(share))
-            self.beginning[task] = None
-            task.add_done_callback(self.beginning.pop)
-            if self._context is not None and len(self.beginning) > WAITING_LIMIT:
-                next(iter(self.beginning)).cancel()
+            self._arrive(peer_of(address), sock)
 
-    async def _begin(self, peer: socket.socket) -> None:
+    def _arrive(self, peer: str, sock: socket.socket) -> None:
+        self._waiting.arrive(sock, peer, partial(self._send_away, peer, sock))
+        if (arrived := self._arrived.get(peer)) is not None:
+            arrived[sock] = None
+            return
+        self._arrived[peer] = {sock: None}
+        share = self._strangers.setdefault(peer, stranger())
+        asyncio.get_running_loop().call_soon(self._begin_one, peer, share, context=in_line(share))
+
+    def _begin_one(self, peer: str, share: Share) -> None:
+        """The oldest one of a peer, and the others when it is that peer's turn again."""
+        arrived = self._arrived[peer]
+        if arrived:
+            sock = next(iter(arrived))
+            del arrived[sock]
+            loop = asyncio.get_running_loop()
+            task = loop.create_task(self._begin(sock), context=in_line(share))
+            self._waiting.arrive(sock, peer, task.cancel)
+            self._beginning.add(task)
+            task.add_done_callback(partial(self._begun, sock))
+        if arrived:
+            asyncio.get_running_loop().call_soon(self._begin_one, peer, share)
+        else:
+            del self._arrived[peer]
+
+    async def _begin(self, sock: socket.socket) -> None:
         """Makes the protocol of a connection.  A TLS handshake that fails or takes too long is not logged."""
         limit_s = HANDSHAKE_S if self._context else None
         with contextlib.ExitStack() as undone, contextlib.suppress(OSError):
-            undone.callback(peer.close)
+            undone.callback(sock.close)
             await asyncio.get_running_loop().connect_accepted_socket(
-                self._protocol, peer, ssl=self._context, ssl_handshake_timeout=limit_s
+                self._protocol, sock, ssl=self._context, ssl_handshake_timeout=limit_s
             )
             undone.pop_all()
+
+    def _begun(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
+        self._beginning.discard(task)
+        self._waiting.leave(sock)
+        if task.cancelled():  # perhaps before its first step
+            sock.close()
+
+    def _send_away(self, peer: str, sock: socket.socket) -> None:
+        """One that has no protocol yet."""
+        self._waiting.leave(sock)
+        del self._arrived[peer][sock]
+        _turn_away(sock, plain=self._context is None)
 
 
 def _limit() -> int:

@@ -1,5 +1,5 @@
-"""What is asked of a file: the fields of `POST /v1/audio/transcriptions`, by the API's own names.  Below
-`transcriptions`.
+"""The request to transcribe a file: the fields of `POST /v1/audio/transcriptions`, by the API's own names.  Before step
+5, for files.
 
 Pure.  Every published field is known here: what has an effect is a session configuration or a form of the answer, and
 what has none says so in its annotation (`shared.given.Idle`), so that the client can be told.  It does not know HTTP,

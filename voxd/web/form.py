@@ -1,5 +1,4 @@
-"""A multipart form, read whole and within bounds: names and values in the order in which they came.  Below the
-endpoints that take one.
+"""Reads a multipart form whole and within bounds: names and values in the order in which they came.  Beside step 3.
 
 It knows multipart; not what any field means, nor who sends it.
 """
@@ -30,7 +29,7 @@ class File:
 
 
 def is_form(headers: Headers) -> bool:
-    """Does the request say that it is one?"""
+    """Whether the request says that it is a form."""
     return headers.get("content-type", "").partition(";")[0].strip().lower() == KIND
 
 

@@ -147,7 +147,7 @@ class Gate:
 
 
 def is_preflight(scope: Scope) -> bool:
-    """Is this a browser's question whether a page may send a request?"""
+    """Whether this is a browser's preflight, which asks if a page may send a request."""
     return scope.get("method") == "OPTIONS" and {"origin", "access-control-request-method"} <= _headers(scope).keys()
 
 
@@ -252,7 +252,7 @@ def _telling(send: Send, origin: str) -> Send:
 
 
 def _permissions(headers: Mapping[str, str]) -> dict[str, str]:
-    """What a page may send: of the headers that it asks for, those that known clients need."""
+    """The headers that a page may send: those it asks for that known clients need."""
     asked = (name.strip().lower() for name in headers.get("access-control-request-headers", "").split(","))
     allowed = [name for name in asked if name in REQUEST_HEADERS or name.startswith(REQUEST_PREFIXES)]
     return {

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import cast
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn._types import ASGIReceiveEvent, ASGISendEvent
@@ -35,8 +36,9 @@ from voxd.system.fair_loop import count_for, newcomer
 from voxd.web.door import Door, Handshakes
 from voxd.web.upgrade import fault
 
+HEAD = 64 << 10  # bytes of a request's head
 MESSAGE_LIMIT = 24 << 20  # bytes of one WebSocket message
-FRAGMENT_LIMIT = 4096  # of one WebSocket message
+FRAGMENT_LIMIT = 4096  # fragments of one WebSocket message
 SMALL = 64 << 10  # bytes that each WebSocket may hold, whatever others do
 PING_S = 2.0
 PONG_S = 2 * PING_S  # two missed pings
@@ -48,7 +50,7 @@ SHUTDOWN_S = 2  # for uvicorn to end
 
 
 class StallWatch:
-    """What both protocols have: a client that has read nothing for STALL_S of what waits for it is cut."""
+    """Cuts a client that has read nothing for STALL_S although something waits for it; used by both protocols."""
 
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
@@ -107,8 +109,18 @@ class HttpProtocol(StallWatch, H11Protocol):
         if self.cycle and not self.cycle.response_complete:
             _waiting(self).leave(self.transport)
 
+    def send_400_response(self, msg: str) -> None:
+        """Ends the connection of a client that broke the protocol.  It is told so unless an answer has begun: behind
+        that there is no place for another one."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        self.transport.close()
+        if self.cycle and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # what the application says from now on has no place either
+            self.cycle.message_event.set()
+
     def _should_upgrade(self) -> bool:
-        """What no WebSocket can come of is answered as a request, by the application."""
+        """Whether to upgrade; a request that cannot become a WebSocket is answered by the application."""
         return super()._should_upgrade() and fault(self.headers) is None
 
     def on_response_complete(self) -> None:
@@ -152,7 +164,7 @@ class WebSocketProtocol(StallWatch, WebSocketsSansIOProtocol):
         self._weigh()
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Whoever wants the next message has worked off the last one."""
+        """The next message, asked for once the last one is worked off."""
         if self.queue.empty():
             self._with_app = 0
             self._weigh()
@@ -248,6 +260,7 @@ class Config(uvicorn.Config):
         super().__init__(
             app,
             http=HttpProtocol,  # "auto" would take another implementation where one is installed
+            h11_max_incomplete_event_size=HEAD,
             ws=WebSocketProtocol,
             ws_max_size=MESSAGE_LIMIT,
             ws_per_message_deflate=False,  # a decompression bomb needs a decompressor
@@ -289,7 +302,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets=[])
         config = self.config
         protocol = partial(HttpProtocol, config, self.server_state, self.lifespan.state)
-        self._doors = [Door(sock, protocol, config.ssl) for sock in sockets or []]
+        waiting = cast(Config, config).waiting
+        self._doors = [Door(sock, protocol, config.ssl, waiting) for sock in sockets or []]
         for door in self._doors:
             door.open()
 
@@ -302,9 +316,9 @@ class Server(uvicorn.Server):
     async def finish(self) -> None:
         """Accepts no more connections, but answers those that are here: uvicorn would drop a request that just came."""
         self.close_doors()
-        beginning = [task for door in self._doors for task in door.beginning]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FINISH_S):
-                await asyncio.gather(*beginning, return_exceptions=True)
                 await cast(Config, self.config).waiting.nobody.wait()
+        for door in self._doors:
+            door.finish()
         self.should_exit = True

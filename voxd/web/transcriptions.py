@@ -107,7 +107,7 @@ async def read_form(request: Request) -> tuple[BinaryIO, Wanted]:
 
 
 def _texts(found: list[tuple[str, str | form.File]]) -> Iterator[tuple[str, str]]:
-    """All fields but the file.  Raises WireError."""
+    """Reads all fields but the file.  Raises WireError."""
     for name, value in found:
         if isinstance(value, str):
             yield name, value

@@ -1,8 +1,8 @@
-"""Is a request for a WebSocket one that can be answered by a WebSocket?  Below `server` and `gate`.
+"""Decides whether a request for a WebSocket can be answered by one.  Step 3, below `server` and `gate`.
 
-The library that speaks WebSocket refuses what it cannot read by plain text, which no log of ours sees, and by
-nothing at all where a header is not ASCII.  So it is asked before: a request that it would refuse stays a request, and
-is refused as any other.
+The WebSocket library refuses what it cannot read with plain text, which our log does not see, and not at all where a
+header is not ASCII.  This module looks first: a request that the library would refuse stays an HTTP request and is
+refused like any other.  It knows headers; not keys or sessions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`voxtui bench` as the command line calls it: one run, two voxds compared, or how many sessions one can bear.
 
-It knows in which order runs follow each other and how they are told of while they run; the text that it returns is for
-standard output, its progress for standard error.
+Not in the path.  It knows the order of the runs and how progress is shown: the text that it returns is for standard
+output, its progress for standard error.  It does not know how a session is driven or what a figure means.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shared.audio import RATE
 from voxtui.bench.drive import Drive, load_clips
 from voxtui.bench.goals import Goal, search
 from voxtui.bench.machine import local_processes, machine, voxd_status
-from voxtui.bench.plan import Plan
+from voxtui.bench.plan import BenchPlan
 from voxtui.bench.report import (
     Finding,
     Outcome,
@@ -40,7 +40,7 @@ from voxtui.link.target import Route
 from voxtui.link.transport import BY_UDP, Transport
 
 PATIENCE_S = 10.0  # a broken link is tried for so long, as a person would wait; then the session is an error
-PING_S = 1.0  # they tell how voxd's clock differs from this one
+PING_S = 1.0  # pings tell how voxd's clock differs from this one
 REDRAW_S, LINE_S = 1.0, 20.0  # between two looks at how far it is: on a terminal, in a log
 
 
@@ -53,7 +53,7 @@ class Way:
     transport: Transport
 
 
-class Progress:
+class ProgressLine:
     """One line on how far a run is, redrawn on a terminal and written now and then elsewhere."""
 
     def __init__(self, write: Callable[[str], None], *, redraws: bool) -> None:
@@ -61,13 +61,13 @@ class Progress:
         self._told = ""
 
     def line(self, text: str) -> None:
-        """One that stays.  The same is not said twice: many sessions hear the same from their voxd."""
+        """Prints a line that stays.  The same line is printed once: many sessions hear the same from their voxd."""
         if text != self._told:
             self._told = text
             self._write(f"{self._wipe}{text}\n")
 
     @asynccontextmanager
-    async def of(self, plan: Plan, drive: Drive) -> AsyncIterator[None]:
+    async def of(self, plan: BenchPlan, drive: Drive) -> AsyncIterator[None]:
         task = asyncio.create_task(self._watch(plan, drive))
         try:
             yield
@@ -80,7 +80,7 @@ class Progress:
     def _wipe(self) -> str:
         return "\r\x1b[K" if self._redraws else ""
 
-    async def _watch(self, plan: Plan, drive: Drive) -> None:
+    async def _watch(self, plan: BenchPlan, drive: Drive) -> None:
         while True:
             await asyncio.sleep(REDRAW_S if self._redraws else LINE_S)
             text = progress_line(plan, total(drive.tallies))
@@ -88,26 +88,26 @@ class Progress:
 
 
 class Bench:
-    """A plan with its clips.  `audio`: a sound file, or a folder of them.
+    """A plan together with the clips that it plays.  `audio`: a sound file, or a folder of them.
 
     The methods raise SourceError, and the errors of `voxtui.errors` if not one session can be had."""
 
-    def __init__(self, plan: Plan, audio: Path, progress: Progress, goals: Sequence[Goal] = ()) -> None:
+    def __init__(self, plan: BenchPlan, audio: Path, progress: ProgressLine, goals: Sequence[Goal] = ()) -> None:
         self._plan, self._progress, self._goals = plan, progress, goals
         self._clips = load_clips(audio, plan.sessions + plan.each)
         self._lengths = [(clip.name, clip.samples / RATE) for clip in self._clips]
         self._started_at = datetime.now(UTC).isoformat(timespec="seconds")
 
     async def run(self, route: Route) -> Outcome:
-        """The plan, once."""
+        """Runs the plan once."""
         found = await self._measure(self._plan, route, self._goals)
         return Outcome(
             run_text(self._title, found), {**self._record("run", found), "passed": found.passed}, found.passed
         )
 
     async def compare(self, first: Route, second: Route) -> Outcome:
-        """Half of the turns with A, all with B in two halves, the rest with A: what changes steadily on the machines
-        or between them meanwhile touches both alike, and they are never loaded at the same time."""
+        """Plays half of the turns with A, all with B in two halves, the rest with A: what changes steadily on the
+        machines or between them meanwhile touches both alike, and they are never loaded at the same time."""
         half = (self._plan.turns + 1) // 2
         halves = [replace(self._plan, turns=turns) for turns in (half, self._plan.turns - half) if turns]
         begun = await self._measure(halves[0], first)
@@ -117,7 +117,7 @@ class Bench:
         return Outcome(comparison_text(self._title, a, b), whole, a.passed and b.passed)
 
     async def across(self, ways: Sequence[Way]) -> Outcome:
-        """All of it by each way, one after the other.  The goals are for every way."""
+        """Runs the whole plan by each way of sound, one after the other.  Every way has to reach the goals."""
         found = [await self._measure(self._plan, way.route, self._goals, way) for way in ways]
         passed = all(each.passed for each in found)
         whole = self._record("transports", *found) | {"transports": [way.name for way in ways], "passed": passed}
@@ -125,7 +125,7 @@ class Bench:
         return Outcome(transports_text(self._title, named, self._plan.mode), whole, passed)
 
     async def find_capacity(self, route: Route, goal: Goal) -> Outcome:
-        """The largest number of sessions, up to the plan's, with which `goal` is reached and nothing goes wrong.
+        """Finds the largest number of sessions, up to the plan's, with which `goal` is reached and nothing goes wrong.
 
         Each probe is a line of the progress; the text is about the best one."""
         probes, found = search(self._plan.sessions), []
@@ -152,13 +152,15 @@ class Bench:
         return record(kind, self._plan, self._lengths, found, machine=machine(), started_at=self._started_at)
 
     def _merged(self, parts: Sequence[Finding]) -> Finding:
-        """Runs of the same sessions, one after the other."""
+        """Adds up runs of the same sessions that followed each other."""
         whole = Result()
         for part in parts:
             whole.add(part.result)
         return replace(parts[0], result=whole, verdicts=judge(self._goals, whole))
 
-    async def _measure(self, plan: Plan, route: Route, goals: Sequence[Goal] = (), way: Way | None = None) -> Finding:
+    async def _measure(
+        self, plan: BenchPlan, route: Route, goals: Sequence[Goal] = (), way: Way | None = None
+    ) -> Finding:
         transport: Transport = way.transport if way is not None else "ws"
         remarks: list[str] = []
         address = await route.address(self._progress.line)
@@ -185,12 +187,12 @@ async def _ping(client: RealtimeClient) -> None:
 @asynccontextmanager
 async def session(
     route: Route,
-    plan: Plan,
+    plan: BenchPlan,
     tell: Callable[[str], None],
     transport: Transport = "ws",
     remark: Callable[[str], None] = lambda line: None,
 ) -> AsyncIterator[RealtimeClient]:
-    """A session that can do what the plan wants of it.  `remark`: what is said of the way of its sound.  Raises the
+    """Opens a session that can do what the plan asks.  `remark` is told which way its sound takes.  Raises the
     errors of `voxtui.errors`."""
     wishes = Wishes(answers=plan.answers, transport=transport)
     async with RealtimeClient.connect(route, wishes=wishes, tell=tell, remark=remark, patience_s=PATIENCE_S) as client:

@@ -1,6 +1,6 @@
 """Plays a plan against one voxd: a session for each part, on an absolute clock.  Steps 1, 2 and 12, many times over.
 
-It knows sessions, clocks and files of sound; not what a figure means.  All sessions share the clips.
+It knows sessions, clocks and sound files; not what a figure means.  All sessions share the clips.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from shared.audio import PACKET, RATE, Truth, float_to_pcm16
 from shared.latency import VoicedTruth
 from voxtui.bench.machine import cpu_s
-from voxtui.bench.plan import Part, Plan, timetable
+from voxtui.bench.plan import BenchPlan, Part, timetable
 from voxtui.bench.tally import Result, Tally, total
 from voxtui.capture.sources import PACKET_US, SILENT, Clock, Packet, WallClock, read_clip
 from voxtui.errors import ClientError, SourceError
@@ -32,7 +32,7 @@ Connect = Callable[[], AbstractAsyncContextManager[RealtimeClient]]
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """s16le at 16 kHz, and where in it somebody speaks."""
+    """One sound as s16le at 16 kHz, and where in it somebody speaks."""
 
     name: str
     pcm: bytes
@@ -44,7 +44,7 @@ class Clip:
 
 
 def load_clips(place: Path, most: int) -> list[Clip]:
-    """A file, or the first `most` sound files of a folder by name.  Raises SourceError."""
+    """Reads one file, or the first `most` sound files of a folder by name.  Raises SourceError."""
     files = sorted(file for file in place.iterdir() if file.suffix.lower() in SOUNDS) if place.is_dir() else [place]
     if not files:
         raise SourceError(f"{place}: there is no sound file in this folder; wav, flac, mp3 and ogg are read.")
@@ -60,7 +60,7 @@ def _clip(file: Path) -> Clip:
 
 
 class TrackTruth:
-    """Of clips in a row, each within its own range of loudness."""
+    """Where somebody speaks in clips that follow each other; each clip is judged within its own range of loudness."""
 
     def __init__(self, part: Part, clips: Sequence[Clip]) -> None:
         self._placed = [(cue.at, clips[cue.clip].truth) for cue in part.cues]
@@ -115,7 +115,7 @@ class Drive:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: BenchPlan,
         clips: Sequence[Clip],
         connect: Connect,
         *,
@@ -134,7 +134,7 @@ class Drive:
         self._late_ms: list[float] = []
 
     async def run(self) -> Result:
-        """Plays it to its end.  Raises the ClientError of a session if none could be opened."""
+        """Plays the plan to its end.  Raises the ClientError of a session if none could be opened."""
         async with asyncio.TaskGroup() as tasks:
             for part, tally in zip(self._parts, self.tallies, strict=True):
                 tasks.create_task(self._session(part, tally))
@@ -149,7 +149,8 @@ class Drive:
         return found
 
     async def _session(self, part: Part, tally: Tally) -> None:
-        """One connection for all turns.  All are open before the first packet, except where they join."""
+        """Plays one session's turns over one connection.  All connections are open before the first packet, except in a
+        ramp."""
         joins = self._plan.profile == "ramp"
         async with contextlib.AsyncExitStack() as stack:
             if joins:

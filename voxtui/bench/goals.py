@@ -1,6 +1,7 @@
-"""What a bench shall reach, as written on the command line, and how many sessions reach it.
+"""The goals of a bench as written on the command line, and the search for how many sessions reach them.
 
-Pure: `final_ms.p95<900` and figures in, a verdict out; the search asks for one probe after the other.
+Not in the path.  Pure: `final_ms.p95<900` and figures in, a verdict out; the search asks for one probe after the
+other.  It does not know how a figure was measured.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ COUNTS = tuple(found.name for found in fields(Counts))
 
 
 class GoalError(Exception):
-    """A goal that says nothing measurable; the text is for people."""
+    """A goal that names nothing that can be measured; the text is for people."""
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """`NAME.STATISTIC OPERATOR NUMBER`, or `COUNT OPERATOR NUMBER` (then `statistic` is "")."""
+    """One comparison: `NAME.STATISTIC OPERATOR NUMBER`, or `COUNT OPERATOR NUMBER` (then `statistic` is "")."""
 
     name: str
     statistic: str
@@ -34,7 +35,7 @@ class Goal:
 
     @classmethod
     def parse(cls, text: str) -> Goal:
-        """Raises GoalError that names what would be right."""
+        """Reads a goal.  Raises GoalError, which names what would be right."""
         found = FORM.fullmatch(text)
         if found is None:
             raise GoalError(f"{text!r} is no goal: write, for example, 'final_ms.p95<900' or 'errors==0'.")
@@ -56,7 +57,7 @@ class Goal:
         return f"{self.name}.{self.statistic}" if self.statistic else self.name
 
     def judge(self, figures: Mapping[str, Summary], counts: Counts) -> Verdict:
-        """A metric without a value reaches no goal."""
+        """Compares each goal with its figure.  A metric without a value reaches no goal."""
         if not self.statistic:
             value: float | None = getattr(counts, self.name)
         else:
@@ -66,7 +67,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`value` is None where nothing was measured."""
+    """Whether a goal was reached.  `value` is None where nothing was measured."""
 
     goal: Goal
     value: float | None
@@ -74,8 +75,9 @@ class Verdict:
 
 
 def search(limit: int) -> Generator[int, bool, int]:
-    """How many sessions: yields the number of the next probe, is sent whether it passed, returns the largest that did
-    (0 for none): doubling up to the first that fails or to `limit`, then bisection."""
+    """Searches for the largest number of sessions that passes: yields the number of the next probe, is sent whether it
+    passed, returns the largest that did (0 for none).  It doubles up to the first that fails or to `limit`, then
+    bisects."""
     good, bad, probe = 0, limit + 1, 1
     while good + 1 < bad:
         if (yield probe):

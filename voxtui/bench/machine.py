@@ -1,7 +1,7 @@
 """Where a bench runs and what it costs: this machine in words, CPU time of processes, `/status` of the voxd.
 
-It knows /proc and what is asked for.  What cannot be known (another machine's processes, a system without /proc) is
-absent.
+Not in the path.  It knows /proc, not the plan.  What cannot be known (another machine's processes, a system without
+/proc) is left out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BENCH, GATEWAY, ENGINE = "bench", "voxd", "engine"
 
 
 def machine() -> dict[str, object]:
-    """For the record: figures of one machine say nothing of another."""
+    """Describes this machine for the record: figures of one machine say nothing of another."""
     found: dict[str, object] = {
         "cpu": _cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -45,7 +45,7 @@ def _cpu_model() -> str:
 
 
 async def voxd_status(address: Address) -> dict[str, object]:
-    """What `/status` says; {} if it says nothing, for only figures of lesser weight hang on it."""
+    """What `/status` says; {} if there is no answer, since only figures of lesser weight depend on it."""
     try:
         async with asyncio.timeout(ANSWER_S):
             code, body = await get(address, "/status")
@@ -58,7 +58,7 @@ async def voxd_status(address: Address) -> dict[str, object]:
 def local_processes(address: Address, status: Mapping[str, object]) -> dict[str, int]:
     """Name -> pid of the voxd's processes, if they are this machine's.
 
-    What is forwarded looks local, and its pids are not: the first must be a voxd, the second its child."""
+    A forwarded voxd looks local, but its pids are another machine's: the first must be a voxd, the second its child."""
     near = address.open is None and (address.socket is not None or is_loopback(address.url))
     gateway, engine = status.get("pid"), status.get("engine_pid")
     if not near or not isinstance(gateway, int) or not isinstance(engine, int):
@@ -68,7 +68,7 @@ def local_processes(address: Address, status: Mapping[str, object]) -> dict[str,
 
 
 def cpu_s(processes: Mapping[str, int]) -> dict[str, float]:
-    """Seconds computed so far by this process and by those; one that is gone is absent."""
+    """CPU seconds used so far by this process and by `processes`; a process that is gone is left out."""
     found = {BENCH: time.process_time()}
     for name, pid in processes.items():
         if stat := _stat(pid):
@@ -77,7 +77,7 @@ def cpu_s(processes: Mapping[str, int]) -> dict[str, float]:
 
 
 def _stat(pid: int) -> list[bytes]:
-    """/proc/PID/stat from the state on: [state, parent, ...]; [] if there is none."""
+    """The fields of /proc/PID/stat from the state on: [state, parent, ...]; [] if there is no such process."""
     return _read(pid, "stat").rpartition(b")")[2].split()
 
 

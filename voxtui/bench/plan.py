@@ -1,7 +1,8 @@
 """When which session plays which clip: the timetable of a bench, known before its first packet.
 
-Pure.  Open loop: a turn begins at its time, whatever became of the turns before it.  Positions are samples of a
-session's own stream at 16 kHz, times are us after the start of the run; it does not know what a clip sounds like.
+Not in the path.  Pure.  Open loop: a turn begins at its time, whatever became of the turns before it.  Positions are
+samples of a session's own stream at 16 kHz, times are us after the start of the run; it does not know what a clip
+sounds like.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ Profile = Literal["constant", "ramp", "burst"]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """`turns` of each session are measured, after `warmup` of them that are not; `pause_s` of silence follows each
-    clip, which must be longer than what ends a turn.
+class BenchPlan:
+    """What a bench plays: `turns` of each session are measured, after `warmup` of them that are not; `pause_s` of
+    silence follows each clip, which must be longer than the silence that ends a turn.
 
     constant: the sessions' phases are spread evenly over one turn, as those of strangers would be.
     burst:    all begin at the same instant.
@@ -39,13 +40,13 @@ class Plan:
 
     @property
     def each(self) -> int:
-        """Turns of one session, warm-up included."""
+        """How many turns one session has, warm-up included."""
         return self.warmup + self.turns
 
 
 @dataclass(frozen=True, slots=True)
-class Cue:
-    """Clip number `clip` begins at this sample of the session's stream."""
+class ClipStart:
+    """The start of a clip: clip number `clip` begins at this sample of the session's stream."""
 
     at: int
     clip: int
@@ -53,10 +54,11 @@ class Cue:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one session plays; `begin_us` after the start of the run.  Its measured turns begin at sample `measured`."""
+    """What one session plays.  It begins `begin_us` after the start of the run, its measured turns at sample
+    `measured`."""
 
     begin_us: int
-    cues: tuple[Cue, ...]
+    cues: tuple[ClipStart, ...]
     measured: int
     samples: int
 
@@ -73,8 +75,8 @@ class Part:
         return self.begin_us + _us(self.samples)
 
 
-def timetable(plan: Plan, lengths: Sequence[int]) -> list[Part]:
-    """One part for each session; `lengths`: samples of each clip.
+def timetable(plan: BenchPlan, lengths: Sequence[int]) -> list[Part]:
+    """Makes one part for each session; `lengths`: samples of each clip.
 
     Session s begins with clip s, so that not all say the same at the same time."""
     parts = [_part(plan, lengths, first) for first in range(plan.sessions)]
@@ -86,19 +88,19 @@ def timetable(plan: Plan, lengths: Sequence[int]) -> list[Part]:
     ]
 
 
-def _part(plan: Plan, lengths: Sequence[int], first: int) -> Part:
-    cues: list[Cue] = []
+def _part(plan: BenchPlan, lengths: Sequence[int], first: int) -> Part:
+    cues: list[ClipStart] = []
     at = end = 0
     for turn in range(plan.each):
         clip = (first + turn) % len(lengths)
-        cues.append(Cue(at, clip))
+        cues.append(ClipStart(at, clip))
         end = at + _whole(lengths[clip])
         at = end + _packets(plan.pause_s)
     return Part(0, tuple(cues), cues[plan.warmup].at, end)
 
 
 def _whole(samples: int) -> int:
-    """Rounded up to packets: a packet never holds the end of one clip and the start of the next."""
+    """Rounds up to whole packets, so that no packet holds the end of one clip and the start of the next."""
     return -(-samples // PACKET) * PACKET
 
 

@@ -1,4 +1,4 @@
-"""What a bench found, for people and for machines: tables, lines and one JSON object.
+"""What a bench found, for people and for machines: tables, lines and one JSON object.  Not in the path.
 
 Pure: results in, text and plain values out.  It does not know how anything was measured.
 """
@@ -13,11 +13,11 @@ from shared import __version__
 from shared.latency import Summary, percentile
 from shared.safe_text import safe_line
 from voxtui.bench.goals import Goal, Verdict
-from voxtui.bench.plan import Plan
+from voxtui.bench.plan import BenchPlan
 from voxtui.bench.tally import LATE, UPLINK, Compared, Counts, Result
 from voxtui.table import number, table
 
-SCHEMA = 1  # of the record; a change that breaks readers raises it
+SCHEMA = 1  # version of the record; a change that breaks readers raises it
 PACE_MS = 10.0  # the bench itself may be so late at p99; beyond it the figures are not the server's alone
 SLOW = "this machine could not keep the pace: figures include its own delay"
 HEADLINE = {"transcribe": "final_ms", "converse": "ttft_user_ms"}  # what is shown while a bench runs
@@ -33,7 +33,7 @@ TROUBLE = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One voxd under one plan.  `status`: what its /status said, {} if nothing."""
+    """What was measured of one voxd under one plan.  `status`: what its /status said, {} if nothing."""
 
     label: str
     status: Mapping[str, object]
@@ -48,7 +48,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`text` for standard output, `record` for a JSON file; `passed`: every goal was reached."""
+    """What a bench hands back: `text` for standard output, `record` for a JSON file; `passed`: every goal was
+    reached."""
 
     text: str
     record: dict[str, Any]
@@ -56,7 +57,7 @@ class Outcome:
 
 
 def clean(counts: Counts) -> bool:
-    """Nobody was refused, nothing failed, every turn was heard."""
+    """Whether nobody was refused, nothing failed and every turn was heard."""
     return not (counts.refused or counts.errors or counts.failed or counts.missed)
 
 
@@ -68,7 +69,7 @@ def judge(goals: Sequence[Goal], result: Result) -> list[Verdict]:
 # ── for people ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def title(plan: Plan, clips: Sequence[tuple[str, float]]) -> str:
+def title(plan: BenchPlan, clips: Sequence[tuple[str, float]]) -> str:
     """What is played, in one line."""
     mean = sum(seconds for _, seconds in clips) / len(clips)
     heard = (
@@ -84,7 +85,7 @@ def title(plan: Plan, clips: Sequence[tuple[str, float]]) -> str:
 
 
 def run_text(head: str, found: Finding) -> str:
-    """The table, the same turns as voxd counts them, then what has no percentiles."""
+    """The table of one run, the same turns as voxd counts them, then what has no percentiles."""
     figures = {name: each for name, each in found.result.figures().items() if name != LATE}
     rows = [
         (name, str(each.n), *(number(name, value) for value in (each.p50, each.p95, each.p99, each.max)))
@@ -96,7 +97,8 @@ def run_text(head: str, found: Finding) -> str:
 
 
 def _as_voxd_counts(found: Finding) -> str:
-    """What the daemon said of the same turns, and what the bench found from where the daemon says that speech was."""
+    """The same turns as the daemon reported them, beside what the bench measured from where the daemon says that speech
+    was."""
 
     def row(name: str, each: Compared) -> tuple[str, ...]:
         values = [getattr(side, at, None) for at in ("p50", "p95") for side in (each.voxd, each.here)]
@@ -109,7 +111,7 @@ def _as_voxd_counts(found: Finding) -> str:
 
 
 def comparison_text(head: str, first: Finding, second: Finding) -> str:
-    """Both beside each other; a ratio below 1 means that B is faster."""
+    """Two runs beside each other; a ratio below 1 means that B is faster."""
     one, other = first.result.figures(), second.result.figures()
     names = [name for name in one if name in other and name != LATE]
     names += [name for name in (*one, *other) if name not in names and name != LATE]
@@ -143,7 +145,7 @@ def transports_text(head: str, found: Mapping[str, Finding], mode: str) -> str:
 
 
 def probe_line(found: Finding) -> str:
-    """`  4 sessions   final_ms.p95 601   passes`."""
+    """One probe of the search as a line: `  4 sessions   final_ms.p95 601   passes`."""
     counts, verdict = found.result.counts, found.verdicts[0]
     trouble = [*_trouble(counts), *([f"{counts.missed} missed"] if counts.missed else [])]
     judged = "passes" if found.passed and clean(counts) else "fails" + (f": {', '.join(trouble)}" if trouble else "")
@@ -151,8 +153,9 @@ def probe_line(found: Finding) -> str:
     return f"{_many(found.sessions, 'session', 'sessions'):>12}   {_measured(verdict)}   {judged}{note}"
 
 
-def progress_line(plan: Plan, result: Result) -> str:
-    """`12 of 40 turns · final p50 402 ms`, and what went wrong so far.  Quick, for it runs beside the packets."""
+def progress_line(plan: BenchPlan, result: Result) -> str:
+    """A line such as `12 of 40 turns · final p50 402 ms`, and what went wrong so far.  Quick, for it runs beside the
+    packets."""
     name = HEADLINE[plan.mode]
     values = [value for turn in result.turns if (value := getattr(turn, name)) is not None]
     parts = [f"{result.counts.heard} of {plan.sessions * plan.turns} turns"]
@@ -184,7 +187,7 @@ def _ratio(first: float | None, second: float | None) -> float | None:
 
 
 def _lines(found: Finding) -> list[str]:
-    """Turns, trouble, CPU, pace."""
+    """The lines below the table: turns, trouble, CPU, pace."""
     result, counts = found.result, found.result.counts
     heard = f"turns    {counts.heard} of {counts.turns} heard" + (f", {counts.missed} missed" if counts.missed else "")
     lines = [heard, f"trouble  {', '.join(_trouble(counts)) or 'none'}"]
@@ -228,14 +231,14 @@ def _many(count: int, one: str, several: str) -> str:
 
 def record(
     kind: str,
-    plan: Plan,
+    plan: BenchPlan,
     clips: Sequence[tuple[str, float]],
     findings: Sequence[Finding],
     *,
     machine: Mapping[str, object],
     started_at: str,
 ) -> dict[str, Any]:
-    """Everything of the text and where it was measured, ready for JSON; no token is in it."""
+    """Everything that the text says and where it was measured, ready for JSON; no token is in it."""
     return {
         "bench": SCHEMA,
         "kind": kind,
@@ -248,7 +251,7 @@ def record(
 
 
 def ratios(first: Finding, second: Finding) -> dict[str, dict[str, float | None]]:
-    """B/A of every metric that both have."""
+    """The ratio B/A of every metric that both runs have."""
     one, other = first.result.figures(), second.result.figures()
     return {
         name: {at: _rounded(_ratio(getattr(one[name], at), getattr(other[name], at))) for at in ("p50", "p95")}
@@ -278,7 +281,7 @@ def _result(found: Finding) -> dict[str, Any]:
 
 
 def _compared(each: Compared) -> dict[str, Any]:
-    """What only voxd knows has no figures of the bench."""
+    """Figures as voxd counts them and as the bench does; what only voxd can know has none of the bench."""
     found: dict[str, Any] = {"voxd": _summary(each.voxd)}
     if each.here is not None:
         found |= {"bench": _summary(each.here), "difference_p50": _rounded(each.difference)}

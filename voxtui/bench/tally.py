@@ -1,7 +1,7 @@
 """What became of each turn: a session's events booked by the timetable; then figures over all sessions.
 
-Pure.  The metrics are those that the session's own meter gives (`shared.latency`); here it is only decided which turn
-they belong to, and what is counted instead of measured.  The same turns as voxd counted them lie beside, in `reports`.
+Not in the path.  Pure.  The metrics are those of the session's own meter (`shared.latency`); it is only decided here to
+which turn they belong, and what is counted instead of measured.  The same turns as voxd counted them are in `reports`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from dataclasses import dataclass, field, fields, replace
 from shared.audio import to_samples
 from shared.events import Error, ResponseCreated, ResponseDone, SpeechStopped, TranscriptionFailed
 from shared.latency import OF_A_TURN, Summary, TurnMetrics, percentile, summarise
-from voxtui.bench.plan import Part, Plan
+from voxtui.bench.plan import BenchPlan, Part
 from voxtui.events import Event, Measured, Relinked
 from voxtui.session.meter import Meter, Report
 
 METRICS = tuple(metric.name for metric in OF_A_TURN)
-UPLINK = "uplink_ms"  # of a packet: its last sample captured -> in the session
-LATE = "late_ms"  # of the bench itself: a packet that went out after its time
+UPLINK = "uplink_ms"  # of a packet, from the capture of its last sample to its arrival in the session
+LATE = "late_ms"  # of the bench itself: how late a packet went out
 
 
 @dataclass(slots=True)
 class Counts:
-    """Nothing that went wrong is left out because it has no time.
+    """How many turns ended in which way.  What went wrong has no latency, so it is counted here.
 
     turns were due and heard brought words; missed ones brought none.  An answer that the next turn cut short is
     interrupted: an open loop does not wait for it."""
@@ -46,7 +46,8 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """One metric as voxd counts it and as it was here, from voxd's own estimate of speech; None: only voxd knows it.
+    """One metric as voxd counts it and as it was measured here from voxd's own estimate of speech; None: only voxd
+    knows it.
 
     `difference`: the median over the turns of here - voxd."""
 
@@ -57,13 +58,13 @@ class Compared:
 
 @dataclass(slots=True)
 class Result:
-    """Of one run, or of several that belong together."""
+    """Counts and figures of one run, or of several that belong together."""
 
     counts: Counts = field(default_factory=Counts)
     turns: list[TurnMetrics] = field(default_factory=list)
-    reports: list[Report] = field(default_factory=list)  # of those turns on which voxd has reported
+    reports: list[Report] = field(default_factory=list)  # turns on which voxd has reported
     late_ms: list[float] = field(default_factory=list)
-    reasons: Counter[str] = field(default_factory=Counter)  # of refusals and errors, each one sentence
+    reasons: Counter[str] = field(default_factory=Counter)  # refusals and errors, one sentence each
     cpu_s: dict[str, float] = field(default_factory=dict)  # seconds that each process computed in the window
     window_s: float = 0.0
 
@@ -78,13 +79,13 @@ class Result:
         self.window_s += other.window_s
 
     def figures(self) -> dict[str, Summary]:
-        """Metric -> figures, for those that applied, in the order of the table."""
+        """Figures of each metric that applied, in the order of the table."""
         uplink_ms = [each.uplink_ms for each in self.reports if each.uplink_ms is not None]
         more = {UPLINK: uplink_ms, LATE: self.late_ms}
         return summarise(self.turns) | {name: Summary.of(values) for name, values in more.items() if values}
 
     def compared(self) -> dict[str, Compared]:
-        """Metric -> how voxd counts it and how it was here, for those that voxd reports."""
+        """Each metric that voxd reports, as voxd counts it and as it was measured here."""
         voxd, here = summarise(each.voxd for each in self.reports), summarise(each.here for each in self.reports)
         pairs = [(each.voxd.as_dict(), each.here.as_dict()) for each in self.reports]
         found = {}
@@ -99,11 +100,11 @@ class Result:
 
 
 class Tally:
-    """Of one session.  `meter`: the session's, once there is one; it knows what voxd reports."""
+    """Counts and figures of one session.  `meter`: the session's, once there is one; it knows what voxd reports."""
 
     meter: Meter | None = None
 
-    def __init__(self, part: Part, plan: Plan) -> None:
+    def __init__(self, part: Part, plan: BenchPlan) -> None:
         self._part, self._plan = part, plan
         self._turn: dict[str, int] = {}  # utterance or answer -> turn
         self._said = 0  # the turn that was spoken last
@@ -138,7 +139,7 @@ class Tally:
                 pass
 
     def refused(self, reason: str) -> None:
-        """The session never began."""
+        """Notes that the session never began."""
         self._counts.refused += 1
         self._reasons[reason] += 1
 
@@ -151,7 +152,7 @@ class Tally:
         self._reasons[reason] += 1
 
     def result(self) -> Result:
-        """So far; warm-up turns are not measured, but what went wrong in them is counted."""
+        """The result so far; warm-up turns are not measured, but what went wrong in them is counted."""
         turns = {key: turn for key in self._measured if (turn := self._turn.get(key, -1)) >= self._plan.warmup}
         due = 0 if self._counts.refused else self._plan.turns
         heard = len(set(turns.values()))
@@ -165,12 +166,12 @@ class Tally:
         return Result(counts, measured, reports, reasons=self._reasons)
 
     def _whole(self, key: str, metrics: TurnMetrics) -> TurnMetrics:
-        """An answer that was cut short has no whole length."""
+        """The metrics without those of a whole answer, which one that was cut short does not have."""
         return replace(metrics, total_ms=None) if key in self._cut else metrics
 
 
 def total(tallies: Iterable[Tally]) -> Result:
-    """Of all sessions."""
+    """Adds up the results of all sessions."""
     whole = Result()
     for tally in tallies:
         whole.add(tally.result())

@@ -1,4 +1,4 @@
 """Where sound comes from: the microphone, a file, silence.  Step 1.
 
-Knows nothing of links and sessions.  Begin with `sources`.
+This room knows no links and no sessions.  Begin with `sources`.
 """

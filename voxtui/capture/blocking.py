@@ -1,6 +1,6 @@
-"""Calls that may wait for ever, such as reading a pipe into which nobody writes.  Beside step 1.
+"""Runs calls that may wait for ever, such as reading a pipe into which nobody writes.  Beside step 1.
 
-`asyncio.to_thread` would keep the program from ending until they return.  It does not know what is called.
+`asyncio.to_thread` would keep the program from ending until they return.  This module does not know what is called.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Found = TypeVar("Found")
 
 
 async def in_thread(work: Callable[[], Found]) -> Found:
-    """What `work` returns or raises, from a thread whose end nobody waits for when the program ends."""
+    """Runs `work` in a thread for which the end of the program does not wait; returns or raises what it does."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Found] = loop.create_future()
 

@@ -18,14 +18,15 @@ STANDARD_INPUT = Path("-")
 
 
 def shown(path: Path) -> str:
-    """A name for people and for JSON: bytes that are no UTF-8 as \\\\xhh, one line, nothing that acts on a terminal."""
+    """A file's name for people and for JSON: bytes that are not UTF-8 as \\\\xhh, one line, nothing that acts on a
+    terminal."""
     if path == STANDARD_INPUT:
         return "standard input"
     return safe_line(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def open_sound(path: Path) -> AudioFile:
-    """Waits for the first sound in it.  Raises SourceError."""
+    """Opens a sound file and waits for the first sound in it.  Raises SourceError."""
     try:
         return AudioFile(_opened(path))
     except (Unreadable, OSError) as error:
@@ -33,7 +34,7 @@ def open_sound(path: Path) -> AudioFile:
 
 
 def read_sound(path: Path) -> bytes:
-    """All of a short file as s16le at 16 kHz.  Raises SourceError."""
+    """Reads all of a short file as s16le at 16 kHz.  Raises SourceError."""
     try:
         return read_whole(path)
     except (Unreadable, OSError) as error:

@@ -1,4 +1,4 @@
-"""The sound card, through PortAudio.  Step 1 of a frame's path.
+"""The sound card, through PortAudio.  Step 1 of a packet's path.
 
 PortAudio is loaded when a microphone is wanted and not before: without it, or without a device, everything else works.
 It does not know the connection.
@@ -21,13 +21,13 @@ from voxtui.errors import SourceError
 
 HELD = 250  # blocks of 20 ms that may wait for a slow connection: 5 s; beyond it the oldest goes and is counted
 
-_in_use: set[Microphone] = set()  # those that hold a device
+_in_use: set[Microphone] = set()  # microphones that hold a device
 
 NONE_HERE = "No microphone is known to the sound system of this machine."
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class InputDevice:
     """One input of the sound system."""
 
     index: int
@@ -37,8 +37,8 @@ class Device:
     default: bool
 
 
-def inputs() -> list[Device]:
-    """Every device that can record.  Raises SourceError with the reason if there is none."""
+def inputs() -> list[InputDevice]:
+    """Lists every device that can record.  Raises SourceError with the reason if there is none."""
     sound = _portaudio()
     try:
         found = sound.query_devices()
@@ -46,7 +46,7 @@ def inputs() -> list[Device]:
     except sound.PortAudioError as error:
         raise SourceError(f"The sound system does not answer: {_reason(error)}.") from None
     devices = [
-        Device(
+        InputDevice(
             int(at["index"]),
             safe_line(str(at["name"])),
             int(at["max_input_channels"]),
@@ -82,7 +82,7 @@ def _portaudio() -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """PortAudio puts its error number behind the text; people need the text."""
+    """PortAudio's own sentence about an error, without the number that it puts behind."""
     return safe_line(str(error.args[0] if error.args else error)).removesuffix(".")
 
 
@@ -120,7 +120,7 @@ class Microphone:
             raise SourceError(f"No microphone {self._device!r} can be opened: {_reason(error)}.") from None
 
     def _rate_of(self, usual: int) -> int:
-        """16 kHz where the device can, else its own rate, resampled here."""
+        """The rate to record at: 16 kHz where the device can, else its own rate, which is resampled here."""
         try:
             self._sound.check_input_settings(device=self._device, channels=1, dtype="int16", samplerate=RATE)
         except self._sound.PortAudioError:
@@ -132,7 +132,7 @@ class Microphone:
         arrived = asyncio.Event()
 
         def block(data: Any, frames: int, when: Any, status: Any) -> None:
-            """On PortAudio's thread."""
+            """Takes a block of samples, on PortAudio's thread."""
             now_us = time.monotonic_ns() // 1000
             age_s = when.currentTime - when.inputBufferAdcTime - frames / self._rate
             sane = when.inputBufferAdcTime > 0 and 0 <= age_s < 1  # some drivers tell no time
@@ -142,7 +142,7 @@ class Microphone:
                 loop.call_soon_threadsafe(arrived.set)
 
         def ended() -> None:
-            """PortAudio stops by itself when a device is unplugged."""
+            """Told by PortAudio, which stops by itself when a device is unplugged."""
             self._lost = True
             loop.call_soon_threadsafe(arrived.set)
 
@@ -185,7 +185,8 @@ class Microphone:
 
 
 class Cutter:
-    """Blocks of any length at any rate -> packets of 20 ms at 16 kHz, each with the time when its end was captured."""
+    """Cuts blocks of any length and rate into packets of 20 ms at 16 kHz, each with the time when its end was
+    captured."""
 
     def __init__(self, rate: int) -> None:
         self._rate = rate

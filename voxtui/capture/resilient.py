@@ -1,4 +1,4 @@
-"""What is listened to, whatever becomes of microphones: sound while there is some, else silence.  Step 1.
+"""A source that outlives its microphone: sound while there is some, else silence.  Step 1.
 
 A microphone that is missing, busy, unplugged or stuck is told in one sentence and tried again until it is back; the
 session above goes on, and a turn that was being spoken ends in silence.  It does not know PortAudio, nor who listens.
@@ -17,7 +17,7 @@ from voxtui.errors import SourceError
 
 RETRY = 100  # packets of silence between two tries: 2 s
 STALL_S = 5.0  # a device that gives nothing for so long is stuck; one that wakes up has been seen to take two seconds
-MUTE = 150  # packets of nothing but zeros, 3 s: no room is as quiet, so nobody is listening to it
+MUTE = 150  # packets of nothing but zeros, 3 s: no room is so quiet, so the device gives no sound
 NO_SOUND = (
     "The microphone {!r} gives nothing but zeros: it is muted, or this program may not use it (macOS: System Settings, "
     "Privacy & Security, Microphone; let the terminal in)."
@@ -27,7 +27,7 @@ Opener = Callable[[], Source]
 
 
 class Ear:
-    """A source that never ends and never fails.  `tell`: is given the sentences."""
+    """A source that never ends and never fails.  `tell` is given a sentence for each trouble."""
 
     ends = False
     samples: int | None = None
@@ -37,8 +37,8 @@ class Ear:
         self.name = ""
         self._opener, self._tell, self._clock = opener, tell, clock
         self._source: Source | None = None
-        self._dropped = 0  # by the sources before
-        self._complaint = ""  # the last one, until there is sound again
+        self._dropped = 0  # packets dropped by the sources before this one
+        self._complaint = ""  # the last complaint, until there is sound again
         self._zeros = 0
 
     @property
@@ -46,7 +46,7 @@ class Ear:
         return self._dropped + (self._source.dropped if self._source is not None else 0)
 
     def listen_to(self, opener: Opener) -> None:
-        """Another microphone, from the next packet on."""
+        """Listens to another microphone from the next packet on."""
         self._opener, self._complaint = opener, ""
 
     async def packets(self) -> AsyncIterator[Packet]:
@@ -73,7 +73,7 @@ class Ear:
                 yield packet
 
     async def _silence(self, opener: Opener) -> AsyncIterator[Packet]:
-        """Until the next try."""
+        """Gives silence until the next try."""
         count = 0
         async for packet in Silence(self._clock).packets():
             yield packet
@@ -82,7 +82,7 @@ class Ear:
                 return
 
     def _complain(self, sentence: str) -> None:
-        """Once, however often it is tried."""
+        """Tells of a trouble once, however often it is tried."""
         if sentence != self._complaint:
             self._complaint = sentence
             self._tell(f"{sentence}  It is tried again until it works.")

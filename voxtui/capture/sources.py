@@ -1,4 +1,4 @@
-"""Sound in, whatever it comes from: 20 ms packets on an absolute clock.  Step 1 of a frame's path.
+"""Sound in, whatever it comes from: 20 ms packets on an absolute clock.  Step 1 of a packet's path.
 
 A microphone, a file and silence are the same asynchronous iterator, so that all above cannot tell them apart.  Packet n
 of a made source is due at `start + n * 20 ms`, whatever happened to packet n - 1: lateness never adds up, and a slow
@@ -98,17 +98,17 @@ class FileSource:
 
     @property
     def expected(self) -> int:
-        """Samples that it may have, as long as that is not known; 0: nobody can tell."""
+        """How many samples the file may have, as long as that is not known; 0: nobody can tell."""
         return round(self._file.expected_s * RATE) if self._file is not None else 0
 
     def remarks(self, *, spoken: bool) -> list[str]:
-        """What a person should know when it is over: sentences without a name or a full stop.  `spoken`: there were
-        words in it."""
+        """What a person should know when the file is over: sentences without a name or a full stop.  `spoken`: there
+        were words in it."""
         silent = not spoken and self.ends and bool(self.samples)
         return [*self.notes, *([f"no speech was found in {(self.samples or 0) / RATE:.1f} s of sound"] * silent)]
 
     async def packets(self) -> AsyncIterator[Packet]:
-        """Raises SourceError when a file can be read no further."""
+        """The packets, each at its time.  Raises SourceError when a file can be read no further."""
         start_us = self._clock.now_us()
         number = end = self._at = 0
         try:
@@ -126,7 +126,7 @@ class FileSource:
             self.close()
 
     def close(self) -> None:
-        """For one that is not played, or not to its end."""
+        """Closes a source that is not played, or not to its end."""
         if self._file is not None:
             self._file.close()
 
@@ -156,7 +156,7 @@ class FileSource:
 
 
 class Silence(FileSource):
-    """Nobody speaks: what a client without a microphone sends."""
+    """Silence, which a client without a microphone sends."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         super().__init__("silence", np.zeros(0, np.float32), clock=clock)
@@ -166,10 +166,10 @@ class Silence(FileSource):
 
 
 def open_file(path: Path, *, hurry: bool = False) -> FileSource:
-    """A sound file of any common kind, a pipe, or `-`.  Waits for its first sound.  Raises SourceError."""
+    """Opens a sound file of any common kind, a pipe, or `-`, and waits for its first sound.  Raises SourceError."""
     return FileSource(shown(Path(path.name or path)), open_sound(path), hurry=hurry)
 
 
 def read_clip(path: Path) -> Float32:
-    """All of a short file as float32 [n] at 16 kHz mono.  Raises SourceError."""
+    """Reads all of a short file as float32 [n] at 16 kHz mono.  Raises SourceError."""
     return pcm16_to_float(read_sound(path))

@@ -1,4 +1,4 @@
-"""What a person types besides the screen, the bench and the doctor: plain text, files, the demo, devices.
+"""What a person types besides the screen, the bench and the doctor: plain text, files, the demo, devices.  Step 12.
 
-Imports no Textual.  Begin with `plain`.
+This room imports no Textual.  Begin with `plain`.
 """

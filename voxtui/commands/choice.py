@@ -1,6 +1,7 @@
-"""Which command a command line means, never a slip of the finger for a host; and whether there can be a screen.
+"""Which command a command line means, so that a mistyped word is not taken for a host; and whether there can be a
+screen.
 
-It knows words, TERM and standard streams; not what a command does.
+Not in the path.  It knows words, TERM and standard streams; not what a command does.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ FAMILIES = ("xterm", "screen", "tmux", "rxvt", "alacritty", "foot", "kitty", "we
 
 
 class Commands(Program):
-    """`voxtui` and `voxtui TARGET` mean `voxtui connect`."""
+    """The command group, in which `voxtui` and `voxtui TARGET` mean `voxtui connect`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {"--help", "-h", "--version"}
@@ -32,7 +33,7 @@ class Commands(Program):
         return super().parse_args(ctx, args)
 
     def _look_at(self, word: str, ctx: click.Context) -> None:
-        """A slip of the finger is no host, and neither is a sound file."""
+        """Refuses a word that is a mistyped command or a sound file, rather than taking it for a host."""
         if word.isalpha() and (meant := likely(word, list(self.commands))):
             told = f"No such command {word!r}. Did you mean {meant!r}? (A host of that name: voxtui connect {word})"
             raise click.UsageError(told, ctx)
@@ -42,7 +43,7 @@ class Commands(Program):
 
 
 def why_plain(environ: Mapping[str, str]) -> str | None:
-    """Why there can be no screen here, in half a sentence; None: there can."""
+    """Why there can be no screen here, in half a sentence; None if there can."""
     for name, stream in (("input", sys.stdin), ("output", sys.stdout)):
         if stream is None or stream.closed or not stream.isatty():
             return f"standard {name} is no terminal"

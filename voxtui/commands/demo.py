@@ -1,4 +1,4 @@
-"""`voxtui demo`: is it any good on this machine?  A clip through the whole program, in real time, and its latency.
+"""`voxtui demo` plays a clip through the whole program in real time and shows its latency on this machine.  Step 12.
 
 Everything is the real thing: a voxd in processes of its own, the client, the wire.  It does not know the clip's words.
 """
@@ -17,7 +17,7 @@ from voxtui.events import Event
 from voxtui.link.client import RealtimeClient, Wishes
 from voxtui.link.target import Direct
 from voxtui.session.run import Run
-from voxtui.session.transcript import Entry, Progress, State, Voice, changes, reduce
+from voxtui.session.transcript import Entry, EntryProgress, State, Voice, changes, reduce
 from voxtui.table import metrics_table
 
 
@@ -29,7 +29,7 @@ class Lines:
 
     def __init__(self, write: Callable[[str], None], width: int) -> None:
         self._write, self._width = write, width
-        self._written: dict[str, str] = {}  # of the utterances: what stands there
+        self._written: dict[str, str] = {}  # the text that stands there, by utterance
         self._state = State()
         self._done: set[str] = set()
         self._column = 0
@@ -47,7 +47,7 @@ class Lines:
         self._take_back()
         self._written[entry.key] = text
         self._confirm(text[len(before) :] if text.startswith(before) else f" / {text}")
-        if entry.progress is Progress.OPEN:
+        if entry.progress is EntryProgress.OPEN:
             self._suppose(entry.provisional.rstrip())
             return
         self._done.add(entry.key)

@@ -1,8 +1,11 @@
-"""`voxtui devices`: which microphones there are.  It knows how a device is described, not how it is opened."""
+"""`voxtui devices`: which microphones there are.  Beside step 1.
+
+It knows how a device is described, not how it is opened.
+"""
 
 from __future__ import annotations
 
-from voxtui.capture.microphone import Device, inputs
+from voxtui.capture.microphone import InputDevice, inputs
 
 
 def device_list() -> str:
@@ -10,6 +13,6 @@ def device_list() -> str:
     return "\n".join(_line(device) for device in inputs())
 
 
-def _line(device: Device) -> str:
+def _line(device: InputDevice) -> str:
     channels = "1 channel" if device.channels == 1 else f"{device.channels} channels"
     return f"{'*' if device.default else ' '} {device.index:>3}  {device.name}  ({channels}, {device.rate} Hz)"

@@ -1,6 +1,7 @@
-"""A voxd of one's own: started for one command, reached through a socket nobody else sees, always stopped.
+"""Starts a private voxd for one command, reached through a socket that nobody else sees, and always stops it.
 
-It knows how a daemon is started, how it says that it is ready and how it is stopped; not what is said to it.
+Not in the path.  It knows how a daemon is started, how it says that it is ready and how it is stopped; not what is said
+to it.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ from voxtui.link.target import Address, Target, unix_target
 NEEDED = ("faster_whisper", "onnxruntime", "starlette", "uvicorn")  # what the extra [whisper] brings
 START_S = 120.0  # a cold disk and a slow core; a warm one takes two seconds
 LOOK_S = 0.1  # between two looks whether it is ready
-ANSWER_S = 5.0  # for somebody who listens
-STOP_S = 5.0  # to say goodbye; then it is killed
+ANSWER_S = 5.0  # for an answer from somebody who listens
+STOP_S = 5.0  # for the daemon to end; then it is killed
 PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 TAIL = 12  # lines of its log that are shown if it dies
 
@@ -58,7 +59,7 @@ async def private_voxd(tell: Tell) -> AsyncIterator[Target]:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # Ctrl-C is for us; we stop it
+                start_new_session=True,  # Ctrl-C goes to this process only, which stops the daemon
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
         try:
@@ -75,13 +76,14 @@ def missing() -> list[str]:
 
 
 def _die_with_parent() -> None:
-    """Should this process be killed, so that it can stop nothing, the kernel ends its daemon."""
+    """Has the kernel end the daemon when this process is killed and so cannot stop it."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def answers(target: Target) -> bool:
-    """Whether somebody listens behind the socket of a target; a daemon that died leaves its file behind.  One that is
-    too busy to answer is there all the same, and a second one beside it would make it no better."""
+    """Whether somebody listens behind the socket of a target; a daemon that died leaves its file behind.
+
+    A daemon that is too busy to answer counts, since a second one beside it would help nobody."""
     if target.socket is None:
         return False
     try:
@@ -145,7 +147,7 @@ async def _until_ready(child: Process, target: Target, log: Path, tell: Tell) ->
     try:
         async with asyncio.timeout(START_S):
             while True:
-                # Its end is what is waited for; each time it has not come, one look.
+                # Wait for the daemon's end; each time it has not come, ask /ready once.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):
                         await child.wait()
@@ -162,7 +164,7 @@ async def _until_ready(child: Process, target: Target, log: Path, tell: Tell) ->
 
 
 async def _look(target: Target) -> tuple[int, str]:
-    """(status, line of progress) of GET /ready; status 0 while nobody listens."""
+    """Status and line of progress of GET /ready; status 0 while nobody listens."""
     try:
         status, body = await get(Address(target.url, target.socket), "/ready")
     except (OSError, ValueError):
@@ -171,7 +173,7 @@ async def _look(target: Target) -> tuple[int, str]:
 
 
 def _progress(body: bytes) -> str:
-    """The line of `progress` in the body, which while it loads says what is being done."""
+    """The line of `progress` in the body, which says what a voxd that loads is doing."""
     try:
         found = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -183,13 +185,13 @@ def _progress(body: bytes) -> str:
 
 
 def _tail(log: Path) -> str:
-    """The end of its log, each line indented."""
+    """The end of the daemon's log, each line indented."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
     return "".join(f"\n    {safe_line(line)}" for line in lines) or " It said nothing."
 
 
 async def _stop(child: Process) -> None:
-    """SIGTERM, then, when it has not ended in time, SIGKILL to its whole process group: engine processes too."""
+    """Sends SIGTERM, and SIGKILL to the whole process group (engine processes too) if it does not end in time."""
     if child.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             child.terminate()

@@ -1,4 +1,4 @@
-"""`--plain`: words to standard output as they come, everything else to standard error.  Step 12 of a frame's path.
+"""`--plain`: words to standard output as they come, everything else to standard error.  Step 12 of a packet's path.
 
 For pipes and screen readers: nothing is ever taken back or redrawn, so what is provisional is not shown, and a line is
 one speaker's from its beginning to its end.  It does not know where the sound comes from.
@@ -26,7 +26,7 @@ from voxtui.link.client import PATIENCE_S, RealtimeClient, Wishes
 from voxtui.link.route import opened
 from voxtui.link.target import Target
 from voxtui.session.run import Run
-from voxtui.session.transcript import Entry, Progress, State, Voice, changes, reduce
+from voxtui.session.transcript import Entry, EntryProgress, State, Voice, changes, reduce
 from voxtui.table import metrics_table
 
 Write = Callable[[str], None]
@@ -67,7 +67,7 @@ class Printer:
                 pass
 
     def close(self) -> None:
-        """Nothing more will come: what waits is written, and the last line ends."""
+        """Writes what still waits and ends the last line, since nothing more will come."""
         waiting = [self._line, *self._waiting] if self._line is not None else list(self._waiting)
         for key in dict.fromkeys(waiting):
             self._words(self._waiting[key])
@@ -89,7 +89,7 @@ class Printer:
             self._written.pop(entry.key, None)
 
     def _next(self) -> Entry | None:
-        """Whose turn it is."""
+        """The entry that may be written next."""
         if self._line is not None:
             return self._waiting[self._line]
         answering = any(entry.voice is Voice.MODEL and _open(entry) for entry in self._waiting.values())
@@ -104,7 +104,7 @@ class Printer:
         return None
 
     def _forget(self) -> None:
-        """What is no longer there will be heard anew, or was no speech."""
+        """Drops entries that are gone: they will be heard anew, or were no speech."""
         there = {entry.key for entry in self._state.entries}
         for key in [key for key in self._waiting if key not in there]:
             if self._line == key:
@@ -115,12 +115,12 @@ class Printer:
     # ── what is written ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _words(self, entry: Entry) -> None:
-        """What is new in an entry."""
+        """Writes what is new in an entry."""
         text, written = entry.text.lstrip(), self._written.get(entry.key, "")
         if text == written:
             return
         if not text.startswith(written):
-            # A sequence that the gate met in two halves: the line is written anew.
+            # `safe_text` met an escape sequence in two halves and took it out: the line is written anew.
             self._end_line()
             written = ""
         if self._line != entry.key:
@@ -141,25 +141,26 @@ class Printer:
         self._later.clear()
 
     def _tell(self, line: str) -> None:
-        """Not into a line of words on the same screen."""
+        """Writes to standard error, but not into an open line of words on the same terminal."""
         if self._terminal and self._line is not None:
             self._later.append(line)
         else:
             self._err(line)
 
     def _tell_now(self, line: str) -> None:
-        """What cannot wait for the end of a line breaks it, where it must; it goes on under its speaker's name."""
+        """Writes what cannot wait for the end of a line: the open line is broken and goes on under its speaker's
+        name."""
         if self._terminal:
             self._end_line()
         self._err(line)
 
 
 def _open(entry: Entry) -> bool:
-    return entry.progress is Progress.OPEN
+    return entry.progress is EntryProgress.OPEN
 
 
 def _ended(entry: Entry) -> bool:
-    """The person no longer speaks, as far as the server has said."""
+    """Whether the person no longer speaks, as far as the server has said."""
     return entry.start_ms is None or entry.end_ms is not None
 
 
@@ -180,14 +181,14 @@ def _stderr(line: str) -> None:
 
 
 def standard_printer() -> Printer:
-    """To this process's standard output and error."""
+    """A printer to this process's standard output and error."""
     return Printer(_stdout, _stderr, terminal=sys.stdout.isatty())
 
 
 async def talk(
     target: Target, token: str | None, wishes: Wishes, open_source: Callable[[], Source], *, live: bool
 ) -> bool:
-    """A whole session.  `live`: a microphone.  Raises ClientError, SourceError.
+    """Holds a whole session.  `live`: the source is a microphone.  Raises ClientError, SourceError.
 
     A file that cannot be read is told before anything is connected; that there is no microphone, after: where no voxd
     is reached, that is what to mend first."""
@@ -208,7 +209,7 @@ async def talk(
         ):
             if isinstance(found, SourceError):
                 raise found
-            first = [found]  # it is there: what becomes of it later does not end the session
+            first = [found]  # the source is there: what becomes of it later does not end the session
             source = Ear(lambda: first.pop() if first else open_source(), tell) if live else found
             await run_plain(client, source, lines)
     return True
@@ -222,7 +223,7 @@ def _tried(open_source: Callable[[], Source]) -> Source | SourceError:
 
 
 async def run_plain(client: RealtimeClient, source: Source, printer: Printer) -> None:
-    """One session on two pipes; then, where anything was measured, the table."""
+    """Runs one session on two pipes; then, where anything was measured, prints the table."""
     run = Run(client, source, printer.receive)
     try:
         await run.run()

@@ -1,4 +1,4 @@
-"""`voxtui transcribe FILE...`: files in, text out, as fast as voxd takes them.
+"""`voxtui transcribe FILE...`: files in, text out, as fast as voxd takes them.  Step 12.
 
 The transcript goes to standard output, or into files; progress and what is wrong go to standard error.  Text is written
 as it is found, in order; captions and tables when a file is done.  It does not know how words are found in sound, nor
@@ -19,7 +19,7 @@ import msgspec
 
 from shared import captions
 from shared.audio import RATE, to_ms, to_samples
-from shared.captions import Turn, Word
+from shared.captions import CaptionWord, FileTurn
 from shared.events import Notice, TranscriptionCompleted
 from shared.program import written
 from shared.safe_text import safe_text
@@ -34,7 +34,7 @@ from voxtui.events import Event
 from voxtui.link.client import PATIENCE_S, SILENCE_MS, RealtimeClient, Wishes
 from voxtui.link.target import Route
 from voxtui.session.run import Run
-from voxtui.session.transcript import Entry, Progress, State, Voice, changes, reduce
+from voxtui.session.transcript import Entry, EntryProgress, State, Voice, changes, reduce
 
 NO_EFFECT = "no_effect"  # a wish that changes nothing with this engine: no failure
 
@@ -45,17 +45,17 @@ class Transcript:
 
     file: str
     seconds: float
-    turns: tuple[Turn, ...]
+    turns: tuple[FileTurn, ...]
     language: str | None = None
 
 
 def as_text(found: Transcript) -> str:
-    """One line per utterance."""
+    """Text with one line per utterance."""
     return "".join(f"{turn.text}\n" for turn in found.turns)
 
 
 def as_json(found: Transcript) -> str:
-    """One object on one line."""
+    """The transcript as one JSON object on one line."""
     text = " ".join(turn.text for turn in found.turns)
     whole = {"file": found.file, "seconds": found.seconds, "language": found.language, "text": text}
     return msgspec.json.encode(whole | {"turns": found.turns}).decode() + "\n"
@@ -136,8 +136,10 @@ class Hearing:
         self._file, self._client, self._source, self._as_it_comes = file, client, source, as_it_comes
         self._state = State()
         self._run = Run(client, source, self._receive, hurry=True, silence_ms=SILENCE_MS)
-        self._turns: dict[str, Turn] = {}  # of the whole file, however long: a screen may forget, a transcript may not
-        self._words: dict[str, tuple[Word, ...]] = {}
+        self._turns: dict[
+            str, FileTurn
+        ] = {}  # of the whole file, however long: a screen may forget, a transcript may not
+        self._words: dict[str, tuple[CaptionWord, ...]] = {}
         self._languages: list[str] = []  # that voxd has told, one for each utterance
         self._failures: dict[str, str] = {}
         width = shutil.get_terminal_size().columns if sys.stderr.isatty() else 0
@@ -154,7 +156,7 @@ class Hearing:
 
     @property
     def _samples(self) -> int:
-        """So far, until the end of the file was read."""
+        """Samples read so far, until the end of the file was read."""
         found = self._source.samples
         return self._client.position if found is None else found
 
@@ -186,9 +188,9 @@ class Hearing:
                     self._failures[entry.key] = entry.text
             elif entry.voice is Voice.MODEL:
                 continue  # nobody asked for answers, and one is no transcript
-            elif entry.progress is Progress.BROKEN:
+            elif entry.progress is EntryProgress.BROKEN:
                 self._failures[entry.key] = entry.remark
-            elif entry.progress is Progress.DONE and entry.key not in self._turns:
+            elif entry.progress is EntryProgress.DONE and entry.key not in self._turns:
                 self._turns[entry.key] = turn = self._turn(entry)
                 if self._as_it_comes:
                     self._ticker.clear()
@@ -197,13 +199,16 @@ class Hearing:
     def _found(self, event: TranscriptionCompleted) -> None:
         """What the engine has found besides the text."""
         words = event.voxd_words or ()
-        self._words[event.item_id] = tuple(Word(safe_text(each.text), each.start_ms, each.end_ms) for each in words)
+        self._words[event.item_id] = tuple(
+            CaptionWord(safe_text(each.text), each.start_ms, each.end_ms) for each in words
+        )
         if event.voxd_language:
             self._languages.append(event.voxd_language)
 
-    def _turn(self, entry: Entry) -> Turn:
-        """What the last commit brought has no place of its own: it lies behind all that was heard before."""
+    def _turn(self, entry: Entry) -> FileTurn:
+        """One utterance with its place.  What the last commit brought has none, so it lies behind all that was heard
+        before."""
         behind = max((to_samples(turn.end_ms) for turn in self._turns.values()), default=0)
         first, last = self._run.meter.span(entry.key) or (behind, self._samples)
         words = self._words.pop(entry.key, ())
-        return Turn(to_ms(first), to_ms(last), " ".join(entry.text.split()), words)
+        return FileTurn(to_ms(first), to_ms(last), " ".join(entry.text.split()), words)

@@ -1,6 +1,7 @@
-"""`voxtui doctor`: everything between a person's mouth and the model, one line each: good, or what to do about it.
+"""`voxtui doctor` as the command line calls it: facts are gathered, judged, and become a report.
 
-`rules` (pure) says what the facts mean; `machine`, `way` and `ear` gather them.  Here they meet and become a report.
+Not in the path.  It knows the order of the checks; not how a fact is gathered (`machine`, `way`, `ear`) or what it
+means (`rules`).
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ async def doctor(
     *,
     token_file: Path | None = None,
 ) -> bool:
-    """Examines, and gives `out` a line whenever something is known.  True when nothing is bad.
+    """Examines everything and gives `out` a line whenever something is known.  True when nothing is bad.
 
-    `token_file`: where the token is from, if from a file.  Changes nothing; takes some 10 s."""
+    `token_file`: the file that the token is from, if any.  Changes nothing; takes some 10 s."""
     async with opened(target, token, environ) as route, asyncio.TaskGroup() as tasks:
         report = report_on(look_at_screen(environ), out)
         machine = tasks.create_task(look_at_machine(environ, here=target.ssh is None and target.loopback))
@@ -51,7 +52,7 @@ async def doctor(
 
 
 async def _examine(way: Way, route: Route, token: Token) -> Voxd:
-    """What voxd says of itself, and whether it talks."""
+    """Asks voxd for its state, then speaks a sentence to it."""
     if not way.stands:
         return Voxd(token)
     if way.tunnel is not None and way.tunnel.loading:
@@ -69,6 +70,6 @@ def _mode(path: Path | None) -> int:
 
 
 def report_on(screen: Screen, out: Callable[[str], None]) -> Report:
-    """A report that this screen can show, and that cannot touch it."""
+    """A report in signs and colours that this terminal can show."""
     width = screen.columns if screen.terminal else 0
     return Report(out, width=width, utf8=screen.utf8, coloured=bool(screen.terminal and screen.colours))

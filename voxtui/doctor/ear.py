@@ -1,6 +1,7 @@
 """Listens to the default microphone for a moment and prints what it heard: `python -m voxtui.doctor.ear`.
 
-In a process of its own: a sound system may hang for ever, or write to standard error, and the doctor does neither.
+Not in the path.  It runs in a process of its own, since a sound system may hang for ever or write to standard error,
+and the doctor must do neither.  It does not know what the level means.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from voxtui.capture.microphone import Microphone
 from voxtui.doctor.facts import Sound
 from voxtui.errors import SourceError
 
-PACKETS = 35  # of 20 ms: 0.7 s
+PACKETS = 35  # packets of 20 ms: 0.7 s
 
 
 def listen() -> Sound:
-    """The default microphone, as found."""
+    """Listens to the default microphone and says what it heard."""
     try:
         portaudio = importlib.import_module("sounddevice")
     except ImportError:

@@ -1,6 +1,6 @@
-"""What the doctor knows: of this machine, of the way to voxd, of voxd.  Pure values.
+"""The facts that the doctor gathers about this machine, the way to voxd, and voxd.  Pure values, not in the path.
 
-They do not know how they were had, nor what they mean: that is `rules`.
+They do not know how they were gathered, nor what they mean: that is `rules`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Sound(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """Of standard output.  `colours`: how many, 0 for none."""
+    """Standard output as a terminal.  `colours`: how many, 0 for none."""
 
     terminal: bool
     columns: int
@@ -43,7 +43,7 @@ class Screen:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where the person sits, or is logged in.
+    """The machine at which the person sits, or is logged in.
 
     `kernel`: the text of /proc/version; `pulse`: whether the sound server of WSLg is there; `login`: SSH_CONNECTION;
     `here`: the target is on this machine; `installer`, `mixer`: the program of INSTALL, UNMUTE that is here."""
@@ -95,8 +95,8 @@ class Forward:
 
 @dataclass(frozen=True, slots=True)
 class Tunnel:
-    """voxtui's own.  `how`: over what the bytes go behind it; `loading`: what voxd says while it cannot be spoken with;
-    `trouble`: why there is no tunnel."""
+    """voxtui's own tunnel.  `how`: over what the bytes go behind it; `loading`: what voxd says while it cannot be
+    spoken with; `trouble`: why there is no tunnel."""
 
     ms: float = 0.0
     how: Literal["", "a UNIX socket", "a TCP port", "standard input and output"] = ""
@@ -106,8 +106,10 @@ class Tunnel:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """`ssh`: what `ssh -V` says, "" where none is needed; None if it cannot be run, and the knock says why.
-    `proxy`: the variable that names the one at which was knocked; "" for voxd itself."""
+    """The way to voxd.  `ssh`: what `ssh -V` says, "" where none is needed; None if it cannot be run, and the knock
+    says why.
+
+    `proxy`: the variable that names the proxy that was tried; "" where voxd itself was."""
 
     kind: Literal["unix", "tcp", "ssh"]
     near: bool
@@ -129,7 +131,8 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """`wanted`: the way asks for one (TCP).  `file`, `mode`: of --token-file."""
+    """The token at hand.  `wanted`: this way asks for one (TCP).  `file`, `mode`: path and permissions of
+    --token-file."""
 
     wanted: bool
     given: bool
@@ -159,7 +162,7 @@ class Status(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """To GET /status.  `code` 0: none came; `said`: what went wrong, in voxd's words."""
+    """The answer to GET /status.  `code` 0: none came; `said`: what went wrong, in voxd's words."""
 
     code: int = 0
     status: Status | None = None
@@ -167,7 +170,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class LinkCheck:
     """A WebSocket: how long until it was open, and one ping.  `trouble`: why there is none."""
 
     open_ms: float = 0.0
@@ -177,7 +180,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """A spoken clip through a session."""
+    """What came of a clip that was spoken through a session."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     trouble: str = ""
@@ -185,14 +188,14 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Voxd:
-    """What is not known since an earlier step failed is None."""
+    """What was found of voxd.  What is not known because an earlier step failed is None."""
 
     token: Token
     answer: Answer | None = None
-    link: Link | None = None
+    link: LinkCheck | None = None
 
     @property
     def ready(self) -> bool:
-        """A session may be had."""
+        """Whether a session may be had."""
         status = self.answer.status if self.answer else None
         return status is not None and status.state == "ready" and not status.full

@@ -1,6 +1,6 @@
 """Gathers what the doctor asks of this machine: its sound, its terminal, its `ssh` and what that forwards.
 
-It knows /proc, programs and environment variables; not what they mean, nor voxd.
+Not in the path.  It knows /proc, programs and environment variables; not what they mean, nor voxd.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from voxtui.doctor.rules import INSTALL, UNMUTE
 PULSE_OF_WSLG = Path("/mnt/wslg/PulseServer")
 HEARING_S = 5.0  # to load PortAudio, open a device and listen
 PROGRAM_S = 3.0  # for a program that only tells something about itself
-PROCESSES = 20  # of ssh, whose forwards are looked at
+PROCESSES = 20  # ssh processes whose forwards are looked at
 TRUE_COLOUR = 1 << 24
 
 
 async def look_at_machine(environ: Mapping[str, str], *, here: bool, proc: Path = Path("/proc")) -> Machine:
-    """`here`: the target is on this machine.  Takes HEARING_S at most."""
+    """Gathers what is to be known of this machine.  `here`: the target is on it.  Takes HEARING_S at most."""
     return Machine(
         system=sys.platform,
         kernel=_read(proc / "version"),
@@ -45,7 +45,7 @@ async def look_at_machine(environ: Mapping[str, str], *, here: bool, proc: Path 
 
 
 def look_at_screen(environ: Mapping[str, str]) -> Screen:
-    """Standard output."""
+    """Describes standard output: whether it is a terminal, how wide, how many colours."""
     size = shutil.get_terminal_size()
     name, more = environ.get("TERM", "dumb"), environ.get("COLORTERM", "")
     colours = TRUE_COLOUR if more in ("truecolor", "24bit") else 256 if "256" in name else 16
@@ -118,9 +118,9 @@ async def ssh_version(command: Sequence[str]) -> str | None:
 
 
 async def ssh_config(command: Sequence[str], folder: Path | None = None) -> SshConfig | None:
-    """What an ssh with these arguments would do, by its own account: the command line and ssh_config, merged.
+    """Asks ssh what it would do with these arguments: the command line and ssh_config, merged.
 
-    `folder`: where it would run.  None if ssh does not understand."""
+    `folder`: where it would run.  None if ssh does not understand the arguments."""
     said = await ask([command[0], "-G", *command[1:]], PROGRAM_S, folder=folder)
     if said is None or said.code != 0:
         return None
@@ -147,13 +147,13 @@ async def ssh_config(command: Sequence[str], folder: Path | None = None) -> SshC
 
 
 def _target(host: str, user: str, port: str) -> str:
-    """As short as it can be."""
+    """The target as short as it can be written."""
     host = host if user in ("", _user({})) else f"{user}@{host}"
     return host if port in ("", "22") else f"ssh://{host}:{port}"
 
 
 async def ssh_forwards(proc: Path = Path("/proc")) -> list[SshProcess]:
-    """The ssh of this user that forward something.  Empty where there is no /proc."""
+    """The ssh processes of this user that forward something.  Empty where there is no /proc."""
     running = list(_ssh_processes(proc))[:PROCESSES]
     configs = await asyncio.gather(*(ssh_config(command, folder) for _, command, folder in running))
     pairs = zip(running, configs, strict=True)
@@ -161,7 +161,7 @@ async def ssh_forwards(proc: Path = Path("/proc")) -> list[SshProcess]:
 
 
 def _ssh_processes(proc: Path) -> Iterator[tuple[int, list[str], Path]]:
-    """(process id, its command, its folder) of each ssh."""
+    """Process id, command and folder of each ssh of this user."""
     for entry in sorted(proc.glob("[0-9]*")):
         with contextlib.suppress(OSError):  # it has ended meanwhile
             if entry.stat().st_uid != os.getuid():
@@ -176,7 +176,7 @@ def _ssh_processes(proc: Path) -> Iterator[tuple[int, list[str], Path]]:
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a program left behind."""
+    """What a program printed, and its exit status."""
 
     code: int
     out: bytes

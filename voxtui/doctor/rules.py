@@ -1,6 +1,6 @@
 """What the doctor's facts mean: each becomes `ok`, or one thing to do about it.
 
-Pure: facts in, findings out.  It does not know how a fact is had, nor how a finding is shown.
+Not in the path.  Pure: facts in, findings out.  It does not know how a fact is gathered, nor how a finding is shown.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from shared import __version__
 from shared.report import Finding, Mark
-from voxtui.doctor.facts import Forward, Knock, Link, Machine, Screen, Status, Token, Voxd, Way, Words
+from voxtui.doctor.facts import Forward, Knock, LinkCheck, Machine, Screen, Status, Token, Voxd, Way, Words
 
 PROMPT_SSHD = (10, 1)  # the first OpenSSH server that sends small messages at once under `ssh -N`
 INSTALL = {
@@ -111,7 +111,7 @@ def _microphone(machine: Machine) -> Finding:
 
 def _no_device(machine: Machine) -> list[str]:
     if machine.wsl and not machine.pulse:
-        return []  # said of WSL
+        return []  # told where the machine is WSL
     if machine.system == "darwin":
         return ["Connect one, and choose it in System Settings > Sound > Input."]
     bridge = "sudo apt install libasound2-plugins" if machine.installer == "apt-get" else "install pipewire-alsa"
@@ -234,7 +234,8 @@ def _ms(ms: float) -> str:
 
 
 def voxd_findings(voxd: Voxd) -> list[Finding]:
-    """All but the last check, words for a spoken sentence; what keeps that from being made ends the list."""
+    """The findings about voxd up to the last check (words for a spoken sentence); what prevents that check ends the
+    list."""
     if voxd.answer is None:
         return [_rest("there is no way to voxd")]
     if voxd.answer.code == 401:
@@ -291,14 +292,14 @@ def _versions(status: Status) -> list[Finding]:
     return [_finding("versions", "ok", f"voxtui and voxd {__version__}")]
 
 
-def _link(link: Link) -> Finding:
+def _link(link: LinkCheck) -> Finding:
     if link.trouble:
         return _finding("WebSocket", "bad", link.trouble)
     return _finding("WebSocket", "ok", f"open after {_ms(link.open_ms)}, ping {_ms(link.ping_ms)}")
 
 
 def words_finding(words: Words) -> Finding:
-    """Of the last check: a sentence that was spoken."""
+    """The finding of the last check: whether a spoken sentence came back as words."""
     if words.trouble:
         return _finding("speech", "bad", words.trouble)
     if not words.metrics:

@@ -1,6 +1,6 @@
 """Gathers what the doctor asks of the way to voxd and of voxd itself, up to words for a spoken clip.
 
-It knows sockets and the client; not what a fact means, nor how it is shown.
+Not in the path.  It knows sockets and the client; not what a fact means, nor how it is shown.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from shared.audio import RATE
 from voxtui.capture.sources import CLIP, FileSource, read_clip
-from voxtui.doctor.facts import Answer, Failure, Forward, Knock, Link, Status, Tunnel, Way, Words
+from voxtui.doctor.facts import Answer, Failure, Forward, Knock, LinkCheck, Status, Tunnel, Way, Words
 from voxtui.doctor.machine import ssh_config, ssh_forwards, ssh_version
 from voxtui.errors import ClientError, Misconfigured, SourceError
 from voxtui.events import Event, Measured
@@ -49,7 +49,7 @@ Opening = Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]
 
 
 async def look_at_way(target: Target, route: Route, environ: Mapping[str, str]) -> Way:
-    """Makes the way on which `route` then leads.  Takes KNOCK_S and TUNNEL_S at most."""
+    """Opens the way to voxd, which `route` uses from then on.  Takes KNOCK_S and TUNNEL_S at most."""
     if target.ssh is not None:
         return await _over_ssh(target.ssh, route, environ)
     if target.socket is not None:
@@ -81,7 +81,7 @@ async def _over_ssh(host: str, route: Route, environ: Mapping[str, str]) -> Way:
 
 
 async def dig(route: Route) -> Tunnel:
-    """voxtui's own tunnel.  What loads behind one that stands is not waited for."""
+    """Opens voxtui's own tunnel.  It does not wait for a voxd that still loads behind it."""
     loading: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def tell(line: str) -> None:
@@ -113,7 +113,7 @@ async def _cancelled(work: asyncio.Future[Address]) -> None:
 
 
 async def find_forwards(target: Target) -> tuple[Forward, ...]:
-    """The ssh of this user that carry what the target names."""
+    """The ssh processes of this user that forward to what the target names."""
     found = []
     for process in await ssh_forwards():
         config = process.config
@@ -132,18 +132,18 @@ def _leads(listen: str, target: Target) -> bool:
 
 
 def _bare(place: str) -> str:
-    """`[localhost]:8000` as a person writes it."""
+    """The form `[localhost]:8000` as a person writes it."""
     host, bracket, port = place.removeprefix("[").partition("]")
     return host + port if bracket and ":" not in host else place
 
 
 async def knock_at_sshd(host: str, port: int) -> Knock:
-    """What an SSH server says of itself; it is told nothing."""
+    """Reads what an SSH server says of itself, and sends it nothing."""
     return await knock_at(f"{host}:{port}", asyncio.open_connection(host, port), banner=True)
 
 
 async def knock_at(place: str, opening: Opening, *, banner: bool = False) -> Knock:
-    """One connection, closed at once; `banner`: after the other side has said that it is an SSH server."""
+    """Opens one connection and closes it at once; `banner`: after the other side has said that it is an SSH server."""
     began = time.monotonic()
     try:
         async with asyncio.timeout(KNOCK_S):
@@ -189,7 +189,7 @@ def _why(error: Exception) -> str:
 
 
 def _plain(error: Exception) -> Exception:
-    """Of a name with several addresses asyncio tells all errors in one text; the last stands for them."""
+    """The last error of several: for a name with several addresses asyncio puts all of them into one text."""
     found = re.findall(r"\[Errno (\d+)\]", str(error))
     return OSError(int(found[-1]), os.strerror(int(found[-1]))) if found else error
 
@@ -202,7 +202,7 @@ def _since(began: float) -> float:
 
 
 async def ask_status(route: Route) -> Answer:
-    """GET /status, over the way on which a session would go."""
+    """Sends GET /status over the way that a session would take."""
     try:
         async with asyncio.timeout(ANSWER_S):
             address = await route.address(lambda line: None)
@@ -217,7 +217,7 @@ async def ask_status(route: Route) -> Answer:
 
 
 def understand(code: int, body: bytes, proxy: Proxy | None = None) -> Answer:
-    """What an HTTP answer says, that came through this proxy."""
+    """Reads an HTTP answer that came through this proxy, if there is one."""
     if code == 200:
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
             return Answer(code, msgspec.json.decode(body, type=Status))
@@ -228,8 +228,8 @@ def understand(code: int, body: bytes, proxy: Proxy | None = None) -> Answer:
     return Answer(code, said=f"somebody answers, but it is not a voxd (HTTP {code})")
 
 
-async def open_link(route: Route) -> Link:
-    """The handshake of a session, and pings in it."""
+async def open_link(route: Route) -> LinkCheck:
+    """Opens a session, sends pings in it, and measures both."""
     began = time.monotonic()
     try:
         async with asyncio.timeout(ANSWER_S):
@@ -240,16 +240,16 @@ async def open_link(route: Route) -> Link:
             finally:
                 await link.close()
     except ClientError as error:
-        return Link(trouble=str(error))
+        return LinkCheck(trouble=str(error))
     except TimeoutError:
-        return Link(trouble=f"no session and no ping within {ANSWER_S:.0f} s")
+        return LinkCheck(trouble=f"no session and no ping within {ANSWER_S:.0f} s")
     except (ConnectionClosed, WebSocketException) as error:
-        return Link(trouble=f"the session is closed at once: {error}")
-    return Link(opened_ms, median(pings) * 1000)
+        return LinkCheck(trouble=f"the session is closed at once: {error}")
+    return LinkCheck(opened_ms, median(pings) * 1000)
 
 
 async def speak(route: Route) -> Words:
-    """A sentence in real time through a session; what was measured until its end, or the end of patience."""
+    """Plays a sentence in real time through a session; returns what was measured until it was done, or too late."""
     metrics: dict[str, float] = {}
 
     def take(event: Event) -> None:

@@ -1,5 +1,5 @@
 """One Realtime conversation as seen from the client: audio out, events in, over as many links as it takes.  Steps 2 and
-12 of a frame's path.
+12 of a packet's path.
 
 It knows the session's opening, when each sample was captured, and how a broken link is replaced: sound that is not yet
 text is kept (`voxtui.link.replay`), the session is resumed, and what was missed is sent again.  It does not know
@@ -35,17 +35,17 @@ from shared.events import (
 )
 from shared.latency import SampleClock
 from shared.session_config import AnySession
-from voxtui.errors import ClientError, Misconfigured, NotReady, Refused, Unreachable
+from voxtui.errors import ClientError, Misconfigured, NotReady, TokenRefused, Unreachable
 from voxtui.events import Health, Relinked, Unlinked
 from voxtui.link.replay import KEEP, Replay
 from voxtui.link.target import Address, Route
-from voxtui.link.transport import Link, Sound, Transport
-from voxtui.link.websocket import EXTENSIONS, FILE_EXTENSIONS, FINAL, OPEN_S, dial, farewell, parse
+from voxtui.link.transport import Sound, Transport, WebSocketView
+from voxtui.link.websocket import FINAL, OPEN_S, dial, farewell, parse
 
 SILENCE_MS = 500  # how long a pause ends a turn, unless told
 PACE_S = 0.005  # between two packets of 20 ms: what is replayed goes out at four times its own speed, not faster
 FIRST_S, MOST_S = 0.2, 5.0  # between two tries of a link
-PATIENCE_S = 60.0  # a vanished client's session is kept as long; who plays a clip does not wait longer
+PATIENCE_S = 60.0  # as long as the server keeps the session of a vanished client; a clip is not tried for longer
 LAG_MS = 500  # the step in which lag is told: below it lies what an acknowledgement takes
 HURRIED = 1 * RATE  # samples of a hurried clip that may wait for the link
 HURRIED_KEEP = 600 * RATE  # a hurried server may be minutes behind with what is not yet text
@@ -53,7 +53,7 @@ HURRIED_KEEP = 600 * RATE  # a hurried server may be minutes behind with what is
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a session shall be like.
+    """The wishes for a session.
 
     `answers`: whether it is a conversation, where there is a responder, for good; `replies`: whether what is said is
     answered by itself.  `hands_free`: the server finds the turns.  `delay_ms`: by how much live text may trail."""
@@ -65,7 +65,7 @@ class Wishes:
     answers: bool = True
     replies: bool = True
     hands_free: bool = True
-    transport: Transport = "ws"  # of the sound
+    transport: Transport = "ws"  # language of the sound
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class _Broken(Exception):
 
 @dataclass(slots=True)
 class _Outage:
-    """There is no link."""
+    """The time without a link."""
 
     since_us: int
     reason: str = ""
@@ -96,7 +96,8 @@ def now_us() -> int:
 
 
 def waits() -> Iterator[float]:
-    """Seconds before each try: doubling, with jitter, so that many clients of one daemon do not come back at once."""
+    """The seconds before each try: doubling, with jitter, so that many clients of one daemon do not come back at
+    once."""
     most = FIRST_S
     while True:
         yield random.uniform(most / 2, most)
@@ -124,9 +125,9 @@ class RealtimeClient:
         self._replay = Replay(KEEP if live else HURRIED_KEEP)
         self._link: ClientConnection | None = None
         self._linked = asyncio.Event()  # the link may carry audio: its session is as wished, or was before
-        self._early: list[Received] = []  # came while the session was opened
+        self._early: list[Received] = []  # events that came while the session was opened
         self._more, self._moved = asyncio.Event(), asyncio.Event()  # there is audio to send; some has gone out
-        self._configured = asyncio.Event()  # the server has said so
+        self._configured = asyncio.Event()  # the server has said that it ends
         self._socket_until = 0  # samples before it go by WebSocket, also where there is a leg
         self._sound = Sound(self.wishes.transport, udp=route.udp, tell=remark)
         self._offered = SampleClock()  # when each sample could go out
@@ -186,15 +187,15 @@ class RealtimeClient:
 
     @property
     def health(self) -> Health:
-        """How the link in use does.  What is late shows in no local buffer: ssh takes all it is given."""
+        """How the link in use does.  Lateness is not seen in a local buffer, since ssh takes all it is given."""
         latency = self._link.latency if self._link is not None else 0.0
         lag_ms, lost_ms = to_ms(self._replay.lag) // LAG_MS * LAG_MS, to_ms(self._replay.lost)
         return Health(round(latency * 1000) if latency else None, lag_ms, lost_ms)
 
     async def send_audio(self, pcm: bytes, captured_us: int | None = None) -> None:
-        """Consecutive s16le at 16 kHz; `captured_us`: when its last sample was captured.
+        """Takes consecutive s16le at 16 kHz; `captured_us`: when its last sample was captured.
 
-        It is kept until its text is final, whether or not there is a link.  Waits only for a sound that is not live."""
+        The sound is kept until its text is final, whether or not there is a link.  Waits only when it is not live."""
         self._replay.append(pcm)
         self.clock.record(self.position, now_us() if captured_us is None else captured_us)
         self._offered.record(self.position, now_us())
@@ -204,12 +205,13 @@ class RealtimeClient:
             await self._moved.wait()
 
     async def wish(self, wishes: Wishes) -> None:
-        """Another configuration from now on, over this link and those after it.  Raises ClientError."""
+        """Configures the session anew, over this link and those after it.  Raises ClientError."""
         self.wishes = wishes
         await self.send(SessionUpdate(configuration(self.session, wishes)))
 
     async def send(self, event: ClientEvent) -> None:
-        """Behind all sound that was captured before.  Raises ClientError where there is no link: this is not kept."""
+        """Sends an event behind all sound that was captured before.  Raises ClientError where there is no link: it is
+        not kept."""
         position = self.position
         if self._sound.leg is not None:
             # UDP may be slower than the WebSocket, or lose it: what is not acknowledged goes there too, before this.
@@ -226,13 +228,13 @@ class RealtimeClient:
             raise ClientError(farewell(closed)) from None
 
     async def ping(self) -> None:
-        """A question that waits for nothing and overtakes what waits at the server: its Pong has `t0`, when it left."""
+        """Sends a ping, which the server answers before what waits there: its Pong has `t0`, when the ping left."""
         if self._link is not None and self._linked.is_set():
             with contextlib.suppress(ConnectionClosed):
                 await self._link.send(dump(Ping(t0=now_us())), text=True)
 
-    def _view(self) -> Link:
-        """The link, for whoever chooses the way of sound."""
+    def _view(self) -> WebSocketView:
+        """What of the link is seen by whoever chooses the way of sound."""
 
         async def ready() -> None:
             await self._linked.wait()
@@ -241,16 +243,16 @@ class RealtimeClient:
         def address() -> Awaitable[Address]:
             return self._route.address(self._tell)
 
-        return Link(ready, address, lambda: self._replay.token, self._resend)
+        return WebSocketView(ready, address, lambda: self._replay.token, self._resend)
 
     def _resend(self) -> None:
         self._replay.resend()
         self._more.set()
 
     async def __aiter__(self) -> AsyncIterator[Received]:
-        """Events until the other side says goodbye properly.  Raises ClientError if it cannot be had any more.
+        """Yields events until the other side closes the session.  Raises ClientError if no link can be had any more.
 
-        What is not an event, or of a kind that this client does not know, is passed over: newer servers say more."""
+        Messages that are no event, or of a type that this client does not know, are skipped: newer servers say more."""
         while self._early:
             yield self._early.pop(0)
         outage: _Outage | None = None
@@ -273,7 +275,7 @@ class RealtimeClient:
     # ── the link ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _open(self) -> None:
-        """The first link.  A daemon that still loads is waited for."""
+        """Opens the first link, and waits for a daemon that still loads."""
         told = ""
         for wait_s in waits():
             try:
@@ -302,12 +304,11 @@ class RealtimeClient:
             raise Unreachable(f"{self.label}: {broken or 'it closed the session at once.'}") from None
 
     async def _dial(self, resume: tuple[str, int] | None) -> ClientConnection:
-        extensions = EXTENSIONS if self._live else FILE_EXTENSIONS
-        self._link = await dial(await self._route.address(self._tell), self.label, resume, extensions=extensions)
+        self._link = await dial(await self._route.address(self._tell), self.label, resume, hurry=not self._live)
         return self._link
 
     async def _redial(self, outage: _Outage) -> AsyncIterator[None]:
-        """Another link; yields before each try.
+        """Opens another link; yields before each try.
 
         Raises ClientError if nothing can come of it, or if it takes longer than there is patience."""
         for wait_s in waits():
@@ -320,7 +321,7 @@ class RealtimeClient:
             token = self._replay.token
             try:
                 await self._dial((token, self._replay.seq) if token else None)
-            except (Misconfigured, Refused):
+            except (Misconfigured, TokenRefused):
                 raise
             except ClientError as error:
                 outage.reason = str(error)
@@ -329,13 +330,13 @@ class RealtimeClient:
 
     async def _hang_up(self) -> None:
         self._linked.clear()
-        self._moved.set()  # whoever waits for this link sees that it is gone
+        self._moved.set()  # wakes those who wait for this link, which is gone
         link, self._link = self._link, None
         if link is not None:
             await link.close()
 
     async def _receive(self) -> AsyncGenerator[Received]:
-        """What comes over the link in use, until it is closed properly.  Raises _Broken, ClientError."""
+        """Yields what comes over the link in use until the server closes it properly.  Raises _Broken, ClientError."""
         link = self._link
         assert link is not None
         while True:
@@ -367,10 +368,10 @@ class RealtimeClient:
             yield Received(event, at_us)
 
     def _arrived(self, ack: Ack) -> None:
-        """How late the newest sample came to voxd, give or take what the two clocks differ by.
+        """Takes how late the newest sample came to voxd, give or take the difference of the two clocks.
 
-        Not counted from its capture: what push-to-talk holds back is late by itself, and so is what
-        waited for this link."""
+        It is not counted from the capture, since sound that push-to-talk held back, or that waited for this link, is
+        late by itself."""
         offered_us, level_us = self._offered.time_of(self._replay.received), self._level_us
         if not self._live or offered_us is None or level_us is None or offered_us < level_us:
             return
@@ -378,8 +379,8 @@ class RealtimeClient:
             self._sound.judge.heard((ack.received_us - offered_us) / 1000)
 
     async def _greeted(self, event: SessionCreated | Resumed) -> None:
-        """The server has said which session this link carries.  It may have audio when that is as wished: one in which
-        a wish was refused would do other things with what is said, such as answer it."""
+        """Told which session this link carries.  Audio may go out once the session is as wished: a session that refused
+        a wish would do other things with what is said, such as answer it."""
         assert self._link is not None
         if isinstance(event, SessionCreated):
             self.session = event.session
@@ -390,11 +391,11 @@ class RealtimeClient:
         if self._configured.is_set():
             self._carry()
             return
-        with contextlib.suppress(ConnectionClosed):  # the next read says why
+        with contextlib.suppress(ConnectionClosed):  # the next read raises the reason
             await self._link.send(dump(SessionUpdate(configuration(self.session, self.wishes))), text=True)
 
     def _carry(self) -> None:
-        """Audio, from now on."""
+        """Lets audio go out over this link from now on."""
         if not self._linked.is_set():
             self._level_us = None
             self._sound.judge.forget()
@@ -406,7 +407,7 @@ class RealtimeClient:
         return Received(Relinked(down_ms, outage.tries, to_ms(self._lost), fresh), now_us())
 
     async def _send_audio(self) -> None:
-        """Packets over whatever link there is, in order, each once per link."""
+        """Sends packets over whatever link there is, in order, each once per link."""
         while True:
             await self._linked.wait()
             packet, link = self._replay.packet(PACKET if self._live else HURRIED), self._link
@@ -423,7 +424,7 @@ class RealtimeClient:
                     await link.send(dump(packet), text=True)
             except ConnectionClosed:
                 if link is self._link:
-                    self._linked.clear()  # who reads it finds out why
+                    self._linked.clear()  # whoever reads it finds out why
             self._moved.set()
             if self._live and self._replay.unsent:
                 await asyncio.sleep(PACE_S)

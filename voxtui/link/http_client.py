@@ -1,5 +1,4 @@
-"""What voxtui asks of a daemon outside of a session: one request, over the way on which a session would go.  Beside
-step 2.
+"""One HTTP request to a daemon outside of a session, over the way that a session would take.  Beside step 2.
 
 It knows addresses, the frame of an HTTP answer and how voxd words a refusal; not what an answer means, nor how long one
 is waited for.
@@ -18,7 +17,7 @@ import msgspec
 from voxtui.link.proxy import through
 from voxtui.link.target import ENDPOINT, Address
 
-BUSY_S = 5.0  # in front of a full queue of connections
+BUSY_S = 5.0  # wait in front of a full queue of connections
 AGAIN_S = 0.02  # until it is tried again
 ANSWER_MAX = 1 << 20  # bytes of an answer; what is beyond them is not read
 
@@ -39,7 +38,7 @@ class _Refusal(msgspec.Struct):
 
 
 def complaint(body: bytes) -> Complaint | None:
-    """What the body of a refusal says; None if it is not voxd's."""
+    """The complaint in the body of a refusal; None if it is not voxd's."""
     try:
         return msgspec.json.decode(body, type=_Refusal).error
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -47,12 +46,13 @@ def complaint(body: bytes) -> Complaint | None:
 
 
 async def get(address: Address, path: str) -> tuple[int, bytes]:
-    """Status code and body, as `exchange` gives them."""
+    """Sends a GET; returns status code and body, as `exchange` does."""
     return await exchange(address, "GET", path)
 
 
 async def exchange(address: Address, method: str, path: str, body: bytes = b"", kind: str = "") -> tuple[int, bytes]:
-    """One request with a body of this content type.  HTTP/1.0: the end of the answer is the end of the connection.
+    """Sends one request with a body of this content type.  HTTP/1.0: the end of the answer is the end of the
+    connection.
 
     Raises OSError where nobody listens (NoAnswer: hangs up), Unreachable where a proxy keeps from it, ValueError for
     what is not HTTP.  Sets no deadline."""
@@ -79,10 +79,10 @@ async def exchange(address: Address, method: str, path: str, body: bytes = b"", 
 
 
 async def reached(path: Path) -> socket.socket:
-    """Connected to the UNIX socket of that path.
+    """Connects to the UNIX socket of that path.
 
-    asyncio's own takes a full queue of connections for a connection.  Here whoever finds it full waits in front of it,
-    BUSY_S at most; then BlockingIOError, another OSError at once."""
+    asyncio's own function takes a full queue of connections for a connection.  This one waits in front of a full queue,
+    BUSY_S at most, then raises BlockingIOError; any other OSError at once."""
     latest = asyncio.get_running_loop().time() + BUSY_S
     while True:
         with contextlib.ExitStack() as undone:

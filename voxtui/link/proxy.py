@@ -1,5 +1,5 @@
-"""A proxy between this machine and voxd: whether there is one, the way through it, and what keeps from it in one
-sentence.  Before step 2 of a frame's path.
+"""A proxy between this machine and voxd: whether there is one, the way through it, and in one sentence why it fails.
+Before step 2 of a packet's path.
 
 It knows the variables that name proxies, HTTP CONNECT, and python-socks (an extra) for SOCKS; not what goes through.
 """
@@ -23,10 +23,10 @@ from shared.extras import how_to_install
 from shared.safe_text import safe_line
 from voxtui.errors import Misconfigured, Unreachable
 
-OPEN_S = 10.0  # as long as voxd itself is waited for
+OPEN_S = 10.0  # the same wait as for voxd itself
 HEAD_MAX = 1 << 16  # bytes of an answer to CONNECT
 SOCKS = ("socks5h", "socks5", "socks4a", "socks4")
-# As websockets has it: where a choice is, the proxy for TLS is the one that lets connections through (RFC 6455, 4.1).
+# As in websockets: where there is a choice, the proxy for TLS is the one that lets connections through (RFC 6455, 4.1).
 VARIABLES = {
     "ws": ("ws_proxy", "socks_proxy", "https_proxy", "http_proxy", "all_proxy"),
     "wss": ("wss_proxy", "socks_proxy", "https_proxy", "all_proxy"),
@@ -70,7 +70,8 @@ def proxy_for(url: str, environ: Mapping[str, str]) -> Proxy | None:
 
 
 def _bypassed(host: str, port: int, environ: Mapping[str, str]) -> bool:
-    """NO_PROXY: names with what lies below them, addresses, networks (10.0.0.0/8), each with a port or without; *."""
+    """Whether NO_PROXY names the host: names with their subdomains, addresses, networks (10.0.0.0/8), each with a port
+    or without; *."""
     listed = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
     return any(_names(entry.lower(), host.rstrip("."), port) for entry in re.split(r"[,\s]+", listed) if entry)
 
@@ -105,7 +106,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _proxy(text: str, variable: str) -> Proxy:
-    """As curl has it: what names no scheme speaks HTTP."""
+    """Reads the value of a variable as curl does: without a scheme it is an HTTP proxy."""
     try:
         parts = urlsplit(text if "://" in text else f"http://{text}")
         host, port = parts.hostname, parts.port
@@ -147,7 +148,7 @@ async def through(proxy: Proxy, url: str) -> socket.socket:
 
 
 async def _by_http(proxy: Proxy, host: str, port: int, place: str) -> socket.socket:
-    """HTTP CONNECT (RFC 9110, 9.3.6).  Reads not one byte of what comes behind the answer."""
+    """Connects by HTTP CONNECT (RFC 9110, 9.3.6).  Reads not one byte of what comes behind the answer."""
     key = base64.b64encode(f"{proxy.user}:{proxy.password}".encode()).decode() if proxy.user is not None else ""
     authorization = f"Proxy-Authorization: Basic {key}\r\n" if key else ""
     with contextlib.ExitStack() as undone:
@@ -168,7 +169,7 @@ async def _by_http(proxy: Proxy, host: str, port: int, place: str) -> socket.soc
 
 
 async def _by_socks(proxy: Proxy, host: str, port: int, place: str) -> socket.socket:
-    """By python-socks.  The proxy looks names up, with socks5 and socks4 too: here they may mean nothing."""
+    """Connects by python-socks.  The proxy looks names up, with socks5 and socks4 too: here they may mean nothing."""
     try:
         import python_socks
         from python_socks.async_.asyncio import Proxy as Socks
@@ -183,7 +184,7 @@ async def _by_socks(proxy: Proxy, host: str, port: int, place: str) -> socket.so
 
 
 async def _connected(proxy: Proxy) -> socket.socket:
-    """To the proxy itself, by the first of its addresses that answers.  Raises OSError."""
+    """Connects to the proxy itself, by the first of its addresses that answers.  Raises OSError."""
     loop = asyncio.get_running_loop()
     failed = OSError(errno.EADDRNOTAVAIL, "its name has no address")
     for family, kind, number, _, where in await loop.getaddrinfo(proxy.host, proxy.port, type=socket.SOCK_STREAM):
@@ -201,7 +202,7 @@ async def _connected(proxy: Proxy) -> socket.socket:
 
 
 def _refusal(proxy: Proxy, place: str, host: str, head: bytes) -> Unreachable | None:
-    """What the answer to CONNECT means; None: it is done."""
+    """The error that the answer to CONNECT means; None for success."""
     words = head.split(None, 2)
     if len(words) < 2 or not words[1].isdigit():
         return Misconfigured(_told(proxy, place, "what answers there is no HTTP proxy", host))
@@ -222,5 +223,5 @@ def _told(proxy: Proxy, place: str, why: str, host: str) -> str:
 
 
 def around(proxy: Proxy, host: str) -> str:
-    """What a person can do."""
+    """What a person can do about the proxy, in a sentence."""
     return f"To go without the proxy: --no-proxy, or NO_PROXY={host}; else mend {proxy.variable}."

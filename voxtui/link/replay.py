@@ -1,5 +1,5 @@
 """What a client keeps so that a broken link costs nothing: sound that is not yet text, and how far it has read.
-Beside step 2 of a frame's path.
+Beside step 2 of a packet's path.
 
 Pure: positions are samples of the whole capture at 16 kHz, over all links and sessions; the server counts from the
 first sample of *its* session, and this is the only place that knows the difference.  It does not know sockets, nor when
@@ -35,7 +35,7 @@ ALIGN = RATE // 1000  # a session begins at a whole millisecond, for events tell
 
 
 class Replay:
-    """Of one conversation, from its first sample to its last."""
+    """What is kept of one conversation, from its first sample to its last."""
 
     def __init__(self, keep: int = KEEP) -> None:
         self._ring = Ring(keep)
@@ -47,27 +47,27 @@ class Replay:
         self._holes: list[tuple[int, int]] = []  # what was lost above `_settled`, apart and in order
         self._sunk = 0  # samples that were lost below
         self.token: str | None = None
-        self.seq = 0  # of the last event that was read
+        self.seq = 0  # number of the last event that was read
         self.lost = 0  # samples that no server will ever turn into text
 
     @property
     def captured(self) -> int:
-        """Position behind the newest sample."""
+        """The position behind the newest sample."""
         return self._ring.end
 
     @property
     def sent(self) -> int:
-        """What lies below has gone out over the link in use, or need not."""
+        """The position below which everything has gone out over the link in use, or need not."""
         return max(self._next, self._ring.start)
 
     @property
     def unsent(self) -> int:
-        """Samples that wait for the link."""
+        """How many samples wait for the link."""
         return self._ring.end - self.sent
 
     @property
     def received(self) -> int:
-        """The server has said to have what lies below."""
+        """The position below which the server has acknowledged everything."""
         return self._received
 
     @property
@@ -77,15 +77,15 @@ class Replay:
 
     @property
     def lag(self) -> int:
-        """Samples captured that the server has not said to have."""
+        """How many captured samples the server has not acknowledged."""
         return self._ring.end - self._received
 
     def resend(self) -> None:
-        """What went out and is not known to have come goes out again; the server passes over what it has."""
+        """Sends again what went out and is not acknowledged; the server skips what it has."""
         self._next = self._received
 
     def append(self, pcm: bytes) -> None:
-        """Consecutive s16le at 16 kHz."""
+        """Takes consecutive s16le at 16 kHz."""
         self._ring.append(pcm)
 
     def packet(self, size: int = PACKET) -> AudioAppend | None:
@@ -98,7 +98,7 @@ class Replay:
         return AudioAppend(pcm, voxd_offset=start - self._base)
 
     def receive(self, event: ServerEvent) -> ServerEvent:
-        """Takes what a server of this conversation said; gives it with positions of the capture."""
+        """Takes what a server of this conversation said; returns it with positions of the capture."""
         self.seq = self.seq if event.voxd_seq is UNSET else event.voxd_seq
         match event:
             case Ack(received_samples=received, settled_samples=settled):
@@ -131,7 +131,8 @@ class Replay:
         return SpokenWord(word.text, word.start_ms + base, word.end_ms + base)
 
     def created(self, event: SessionCreated) -> int:
-        """A session that knows nothing yet: it is given all that is not settled.  Returns the samples lost by it."""
+        """Told of a session that knows nothing yet: it gets all that is not settled.  Returns the samples lost by
+        that."""
         self.token = event.session.voxd.resume_token
         self.seq = event.voxd_seq or 0
         self._base = self._next = self._received = self._ring.start
@@ -139,7 +140,8 @@ class Replay:
         return self._lose(self._settled, self._ring.start)
 
     def resumed(self, event: Resumed) -> int:
-        """The session goes on: it is given what it has not received.  Returns the samples that it never will be."""
+        """Told that the session goes on: it gets what it has not received.  Returns the samples that it never will
+        get."""
         self._next = self._received = self._base + event.received_samples
         return self._lose(self._next, self._ring.start)
 
@@ -148,7 +150,7 @@ class Replay:
         self._ring.trim(self._settled)
 
     def _lose(self, start: int, end: int) -> int:
-        """[start, end) is lost, if that is anything; returns how much of it was not lost before."""
+        """Counts [start, end) as lost, if it is not empty; returns how much of it was not lost before."""
         if end <= start:
             return 0
         before = self.lost

@@ -1,4 +1,4 @@
-"""The way to a voxd, held open for as long as a command needs it.  Before step 2 of a frame's path.
+"""The way to a voxd, held open for as long as a command needs it.  Before step 2 of a packet's path.
 
 It knows that there are direct ways and SSH tunnels, and that a way must be closed again; not how either works.
 """
@@ -17,7 +17,8 @@ from voxtui.link.target import Direct, Route, Target
 async def opened(
     target: Target, token: str | None = None, environ: Mapping[str, str] = os.environ
 ) -> AsyncIterator[Route]:
-    """Closed at the end, however it ends.  Through ssh no token is asked for.  Raises Misconfigured."""
+    """Opens the way and closes it at the end, however that comes.  Through ssh no token is needed.  Raises
+    Misconfigured."""
     route = Direct(target, token) if target.ssh is None else Tunnel(target, environ)
     try:
         yield route

@@ -1,4 +1,7 @@
-"""Where a socket of one's own can lie.  It knows how short the path of a socket must be; not whose it is."""
+"""Finds a folder for a UNIX socket of this process.  Before step 2.
+
+It knows how short the path of a socket must be; not what the socket is for.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from voxtui.errors import Misconfigured
 
 
 def socket_folder() -> str:
-    """A directory of this user whose path leaves room for `/voxd-12345678/voxd.sock`.  Raises Misconfigured."""
+    """Finds a directory of this user whose path leaves room for `/voxd-12345678/voxd.sock`.  Raises Misconfigured."""
     room = SOCKET_PATH_MAX - len("/voxd-12345678/voxd.sock") - 1
     for place in (os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"):
         if place and len(os.fsencode(place)) <= room and os.access(place, os.W_OK | os.X_OK):

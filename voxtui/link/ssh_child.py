@@ -1,4 +1,4 @@
-"""One ssh child: what it says, what it carries, how it ends.  Before step 2 of a frame's path.
+"""One ssh child: what it says, what it carries, how it ends.  Before step 2 of a packet's path.
 
 It is the user's own ssh, so aliases, agents, keys and jump hosts work as they do in a shell.  It knows the lines of
 `shared.tunnel`; not what is forwarded, nor when another child is wanted.
@@ -21,8 +21,8 @@ from voxtui.errors import Misconfigured, Unreachable
 from voxtui.link.ssh_errors import failure, other_protocol, silence
 
 HELLO_S = 20.0  # to connect, to log in, and for the far program to start
-STALE_S = 3 * BEAT_S  # without a beat: nothing comes any more
-END_S = 1.0  # to end by itself, then on SIGTERM, then on SIGKILL
+STALE_S = 3 * BEAT_S  # without a beat for so long, nothing comes any more
+END_S = 1.0  # for the child to end by itself, then on SIGTERM, then on SIGKILL
 SAID = 40  # lines of standard error that are kept
 CHUNK = 64 << 10
 
@@ -30,7 +30,7 @@ Tell = Callable[[str], None]
 
 
 class _AnyHello(msgspec.Struct, tag_field="type", tag="hello"):
-    """What a first line of every protocol has."""
+    """The field that the first line of every version of the protocol has."""
 
     version: str
     protocol: int
@@ -52,7 +52,8 @@ class Ssh:
 
     @classmethod
     async def start(cls, host: str, command: Sequence[str]) -> Ssh:
-        """The child, when it has said hello.  Raises Unreachable or Misconfigured with what keeps it from that."""
+        """Starts the child and returns it when it has said hello.  Raises Unreachable or Misconfigured with the
+        reason."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
@@ -60,7 +61,7 @@ class Ssh:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 limit=LINE_MAX,
-                start_new_session=True,  # Ctrl-C is for us; and there is no terminal where it could ask
+                start_new_session=True,  # Ctrl-C goes to this process only, and ssh has no terminal to ask on
             )
         except OSError as error:
             raise Misconfigured(f"{safe_line(command[0])} cannot be run: {error.strerror}.") from None
@@ -78,19 +79,19 @@ class Ssh:
 
     @property
     def lives(self) -> bool:
-        """Whether it runs and beats still come, once `follow` was called."""
+        """Whether the child runs and its beats still come, once `follow` was called."""
         return self.runs and asyncio.get_running_loop().time() - self._heard_at <= STALE_S
 
     @property
     def said(self) -> Sequence[str]:
-        """The last lines of its standard error, as they came: not fit for a terminal."""
+        """The last lines of the child's standard error, as they came: not fit for a terminal."""
         return self._said
 
     async def _greeting(self) -> Hello:
         trouble: Trouble | None = None
         try:
             async with asyncio.timeout(HELLO_S):
-                while data := await _line(self._out):  # what is none of our lines is a greeting of the far shell
+                while data := await _line(self._out):  # other lines greet from the far shell
                     line = parse_line(data)
                     self._same_protocol(data)
                     if isinstance(line, Hello):
@@ -108,7 +109,7 @@ class Ssh:
                 raise other_protocol(self._host, hello.version, hello.protocol)
 
     async def _failure(self, trouble: Trouble | None = None) -> Unreachable:
-        """Why standard output is at its end."""
+        """The error for why standard output ended."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(END_S):
                 await self._process.wait()
@@ -123,7 +124,7 @@ class Ssh:
     # ---- beside a forwarding: beats ----------------------------------------------------------------------------------
 
     def follow(self) -> None:
-        """Reads its beats from now on."""
+        """Reads the child's beats from now on."""
         self._heard()
         self._tasks.append(asyncio.create_task(self._follow()))
 
@@ -158,7 +159,7 @@ class Ssh:
     # ---- instead of a forwarding: one connection ---------------------------------------------------------------------
 
     def carry(self) -> socket.socket:
-        """A socket; what is written to it goes to the far program's standard input, and back."""
+        """Returns a socket; what is written to it goes to the far program's standard input, and back."""
         near, inner = socket.socketpair()
         self._tasks.append(asyncio.create_task(self._carry(inner)))
         return near
@@ -175,7 +176,7 @@ class Ssh:
     # ---- the end -----------------------------------------------------------------------------------------------------
 
     async def end(self) -> None:
-        """Closes its standard input; if that does not end it, SIGTERM, then SIGKILL."""
+        """Closes the child's standard input; if that does not end it, sends SIGTERM, then SIGKILL."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -183,7 +184,7 @@ class Ssh:
             with contextlib.suppress(TimeoutError, ProcessLookupError):
                 stop()
                 async with asyncio.timeout(END_S):
-                    await self._process.communicate()  # reads on, so that nothing keeps it from ending
+                    await self._process.communicate()  # a full pipe must not keep it from ending
                     return
 
     @property
@@ -202,14 +203,14 @@ def still_loading(progress: str) -> str:
 
 
 async def _line(stream: StreamReader) -> bytes:
-    """The next line, b"" at the end; of one longer than LINE_MAX, pieces."""
+    """The next line, b"" at the end; a line longer than LINE_MAX comes in pieces."""
     while True:
         with contextlib.suppress(ValueError):
             return await stream.readline()
 
 
 async def _copy(source: StreamReader, sink: StreamWriter) -> None:
-    """Until the source ends; then the sink is closed."""
+    """Copies until the source ends; then closes the sink."""
     with contextlib.suppress(ConnectionError):
         while data := await source.read(CHUNK):
             sink.write(data)

@@ -100,7 +100,8 @@ ROWS: tuple[tuple[str, type[Unreachable], str], ...] = (
 
 
 def failure(host: str, status: int | None, said: Sequence[str], trouble: Trouble | None = None) -> Unreachable:
-    """Why there is no tunnel.  `status`: with which ssh ended, None if it still runs; `said`: its standard error."""
+    """The error for a tunnel that did not come about.  `status`: ssh's exit status, None if it still runs; `said`: its
+    standard error."""
     if trouble is not None:
         kind = Misconfigured if trouble.code == "forbidden" else Unreachable
         return kind(f"On {host}: {_shown(trouble.message)}.")
@@ -123,7 +124,7 @@ def failure(host: str, status: int | None, said: Sequence[str], trouble: Trouble
 
 
 def silence(host: str, seconds: float, said: Sequence[str]) -> Unreachable:
-    """ssh runs, and nothing comes of it."""
+    """The error for an ssh that runs while nothing is heard of the far program."""
     return Unreachable(
         f"No voxd has answered through ssh to {host} within {seconds:.0f} s (ssh says: {last_words(said)}): see "
         f"whether `ssh {host}` works without a question."
@@ -131,7 +132,7 @@ def silence(host: str, seconds: float, said: Sequence[str]) -> Unreachable:
 
 
 def other_protocol(host: str, version: str, protocol: int) -> Misconfigured:
-    """The two programs do not understand each other."""
+    """The error for two programs that do not speak the same version of the protocol."""
     upgrade = f"upgrade voxd on {host}" if protocol < PROTOCOL else "upgrade voxtui here"
     return Misconfigured(
         f"voxd {_shown(version)} on {host} speaks version {protocol} of the tunnel's protocol, voxtui {__version__} "

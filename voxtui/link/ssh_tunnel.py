@@ -1,4 +1,4 @@
-"""The way to a voxd on another machine, through the user's own ssh: a `Route`.  Before step 2 of a frame's path.
+"""The way to a voxd on another machine, through the user's own ssh: a `Route`.  Before step 2 of a packet's path.
 
     unix    a UNIX socket here is forwarded to the daemon's: one ssh for all connections
     tcp     where there are no UNIX sockets: a port here, to the daemon's TCP listener, with a token that ssh brought
@@ -34,7 +34,7 @@ from voxtui.link.target import ENDPOINT, PORT, SSH_HOST, Address, Target
 
 PROBE_S = 5.0  # for an answer to the first request through a tunnel
 TRIES = 3  # with an ssh that was already there, with a new one, and with one that knows the port
-# Where a shell without a login does not look: `pip install --user`, the system's service, `make install`.
+# Folders where a shell without a login does not look: `pip install --user`, the system's service, `make install`.
 PLACES = "$HOME/.local/bin:/opt/voxd/current/bin:/usr/local/bin"
 PROGRAM = re.compile(r"[A-Za-z0-9_./~+][A-Za-z0-9_./~+-]*")
 # The command line goes before ssh_config, whose own forwardings may stay: with ExitOnForwardFailure one of them that is
@@ -62,7 +62,8 @@ Way = Literal["unix", "tcp", "stdio"]
 
 
 def ssh_command(environ: Mapping[str, str]) -> list[str]:
-    """The user's ssh: VOXTUI_SSH, words as in a shell (`ssh -F /path`), else `ssh`.  Raises Misconfigured."""
+    """The command of the user's ssh: VOXTUI_SSH, words as in a shell (`ssh -F /path`), else `ssh`.  Raises
+    Misconfigured."""
     text = environ.get("VOXTUI_SSH", "")
     try:
         command = shlex.split(text) or ["ssh"]
@@ -77,8 +78,8 @@ def ssh_command(environ: Mapping[str, str]) -> list[str]:
 
 
 class Tunnel:
-    """`environ`: VOXTUI_SSH and VOXTUI_REMOTE_VOXD are read.  `way`: where to begin, unless forwarding turns out to be
-    forbidden."""
+    """A tunnel through ssh.  `environ`: its VOXTUI_SSH and VOXTUI_REMOTE_VOXD are read.  `way`: which of the three to
+    begin with; `stdio` takes over where forwarding turns out to be forbidden."""
 
     def __init__(self, target: Target, environ: Mapping[str, str], way: Way | None = None) -> None:
         if target.ssh is None or not SSH_HOST.fullmatch(target.ssh):
@@ -90,10 +91,10 @@ class Tunnel:
         self._far_port = PORT  # of the daemon's TCP listener
         self._forwarding: _Forwarding | None = None
         self._carriers: list[Ssh] = []
-        self._one = asyncio.Lock()  # of all who ask, one makes the way
+        self._one = asyncio.Lock()  # one of those who ask opens the way, the others wait
 
     async def address(self, tell: Tell) -> Address:
-        """Where a connection can be made now; waits while the daemon loads.  Raises Unreachable, Misconfigured."""
+        """The address for a connection now; waits while the daemon loads.  Raises Unreachable, Misconfigured."""
         async with self._one:
             if self._way == "stdio":
                 return await self._carried(tell)
@@ -169,7 +170,7 @@ class Tunnel:
     # ---- stdio -------------------------------------------------------------------------------------------------------
 
     async def _carried(self, tell: Tell) -> Address:
-        """An open socket, once the daemon no longer loads."""
+        """An open socket to the daemon, once that no longer loads."""
         for ended in [ssh for ssh in self._carriers if not ssh.runs]:
             self._carriers.remove(ended)
             await ended.end()
@@ -187,7 +188,8 @@ class Tunnel:
             await asyncio.sleep(BEAT_S)
 
     def _command(self, words: str, *more: str) -> list[str]:
-        """An argument list.  The far command is quoted for any login shell; a POSIX shell makes the rest of it."""
+        """The argument list of ssh.  The far command is quoted for any login shell; a POSIX shell runs the rest of
+        it."""
         program = self._environ.get("VOXTUI_REMOTE_VOXD") or "voxd"
         if not PROGRAM.fullmatch(program):
             raise Misconfigured(
@@ -200,7 +202,7 @@ class Tunnel:
 
 @dataclass(frozen=True, slots=True)
 class _Forwarding:
-    """An ssh and its near end: a socket in the directory, or a port."""
+    """An ssh that forwards, and its near end: a socket in the directory, or a port."""
 
     ssh: Ssh
     folder: tempfile.TemporaryDirectory[str] | None
@@ -220,10 +222,10 @@ class _Forwarding:
 
 
 async def _probe(address: Address) -> Literal["voxd", "closed", "nobody"]:
-    """What GET /health gives: an answer, a connection that gives none, or no connection at all."""
+    """What GET /health brings: an answer, a connection without an answer, or no connection."""
     try:
         async with asyncio.timeout(PROBE_S):
-            with contextlib.suppress(ValueError):  # no HTTP: who opens a session says so better
+            with contextlib.suppress(ValueError):  # not HTTP: opening a session will say so better
                 await get(address, "/health")
     except (NoAnswer, TimeoutError):
         return "closed"

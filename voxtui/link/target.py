@@ -1,4 +1,5 @@
-"""Where voxd is: what a person types after `voxtui connect`, turned into one address.  Before step 2 of a frame's path.
+"""Where voxd is: what a person types after `voxtui connect`, turned into one address.  Before step 2 of a packet's
+path.
 
 It knows the forms of a target and where control sockets and tokens lie.  It opens no connection: a `Route` does, and
 gives the `Address` behind it.
@@ -32,9 +33,9 @@ class TargetError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What was asked for: a WebSocket URL and, if it is reached through a UNIX socket, the path of that; or `ssh`, a
-    host of the user's OpenSSH (`[user@]host`, an alias of ssh_config) at which a voxd runs.  `proxy`: what stands in
-    between."""
+    """The voxd that was asked for: a WebSocket URL and, if it is reached through a UNIX socket, the path of that; or
+    `ssh`, a host of the user's OpenSSH (`[user@]host`, an alias of ssh_config) at which a voxd runs.  `proxy`: the
+    proxy in between."""
 
     url: str
     socket: Path | None = None
@@ -43,7 +44,7 @@ class Target:
 
     @property
     def label(self) -> str:
-        """How the path in use is shown."""
+        """The target as it is shown."""
         if self.ssh is not None:
             return f"ssh:{self.ssh.removeprefix('ssh://')}"
         if self.socket is not None:
@@ -59,8 +60,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where one connection goes now: a URL, over this UNIX socket, this open one or through this proxy, if there is
-    one."""
+    """Where one connection goes now: a URL, over a UNIX socket, an open socket or a proxy, if there is one."""
 
     url: str
     socket: Path | None = None
@@ -85,7 +85,7 @@ class Route(Protocol):
 
 
 class Direct:
-    """The way is already there."""
+    """A way that needs nothing to be opened."""
 
     udp = True
 
@@ -101,7 +101,7 @@ class Direct:
 
 
 def behind_proxy(target: Target, environ: Mapping[str, str]) -> Target:
-    """With the proxy that the environment names for it; this machine and what ssh reaches need none.
+    """The target with the proxy that the environment names for it; this machine and what ssh reaches need none.
 
     Raises TargetError for a variable that names no proxy."""
     if target.loopback:
@@ -136,7 +136,7 @@ def unix_target(path: Path) -> Target:
 
 
 def parse_target(text: str) -> Target:
-    """unix:/path, HOST:PORT, a ws://, wss://, http://, https:// URL; for SSH [user@]host or ssh://[user@]host:port.
+    """Reads unix:/path, HOST:PORT, a ws://, wss://, http://, https:// URL; for SSH [user@]host or ssh://[user@]host:port.
 
     Raises TargetError for anything else."""
     if text.startswith("unix:"):
@@ -152,9 +152,9 @@ def parse_target(text: str) -> Target:
 
 
 def ssh_target(text: str) -> Target:
-    """[user@]host, where host may be an alias of ssh_config, or ssh://[user@]host:port.
+    """Reads [user@]host, where host may be an alias of ssh_config, or ssh://[user@]host:port.
 
-    What ssh could take for an option is refused."""
+    Whatever ssh could take for an option is refused."""
     if not SSH_HOST.fullmatch(text):
         raise TargetError(
             f"{text!r} is no host for ssh: write [user@]host, or ssh://[user@]host:port; the other forms of a target "
@@ -171,7 +171,7 @@ def _has_port(text: str) -> bool:
 
 
 def _from_url(text: str) -> Target:
-    """A URL without a path means the Realtime endpoint."""
+    """The target of a URL; one without a path means the Realtime endpoint."""
     try:
         parts = urlsplit(text)
         port = parts.port

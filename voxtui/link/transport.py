@@ -1,4 +1,4 @@
-"""By which way sound goes, chosen and explained: a WebSocket, or UDP beside it.  Beside step 2 of a frame's path.
+"""Chooses the way of sound, a WebSocket or UDP beside it, and says why.  Beside step 2 of a packet's path.
 
 It knows when a way is opened, left and tried again, and says so; not how either works, nor which is better: that is
 `voxtui.link.transport_policy`.  Text stays on the WebSocket: TCP brings all of it, in order, and sooner than a data
@@ -24,7 +24,7 @@ from voxtui.link.transport_policy import MANY, Judge
 from voxtui.link.webrtc import Leg, NoLeg
 
 Transport = Literal["ws", "webrtc", "auto"]
-TRIES = 3  # in a row that end without a leg; then the WebSocket stays
+TRIES = 3  # tries in a row that end without a leg; then the WebSocket stays
 AGAIN_S = 2.0  # between two tries
 LOOK_S = 1.0  # between two looks at the figures
 SSH = "ssh carries no UDP: sound goes by WebSocket, the fastest way through ssh."
@@ -34,8 +34,8 @@ ENDED = "WebRTC has ended: sound goes by WebSocket."
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """The WebSocket, as much of it as matters here."""
+class WebSocketView:
+    """What matters here of the WebSocket."""
 
     ready: Callable[[], Awaitable[None]]  # until there is a session that may have a leg
     address: Callable[[], Awaitable[Address]]
@@ -44,15 +44,16 @@ class Link:
 
 
 class Sound:
-    """`leg`: where sound goes now; None: the WebSocket.  `judge` is to be told how late sound arrives."""
+    """The way of a session's sound.  `leg`: UDP while that is in use, None for the WebSocket.  `judge` is to be told
+    how late sound arrives."""
 
     def __init__(self, wanted: Transport, *, udp: bool, tell: Callable[[str], None]) -> None:
         self.leg: Leg | None = None
         self.judge = Judge()
         self._wanted, self._udp, self._tell = wanted, udp, tell
 
-    async def run(self, link: Link) -> None:
-        """As long as there is anything to decide."""
+    async def run(self, link: WebSocketView) -> None:
+        """Chooses for as long as there is anything to decide."""
         if self._wanted == "ws":
             return
         if not self._udp:
@@ -73,7 +74,7 @@ class Sound:
             await asyncio.sleep(AGAIN_S)
 
     async def _stalled(self) -> None:
-        """Acknowledgements come whether or not anybody looks: there is nothing to wait for but the clock."""
+        """Waits until sound stalls on the WebSocket, looking by the clock: acknowledgements wake nobody."""
         while True:
             await asyncio.sleep(LOOK_S)
             if (behind_ms := self.judge.stalls()) is not None:
@@ -81,8 +82,8 @@ class Sound:
         late = f"Sound by WebSocket comes late at times (p95 is {behind_ms:.0f} ms behind the median)"
         self._tell(f"{late}, as where packets are lost: trying WebRTC.")
 
-    async def _by_udp(self, link: Link) -> NoLeg | None:
-        """Until it is over; or why it never began."""
+    async def _by_udp(self, link: WebSocketView) -> NoLeg | None:
+        """Sends sound by UDP until that is over; returns why it never began."""
         token = link.token()
         if token is None:
             return NoLeg("this voxd gives no token for the session.", final=True)
@@ -105,7 +106,7 @@ class Sound:
         return None
 
     async def _watched(self, leg: Leg) -> str:
-        """Until it is over, or to be left: says why."""
+        """Watches UDP until it is over or to be left; returns why."""
         complained = False
         while True:
             with contextlib.suppress(TimeoutError):

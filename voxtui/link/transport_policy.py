@@ -1,4 +1,4 @@
-"""Which way is better for the sound: a WebSocket, or UDP beside it?  Beside step 2 of a frame's path.
+"""Judges which way is better for the sound: a WebSocket, or UDP beside it.  Beside step 2 of a packet's path.
 
 Pure: it is fed with how late sound was and how many packets were lost, and reads no clock: its measure of time is the
 sound itself, of which an acknowledgement stands for 200 ms.  It does not know how either way works, nor who changes it.
@@ -21,22 +21,22 @@ from enum import Enum
 
 from shared.latency import percentile
 
-# Of acknowledgements, five a second.
+# Counted in acknowledgements, five a second.
 WINDOW = 150
 TRIAL = 50
 MIXED = 5  # the first ones after a change may be of the way before
 REST = 1500
 STALL_MS = 40.0
 GAIN_MS = 20.0
-# Of packets, 20 ms each.
+# Counted in packets of 20 ms.
 LOOK_BACK = 500  # losses are counted over the latest ones, and are not known before so many were sent
-GONE = 150  # were sent, and nothing was acknowledged
+GONE = 150  # packets sent without any acknowledgement
 FEW, MANY = 0.02, 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`keep`: UDP is the better way; else it is not.  `why`: the figures, as the end of a sentence."""
+    """A judgement of UDP.  `keep`: it is the better way.  `why`: the figures, as the end of a sentence."""
 
     keep: bool
     why: str
@@ -49,19 +49,20 @@ class _Phase(Enum):
 
 
 class Judge:
-    """Of one session.  `heard` and `counted` as it goes; `stalls` by WebSocket, `verdict` by UDP."""
+    """Judges the ways of one session: fed by `heard` and `counted`, asked for `stalls` on the WebSocket, for a
+    `verdict` on UDP."""
 
     def __init__(self) -> None:
         self._phase = _Phase.SOCKET
         self._lags: deque[float] = deque(maxlen=WINDOW)
         self._mixed = 0  # acknowledgements still to be passed over
         self._rest, self._next_rest = 0, REST
-        self._p95 = self._spread = 0.0  # of the WebSocket, when it was left
+        self._p95 = self._spread = 0.0  # spread of the WebSocket, when it was left
         self._counts: deque[tuple[int, int]] = deque([(0, 0)])
         self._acknowledged = 0  # packets that had been sent by UDP when something was last acknowledged
 
     def heard(self, lag_ms: float) -> None:
-        """One acknowledgement: its newest sample was so late, by whatever zero, by the way in use."""
+        """Takes one acknowledgement: how late its newest sample was on the way in use, from any fixed zero."""
         self._acknowledged = self._counts[-1][0]
         if self._mixed:
             self._mixed -= 1
@@ -70,29 +71,30 @@ class Judge:
         self._lags.append(lag_ms)
 
     def counted(self, sent: int, lost: int) -> None:
-        """Packets of this stay with UDP that were sent, and that are known to be lost."""
+        """Takes how many packets were sent by UDP since it began, and how many of them are known to be lost."""
         self._counts.append((sent, lost))
         while len(self._counts) > 2 and sent - self._counts[1][0] >= LOOK_BACK:
             self._counts.popleft()
 
     def forget(self) -> None:
-        """Another link: what was held back while there was none says nothing of the way."""
+        """Forgets the lags of the link before: sound that was held back while there was none says nothing of the
+        way."""
         self._lags.clear()
         self._mixed = MIXED
 
     def began(self) -> None:
-        """Sound goes by UDP from now on."""
+        """Told that sound goes by UDP from now on."""
         if self._lags:
             self._p95, self._spread = percentile(self._lags, 95), self._behind()
         self._changed(_Phase.TRIED)
 
     def ended(self) -> None:
-        """Sound goes by WebSocket again."""
+        """Told that sound goes by WebSocket again."""
         self._rest, self._next_rest = self._next_rest, 2 * self._next_rest
         self._changed(_Phase.SOCKET)
 
     def stalls(self) -> float | None:
-        """By how many ms p95 lies behind the median by WebSocket, if that is a reason to try UDP now."""
+        """How many ms p95 lies behind the median on the WebSocket, if that is a reason to try UDP now."""
         if len(self._lags) < WINDOW or self._rest or self._behind() <= STALL_MS:
             return None
         return self._behind()
@@ -111,7 +113,7 @@ class Judge:
         return self._next_rest // (5 * 60)
 
     def verdict(self) -> Verdict | None:
-        """When there is something to decide: once that UDP is kept, or that it is to be left."""
+        """A verdict when there is something to decide: once that UDP is kept, or that it is to be left."""
         if self._counts[-1][0] - self._acknowledged > GONE:
             return Verdict(keep=False, why=f"nothing is acknowledged by WebRTC for {GONE // 50} s.")
         loss = self.loss

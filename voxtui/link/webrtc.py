@@ -1,4 +1,4 @@
-"""The sound of a session over UDP, beside its WebSocket: a peer connection that only sends Opus.  Step 2 of a frame's
+"""The sound of a session over UDP, beside its WebSocket: a peer connection that only sends Opus.  Step 2 of a packet's
 path, where `voxtui.link.transport` wants it.
 
 It knows aiortc (an extra, imported when a leg is opened) and how voxd is asked for a leg; not when one is wanted, nor
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 OPEN_S = 5.0
 CLOCK = 3  # ticks of the RTP clock (48 kHz) in a sample
-BITS = 32_000  # a second: speech at 16 kHz, beyond which Opus gains nothing that is heard
+BITS = 32_000  # bits a second: for speech at 16 kHz Opus gains nothing audible beyond it
 
 
 class NoLeg(Exception):
-    """Why there is none, as the end of a sentence.  `final`: another try would end the same way."""
+    """Why there is no leg, as the end of a sentence.  `final`: another try would end the same way."""
 
     def __init__(self, why: str, *, final: bool = False) -> None:
         super().__init__(why)
@@ -42,7 +42,8 @@ class NoLeg(Exception):
 
 @dataclass(slots=True)
 class Leg:
-    """`open` one, `send` packets until `over` is set, `close`; `counted` tells how many of them arrive."""
+    """The UDP leg of a session: `open` one, `send` packets until `over` is set, `close`; `counted` tells how many
+    arrive."""
 
     over: asyncio.Event = field(default_factory=asyncio.Event)
     _pc: Any = None
@@ -55,7 +56,7 @@ class Leg:
 
     @classmethod
     async def open(cls, address: Address, token: str) -> Leg:
-        """For the session of this resume token.  Raises NoLeg."""
+        """Opens a leg for the session of this resume token.  Raises NoLeg."""
         try:
             import aiortc  # noqa: F401
         except ImportError:
@@ -100,7 +101,8 @@ class Leg:
         self._codec = _encoder()
 
     async def _ask(self, pc: RTCPeerConnection, address: Address, token: str) -> str:
-        """The answer to the offer.  It names no address of this machine: voxd learns it from the first packet."""
+        """Gets the answer to the offer, which names no address of this machine: voxd learns it from the first
+        packet."""
         lines = pc.localDescription.sdp.splitlines(keepends=True)
         offer = "".join(line for line in lines if not line.startswith(("a=candidate", "a=end-of-candidates")))
         path = f"{CALLS}?{SESSION}={quote(token, safe='')}"
@@ -112,7 +114,8 @@ class Leg:
         return body.decode()
 
     async def send(self, pcm: bytes, offset: int) -> None:
-        """20 ms of s16le at 16 kHz whose first sample has this position in the session.  Lost, if the leg is over."""
+        """Sends 20 ms of s16le at 16 kHz whose first sample has this position in the session; dropped if the leg is
+        over."""
         import av
         from aiortc.rtp import HeaderExtensionsMap, RtpPacket
 
@@ -134,8 +137,8 @@ class Leg:
                 self.over.set()
 
     async def counted(self) -> tuple[int, int]:
-        """Packets that were sent, and how many of them voxd misses by the latest of its reports, which come about once
-        a second (RFC 3550, section 6.4.1: cumulative number of packets lost)."""
+        """How many packets were sent, and how many of them voxd misses by the latest of its reports, which come about
+        once a second (RFC 3550, section 6.4.1: cumulative number of packets lost)."""
         report = await self._sender.getStats()
         lost = [each.packetsLost for each in report.values() if each.type == "remote-inbound-rtp"]
         return self._sent, max(0, *lost, 0)

@@ -1,4 +1,4 @@
-"""One WebSocket to a voxd: the handshake, and each way in which it fails or ends as one sentence.  Steps 2 and 12.
+"""One WebSocket to a voxd: the handshake, and one sentence for each way in which it fails or ends.  Steps 2 and 12.
 
 It knows HTTP answers, close codes and frames; not what an event means, nor what is done when a link breaks.
 """
@@ -14,15 +14,15 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from shared.events import ServerEvent, WireError, parse_server
 from shared.safe_text import safe_line
 from shared.urls import LAST_SEQ, RESUME
-from voxtui.errors import ClientError, Full, NotReady, Refused, Unreachable
+from voxtui.errors import ClientError, Full, NotReady, TokenRefused, Unreachable
 from voxtui.link.http_client import Complaint, complaint, reached
 from voxtui.link.proxy import around, through
 from voxtui.link.target import Address, is_loopback
 
-OPEN_S = 10.0  # the server gives a handshake as long
+OPEN_S = 10.0  # the server allows a handshake as long
 PING_S = 2.0  # between two pings
 SILENT_S = 3.0  # a pong that takes longer does not come: with the ping before it, a dead link is seen within 6 s
-CLOSE_S = 0.5  # to say goodbye
+CLOSE_S = 0.5  # for the closing handshake
 MAX_MESSAGE = 4 << 20  # bytes in one message; the server stays below 1 MiB
 EXTENSIONS = "metrics,provisional,resume"
 FILE_EXTENSIONS = "hurry,resume"  # of a sound that nobody listens to
@@ -30,10 +30,10 @@ FINAL = (1008, 1009)  # close codes after which another link would end the same 
 
 
 async def dial(
-    address: Address, label: str, resume: tuple[str, int] | None = None, *, extensions: str = EXTENSIONS
+    address: Address, label: str, resume: tuple[str, int] | None = None, *, hurry: bool = False
 ) -> ClientConnection:
-    """An open WebSocket; `resume`: token of the session to go on with, and the last event that was read of it.
-    `extensions`: of voxd to the protocol, that the session uses.
+    """Opens a WebSocket; `resume`: token of the session to go on with, and the last event that was read of it.
+    `hurry`: for a file.
 
     Raises Unreachable (NotReady, Full) or Refused."""
     options: dict[str, Any] = {
@@ -44,9 +44,9 @@ async def dial(
         "ping_interval": PING_S,
         "ping_timeout": SILENT_S,
         "close_timeout": CLOSE_S,
-        "proxy": None,  # who dials knows the way
+        "proxy": None,  # proxies are the caller's business
     }
-    url = _with_extensions(address.url, extensions, resume)
+    url = _with_extensions(address.url, FILE_EXTENSIONS if hurry else EXTENSIONS, resume)
     try:
         if address.socket is not None:
             return await connect(url, sock=await reached(address.socket), **options)
@@ -93,14 +93,14 @@ def _with_extensions(url: str, extensions: str, resume: tuple[str, int] | None) 
 
 
 def _refusal(address: Address, label: str, status: int, body: bytes) -> ClientError:
-    """An HTTP answer instead of a WebSocket."""
+    """The error for an HTTP answer instead of a WebSocket."""
     found = complaint(body) or Complaint("")
     said = safe_line(found.message)
     reason = f": {said}" if said else "."
     if address.proxy is not None and not said:
         return Unreachable(_somebody(address, label, f"HTTP {status}"))
     if status in (401, 403):
-        return Refused(
+        return TokenRefused(
             f"{label} refuses the token{reason} (`voxd token` prints it; VOXD_TOKEN or --token-file give it.)"
         )
     if found.code == "session_limit_reached":
@@ -113,7 +113,7 @@ def _refusal(address: Address, label: str, status: int, body: bytes) -> ClientEr
 
 
 def _somebody(address: Address, label: str, how: str) -> str:
-    """Who answers is no voxd; where there is a proxy, it may be that."""
+    """The sentence for an answer that is not voxd's; where there is a proxy, it may be the proxy's."""
     if address.proxy is None:
         return f"{label} answers, but is not a voxd: {how}."
     host = urlsplit(address.url).hostname or ""
@@ -135,7 +135,7 @@ def _nobody(address: Address, label: str, error: OSError) -> str:
 
 
 def parse(data: bytes) -> ServerEvent | None:
-    """The event; None for what is none, or of a type that this client does not know."""
+    """Reads an event; None for a message that is none, or of a type that this client does not know."""
     try:
         return parse_server(data)
     except WireError:

@@ -1,4 +1,4 @@
-"""The screen.  The last step, 12, of a frame's path.
+"""The application on the screen.  Step 12, the last of a packet's path.
 
 A worker runs the session and tells what happens; each event becomes the next `State` at once, and the widgets are
 handed the newest one a few times in each moment.  The app knows keys and layout; how sound and text travel lies below.
@@ -25,7 +25,7 @@ from textual.widgets import Static
 
 from shared.events import OutputTextDelta, Provisional, TranscriptionDelta
 from voxtui.capture.blocking import in_thread
-from voxtui.capture.microphone import Device
+from voxtui.capture.microphone import InputDevice
 from voxtui.capture.resilient import Ear
 from voxtui.capture.sources import FileSource, Source
 from voxtui.errors import ClientError, SourceError
@@ -51,10 +51,11 @@ from voxtui.screen.widgets.voice import VoiceBar
 from voxtui.screen.widgets.welcome import Welcome
 from voxtui.session.run import Run
 from voxtui.session.saving import Keeper
-from voxtui.session.transcript import Link, State, Voice, plain_text, reduce
+from voxtui.session.transcript import LinkState, State, Voice, plain_text, reduce
 
-WORDS = (TranscriptionDelta, OutputTextDelta, Provisional)  # what comes by the token
-SHOWN = StatusBar, Conversation, Welcome, VoiceBar, LatencyStrip, LatencyPanel, KeyBar  # these are handed the state
+WORDS = (TranscriptionDelta, OutputTextDelta, Provisional)  # events that come with each token
+# The widgets that are handed the state.
+SHOWN = StatusBar, Conversation, Welcome, VoiceBar, LatencyStrip, LatencyPanel, KeyBar
 
 
 class VoxtuiApp(App[None]):
@@ -76,7 +77,7 @@ class VoxtuiApp(App[None]):
         wishes: Wishes | None = None,
         theme: str = "dark",
         open_device: Callable[[int], Source] | None = None,
-        devices: Callable[[], list[Device]] | None = None,
+        devices: Callable[[], list[InputDevice]] | None = None,
         keep: Path | None = None,
         targets: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
@@ -119,7 +120,7 @@ class VoxtuiApp(App[None]):
 
     @property
     def _main(self) -> Screen[object]:
-        """The screen of the conversation, also while another lies over it."""
+        """The screen of the conversation, also while a dialog lies over it."""
         return self.screen_stack[0]
 
     def on_mount(self) -> None:
@@ -129,7 +130,7 @@ class VoxtuiApp(App[None]):
     # ── the worker ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _converse(self) -> None:
-        """One session, from its source to its end.  Runs in a worker: it tells, and touches no widget."""
+        """Runs one session from its source to its end, in a worker: it posts messages and touches no widget."""
         self._connecting()
         try:
             source = await self._sound()
@@ -158,7 +159,8 @@ class VoxtuiApp(App[None]):
         self._post(Remark(sentence))
 
     async def _sound(self) -> Source:
-        """Where there is a choice of microphones, one that fails is not the end.  Raises SourceError."""
+        """Opens the source.  Where there is a choice of microphones, one that fails does not end it.  Raises
+        SourceError."""
         if self._open_device is None:
             return await in_thread(self._open_source)
         return Ear(self._open_source, self._remark)
@@ -166,7 +168,7 @@ class VoxtuiApp(App[None]):
     # ── what is told ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _post(self, event: Event) -> None:
-        """One event, right at its receipt."""
+        """Takes one event at the moment of its receipt."""
         before, self._state = self._state, reduce(self._state, event)
         words = isinstance(event, WORDS)
         if isinstance(event, Disconnected):
@@ -203,13 +205,13 @@ class VoxtuiApp(App[None]):
             self._ask(lambda session: session.say(text))
 
     def on_paste(self, event: Paste) -> None:
-        """What is pasted while nothing takes it is meant for the prompt."""
+        """Puts what is pasted into the prompt when no other widget takes it."""
         if self.screen is self._main and self.check_action("type", ()):
             self.action_type()
             self._main.query_one(Prompt).take(event.text)
 
     def end(self, number: int) -> None:
-        """A signal wants the program to end: in order, and at once when another comes."""
+        """Ends the program on a signal: in order, and at once when another comes."""
         if self._ending and self._driver is not None:
             self._driver.stop_application_mode()
             self._driver.close()
@@ -220,7 +222,7 @@ class VoxtuiApp(App[None]):
     # ── keys ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _ask(self, what: Callable[[Run], Awaitable[None]]) -> None:
-        """Something of the session, in a worker: the link may be slow."""
+        """Asks something of the session in a worker, since the link may be slow."""
 
         async def asked() -> None:
             try:
@@ -233,9 +235,9 @@ class VoxtuiApp(App[None]):
         self.run_worker(asked(), group="asked")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Keys that would do nothing are not shown."""
+        """Hides keys that would do nothing."""
         state = self._state
-        speaks = self._session is not None and state.link in (Link.OPEN, Link.BROKEN)
+        speaks = self._session is not None and state.link in (LinkState.OPEN, LinkState.BROKEN)
         match action:
             case "talk":
                 return speaks and not state.floor.hands_free
@@ -244,7 +246,7 @@ class VoxtuiApp(App[None]):
             case "cancel":
                 return state.answering
             case "reconnect":
-                return state.link is Link.LOST
+                return state.link is LinkState.LOST
             case "type" | "converse":
                 return speaks and state.responder is not None
             case "devices":
@@ -297,7 +299,7 @@ class VoxtuiApp(App[None]):
             used = self._state.floor.microphone
             self.push_screen(DevicesScreen(self._devices, self._open_device, used), self._listen_to)
 
-    def _listen_to(self, device: Device | None) -> None:
+    def _listen_to(self, device: InputDevice | None) -> None:
         if device is not None and self._open_device is not None:
             self._open_source = partial(self._open_device, device.index)
             if self._session is not None:
@@ -307,7 +309,7 @@ class VoxtuiApp(App[None]):
         self.push_screen(SaveScreen(self._state, self.stem()))
 
     def stem(self) -> str:
-        """Of the name of a file that does not exist yet."""
+        """The stem of a name for a file that does not exist yet."""
         return f"voxtui-{datetime.now():%Y%m%d-%H%M%S}"
 
     def action_type(self) -> None:

@@ -1,4 +1,4 @@
-"""The terminal under the screen: what it sends, however broken, is read; when it is gone, the program ends.
+"""The terminal under the screen: its input is read, however broken; when it is gone, the program ends.  Step 12.
 
 It knows bytes and a pty; not what is drawn.  Textual's driver does the rest.
 """
@@ -22,14 +22,25 @@ BAD_SEQUENCE = ValueError, OverflowError, LookupError, TypeError  # what Textual
 
 
 class Terminal(LinuxDriver):
-    """Textual's driver, on standard output, that survives what a terminal sends and sees that it has gone."""
+    """Textual's driver on standard output, which survives broken input and notices when the terminal is gone."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._file = _Screen()  # type: ignore[assignment]  # what of a text file the driver uses
 
+    def _get_terminal_size(self) -> tuple[int, int]:
+        """Columns and rows, from the terminal itself.  Textual believes COLUMNS and LINES before the terminal: programs
+        that start others hand them on (Python's readline does, unasked), and they hold another terminal's size, or an
+        earlier one."""
+        try:
+            columns, rows = os.get_terminal_size(1)
+        except OSError:  # it is gone
+            columns = rows = 0
+        return columns or 80, rows or 24
+
     def run_input_thread(self) -> None:
-        """Bytes that are no UTF-8 and sequences that are none are dropped; what is typed after them counts."""
+        """Reads keys.  Bytes that are not UTF-8 and sequences that mean nothing are dropped; what is typed after them
+        counts."""
         decoder = getincrementaldecoder("utf-8")("replace")
         parser = XTermParser(self._debug)
         with selectors.DefaultSelector() as selector:
@@ -51,7 +62,7 @@ class Terminal(LinuxDriver):
                     self.process_message(event)
 
     def _read(self) -> bytes:
-        """Nothing: the terminal is gone."""
+        """Reads from the terminal; nothing means that it is gone."""
         try:
             return os.read(self.fileno, 1 << 16)
         except OSError:
@@ -59,8 +70,8 @@ class Terminal(LinuxDriver):
 
 
 class _Screen:
-    """Where the driver's thread writes.  A terminal that is gone takes nothing, and must not stop that thread: the
-    program waits for it."""
+    """The file to which the driver's thread writes.  A terminal that is gone takes nothing, and must not stop that
+    thread, for which the program waits at its end."""
 
     def __init__(self) -> None:
         out = sys.__stdout__
@@ -88,5 +99,5 @@ class _Screen:
 
 
 def hang_up() -> None:
-    """As the kernel says that the terminal is gone, where it has not."""
+    """Sends the signal that the kernel sends when a terminal is gone, in case it did not."""
     os.kill(os.getpid(), signal.SIGHUP)

@@ -1,4 +1,4 @@
-"""When a clip that was played into an open microphone has been dealt with.  Beside steps 2 and 12.
+"""Decides when everything that a clip held has been answered.  Beside steps 2 and 12.
 
 A microphone has no end, so the protocol has none either: the client must know by itself that no more words will come.
 Pure; it counts utterances, answers and samples, and never looks at a clock.
@@ -26,7 +26,8 @@ from shared.session_config import AnySession, RealtimeSession
 
 
 class Ending:
-    """`samples`: length of the clip; None: it never ends by itself, or not yet."""
+    """Follows one session until it is over.  `samples`: length of the clip; None: it never ends by itself, or is not
+    yet known."""
 
     def __init__(self, samples: int | None, truth: VoicedTruth | None) -> None:
         self._truth = truth
@@ -36,7 +37,7 @@ class Ending:
             self.ends(samples)
         self._transcripts = self._answers = self._reports = False
         self._open: set[str] = set()  # utterances whose text is not final
-        self._unreported: set[str] = set()  # those whose metrics are still to come
+        self._unreported: set[str] = set()  # utterances and answers whose metrics are still to come
         self._commit: str | None = None  # the item that a commit of ours made
         self._stopped = ""  # the item that the server ended last
         self._commit_expected = self._commit_done = False
@@ -46,22 +47,22 @@ class Ending:
 
     @property
     def played(self) -> bool:
-        """The whole clip is on its way."""
+        """Whether the whole clip is on its way."""
         return self._samples is not None and self._sent >= self._samples
 
     @property
     def busy(self) -> bool:
-        """Something that was begun is not finished."""
+        """Whether something that was begun is not finished."""
         return bool(self._open) or self._unanswered > 0 or self.committing
 
     @property
     def committing(self) -> bool:
-        """A commit is to be answered."""
+        """Whether a commit still has no answer."""
         return self._commit_expected and not self._commit_done
 
     @property
     def over(self) -> bool:
-        """Every voiced sample belongs to a turn that is finished and reported.
+        """Whether every voiced sample belongs to a turn that is finished and reported.
 
         Where the clip holds sound that is no speech this never comes true; then it is over when nothing has happened
         for a while, which is for the caller to watch."""
@@ -69,25 +70,25 @@ class Ending:
         return self.played and accounted and not self.busy and not self._unreported
 
     def ends(self, samples: int) -> None:
-        """The length of the clip is known by now."""
+        """Told the length of the clip, once that is known."""
         self._samples = samples
         self._last_voiced = self._truth.last_voiced(0, samples) if self._truth is not None else samples
 
     def sent(self, position: int) -> None:
-        """So many samples have been sent."""
+        """Told how many samples have been sent."""
         self._sent = position
 
     def expect_commit(self) -> None:
-        """The client commits what the server has not yet heard; when that item is finished, all is."""
+        """Told that the client commits what is not yet a turn; when that item is finished, everything is."""
         self._commit_expected = True
 
     def nothing_to_commit(self) -> None:
-        """The server says so: all was heard."""
+        """Told that the server had nothing to commit: everything was heard."""
         self._commit_done = True
 
     def relinked(self, *, fresh: bool) -> None:
-        """Another link: the report of what came over it again does not come.  `fresh`: another session, which knows
-        nothing of this one's utterances; their sound is being heard anew."""
+        """Told of another link, over which reports that were lost do not come again.  `fresh`: another session, which
+        knows nothing of this one's utterances; their sound is being heard anew."""
         self._unreported.clear()
         if fresh:
             self._open.clear()

@@ -51,7 +51,7 @@ class Report:
 
 
 @dataclass(slots=True)
-class Turn:
+class MeteredTurn:
     """One utterance or one answer."""
 
     key: str
@@ -70,26 +70,26 @@ class Turn:
 
 
 class Meter:
-    """Of one session."""
+    """Measures the turns of one session."""
 
     def __init__(self, clock: SampleClock, truth: VoicedTruth | None = None) -> None:
         self._clock = clock
         self._truth = truth
-        self._turns: OrderedDict[str, Turn] = OrderedDict()
-        self._floor: Turn | None = None  # the utterance that the next answer answers; None: it was typed
+        self._turns: OrderedDict[str, MeteredTurn] = OrderedDict()
+        self._floor: MeteredTurn | None = None  # the utterance that the next answer answers; None: it was typed
         self._asked_us: int | None = None
-        self._released_us: int | None = None  # of the commit that is on its way
+        self._released_us: int | None = None  # when the commit that is on its way was sent
         self._vad = ServerVad()
         self._server_reports = False
         self._delay_ms = 0  # by which text trails audio, as the session asked
         self._best: tuple[int, int] | None = None  # shortest round trip of a ping, and voxd's clock less this one then
 
     def finished(self) -> list[TurnMetrics]:
-        """Of every turn that ended with words, in order."""
+        """The metrics of every turn that ended with words, in order."""
         return [turn.metrics() for turn in self._turns.values() if turn.complete and turn.words]
 
     def report(self, key: str) -> Report | None:
-        """What voxd said of a turn, if it has."""
+        """What voxd reported about a turn, if it has."""
         turn = self._turns.get(key)
         return None if turn is None else turn.report
 
@@ -107,7 +107,7 @@ class Meter:
     def released(self, at_us: int) -> None:
         """Push-to-talk: what was said ended with the sample captured then, and is being committed."""
         self._released_us = at_us
-        self._floor = Turn("", TurnStamps(last_voiced_us=at_us, commit_us=at_us))
+        self._floor = MeteredTurn("", TurnStamps(last_voiced_us=at_us, commit_us=at_us))
 
     def receive(self, event: ServerEvent, at_us: int) -> Measured | None:
         """Takes one event; returns the metrics of a turn when they have changed for good."""
@@ -150,8 +150,8 @@ class Meter:
                 pass
         return None
 
-    def _turn(self, key: str) -> Turn:
-        turn = self._turns.setdefault(key, Turn(key))
+    def _turn(self, key: str) -> MeteredTurn:
+        turn = self._turns.setdefault(key, MeteredTurn(key))
         while len(self._turns) > TURNS:
             self._turns.popitem(last=False)
         return turn
@@ -204,19 +204,19 @@ class Meter:
         turn.stamps.decided_us = floor.stamps.decided_us
         turn.stamps.commit_us = floor.stamps.commit_us
 
-    def _first(self, turn: Turn) -> Measured:
-        """How soon it began; how long it will be is not known."""
+    def _first(self, turn: MeteredTurn) -> Measured:
+        """The metrics of how soon a turn's text began; how long it will be is not known yet."""
         found = turn.metrics()
         found.total_ms = None
         return Measured(turn.key, found, complete=False)
 
-    def _over(self, turn: Turn, *, words: bool) -> Measured | None:
+    def _over(self, turn: MeteredTurn, *, words: bool) -> Measured | None:
         turn.words = words
         turn.complete = not self._server_reports
         return Measured(turn.key, turn.metrics(), turn.complete) if words else None
 
     def _reported(self, event: Metrics) -> Measured | None:
-        """The server's own part of a turn."""
+        """Takes the server's own figures of a turn."""
         spoken = event.scope == "transcription"
         key = event.item_id if spoken or not isinstance(event.response_id, str) else event.response_id
         turn = self._turn(key)
@@ -230,7 +230,7 @@ class Meter:
         return Measured(turn.key, turn.metrics(), complete=True) if turn.words else None
 
     def _answered(self, sent_us: int, t1_us: int, t2_us: int, at_us: int) -> None:
-        """The ping with the shortest way says most about the clocks (RFC 5905, section 10)."""
+        """Learns the difference of the clocks from the ping with the shortest round trip (RFC 5905, section 10)."""
         round_trip, ahead = at_us - sent_us - (t2_us - t1_us), ((t1_us - sent_us) + (t2_us - at_us)) // 2
         self._best = min(self._best or (round_trip, ahead), (round_trip, ahead))
 
@@ -240,5 +240,5 @@ class Meter:
         return (received_us - self._best[1] - captured_us) / 1000
 
     def _captured(self, ms: int | None) -> int | None:
-        """When the sound was captured that ends there."""
+        """When the sound that ends at this position was captured."""
         return None if ms is None else self._clock.time_of(to_samples(ms))

@@ -1,7 +1,7 @@
 """One session from its first packet to its last word: a source into a client, events out to whoever shows them.
 
-Steps 1, 2 and 12 of a frame's path meet here, once, for the screen, the plain mode and the headless tools.  It does not
-know how anything is shown.
+Steps 1, 2 and 12 of a packet's path meet here, once, for the screen, the plain mode and the headless tools.  It does
+not know how anything is shown.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Run:
         self.meter = Meter(client.clock, source.truth)
         self.floor = Floor(client.wishes.hands_free, answers=client.wishes.replies, microphone=source.name)
         self._client, self._source, self._tell, self._level = client, source, tell, level
-        self._length = source.samples  # of a clip; a file's is known when its end was read
+        self._length = source.samples  # length of a clip; that of a file is known when its end was read
         self._ending = Ending(self._length, source.truth)
         self._tail = to_samples(silence_ms + TAIL_MS) if hurry else None
         self._limit: asyncio.Timeout | None = None
@@ -70,7 +70,7 @@ class Run:
         self._preroll: deque[Packet] = deque(maxlen=PREROLL)
         self._released_us: int | None = None  # push-to-talk has ended; what was captured before is still coming
         self._answering: set[str] = set()  # responses that are being given
-        self._owed: list[ClientEvent] = []  # asked for, and not seen to have arrived
+        self._owed: list[ClientEvent] = []  # requests that were sent and have not been seen to arrive
 
     async def run(self) -> None:
         """Until the clip has been dealt with, or the server has closed the session; a microphone has no end.
@@ -90,40 +90,40 @@ class Run:
     # ── what the person does ────────────────────────────────────────────────────────────────────────────────────────
 
     async def say(self, text: str) -> None:
-        """What the person typed, and the wish for an answer.  Raises ClientError where there is no link; the same
-        holds for what follows."""
+        """Sends what the person typed and asks for an answer.  Raises ClientError where there is no link; so do the
+        methods that follow."""
         await self._client.send(ItemCreate(ItemDraft("user", (Content("input_text", text=text),))))
         self.meter.asked(now_us())
         await self._client.send(ResponseCreate())
 
     async def hands_free(self, on: bool) -> None:
-        """Whether the server finds the turns; else what is said is a turn while push-to-talk is on."""
+        """Lets the server find the turns; when off, a turn is what is said while push-to-talk is on."""
         await self._client.wish(replace(self._client.wishes, hands_free=on))
         self._hold(hands_free=on, talking=False)
 
     async def converse(self, on: bool) -> None:
-        """Whether what is said is answered."""
+        """Switches answers to what is said on or off."""
         await self._client.wish(replace(self._client.wishes, replies=on))
         self._hold(answers=on)
 
     async def cancel(self) -> None:
-        """No more of the answers that are being given."""
+        """Cancels the answers that are being given."""
         for key in tuple(self._answering):
             await self._client.send(ResponseCancel(key))
 
     def talk(self, on: bool) -> None:
-        """Push-to-talk begins or ends.  It ends with what was captured by now, which the sound card may still have."""
+        """Begins or ends push-to-talk.  It ends with what was captured by now, which the sound card may still have."""
         if self.floor.hands_free or on is self.floor.talking:
             return
         self._released_us = None if on else now_us()
         self._hold(talking=on)
 
     def mute(self, on: bool) -> None:
-        """Silence is sent instead of sound."""
+        """Sends silence instead of sound."""
         self._hold(muted=on)
 
     def listen_to(self, opener: Opener) -> None:
-        """Another microphone from now on; a clip plays on."""
+        """Listens to another microphone from now on; a clip plays on."""
         if isinstance(self._source, Ear):
             self._source.listen_to(opener)
 
@@ -134,7 +134,7 @@ class Run:
     # ── out ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _pump(self) -> None:
-        """Sound to the server, each packet as soon as it exists."""
+        """Sends sound to the server, each packet as soon as it exists."""
         dropped, health = 0, Health()
         async for packet in self._source.packets():
             pcm = SILENT if self.floor.muted else packet.pcm
@@ -155,7 +155,7 @@ class Run:
                 return
 
     async def _pass_on(self, packet: Packet) -> None:
-        """Push-to-talk holds back what does not belong to a turn."""
+        """Sends one packet, unless push-to-talk holds it back because it belongs to no turn."""
         if self.floor.hands_free or self.floor.talking:
             while self._preroll:
                 before = self._preroll.popleft()
@@ -172,7 +172,7 @@ class Run:
             await self._commit(self._released_us)
 
     async def _commit(self, released_us: int) -> None:
-        """The end of a turn of push-to-talk."""
+        """Ends a turn of push-to-talk."""
         self._released_us = None
         self.meter.released(released_us)
         self._owed = [AudioCommit()]
@@ -181,7 +181,7 @@ class Run:
         await self._ask()
 
     async def _ask(self) -> None:
-        """What is owed goes out now, or over the next link."""
+        """Sends a request that the session depends on, now or over the next link."""
         with contextlib.suppress(ClientError):
             for event in self._owed:
                 await self._client.send(event)
@@ -198,7 +198,7 @@ class Run:
     # ── in ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _listen(self) -> None:
-        """Events, until the end."""
+        """Reads events until the end."""
         if await self._listened():
             return
         if self._tail is not None and not self._ending.busy:
@@ -212,13 +212,13 @@ class Run:
             raise ClientError(f"voxd has not finished a turn within {STUCK_S:.0f} s; its log may say why.")
 
     async def _listened(self) -> bool:
-        """True: it is over.  False: nothing has happened for too long."""
+        """Reads until the session is over (True), or nothing has happened for too long (False)."""
         try:
             async with asyncio.timeout(None) as self._limit:
                 self._arm()
                 async for received in self._client:
                     if isinstance(received.event, Ack):
-                        continue  # it comes as long as there is sound, whether or not anything happens
+                        continue  # comes as long as there is sound, whether or not anything happens
                     if isinstance(received.event, (Unlinked, Relinked)):
                         await self._linked(received.event)
                     else:
@@ -231,20 +231,20 @@ class Run:
         return True
 
     def _arm(self) -> None:
-        """Patience starts anew."""
+        """Starts the wait for something to happen anew."""
         if self._limit is not None and not self._down and self._ending.played:
             patience = 0.0 if self._ending.over else STUCK_S if self._ending.busy else QUIET_S
             self._limit.reschedule(asyncio.get_running_loop().time() + patience)
 
     async def _linked(self, event: Unlinked | Relinked) -> None:
-        """While there is no link, nothing can happen, and that means nothing."""
+        """Stops the wait while there is no link, when nothing can happen."""
         self._down = isinstance(event, Unlinked)
         if self._down and self._limit is not None:
             self._limit.reschedule(None)
         if isinstance(event, Relinked):
             self._ending.relinked(fresh=event.fresh)
             if self._ending.committing:
-                self._owed = [AudioCommit()]  # the one before may never have arrived; a second does no harm
+                self._owed = [AudioCommit()]  # the commit before may never have arrived; a second one does no harm
             await self._ask()
         self._tell(event)
 

@@ -1,4 +1,4 @@
-"""A conversation as a file: text, Markdown, JSON, subtitles.  Step 12 of a frame's path.
+"""A conversation as a file: text, Markdown, JSON, subtitles.  Step 12 of a packet's path.
 
 The forms are pure: a state in, a text out, in which nothing that was said can pass for markup.  `Keeper` writes down
 each entry as it ends, so that what was said outlives the program however it ends.  Neither knows folders nor screens.
@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shared import captions
-from shared.captions import Turn
-from voxtui.session.transcript import Entry, Progress, State, Voice, changes, plain_text, speaker, written
+from shared.captions import FileTurn
+from voxtui.session.transcript import Entry, EntryProgress, State, Voice, changes, plain_text, speaker, written
 
 
 def as_markdown(state: State) -> str:
-    """A paragraph per utterance; what was said stays text wherever it is shown."""
+    """Markdown with a paragraph per utterance; what was said stays text wherever it is shown."""
     blocks = []
     for entry in _said(state):
         lines = "\\\n".join(_literal(line.strip()) for line in entry.text.strip().splitlines())
@@ -30,18 +30,18 @@ def as_markdown(state: State) -> str:
 
 
 def _literal(line: str) -> str:
-    """No character of Markdown or HTML acts."""
+    """A text in which no character of Markdown or HTML acts."""
     line = re.sub(r"([\\`*_{}\[\]()<>#!|~&$])", r"\\\1", line)
     return re.sub(r"^(\d+)([.)])|^([-+=])", lambda found: (found[1] or "") + "\\" + (found[2] or found[3]), line)
 
 
 def as_json(state: State) -> str:
-    """Everything that is known of each entry, notes aside; times in ms of the sound."""
+    """JSON with everything that is known of each entry, notes aside; times in ms of the sound."""
     entries = [
         {
             "by": "user" if entry.voice is Voice.USER else "model",
             "text": entry.text.strip(),
-            "complete": entry.progress is Progress.DONE,
+            "complete": entry.progress is EntryProgress.DONE,
             "start_ms": entry.start_ms,
             "end_ms": entry.end_ms,
             "metrics": entry.metrics.as_dict() if entry.metrics is not None else {},
@@ -55,7 +55,7 @@ def as_json(state: State) -> str:
 def as_srt(state: State) -> str:
     """SubRip: captions of the utterances whose place in the sound is known."""
     spoken = (entry for entry in _said(state) if entry.voice is Voice.USER and entry.start_ms is not None)
-    return captions.srt([Turn(entry.start_ms or 0, entry.end_ms or 0, entry.text) for entry in spoken])
+    return captions.srt([FileTurn(entry.start_ms or 0, entry.end_ms or 0, entry.text) for entry in spoken])
 
 
 def _clock(ms: int) -> str:
@@ -78,14 +78,14 @@ FORMS: dict[str, tuple[str, Form]] = {  # name -> the ending of its files, and h
 
 
 def write(path: Path, text: str) -> None:
-    """A new file that only this user can read.  Raises OSError, also where there is one already."""
+    """Writes a new file that only this user can read.  Raises OSError, also where there is one already."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(handle, "w", encoding="utf-8") as file:
         file.write(text)
 
 
 class Keeper:
-    """Appends each entry to a file once nothing more will come of it.
+    """Appends each entry to a file once it is complete.
 
     The file is made with the first one, for this user alone.  Raises OSError when it cannot be written."""
 
@@ -94,14 +94,14 @@ class Keeper:
         self.kept = False  # there is something in the file
 
     def keep(self, before: State, after: State) -> None:
-        """What has ended between the two states."""
+        """Writes the entries that have ended between the two states."""
         ended = [
             entry
             for old, entry in changes(before, after)
             if entry.voice is not Voice.NOTE
             and entry.text.strip()
-            and entry.progress is not Progress.OPEN
-            and (old is None or old.progress is Progress.OPEN)
+            and entry.progress is not EntryProgress.OPEN
+            and (old is None or old.progress is EntryProgress.OPEN)
         ]
         if ended:
             self._append("".join(f"{written(entry, after)}\n" for entry in ended))

@@ -1,4 +1,4 @@
-"""What a conversation looks like so far: `reduce(state, event) -> state`.  Step 12 of a frame's path.
+"""What a conversation looks like so far: `reduce(state, event) -> state`.  Step 12 of a packet's path.
 
 Pure: frozen values in and out, no clock, no socket, no screen.  All that a screen, a pipe or a file may show is in
 `State`, and every text in it that came from a server has passed `safe_text` here.  It does not know how a screen draws.
@@ -55,10 +55,12 @@ RECENT = 20  # the latest entries, among which an open answer is
 RENDERS = 500  # paintings that are remembered
 TURNS = 120  # metrics of as many turns are kept for the graph; the oldest go
 RUNNING = 8  # turns whose metrics are not yet complete; of one that was given up nothing more is told
+# Why an answer ended early, in a word.
+ENDINGS = {"turn_detected": "interrupted", "client_cancelled": "stopped", "max_output_tokens": "cut at its longest"}
 
 
-class Link(Enum):
-    """Of the connection."""
+class LinkState(Enum):
+    """The state of the connection."""
 
     CONNECTING = "connecting"
     OPEN = "connected"
@@ -67,15 +69,15 @@ class Link(Enum):
 
 
 class Speech(Enum):
-    """Of the person, as the server hears it."""
+    """What the person is doing, as the server hears it."""
 
     QUIET = "listening"
     SPEAKING = "speaking"
     SETTLING = "finishing"  # the turn is over, its text is not yet final
 
 
-class Progress(Enum):
-    """Of one entry."""
+class EntryProgress(Enum):
+    """How far one entry is."""
 
     OPEN = "open"
     DONE = "done"
@@ -98,23 +100,23 @@ class Entry:
     voice: Voice
     text: str = ""
     provisional: str = ""
-    progress: Progress = Progress.OPEN
+    progress: EntryProgress = EntryProgress.OPEN
     remark: str = ""  # why it is BROKEN
     heard: bool = False  # spoken rather than typed
     metrics: TurnMetrics | None = None
-    start_ms: int | None = None  # of what was spoken, in the sound of the whole conversation
+    start_ms: int | None = None  # start and end of what was spoken, in the sound of the whole conversation
     end_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything that may be shown."""
+    """Everything about a conversation that may be shown."""
 
-    link: Link = Link.CONNECTING
+    link: LinkState = LinkState.CONNECTING
     path: str = ""  # how voxd is reached
     reason: str = ""  # why the link is LOST or BROKEN
-    progress: str = ""  # of the daemon, while the first link waits for it
-    tries: int = 0  # of another link, while it is BROKEN
+    progress: str = ""  # what the daemon does while the first link waits for it
+    tries: int = 0  # tries of another link, while it is BROKEN
     health: Health = Health()
     gaps: int = 0  # links that broke and were replaced
     transcriber: str | None = None
@@ -122,7 +124,7 @@ class State:
     speech: Speech = Speech.QUIET
     speaking_in: str = ""  # key of the utterance that is being spoken
     entries: tuple[Entry, ...] = ()
-    turns: tuple[TurnMetrics, ...] = ()  # of finished turns, oldest first
+    turns: tuple[TurnMetrics, ...] = ()  # metrics of finished turns, oldest first
     running: tuple[tuple[str, TurnMetrics], ...] = ()  # key, what is known so far of a turn that is not finished
     targets: tuple[tuple[str, float], ...] = ()  # metric, ms: what the person and the daemon's operator want
     floor: Floor = Floor()
@@ -133,16 +135,16 @@ class State:
 
     @property
     def converses(self) -> bool:
-        """Turns are answered."""
+        """Whether turns are answered."""
         return self.responder is not None and self.floor.answers
 
     @property
     def answering(self) -> bool:
-        """An answer is being given."""
-        return any(e.voice is Voice.MODEL and e.progress is Progress.OPEN for e in self.entries[-RECENT:])
+        """Whether an answer is being given."""
+        return any(e.voice is Voice.MODEL and e.progress is EntryProgress.OPEN for e in self.entries[-RECENT:])
 
     def place(self, key: str) -> int | None:
-        """Where the entry of this key is.  What changes is nearly always the last one."""
+        """The index of the entry of this key.  It searches from the end, since nearly always the last one changes."""
         for at in range(len(self.entries) - 1, -1, -1):
             if self.entries[at].key == key:
                 return at
@@ -179,11 +181,13 @@ def _transcription(
             return _change(state, key, lambda old: replace(old, provisional=safe_text(text)))
         case TranscriptionCompleted(item_id=key, transcript=text):
             state = _change(
-                state, key, lambda old: replace(old, text=safe_text(text), provisional="", progress=Progress.DONE)
+                state, key, lambda old: replace(old, text=safe_text(text), provisional="", progress=EntryProgress.DONE)
             )
         case TranscriptionFailed(item_id=key, error=error):
             why = safe_line(error.message)
-            state = _change(state, key, lambda old: replace(old, provisional="", progress=Progress.BROKEN, remark=why))
+            state = _change(
+                state, key, lambda old: replace(old, provisional="", progress=EntryProgress.BROKEN, remark=why)
+            )
     return _settled(_without_empty(state, event.item_id))
 
 
@@ -203,7 +207,7 @@ def _user(state: State, event: SpeechStarted | SpeechStopped | ItemAdded) -> Sta
             state = _with(state, item.id, Voice.USER, heard=not _typed(item.content))
             if not (text := _typed(item.content)):
                 return _settled(_untranscribed(state, item.id))
-            return _change(state, item.id, lambda old: replace(old, text=safe_text(text), progress=Progress.DONE))
+            return _change(state, item.id, lambda old: replace(old, text=safe_text(text), progress=EntryProgress.DONE))
         case _:
             return state
 
@@ -213,10 +217,10 @@ def _typed(content: tuple[Content, ...]) -> str:
 
 
 def _untranscribed(state: State, key: str) -> State:
-    """Without a transcriber no text will ever come for what was said."""
+    """Closes an utterance in a session without a transcriber, for which no text will ever come."""
     if state.transcriber is not None or state.responder is None:
         return state
-    return _change(state, key, lambda old: replace(old, progress=Progress.DONE))
+    return _change(state, key, lambda old: replace(old, progress=EntryProgress.DONE))
 
 
 def _answer(state: State, event: ResponseCreated | OutputTextDelta | OutputTextDone | ResponseDone) -> State:
@@ -230,7 +234,7 @@ def _answer(state: State, event: ResponseCreated | OutputTextDelta | OutputTextD
             return _change(state, key, lambda old: replace(old, text=safe_text(text)))
         case ResponseDone(response=response):
             good = response.status == "completed"
-            progress, why = (Progress.DONE, "") if good else (Progress.BROKEN, _cause(event))
+            progress, why = (EntryProgress.DONE, "") if good else (EntryProgress.BROKEN, _cause(event))
             return _change(state, response.id, lambda old: replace(old, progress=progress, remark=why))
 
 
@@ -240,8 +244,7 @@ def _cause(event: ResponseDone) -> str:
     error = details.get("error")
     said = error.get("message") if isinstance(error, dict) else None
     reason = details.get("reason")
-    words = {"turn_detected": "interrupted", "client_cancelled": "stopped", "max_output_tokens": "cut at its longest"}
-    return safe_line(str(said or words.get(str(reason)) or reason or event.response.status))
+    return safe_line(str(said or ENDINGS.get(str(reason)) or reason or event.response.status))
 
 
 def _session(state: State, event: SessionCreated | SessionUpdated | Error | Notice) -> State:
@@ -266,18 +269,20 @@ def _name(engine: str | None) -> str | None:
 def _link(state: State, event: LinkEvent) -> State:
     match event:
         case Connecting(path=path, progress=progress):
-            return replace(state, link=Link.CONNECTING, path=safe_line(path), reason="", progress=safe_line(progress))
+            return replace(
+                state, link=LinkState.CONNECTING, path=safe_line(path), reason="", progress=safe_line(progress)
+            )
         case Connected(path=path):
             heard_ms = max((entry.end_ms or entry.start_ms or 0 for entry in state.entries), default=0)
             state = replace(state, before_ms=max(state.before_ms, heard_ms))
-            return replace(state, link=Link.OPEN, path=safe_line(path), reason="", progress="", tries=0)
+            return replace(state, link=LinkState.OPEN, path=safe_line(path), reason="", progress="", tries=0)
         case Disconnected(reason=reason):
-            state = replace(state, link=Link.LOST, reason=safe_line(reason), speech=Speech.QUIET, speaking_in="")
+            state = replace(state, link=LinkState.LOST, reason=safe_line(reason), speech=Speech.QUIET, speaking_in="")
             return _closed(replace(state, running=()))
         case Unlinked(reason=reason, tries=tries):
-            return replace(state, link=Link.BROKEN, reason=safe_line(reason), tries=tries)
+            return replace(state, link=LinkState.BROKEN, reason=safe_line(reason), tries=tries)
         case Relinked(fresh=fresh):
-            state = replace(state, link=Link.OPEN, reason="", tries=0, gaps=state.gaps + 1)
+            state = replace(state, link=LinkState.OPEN, reason="", tries=0, gaps=state.gaps + 1)
             state = _note(state, back_again(event))
             return _restarted(state) if fresh else state
         case Health():
@@ -293,8 +298,9 @@ def back_again(event: Relinked) -> str:
 
 
 def _restarted(state: State) -> State:
-    """What was being heard will be heard anew, under another key; what was being answered will not."""
-    kept = tuple(e for e in state.entries if e.voice is not Voice.USER or e.progress is not Progress.OPEN)
+    """Drops open utterances, which will be heard anew under another key, and ends open answers, which will not come
+    back."""
+    kept = tuple(e for e in state.entries if e.voice is not Voice.USER or e.progress is not EntryProgress.OPEN)
     return _closed(replace(state, entries=kept, running=(), speech=Speech.QUIET, speaking_in=""))
 
 
@@ -311,7 +317,7 @@ def _local(state: State, event: Measured | Remark | Dropped | Painted | Floor | 
         case Floor():
             return replace(state, floor=replace(event, microphone=safe_line(event.microphone)))
         case Wiped():
-            return replace(state, entries=tuple(e for e in state.entries if e.progress is Progress.OPEN))
+            return replace(state, entries=tuple(e for e in state.entries if e.progress is EntryProgress.OPEN))
 
 
 def _measured(state: State, key: str, metrics: TurnMetrics, *, complete: bool) -> State:
@@ -323,13 +329,13 @@ def _measured(state: State, key: str, metrics: TurnMetrics, *, complete: bool) -
 
 
 def _closed(state: State) -> State:
-    """Nothing more comes for what was open; an entry without a word never was."""
+    """Closes open entries for which nothing more comes; an entry without a word is dropped."""
     kept = tuple(
-        replace(entry, provisional="", progress=Progress.BROKEN, remark="connection lost")
-        if entry.progress is Progress.OPEN
+        replace(entry, provisional="", progress=EntryProgress.BROKEN, remark="connection lost")
+        if entry.progress is EntryProgress.OPEN
         else entry
         for entry in state.entries
-        if entry.text or entry.progress is not Progress.OPEN
+        if entry.text or entry.progress is not EntryProgress.OPEN
     )
     return replace(state, entries=kept)
 
@@ -338,7 +344,7 @@ def _closed(state: State) -> State:
 
 
 def _with(state: State, key: str, voice: Voice, *, heard: bool = False) -> State:
-    """There is an entry of this key."""
+    """The state with an entry of this key."""
     if state.place(key) is not None:
         return state
     return replace(state, entries=(*state.entries, Entry(key, voice, heard=heard))[-ENTRIES:])
@@ -352,24 +358,24 @@ def _change(state: State, key: str, how: Callable[[Entry], Entry]) -> State:
 
 
 def _without_empty(state: State, key: str) -> State:
-    """A cough: an utterance that turned out to hold no words leaves no trace."""
-    kept = tuple(e for e in state.entries if e.key != key or e.text.strip() or e.progress is not Progress.DONE)
+    """Drops an utterance that turned out to hold no words, such as a cough."""
+    kept = tuple(e for e in state.entries if e.key != key or e.text.strip() or e.progress is not EntryProgress.DONE)
     return replace(state, entries=kept)
 
 
 def _settled(state: State) -> State:
-    """SETTLING ends when no utterance waits for its text."""
-    waits = any(e.voice is Voice.USER and e.progress is Progress.OPEN for e in state.entries)
+    """Ends SETTLING when no utterance waits for its text."""
+    waits = any(e.voice is Voice.USER and e.progress is EntryProgress.OPEN for e in state.entries)
     return replace(state, speech=Speech.QUIET) if state.speech is Speech.SETTLING and not waits else state
 
 
 def _note(state: State, text: str) -> State:
-    note = Entry(f"note-{state.notes}", Voice.NOTE, text, progress=Progress.DONE)
+    note = Entry(f"note-{state.notes}", Voice.NOTE, text, progress=EntryProgress.DONE)
     return replace(state, entries=(*state.entries, note)[-ENTRIES:], notes=state.notes + 1)
 
 
 def _remarked(state: State, text: str) -> State:
-    """What the program has said since the last words is not said again: a daemon that is away stays away."""
+    """Adds a note of the program, unless it was already said since the last words, as of a daemon that stays away."""
     since = takewhile(lambda entry: entry.voice is Voice.NOTE, reversed(state.entries))
     return state if any(note.text == text for note in since) else _note(state, text)
 

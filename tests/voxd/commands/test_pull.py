@@ -21,8 +21,8 @@ from voxd.engine.gpu.weights import weights_absent
 
 LOAD = """
 import sys, torch
-from voxd.engine.realtime.model import Checkpoint
-print(Checkpoint.load(sys.argv[1], "cpu", torch.float32, lambda text: None).script.pad)
+from voxd.engine.realtime.model import RealtimeCheckpoint
+print(RealtimeCheckpoint.load(sys.argv[1], "cpu", torch.float32, lambda text: None).script.pad)
 """
 
 

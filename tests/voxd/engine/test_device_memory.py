@@ -20,9 +20,9 @@ from voxd.engine.contract import Capabilities, Demand, Engine, EngineCommand, Un
 from voxd.engine.device_memory import WORK_SPACE, plan
 from voxd.engine.loop import Inbox
 from voxd.engine.mini import memory as mini_memory
-from voxd.engine.mini.interface import Options as MiniOptions
+from voxd.engine.mini.interface import MiniOptions
 from voxd.engine.realtime import build
-from voxd.engine.realtime.interface import Options as RealtimeOptions
+from voxd.engine.realtime.interface import RealtimeOptions
 from voxd.lab.bench_realtime import DECODER, ENCODER
 
 GB = 10**9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -84,6 +85,30 @@ async def test_who_goes_over_what_all_may_keep_is_closed_and_the_others_are_not(
     third.close(str(closed))
     second.receive_audio(SECOND)
     assert second._outbox.closing is None, "there is room again"
+
+
+async def test_events_of_all_clients_have_a_bound_and_who_has_few_is_not_closed() -> None:
+    """Those that wait, and those kept for a client that comes back."""
+    budget = Budget(outgoing=Kept(2 << 20))
+
+    def config(name: str) -> TranscriptionSession:
+        return TranscriptionSession(id=name, voxd=Extensions(resume=True, resume_token="t"))
+
+    many, few = (connection(Host(), make_config=config, observer=Nobody(), budget=budget) for _ in range(2))
+    asked = json.dumps({"type": "conversation.item.retrieve", "item_id": "x" * 500})
+    told = 0
+    while many._outbox.closing is None:
+        many.receive_text(asked)
+        if told % 20 == 0:
+            few.receive_text(asked)
+        told += 1
+        assert told < 5000
+    closed = await until_closed(many)
+    assert (closed.code, few._outbox.closing) == (1013, None)
+    assert "as many events as it may" in str(closed)
+    for each in (many, few):
+        each.close("over")
+    assert budget.outgoing.now == 0
 
 
 async def test_an_acknowledgement_says_when_the_newest_sound_came() -> None:

@@ -32,6 +32,9 @@ def test_all_arrives_as_it_was_and_in_order() -> None:
         m.Respond(1, 2, conversation(10, 400_000, 3, 0, 2_000_000), 16, aside=True),
         m.Prepare(2, 1, conversation(*[50_000] * 100)),
         m.Feed(2, 0, bytes(9_600_000)),
+        m.Audio(2, 2, b"ab" * 4_800_000),
+        m.Audio(2, 4, b"cd"),
+        m.Audio(2, 5, b"ef" * SLICE),
         m.Speculate(2, 3, 1, 900, conversation(SLICE, SLICE), None),
         m.Respond(3, 1, ()),
         m.Close(1),
@@ -43,9 +46,14 @@ def test_all_arrives_as_it_was_and_in_order() -> None:
     assert not queue._waiting
 
 
-def test_a_long_context_is_written_in_slices() -> None:
+@pytest.mark.parametrize(
+    "command",
+    [m.Respond(1, 1, conversation(*[16_000] * 1000)), m.Audio(1, 1, bytes(16_200_000))],
+    ids=["context", "audio"],
+)
+def test_what_is_long_is_written_in_slices(command: m.Command) -> None:
     queue = EngineQueue()
-    queue.put(m.Respond(1, 1, conversation(*[16_000] * 1000)))
+    queue.put(command)
     sizes = []
     while queue:
         sizes.append(len(queue.take().data))
@@ -80,7 +88,7 @@ def test_all_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         (m.Respond(1, 5, (m.Turn("user", "half a pair: \ud800"),)), 5),
         (m.Respond(1, 5, (*conversation(*[200_000] * 5), m.Turn("user", "\ud800"))), 5),
         (m.Respond(1, 5, (), 1 << 70), 5),
-        (m.Audio(1, 6, bytes(framing.LIMIT)), 6),
+        (m.Respond(1, 6, (m.Turn("user", "x" * framing.LIMIT),)), 6),
         (m.Onset(1, 7, 0, "\udfff"), 7),
         (m.Open(1, ("respond",), None, "\udfff"), None),
     ],

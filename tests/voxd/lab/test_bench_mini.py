@@ -16,8 +16,8 @@ from tests.support.tiny_mini import config, folder
 from tests.support.tiny_voxtral import RATE, _model, speechlike
 from voxd.cli import main
 from voxd.engine.mini.build import build
-from voxd.engine.mini.interface import Device, Options
-from voxd.engine.mini.model import Checkpoint
+from voxd.engine.mini.interface import MiniDevice, MiniOptions
+from voxd.engine.mini.model import MiniCheckpoint
 from voxd.lab import bench_mini, bench_realtime, verify_mini
 from voxd.lab.bench_conversation import PACKET, Conversations, Habit, alone, engine_of
 from voxd.lab.bench_mini import Workload, bench, generate_times, random_checkpoint, steps
@@ -25,7 +25,7 @@ from voxd.lab.bench_realtime import Ceilings
 from voxd.lab.verify_mini import rows, verify
 from voxd.lab.verify_realtime import SpeechClip
 
-OPTIONS = Options(max_conversations=8, max_context=2048)
+OPTIONS = MiniOptions(max_conversations=8, max_context=2048)
 
 
 def quiet(text: str) -> None:
@@ -38,7 +38,7 @@ def quiet(text: str) -> None:
 @pytest.mark.parametrize("lengths", [[4.0], pytest.param([31.0, 6.0], marks=pytest.mark.slow)])
 def test_in_fp32_tokens_of_all_kinds_of_prompts_agree(lengths: list[float]) -> None:
     clips = [SpeechClip(f"{seconds} s", speechlike(seconds, 1)) for seconds in lengths]
-    found = verify(Checkpoint.load(str(folder(0)), "cpu", torch.float32, quiet), clips, quiet)
+    found = verify(MiniCheckpoint.load(str(folder(0)), "cpu", torch.float32, quiet), clips, quiet)
     kinds = ["", " and text", " as the second turn", " to be written down"]
     assert [agreement.name for agreement in found] == [clip.name + kind for clip in clips for kind in kinds]
     assert all(agreement.holds and agreement.tokens == 48 for agreement in found)
@@ -48,7 +48,7 @@ def test_in_fp32_tokens_of_all_kinds_of_prompts_agree(lengths: list[float]) -> N
 def test_an_engine_that_hears_something_else_does_not_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each window is silence."""
     monkeypatch.setattr("voxd.lab.verify_mini.write_samples", lambda window, read, around: around.fill(0))
-    checkpoint = Checkpoint.load(str(folder(0)), "cpu", torch.float32, quiet)
+    checkpoint = MiniCheckpoint.load(str(folder(0)), "cpu", torch.float32, quiet)
     found = verify(checkpoint, [SpeechClip("one", speechlike(4.0, 1))], quiet)
     assert not any(agreement.holds for agreement in found)
 
@@ -60,7 +60,7 @@ def test_an_engine_that_forgets_a_page_does_not_agree(monkeypatch: pytest.Monkey
         return rows(slot, [*pages[:2], pages[1], *pages[3:]], first, sources)
 
     monkeypatch.setattr(verify_mini, "rows", wrong)
-    checkpoint = Checkpoint.load(str(folder(0)), "cpu", torch.float32, quiet)
+    checkpoint = MiniCheckpoint.load(str(folder(0)), "cpu", torch.float32, quiet)
     assert not any(agreement.holds for agreement in verify(checkpoint, [SpeechClip("one", speechlike(4.0, 1))], quiet))
 
 
@@ -88,17 +88,17 @@ def test_the_work_of_the_released_model_is_what_the_design_says() -> None:
 
 
 @cache
-def checkpoint_of_its_own() -> Checkpoint:
+def checkpoint_of_its_own() -> MiniCheckpoint:
     return random_checkpoint("cpu", torch.float32, config())
 
 
 @cache
-def device() -> Device:
+def device() -> MiniDevice:
     torch.set_num_threads(1)
     return build(random_checkpoint("cpu", torch.float32, config()), OPTIONS, quiet, eager=True)
 
 
-def free(made: Device) -> bool:
+def free(made: MiniDevice) -> bool:
     return all(store.free == store.count for store in (made.slots, made.pages, made.places))
 
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from tests.support.tiny_voxtral import RATE, folder, speechlike
 from voxd.cli import main
-from voxd.engine.realtime.interface import Options
-from voxd.engine.realtime.model import Checkpoint
+from voxd.engine.realtime.interface import RealtimeOptions
+from voxd.engine.realtime.model import RealtimeCheckpoint
 from voxd.lab.bench_realtime import Ceilings, Workload, bench, percentiles, random_checkpoint
 from voxd.lab.verify_realtime import Agreement, Reference, SpeechClip, _row, compare, verify
 
@@ -22,8 +22,8 @@ def quiet(text: str) -> None:
     """Progress that nobody reads."""
 
 
-def tiny() -> Checkpoint:
-    return Checkpoint.load(str(folder(0)), "cpu", torch.float32, quiet)
+def tiny() -> RealtimeCheckpoint:
+    return RealtimeCheckpoint.load(str(folder(0)), "cpu", torch.float32, quiet)
 
 
 def test_in_fp32_all_tokens_agree() -> None:
@@ -95,7 +95,7 @@ def test_a_bench_measures_each_thing_beside_its_floor() -> None:
     from tests.support.tiny_voxtral import _model
 
     checkpoint = random_checkpoint("cpu", torch.float32, _model(60, 24).config)
-    found = bench(checkpoint, Options(max_streams=4, max_history_s=10), quiet, compare=True, quick=True)
+    found = bench(checkpoint, RealtimeOptions(max_streams=4, max_history_s=10), quiet, compare=True, quick=True)
     assert json.loads(json.dumps(found)) is not None
     assert [row["batch"] for row in found["steps"]] == [1, 4]
     assert all(row["floor_ms"] > 0 for row in found["steps"])

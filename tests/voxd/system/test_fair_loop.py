@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import socket
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -20,6 +22,7 @@ from voxd.system.fair_loop import (
     Line,
     Lines,
     Share,
+    Work,
     count_for,
     in_line,
     newcomer,
@@ -248,11 +251,40 @@ def test_asyncio_still_has_the_queue_that_is_replaced(runner: asyncio.Runner) ->
 
 
 def busy(milliseconds: float) -> None:
-    import time
-
     end = time.thread_time() + milliseconds * MS
     while time.thread_time() < end:
         pass
+
+
+def test_collecting_garbage_is_nobodys_work(runner: asyncio.Runner) -> None:
+    """Whoever makes the last object before a collection would pay for the garbage of all."""
+    work = Work()
+    before = work()
+    busy(5)
+    assert work() - before > 4 * MS
+    before = work()
+    work.collecting("start", {})
+    busy(20)
+    work.collecting("stop", {})
+    assert work() - before < 10 * MS
+
+    async def charged() -> float:
+        share = newcomer()
+        heap = [[number] for number in range(300_000)]
+        took = time.thread_time()
+        gc.collect()
+        took = time.thread_time() - took
+        done = asyncio.Event()
+        for call in (gc.collect, done.set):
+            asyncio.get_running_loop().call_soon(call, context=in_line(share))
+        await done.wait()
+        assert heap
+        return share.cost / took
+
+    assert runner.run(charged()) < 0.5
+    callbacks = len(gc.callbacks)
+    runner.close()
+    assert len(gc.callbacks) == callbacks - 1
 
 
 async def costly(turns: list[str]) -> None:

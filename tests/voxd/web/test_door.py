@@ -224,7 +224,7 @@ async def test_a_machine_that_gives_no_connection_is_asked_again(caplog: pytest.
 
     with Exhausted() as listener:
         listener.bind(("127.0.0.1", 0))
-        entrance = Door(listener, Protocol, None)
+        entrance = Door(listener, Protocol, None, Handshakes())
         entrance.open()
         async with guest(listener.getsockname()):
             await asyncio.wait_for(answered.wait(), PATIENCE_S)
@@ -235,13 +235,36 @@ async def test_a_machine_that_gives_no_connection_is_asked_again(caplog: pytest.
 
 async def test_handshakes_of_tls_are_bounded_too(few: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        entrance = Door(listener, asyncio.Protocol, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+        waiting = Handshakes()
+        entrance = Door(listener, asyncio.Protocol, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), waiting)
         entrance.open()
         async with AsyncExitStack() as stack:
             guests = [await stack.enter_async_context(guest(listener.getsockname())) for _ in range(few + 5)]
             assert await guests[0].hears() == b""
-            assert len(entrance.beginning) <= few
-            entrance.close()
-            for task in entrance.beginning:
-                task.cancel()
-            await asyncio.gather(*entrance.beginning, return_exceptions=True)
+            assert len(waiting) <= few
+            entrance.finish()
+            await waiting.nobody.wait()
+            for each in guests:
+                assert await each.hears() == b""
+
+
+async def test_a_flood_waits_as_bare_sockets_and_is_told_so(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is given a protocol here, as where those who are in leave no time: what is accepted costs next to nothing,
+    has a bound, and an honest newcomer is not pushed out of it by a flood."""
+    made: list[object] = []
+    monkeypatch.setattr(Door, "_begin_one", lambda *_: None)
+    with socket.create_server(("127.0.0.1", 0), backlog=door.BACKLOG) as listener:
+        waiting = Handshakes()
+        entrance = Door(listener, lambda: made.append(0) or asyncio.Protocol(), None, waiting)  # type: ignore[func-returns-value]
+        entrance.open()
+        async with AsyncExitStack() as stack:
+            address = listener.getsockname()
+            honest = await stack.enter_async_context(guest(address))
+            flood = [await stack.enter_async_context(guest(address, "127.0.0.2")) for _ in range(20 * few)]
+            told = [await each.asks() for each in flood[: 18 * few]]
+            assert {text.partition(b"\r\n")[0] for text in told} == {b"HTTP/1.1 503 Service Unavailable"}
+            assert len(waiting) == few
+            entrance.finish()
+            assert (await honest.hears()).startswith(b"HTTP/1.1 503")
+            assert len(waiting) == 0
+    assert not made

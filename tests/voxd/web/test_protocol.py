@@ -34,6 +34,7 @@ READ: dict[Callable[..., object], str] = {
     H11Protocol.data_received: "e03b145518ca44aa",
     H11Protocol.handle_events: "e63a9d1492e3efe7",
     H11Protocol.on_response_complete: "1fbb8f48c6a1afc4",
+    H11Protocol.send_400_response: "56937b748fc59d92",
     H11Protocol._should_upgrade: "8d1b36a28f19bc27",
     H11Protocol.handle_websocket_upgrade: "6f42a029e35aed5c",
     WebSocketsSansIOProtocol.connection_made: "f533ec93747c2cbf",
@@ -173,6 +174,27 @@ async def test_text_that_is_not_utf_8_is_refused_without_a_traceback(caplog: pyt
     async with serving() as (_, address), upgraded(address) as peer:
         await peer.send(peers.frame(peers.TEXT, b"\xff\xfe"))
         assert await peer.close_code() == 1007
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("path", "answered", "told"),
+    [("/status", True, b""), ("/late", False, b"HTTP/1.1 400"), ("/late", True, b"HTTP/1.1 400")],
+    ids=["an answer has been sent", "none yet", "none yet, and a part of the body has come"],
+)
+async def test_a_body_that_breaks_the_protocol_ends_its_connection_without_a_traceback(
+    path: str, answered: bool, told: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Refused requests are answered before their body has come; the rest of it may be anything."""
+    async with serving() as (_, address), tcp(address) as peer, asyncio.timeout(60):
+        await peer.send(f"GET {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        if answered:
+            await peer.send(b"1\r\nx\r\n")
+        if not told:
+            assert (await peer.reader.readuntil(b"naive server")).startswith(b"HTTP/1.1 200")
+        await peer.send(b"this is no length\r\n")
+        assert (await peer.reader.read()).startswith(told or b"")
+    assert [each for each in caplog.messages if "internal" in each or "Exception" in each] == []
     assert "Traceback" not in caplog.text
 
 

@@ -14,7 +14,7 @@ from tests.support.daemon import voxd_process
 from tests.support.speech import FOLDER
 from voxtui.bench.command import session
 from voxtui.bench.drive import Drive, load_clips
-from voxtui.bench.plan import Plan
+from voxtui.bench.plan import BenchPlan
 from voxtui.bench.tally import Result
 from voxtui.link.target import Direct, unix_target
 
@@ -25,7 +25,7 @@ ATTEMPTS = 2  # the machine is shared: one run may meet somebody else's work
 CLIPS = ("ps_goforward.flac", "librivox_austen_0880.flac")
 
 
-def played(plan: Plan, *arguments: str) -> Result:
+def played(plan: BenchPlan, *arguments: str) -> Result:
     """Every turn is heard, in real time."""
     clips = [clip for name in CLIPS for clip in load_clips(FOLDER / name, 1)]
     with voxd_process(*arguments) as daemon:
@@ -44,7 +44,7 @@ def apart(result: Result, names: set[str]) -> dict[str, float]:
     return {name: each.difference for name, each in found.items() if each.difference is not None}
 
 
-def agree(plan: Plan, names: set[str], *arguments: str) -> None:
+def agree(plan: BenchPlan, names: set[str], *arguments: str) -> None:
     tries: list[dict[str, float]] = []
     while len(tries) < ATTEMPTS:
         tries.append(apart(played(plan, *arguments), names))
@@ -56,12 +56,12 @@ def agree(plan: Plan, names: set[str], *arguments: str) -> None:
 def test_on_what_is_said() -> None:
     pytest.importorskip("faster_whisper", reason="needs the extra [whisper]")
     names = {"endpoint_ms", "first_text_ms", "final_ms"}
-    agree(Plan(turns=10, pause_s=1.5), names, "--transcribe", "whisper", "--respond", "none")
+    agree(BenchPlan(turns=10, pause_s=1.5), names, "--transcribe", "whisper", "--respond", "none")
 
 
 def test_on_what_is_answered(tmp_path: Path) -> None:
     """An answer of 0.8 s, which ends before the next turn begins."""
     settings = tmp_path / "config.yaml"
     settings.write_text("engine_options: {echo: {tokens: 40}}\n")
-    plan = Plan(turns=8, pause_s=2.5, mode="converse")
+    plan = BenchPlan(turns=8, pause_s=2.5, mode="converse")
     agree(plan, {"endpoint_ms", "total_ms"}, "--config", str(settings), "--transcribe", "none", "--respond", "echo")

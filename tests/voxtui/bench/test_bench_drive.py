@@ -16,14 +16,14 @@ from tests.support.daemon import voxd_process
 from tests.support.fakes import FakeClock, FakeVoxd, Step, refusal, utterance
 from tests.support.speech import FOLDER
 from voxtui.bench import command, drive
-from voxtui.bench.command import Bench, Progress, session
+from voxtui.bench.command import Bench, ProgressLine, session
 from voxtui.bench.drive import Clip, Drive, Track, TrackTruth, load_clips
 from voxtui.bench.goals import Goal
 from voxtui.bench.machine import cpu_s, local_processes, machine
-from voxtui.bench.plan import Part, Plan, timetable
+from voxtui.bench.plan import BenchPlan, Part, timetable
 from voxtui.bench.tally import Counts, Result
 from voxtui.capture.sources import Packet
-from voxtui.errors import Misconfigured, Refused, SourceError
+from voxtui.errors import Misconfigured, SourceError, TokenRefused
 from voxtui.link.target import Address, Direct, Target, unix_target
 from voxtui.session import run as runner
 
@@ -38,7 +38,7 @@ def clip(seconds: float, level: float = 0.5) -> Clip:
 
 
 CLIPS = [clip(1.0), clip(0.5, level=0.005)]
-PLAN = Plan(turns=2, warmup=1, pause_s=1.0)
+PLAN = BenchPlan(turns=2, warmup=1, pause_s=1.0)
 PART: Part = timetable(PLAN, [found.samples for found in CLIPS])[0]  # 1 s, 0.5 s, 1 s at 0 s, 2 s, 3.5 s
 
 
@@ -110,7 +110,7 @@ SAID: list[Step] = [
 ]
 
 
-async def played(voxd: FakeVoxd, plan: Plan = PLAN) -> Result:
+async def played(voxd: FakeVoxd, plan: BenchPlan = PLAN) -> Result:
     async with voxd.serve() as target:
         route = Direct(target, None)
         return await Drive(plan, CLIPS, lambda: session(route, plan, lambda line: None), clock=FakeClock()).run()
@@ -141,15 +141,15 @@ async def test_a_turn_that_never_ends_ends_the_session(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("profile", ["constant", "ramp"])
 async def test_when_nobody_is_let_in_the_reason_is_the_answer(profile: Any) -> None:
-    with pytest.raises(Refused, match="refuses the token"):
-        await played(FakeVoxd(refuse=(401, refusal("No."))), Plan(sessions=3, turns=1, profile=profile))
+    with pytest.raises(TokenRefused, match="refuses the token"):
+        await played(FakeVoxd(refuse=(401, refusal("No."))), BenchPlan(sessions=3, turns=1, profile=profile))
 
 
 @pytest.mark.parametrize(("mode", "word"), [("converse", "--respond"), ("transcribe", "--transcribe")])
 async def test_a_voxd_that_cannot_do_it(mode: Any, word: str) -> None:
     voxd = FakeVoxd(respond=None if mode == "converse" else "fake", transcribe=None)
     with pytest.raises(Misconfigured, match=word):
-        await played(voxd, Plan(turns=1, mode=mode))
+        await played(voxd, BenchPlan(turns=1, mode=mode))
 
 
 # ── the whole, against a daemon ─────────────────────────────────────────────────────────────────────────────────────
@@ -157,10 +157,10 @@ async def test_a_voxd_that_cannot_do_it(mode: Any, word: str) -> None:
 
 async def test_three_sessions_of_which_two_find_a_place() -> None:
     """Real time, real VAD, the engine that says a word per 320 ms.  The third is counted; the two are measured."""
-    plan = Plan(sessions=3, turns=1, warmup=0, pause_s=1.0, profile="burst")
+    plan = BenchPlan(sessions=3, turns=1, warmup=0, pause_s=1.0, profile="burst")
     goals = [Goal.parse(text) for text in ("refused==1", "errors==0", "missed==0", "final_ms.n>=2", "late_ms.n>=1")]
     with voxd_process("--transcribe", "echo", env={"VOXD_SERVER_MAX_SESSIONS": "2"}) as daemon:
-        bench = Bench(plan, FOLDER / "ps_goforward.flac", Progress(lambda text: None, redraws=False), goals)
+        bench = Bench(plan, FOLDER / "ps_goforward.flac", ProgressLine(lambda text: None, redraws=False), goals)
         outcome = await bench.run(Direct(unix_target(daemon.socket), None))
     assert outcome.passed, outcome.text
     found = outcome.record["results"][0]
@@ -184,7 +184,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     done: list[tuple[int, int]] = []
 
     class FakeDrive:
-        def __init__(self, plan: Plan, clips: object, connect: object, *, processes: object) -> None:
+        def __init__(self, plan: BenchPlan, clips: object, connect: object, *, processes: object) -> None:
             self.tallies: list[Any] = []
             self._plan = plan
 
@@ -198,14 +198,16 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return done
 
 
-def several(plan: Plan, *goals: str) -> tuple[Bench, list[str]]:
+def several(plan: BenchPlan, *goals: str) -> tuple[Bench, list[str]]:
     lines: list[str] = []
-    bench = Bench(plan, FOLDER / "ps_goforward.flac", Progress(lines.append, redraws=False), [*map(Goal.parse, goals)])
+    bench = Bench(
+        plan, FOLDER / "ps_goforward.flac", ProgressLine(lines.append, redraws=False), [*map(Goal.parse, goals)]
+    )
     return bench, lines
 
 
 async def test_capacity(runs: list[tuple[int, int]]) -> None:
-    bench, lines = several(Plan(sessions=64, turns=2))
+    bench, lines = several(BenchPlan(sessions=64, turns=2))
     found = await bench.find_capacity(A, Goal.parse("final_ms.p95<800"))
     assert [sessions for sessions, _ in runs] == [1, 2, 4, 8, 6, 5]
     assert (found.record["capacity"], found.passed) == (5, True)
@@ -222,12 +224,12 @@ async def test_capacity(runs: list[tuple[int, int]]) -> None:
 
 
 async def test_capacity_needs_everybody_to_be_let_in(runs: list[tuple[int, int]]) -> None:
-    bench, _ = several(Plan(sessions=64, turns=2))
+    bench, _ = several(BenchPlan(sessions=64, turns=2))
     assert (await bench.find_capacity(A, Goal.parse("final_ms.p95<2000"))).record["capacity"] == 8
 
 
 async def test_no_capacity_at_all(runs: list[tuple[int, int]]) -> None:
-    bench, _ = several(Plan(sessions=64, turns=2))
+    bench, _ = several(BenchPlan(sessions=64, turns=2))
     found = await bench.find_capacity(A, Goal.parse("final_ms.p95<100"))
     assert not found.passed
     assert "not even one session" in found.text
@@ -243,7 +245,7 @@ async def test_two_voxds_are_compared_in_halves(runs: list[tuple[int, int]], mon
         return {}
 
     monkeypatch.setattr(command, "voxd_status", status)
-    bench, _ = several(Plan(sessions=2, turns=5), "final_ms.p50<500", "errors==0")
+    bench, _ = several(BenchPlan(sessions=2, turns=5), "final_ms.p50<500", "errors==0")
     found = await bench.compare(A, B)
     assert asked == ["a", "b", "b", "a"]
     assert [turns for _, turns in runs] == [3, 3, 2, 2]
@@ -253,14 +255,14 @@ async def test_two_voxds_are_compared_in_halves(runs: list[tuple[int, int]], mon
 
 
 async def test_one_turn_has_no_halves(runs: list[tuple[int, int]]) -> None:
-    await several(Plan(turns=1))[0].compare(A, B)
+    await several(BenchPlan(turns=1))[0].compare(A, B)
     assert runs == [(1, 1), (1, 1)]
 
 
 def test_progress_says_nothing_twice() -> None:
     """Each of many sessions hears from its voxd that it loads."""
     lines: list[str] = []
-    progress = Progress(lines.append, redraws=False)
+    progress = ProgressLine(lines.append, redraws=False)
     for text in ("loading", "loading", "warming up"):
         progress.line(text)
     assert lines == ["loading\n", "warming up\n"]

@@ -24,7 +24,7 @@ from shared.events import (
 )
 from shared.latency import SampleClock, TurnMetrics
 from voxtui.bench.goals import Goal, GoalError, search
-from voxtui.bench.plan import Cue, Plan, Profile, timetable
+from voxtui.bench.plan import BenchPlan, ClipStart, Profile, timetable
 from voxtui.bench.report import (
     Finding,
     comparison_text,
@@ -48,7 +48,7 @@ SECOND = 1_000_000
 
 def begins_s(profile: Profile) -> list[float]:
     """Of four sessions of 2 + 1 turns: 1.5 s of clip and 2.5 s of pause."""
-    plan = Plan(sessions=4, turns=2, warmup=1, pause_s=2.5, profile=profile)
+    plan = BenchPlan(sessions=4, turns=2, warmup=1, pause_s=2.5, profile=profile)
     return [part.begin_us / SECOND for part in timetable(plan, [RATE * 3 // 2])]
 
 
@@ -60,9 +60,9 @@ def test_phases() -> None:
 
 
 def test_each_session_takes_the_clips_in_turn_and_begins_with_another_one() -> None:
-    one, two = timetable(Plan(sessions=2, turns=2, warmup=1, pause_s=1), [RATE, 2 * RATE])
-    assert one.cues == (Cue(0, 0), Cue(2 * RATE, 1), Cue(5 * RATE, 0))
-    assert two.cues == (Cue(0, 1), Cue(3 * RATE, 0), Cue(5 * RATE, 1))
+    one, two = timetable(BenchPlan(sessions=2, turns=2, warmup=1, pause_s=1), [RATE, 2 * RATE])
+    assert one.cues == (ClipStart(0, 0), ClipStart(2 * RATE, 1), ClipStart(5 * RATE, 0))
+    assert two.cues == (ClipStart(0, 1), ClipStart(3 * RATE, 0), ClipStart(5 * RATE, 1))
     assert (one.measured, one.samples) == (2 * RATE, 6 * RATE)
     assert one.measured_us == 2 * SECOND
 
@@ -72,7 +72,7 @@ def test_each_session_takes_the_clips_in_turn_and_begins_with_another_one() -> N
 )
 def test_no_clip_touches_the_next(sessions: int, turns: int, warmup: int, lengths: list[int]) -> None:
     """The pause between clips is whole, turns begin at packets, and all planned turns are there."""
-    plan = Plan(sessions=sessions, turns=turns, warmup=warmup, pause_s=1.0)
+    plan = BenchPlan(sessions=sessions, turns=turns, warmup=warmup, pause_s=1.0)
     for part in timetable(plan, lengths):
         assert len(part.cues) == turns + warmup
         for cue, following in zip(part.cues, part.cues[1:], strict=False):
@@ -82,14 +82,14 @@ def test_no_clip_touches_the_next(sessions: int, turns: int, warmup: int, length
 
 
 def test_speech_belongs_to_the_clip_in_which_or_after_which_it_ends() -> None:
-    part = timetable(Plan(turns=3, warmup=0, pause_s=1), [RATE])[0]
+    part = timetable(BenchPlan(turns=3, warmup=0, pause_s=1), [RATE])[0]
     ends_s = {0.1: 0, 1.6: 0, 2.0: 1, 3.9: 1, 4.5: 2, 60.0: 2}
     assert {end: part.turn(round(end * RATE)) for end in ends_s} == ends_s
 
 
 # ── tally ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-PLAN = Plan(turns=3, warmup=1, pause_s=1)
+PLAN = BenchPlan(turns=3, warmup=1, pause_s=1)
 
 
 def tally(*events: object) -> Tally:
@@ -247,7 +247,7 @@ def test_a_search_finds_the_edge(limit: int, edge: int) -> None:
 # ── report ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 CLIPS = [("austen.flac", 11.8)]
-HEAD = title(Plan(sessions=4), CLIPS)
+HEAD = title(BenchPlan(sessions=4), CLIPS)
 
 
 def finding(label: str, finals: list[float], *goals: str, late_ms: float = 0.5, **counts: int) -> Finding:
@@ -307,7 +307,7 @@ final_ms        3       400        400       490        401            +1.0"""
 
 
 def test_the_record_has_both_counts() -> None:
-    whole = record("run", Plan(), CLIPS, [counted((300.0, 302.0))], machine={}, started_at="now")
+    whole = record("run", BenchPlan(), CLIPS, [counted((300.0, 302.0))], machine={}, started_at="now")
     found = json.loads(json.dumps(whole))["results"][0]["as_voxd_counts"]
     assert set(found["ttft_server_ms"]) == {"voxd"}
     assert (found["final_ms"]["voxd"]["p50"], found["final_ms"]["bench"]["p50"]) == (300.0, 302.0)
@@ -350,7 +350,7 @@ def test_a_metric_that_only_one_has_has_no_ratio() -> None:
 
 def test_lines_while_it_runs() -> None:
     result = finding("a", [402.0], errors=1).result
-    assert progress_line(Plan(sessions=4), result) == "3 of 40 turns · final p50 402 ms · 1 error"
+    assert progress_line(BenchPlan(sessions=4), result) == "3 of 40 turns · final p50 402 ms · 1 error"
     assert probe_line(finding("a", [402.0], "final_ms.p95<800")) == "  4 sessions   final_ms.p95 402   passes"
     refused = finding("a", [402.0], "final_ms.p95<800", refused=2)
     assert probe_line(refused) == "  4 sessions   final_ms.p95 402   fails: 2 refused sessions"
@@ -361,7 +361,9 @@ def test_the_record_is_json_and_says_where_it_was_made() -> None:
     machine = {"cpu": "x", "cores": 2}
     whole = json.loads(
         json.dumps(
-            record("run", Plan(sessions=4), CLIPS, [found], machine=machine, started_at="2026-01-01T00:00:00+00:00")
+            record(
+                "run", BenchPlan(sessions=4), CLIPS, [found], machine=machine, started_at="2026-01-01T00:00:00+00:00"
+            )
         )
     )
     assert (whole["bench"], whole["kind"], whole["machine"]) == (1, "run", machine)

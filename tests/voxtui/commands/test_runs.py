@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from shared.audio import RATE, Float32, to_samples
-from shared.captions import Turn
+from shared.captions import FileTurn
 from shared.events import (
     Ack,
     AudioAppend,
@@ -213,7 +213,7 @@ def test_the_table() -> None:
 
 # ── transcribe ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-FOUND = Transcript("x.wav", 3725.5, (Turn(50, 250, "One."), Turn(3_725_000, 3_725_100, "word " * 9 + "end")))
+FOUND = Transcript("x.wav", 3725.5, (FileTurn(50, 250, "One."), FileTurn(3_725_000, 3_725_100, "word " * 9 + "end")))
 
 
 def test_formats() -> None:

@@ -17,7 +17,7 @@ from voxtui.doctor.facts import (
     Engines,
     Forward,
     Knock,
-    Link,
+    LinkCheck,
     Machine,
     Screen,
     Sound,
@@ -46,7 +46,7 @@ SSH = Way("ssh", False, Knock("gpu:22", ms=12.0, banner=NEW), ssh="OpenSSH_9.9p1
 
 READY = Status(__version__, "ready", engines=Engines("whisper"), max_sessions=8)
 TOKEN = Token(wanted=True, given=True)
-GOOD = Voxd(TOKEN, Answer(200, READY), link=Link(4.2, 0.3))
+GOOD = Voxd(TOKEN, Answer(200, READY), link=LinkCheck(4.2, 0.3))
 
 
 def of(status: Status) -> Voxd:
@@ -132,8 +132,8 @@ ABOUT_VOXD = [
     (GOOD, "versions", "ok", __version__),
     (of(Status("9.9.9", "ready")), "versions", "warn", f"voxtui {__version__} here, voxd 9.9.9 there"),
     (GOOD, "WebSocket", "ok", "open after 4.2 ms, ping 0.3 ms"),
-    (replace(GOOD, link=Link(trouble="closed at once")), "WebSocket", "bad", "closed at once"),
-    (replace(GOOD, link=Link(trouble="closed at once")), "the rest", "skipped", "no session"),
+    (replace(GOOD, link=LinkCheck(trouble="closed at once")), "WebSocket", "bad", "closed at once"),
+    (replace(GOOD, link=LinkCheck(trouble="closed at once")), "the rest", "skipped", "no session"),
 ]
 
 

@@ -10,7 +10,7 @@ import pytest
 from shared.events import AudioAppend, AudioCommit, SessionUpdate, SessionUpdated
 from shared.session_config import Extensions, RealtimeSession, TranscriptionSession
 from tests.support.fakes import FakeVoxd, refusal, utterance
-from voxtui.errors import ClientError, Full, Refused, Unreachable
+from voxtui.errors import ClientError, Full, TokenRefused, Unreachable
 from voxtui.link.client import RealtimeClient, Wishes, configuration
 from voxtui.link.replay import Replay
 from voxtui.link.target import Direct, parse_target, unix_target
@@ -97,8 +97,8 @@ async def test_the_session_is_what_was_asked_for() -> None:
 @pytest.mark.parametrize(
     ("voxd", "kind", "words"),
     [
-        (FakeVoxd(refuse=(401, refusal("The token is wrong."))), Refused, ["The token is wrong.", "voxd token"]),
-        (FakeVoxd(refuse=(401, "")), Refused, ["refuses the token"]),
+        (FakeVoxd(refuse=(401, refusal("The token is wrong."))), TokenRefused, ["The token is wrong.", "voxd token"]),
+        (FakeVoxd(refuse=(401, "")), TokenRefused, ["refuses the token"]),
         (FakeVoxd(refuse=(503, refusal("All 2 sessions are taken \x1b[31m", FULL))), Full, ["is full: All 2"]),
         (FakeVoxd(refuse=(404, "<html>")), Unreachable, ["not a voxd", "404"]),
         (FakeVoxd(first=b'{"type":"hello"}'), Unreachable, ["another protocol"]),

@@ -20,7 +20,7 @@ from voxtui.events import Event, Health, Relinked, Unlinked
 from voxtui.link.client import RealtimeClient, Wishes, waits
 from voxtui.link.target import Address, Direct, Target, unix_target
 from voxtui.session.run import Run
-from voxtui.session.transcript import Progress, State, plain_text, reduce
+from voxtui.session.transcript import EntryProgress, State, plain_text, reduce
 
 WISHES = Wishes(answers=False)
 
@@ -84,7 +84,7 @@ async def test_cuts_change_no_word(daemon: Daemon, seed: int) -> None:
     assert finals(told) == finals(expected)
     assert len(finals(told)) == 4
     assert plain_text(state) == plain_text(calm)
-    assert all(entry.progress is Progress.DONE for entry in state.entries)
+    assert all(entry.progress is EntryProgress.DONE for entry in state.entries)
     relinked = [event for event in told if isinstance(event, Relinked)]
     assert relinked
     assert all(event.lost_ms == 0 and not event.fresh for event in relinked)
@@ -122,7 +122,7 @@ async def test_a_daemon_that_has_forgotten_the_session_hears_it_again(daemon: Da
     assert relinked.fresh
     assert relinked.lost_ms == 0
     assert [text.split()[:3] for text in finals(told)] == [text.split()[:3] for text in finals(expected)]
-    assert [entry.progress for entry in state.entries if entry.heard] == [Progress.DONE] * 3
+    assert [entry.progress for entry in state.entries if entry.heard] == [EntryProgress.DONE] * 3
     assert any("a new one has begun" in entry.text for entry in state.entries)
 
 

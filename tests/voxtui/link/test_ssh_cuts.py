@@ -29,17 +29,19 @@ PAUSE_S = 1.2
 
 
 class Sabotaged(FileSource):
-    """Speech at its own speed; at each of the positions every connection of the sshd dies, or stands still."""
+    """Speech at its own speed; at each of the positions every connection of the sshd dies, or stands still.  On a busy
+    machine the next position comes while the last cut is still being mended: that cut waits until `linked` says so."""
 
     def __init__(self, samples: Float32, cuts_ms: list[int], box: Sshd, how: signal.Signals = signal.SIGKILL) -> None:
         super().__init__("speech", samples)
         self._cuts = [to_samples(ms) for ms in cuts_ms]
         self._box, self._how = box, how
         self.cut_us: list[int] = []
+        self.linked: Callable[[], bool] = lambda: True
 
     async def packets(self) -> AsyncIterator[Packet]:
         async for packet in super().packets():
-            if self._cuts and packet.end >= self._cuts[0]:
+            if self._cuts and packet.end >= self._cuts[0] and self.linked():
                 self._cuts.pop(0)
                 for pid in await asyncio.to_thread(self._box.sessions):
                     os.kill(pid, self._how)
@@ -49,6 +51,8 @@ class Sabotaged(FileSource):
 
 async def listen(route: Route, source: FileSource) -> tuple[list[Event], RealtimeClient]:
     told: list[Event] = []
+    if isinstance(source, Sabotaged):
+        source.linked = lambda: sum(isinstance(event, Relinked) for event in told) == len(source.cut_us)
     try:
         async with RealtimeClient.connect(route, wishes=Wishes(answers=False), patience_s=30) as client:
             await Run(client, source, told.append).run()

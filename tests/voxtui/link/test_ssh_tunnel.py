@@ -22,7 +22,7 @@ from tests.support.daemon import Daemon, voxd_process
 from tests.support.fakes import short_folder
 from tests.support.sshd import BIN, SYSTEM_PATH, Sshd, processes, sshd
 from tests.support.tunnels import PATIENCE_S, failure, knows, program, session, tunnel, until, works
-from voxtui.errors import Misconfigured, Refused
+from voxtui.errors import Misconfigured, TokenRefused
 from voxtui.link import ssh_child
 from voxtui.link.route import opened
 from voxtui.link.ssh_errors import NoForwarding
@@ -100,7 +100,7 @@ async def test_a_port_asks_for_the_token(box: Sshd) -> None:
     async with tunnel(box, "tcp") as route:
         address = await route.address(lambda _: None)
         assert address.token
-        with pytest.raises(Refused):
+        with pytest.raises(TokenRefused):
             await dial(Address(address.url), "box")
 
 

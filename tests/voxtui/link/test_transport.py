@@ -12,7 +12,7 @@ import pytest
 from tests.voxtui.link.test_webrtc import Told
 from voxtui.link import transport
 from voxtui.link.target import Address
-from voxtui.link.transport import BY_SOCKET, BY_UDP, SSH, Link, Sound, Transport
+from voxtui.link.transport import BY_SOCKET, BY_UDP, SSH, Sound, Transport, WebSocketView
 from voxtui.link.transport_policy import MANY, MIXED, REST, TRIAL, WINDOW
 from voxtui.link.webrtc import Leg
 
@@ -25,7 +25,7 @@ async def _nowhere() -> Address:
     raise AssertionError("nobody asks for a way")
 
 
-LINK = Link(_never, _nowhere, lambda: None, lambda: None)
+LINK = WebSocketView(_never, _nowhere, lambda: None, lambda: None)
 
 
 @pytest.mark.parametrize("wanted", ["webrtc", "auto"])
@@ -79,7 +79,9 @@ async def choosing(
     monkeypatch.setattr(Leg, "open", opened)
     told, again = Told(), list[None]()
     chosen = Sound(wanted, udp=True, tell=told)
-    running = asyncio.create_task(chosen.run(Link(ready, address, lambda: "token", lambda: again.append(None))))
+    running = asyncio.create_task(
+        chosen.run(WebSocketView(ready, address, lambda: "token", lambda: again.append(None)))
+    )
     try:
         async with asyncio.timeout(60):
             yield chosen, told, again

@@ -41,7 +41,7 @@ from tests.support.scenes import (
     settle,
     until,
 )
-from voxtui.capture.microphone import Device
+from voxtui.capture.microphone import InputDevice
 from voxtui.capture.sources import Silence, Source
 from voxtui.errors import SourceError
 from voxtui.events import Connected, Connecting, Disconnected, Event, Floor, Remark
@@ -54,7 +54,7 @@ from voxtui.screen.widgets.key_bar import KeyBar
 from voxtui.screen.widgets.latency import LatencyPanel, LatencyStrip
 from voxtui.screen.widgets.messages import LevelMeasured
 from voxtui.screen.widgets.themes import DARK, LIGHT
-from voxtui.session.transcript import Link, State
+from voxtui.session.transcript import LinkState, State
 
 SIZE = (80, 24)
 
@@ -109,7 +109,7 @@ async def test_without_a_microphone_one_is_told_and_goes_on() -> None:
     async with FakeVoxd().serve() as target:
         app = app_on(target, missing)
         async with app.run_test(size=SIZE) as pilot:
-            await until(pilot, lambda: state(app).link is Link.OPEN and "No microphone is known." in shown(app))
+            await until(pilot, lambda: state(app).link is LinkState.OPEN and "No microphone is known." in shown(app))
 
 
 async def test_a_clip_that_cannot_be_played_is_the_end() -> None:
@@ -119,7 +119,7 @@ async def test_a_clip_that_cannot_be_played_is_the_end() -> None:
     async with FakeVoxd().serve() as target:
         app = VoxtuiApp(target, open_source=missing)
         async with app.run_test(size=SIZE) as pilot:
-            await until(pilot, lambda: state(app).link is Link.LOST and "no such file" in shown(app))
+            await until(pilot, lambda: state(app).link is LinkState.LOST and "no such file" in shown(app))
             assert "microphone" not in offered(app)
 
 
@@ -128,9 +128,9 @@ async def test_a_broken_link_is_replaced_by_itself() -> None:
     async with voxd.serve() as target:
         app = app_on(target)
         async with app.run_test(size=SIZE) as pilot:
-            await until(pilot, lambda: state(app).link is Link.BROKEN)
+            await until(pilot, lambda: state(app).link is LinkState.BROKEN)
             voxd.close = None
-            await until(pilot, lambda: state(app).link is Link.OPEN and "Connected again" in shown(app))
+            await until(pilot, lambda: state(app).link is LinkState.OPEN and "Connected again" in shown(app))
 
 
 async def test_a_lost_connection_and_a_new_one() -> None:
@@ -138,11 +138,11 @@ async def test_a_lost_connection_and_a_new_one() -> None:
     async with voxd.serve() as target:
         app = app_on(target)
         async with app.run_test(size=SIZE) as pilot:
-            await until(pilot, lambda: state(app).link is Link.LOST and "too long" in shown(app))
+            await until(pilot, lambda: state(app).link is LinkState.LOST and "too long" in shown(app))
             await until(pilot, lambda: "r reconnect" in offered(app) and "mute" not in offered(app))
             voxd.close = None
             await pilot.press("r")
-            await until(pilot, lambda: state(app).link is Link.OPEN)
+            await until(pilot, lambda: state(app).link is LinkState.OPEN)
             await until(pilot, lambda: "r reconnect" not in offered(app))
 
 
@@ -335,7 +335,9 @@ async def test_no_name_can_touch_the_terminal(monkeypatch: pytest.MonkeyPatch) -
     created = SessionCreated("", RealtimeSession(id="s", model="m", voxd=engines))
     floor = Floor(microphone=name)
     scene = Scene([Connecting(name, name), Connected(name), created, floor, *answered("r", name), Remark(name)])
-    monkeypatch.setattr(scene, "_devices", lambda: [Device(0, name, 1, 16_000, True), Device(1, name, 1, 8_000, False)])
+    monkeypatch.setattr(
+        scene, "_devices", lambda: [InputDevice(0, name, 1, 16_000, True), InputDevice(1, name, 1, 8_000, False)]
+    )
     async with scene.run_test(size=(200, 50)) as pilot:
         await settle(pilot)
         pages = [screen_text(scene)]

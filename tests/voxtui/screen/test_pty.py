@@ -44,6 +44,14 @@ def test_the_first_screen(target: str, columns: int, rows: int, modern: bool, tm
         assert not re.search(r"○ off", terminal.text())
 
 
+def test_a_size_in_the_environment_is_not_believed(target: str, tmp_path: Path) -> None:
+    """Who starts voxtui may hand on COLUMNS and LINES of a terminal of another size."""
+    wrong = {"COLUMNS": "132", "LINES": "20"}
+    with voxtui(tmp_path, target, hum=True, env=wrong) as (terminal, tap):
+        terminal.until(shows(terminal, "listening", PROMPT))
+        agree(terminal, tap)
+
+
 def test_sizes_come_and_go(target: str, tmp_path: Path) -> None:
     with voxtui(tmp_path, target, hum=True) as (terminal, tap):
         terminal.until(shows(terminal, "listening", PROMPT))

@@ -30,7 +30,7 @@ from voxtui.events import Connected, Event
 from voxtui.link.target import Target, unix_target
 from voxtui.screen.app import VoxtuiApp
 from voxtui.screen.widgets.pace import Pace
-from voxtui.session.transcript import Link
+from voxtui.session.transcript import LinkState
 
 pytestmark = [pytest.mark.slow]
 TOKENS, EVERY_S = 10_000, 0.002
@@ -71,7 +71,7 @@ async def test_two_thousand_turns_cost_no_memory(echo: Daemon) -> None:
     app = Counting(unix_target(echo.socket), open_source=Quiet)
     begun = 0
     async with app.run_test(size=SIZE) as pilot:
-        await until(lambda: app._state.link is Link.OPEN and app._session is not None)
+        await until(lambda: app._state.link is LinkState.OPEN and app._session is not None)
         for turn in range(TURNS):
             assert app._session is not None
             await app._session.say(f"Question number {turn}?")

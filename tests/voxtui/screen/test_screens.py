@@ -1,7 +1,12 @@
 """What the screen looks like in every state (SVG, to be read as code and looked at).
 
-The pictures have no clock and no cursor in them.  After a change that is meant: `pytest
-tests/voxtui/screen/test_screens.py --snapshot-update`, then look at the difference."""
+The pictures have no clock and no cursor in them.  The top and the bottom line have pictures of their own, and are
+hidden in the others, so that a new key or a new word of the link changes few of them; the whole screen is pictured by
+size.
+
+After a change that is meant: `pytest tests/voxtui/screen/test_screens.py --snapshot-update`, then look at the
+difference.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from collections.abc import Callable
 
 import pytest
 from textual.pilot import Pilot
+from textual.widget import Widget
 
 from shared.latency import TurnMetrics
 from tests.support.scenes import (
@@ -30,6 +36,8 @@ from tests.support.scenes import (
 )
 from voxtui.events import Connecting, Disconnected, Event, Floor, Health, Painted, Relinked, Remark, Unlinked
 from voxtui.screen.widgets import status_bar
+from voxtui.screen.widgets.key_bar import KeyBar
+from voxtui.screen.widgets.status_bar import StatusBar
 
 Compare = Callable[..., bool]
 LEAST, SMALL, LARGE = (60, 18), (80, 24), (160, 48)
@@ -44,14 +52,19 @@ def _clock_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status_bar, "monotonic", lambda: 0.0)
 
 
-def keys(*pressed: str) -> Callable[[Pilot[None]], object]:
-    """Once everything is there, each key when the one before has done its work."""
+def keys(*pressed: str, show: Callable[[Widget], bool] = lambda widget: True) -> Callable[[Pilot[None]], object]:
+    """Presses each key when the one before has done its work; then hides the regions of the screen that `show`
+    denies."""
 
     async def press(pilot: Pilot[None]) -> None:
         await settle(pilot)
         for key in pressed:
             await pilot.press(key)
             await settle(pilot)
+        for widget in pilot.app.screen_stack[0].walk_children(Widget):
+            if not widget.children and not show(widget):
+                widget.visible = False
+        await settle(pilot)
 
     return press
 
@@ -101,11 +114,27 @@ SCENES: dict[str, list[Event]] = {
 SILENT = {"first_run", "first_conversation", "loading", "no_microphone", "nobody_there"}
 
 
+def in_the_middle(widget: Widget) -> bool:
+    return not isinstance(widget, (StatusBar, KeyBar))
+
+
+LINES: dict[str, type[Widget]] = {"top": StatusBar, "bottom": KeyBar}
+LINE_STATES = ("first_run", "loading", "streaming", "reconnecting", "error", "no_microphone", "push_to_talk", "muted")
+
+
+@pytest.mark.parametrize("name", LINE_STATES)
+@pytest.mark.parametrize("line", LINES)
+def test_line(line: str, name: str, snap_compare: Compare) -> None:
+    scene = Scene(SCENES[name], speaks=name not in SILENT)
+    before = keys(show=lambda widget: isinstance(widget, LINES[line]))
+    assert snap_compare(scene, terminal_size=SMALL, run_before=before)
+
+
 # Each state in both sizes and both themes, two of the four at once; the others are among the slow tests.  They are two
 # functions, for pictures of a function that ran in part count as left over.
 def _look(name: str, size: tuple[int, int], theme: str, snap_compare: Compare) -> None:
     scene = Scene(SCENES[name], speaks=name not in SILENT, theme=theme)
-    assert snap_compare(scene, terminal_size=size, run_before=keys())
+    assert snap_compare(scene, terminal_size=size, run_before=keys(show=in_the_middle))
 
 
 @pytest.mark.parametrize(("size", "theme"), [(SMALL, "dark"), (LARGE, "light")], ids=["small-dark", "large-light"])
@@ -157,4 +186,5 @@ def test_sizes(size: tuple[int, int], snap_compare: Compare) -> None:
     ],
 )
 def test_over_it(pressed: list[str], size: tuple[int, int], theme: str, snap_compare: Compare) -> None:
-    assert snap_compare(Scene(TALK, theme=theme), terminal_size=size, run_before=keys(*pressed))
+    before = keys(*pressed, show=in_the_middle)
+    assert snap_compare(Scene(TALK, theme=theme), terminal_size=size, run_before=before)

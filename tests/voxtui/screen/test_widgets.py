@@ -15,7 +15,7 @@ from voxtui.screen.widgets.conversation import Conversation
 from voxtui.screen.widgets.entry import EntryRows
 from voxtui.screen.widgets.figures import course, graphed, number
 from voxtui.screen.widgets.folding import Folded
-from voxtui.session.transcript import Entry, Progress, State, Voice, reduce
+from voxtui.session.transcript import Entry, EntryProgress, State, Voice, reduce
 
 TARGETS = (("total_ms", 1000.0),)
 
@@ -101,24 +101,24 @@ def rows_of(entry: Entry, width: int = 60) -> list[list[tuple[str, str]]]:
             [[("One", "text"), (" two ", "provisional"), ("▍", "open")]],
         ),
         (Entry("a", Voice.USER), [[("", "provisional"), ("▍", "open")]]),
-        (Entry("a", Voice.USER, heard=True, progress=Progress.DONE), [[("(spoken)", "provisional")]]),
+        (Entry("a", Voice.USER, heard=True, progress=EntryProgress.DONE), [[("(spoken)", "provisional")]]),
         (
-            Entry("a", Voice.USER, MARKUP, progress=Progress.BROKEN, remark="lost"),
+            Entry("a", Voice.USER, MARKUP, progress=EntryProgress.BROKEN, remark="lost"),
             [[(MARKUP, "text")], [("lost", "remark")]],
         ),
         (
-            Entry("a", Voice.USER, "x", progress=Progress.DONE, metrics=TurnMetrics(final_ms=640.4, rtf=0.217)),
+            Entry("a", Voice.USER, "x", progress=EntryProgress.DONE, metrics=TurnMetrics(final_ms=640.4, rtf=0.217)),
             [[("x", "text")], [("final 640 ms", "latency"), ("  ·  ", "latency"), ("rtf 0.22", "latency")]],
         ),
         (
-            Entry("a", Voice.MODEL, "x", progress=Progress.DONE, metrics=TurnMetrics(total_ms=1210.0)),
+            Entry("a", Voice.MODEL, "x", progress=EntryProgress.DONE, metrics=TurnMetrics(total_ms=1210.0)),
             [[("x", "text")], [("✗ total 1210 ms, over 1000", "breach")]],
         ),
         (
             Entry("a", Voice.MODEL, "x", metrics=TurnMetrics(ttft_user_ms=316.0, total_ms=0.6)),
             [[("x", "text"), (" ", "provisional"), ("▍", "model")], [("ttft 316 ms", "latency")]],
         ),
-        (Entry("a", Voice.NOTE, "a\tb", progress=Progress.DONE), [[("a    b", "aside")]]),
+        (Entry("a", Voice.NOTE, "a\tb", progress=EntryProgress.DONE), [[("a    b", "aside")]]),
     ],
 )
 def test_an_entry(entry: Entry, rows: list[list[tuple[str, str]]]) -> None:
@@ -127,7 +127,7 @@ def test_an_entry(entry: Entry, rows: list[list[tuple[str, str]]]) -> None:
 
 def test_what_is_under_an_entry_is_folded_between_its_parts() -> None:
     metrics = TurnMetrics(first_text_ms=480.0, final_ms=640.0, rtf=0.2)
-    narrow = rows_of(Entry("a", Voice.USER, "x", progress=Progress.DONE, metrics=metrics), 20)
+    narrow = rows_of(Entry("a", Voice.USER, "x", progress=EntryProgress.DONE, metrics=metrics), 20)
     assert ["".join(text for text, _ in row) for row in narrow] == [
         "x",
         "first text 480 ms",
@@ -140,7 +140,7 @@ def test_an_entry_that_grows_says_from_where_on_it_has_changed() -> None:
     rows = EntryRows(Entry("a", Voice.MODEL, "one two three four"), 10, ())
     assert rows.update(Entry("a", Voice.MODEL, "one two three four five"), ()) == 1
     assert rows.update(Entry("a", Voice.MODEL, "One two three four five"), ()) == 0
-    assert rows.update(Entry("a", Voice.MODEL, "One two three four five", progress=Progress.DONE), ()) == 0
+    assert rows.update(Entry("a", Voice.MODEL, "One two three four five", progress=EntryProgress.DONE), ()) == 0
 
 
 # ── figures ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,7 +16,7 @@ from tests.support.fakes import utterance
 from tests.support.scenes import answered, opening, response, typed
 from voxtui.events import Disconnected, Event, Measured, Remark, Wiped
 from voxtui.session.saving import FORMS, Keeper, as_json, as_markdown, as_srt, write
-from voxtui.session.transcript import Entry, Progress, State, Voice, plain_text, reduce
+from voxtui.session.transcript import Entry, EntryProgress, State, Voice, plain_text, reduce
 
 
 def after(*events: Event, state: State | None = None) -> State:
@@ -82,7 +82,7 @@ def test_subtitles_of_a_second_session_lie_behind_the_first() -> None:
 
 
 def said(text: str, voice: Voice = Voice.USER) -> State:
-    return State(entries=(Entry("a", voice, text, progress=Progress.DONE, start_ms=0, end_ms=9),), responder="m")
+    return State(entries=(Entry("a", voice, text, progress=EntryProgress.DONE, start_ms=0, end_ms=9),), responder="m")
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from shared.latency import TurnMetrics
 from shared.session_config import Extensions, RealtimeSession, TranscriptionSession
 from tests.support.fakes import utterance
 from voxtui.session import transcript as t
-from voxtui.session.transcript import Link, Progress, Speech, State, Voice, changes, plain_text, reduce
+from voxtui.session.transcript import EntryProgress, LinkState, Speech, State, Voice, changes, plain_text, reduce
 
 
 def after(*events: t.Event, state: State | None = None) -> State:
@@ -57,7 +57,7 @@ def test_an_utterance_from_onset_to_final_text() -> None:
         "a", 0, 900, "He was ", "not", text="He was not."
     )
     state = after(started)
-    assert (state.speech, state.entries[0].text, state.entries[0].progress) == (Speech.SPEAKING, "", Progress.OPEN)
+    assert (state.speech, state.entries[0].text, state.entries[0].progress) == (Speech.SPEAKING, "", EntryProgress.OPEN)
     state = after(first, Provisional("", "a", "nut"), state=state)
     assert (state.entries[0].text, state.entries[0].provisional) == ("He was ", "nut")
     state = after(second, state=state)
@@ -68,7 +68,7 @@ def test_an_utterance_from_onset_to_final_text() -> None:
     assert (state.speech, state.entries[0].text, state.entries[0].progress) == (
         Speech.QUIET,
         "He was not.",
-        Progress.DONE,
+        EntryProgress.DONE,
     )
     assert state.entries[0].heard
 
@@ -90,7 +90,7 @@ def test_a_second_utterance_begins_before_the_first_is_final() -> None:
 def test_a_failed_transcription_keeps_its_words() -> None:
     failed = TranscriptionFailed("", "a", 0, FailureBody("server_error", "engine_lost", "The engine\x1b[2J is gone."))
     entry = after(*utterance("a", 0, 900, "half")[:3], failed).entries[0]
-    assert (entry.text, entry.progress, entry.remark) == ("half", Progress.BROKEN, "The engine is gone.")
+    assert (entry.text, entry.progress, entry.remark) == ("half", EntryProgress.BROKEN, "The engine is gone.")
 
 
 def test_an_answer() -> None:
@@ -103,7 +103,7 @@ def test_an_answer() -> None:
         ResponseDone("", response("completed")),
     )
     entry = state.entries[0]
-    assert (entry.voice, entry.text, entry.progress) == (Voice.MODEL, "Good day.", Progress.DONE)
+    assert (entry.voice, entry.text, entry.progress) == (Voice.MODEL, "Good day.", EntryProgress.DONE)
 
 
 @pytest.mark.parametrize(
@@ -118,13 +118,13 @@ def test_an_answer() -> None:
 )
 def test_an_answer_that_is_not_complete(status: str, details: dict[str, object], remark: str) -> None:
     state = after(ResponseCreated("", response("in_progress")), ResponseDone("", response(status, **details)))
-    assert (state.entries[0].progress, state.entries[0].remark) == (Progress.BROKEN, remark)
+    assert (state.entries[0].progress, state.entries[0].remark) == (EntryProgress.BROKEN, remark)
 
 
 def test_what_was_typed() -> None:
     item = Item("i1", "user", (Content("input_text", text="Hello?"),), "completed")
     entry = after(session(), ItemAdded("", item, None)).entries[0]
-    assert (entry.text, entry.heard, entry.progress) == ("Hello?", False, Progress.DONE)
+    assert (entry.text, entry.heard, entry.progress) == ("Hello?", False, EntryProgress.DONE)
 
 
 def test_speech_that_nobody_transcribes() -> None:
@@ -134,7 +134,7 @@ def test_speech_that_nobody_transcribes() -> None:
     state = after(
         SessionCreated("", only), SpeechStarted("", 0, "a"), SpeechStopped("", 900, "a"), ItemAdded("", item, None)
     )
-    assert (state.speech, state.entries[0].progress, state.entries[0].heard) == (Speech.QUIET, Progress.DONE, True)
+    assert (state.speech, state.entries[0].progress, state.entries[0].heard) == (Speech.QUIET, EntryProgress.DONE, True)
 
 
 def test_the_engines_that_serve() -> None:
@@ -147,10 +147,10 @@ def test_the_link() -> None:
     state = after(
         t.Connecting("unix:/x"), t.Connected("unix:/x"), *utterance("a", 0, 900, "half")[:2], SpeechStarted("", 0, "b")
     )
-    assert (state.link, state.path) == (Link.OPEN, "unix:/x")
+    assert (state.link, state.path) == (LinkState.OPEN, "unix:/x")
     state = after(t.Disconnected("gone"), state=state)
-    assert (state.link, state.reason, state.speech) == (Link.LOST, "gone", Speech.QUIET)
-    assert [(entry.key, entry.progress) for entry in state.entries] == [("a", Progress.BROKEN)]
+    assert (state.link, state.reason, state.speech) == (LinkState.LOST, "gone", Speech.QUIET)
+    assert [(entry.key, entry.progress) for entry in state.entries] == [("a", EntryProgress.BROKEN)]
 
 
 def test_the_same_remark_is_made_once_until_there_are_words() -> None:

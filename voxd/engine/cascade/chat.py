@@ -21,7 +21,7 @@ import msgspec
 from voxd.engine.cascade import errors
 from voxd.engine.cascade.errors import ChatError
 from voxd.engine.cascade.foreign import SIZE, count, decode
-from voxd.engine.cascade.options import WHERE, Options
+from voxd.engine.cascade.options import WHERE, CascadeOptions
 from voxd.engine.cascade.sse import Events
 from voxd.engine.contract import Unusable
 
@@ -122,7 +122,7 @@ class Chat:
 
     Raises Unusable for an address, and for certificates or proxies of the environment, that cannot be used."""
 
-    def __init__(self, options: Options, key: str | None, wake: Callable[[], None]) -> None:
+    def __init__(self, options: CascadeOptions, key: str | None, wake: Callable[[], None]) -> None:
         self._options, self._wake = options, wake
         self._model = options.model
         self._asks_usage = True  # until a server turns out not to know `stream_options`
@@ -358,7 +358,7 @@ async def _pieces(response: httpx.Response) -> AsyncGenerator[bytes, None]:
 
 
 async def _beginning(response: httpx.Response) -> bytes:
-    """What a refusal says, if it can be read."""
+    """The beginning of a refusal's body, if it can be read."""
     found = b""
     try:
         async with aclosing(_pieces(response)) as pieces:

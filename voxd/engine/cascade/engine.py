@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from voxd.engine.cascade.options import WHERE, Options
+from voxd.engine.cascade.options import WHERE, CascadeOptions
 from voxd.engine.contract import Capabilities, Engine, EngineCommand
 from voxd.messages import Cancel, Close, Failed, Output, Respond, Said, Settled, Turn
 
@@ -43,7 +43,7 @@ class Cascade(Engine):
 
     def __init__(self, options: Mapping[str, object], wake: Callable[[], None]) -> None:
         super().__init__(options, wake)
-        self._options, self._wake = Options.parse(options), wake
+        self._options, self._wake = CascadeOptions.parse(options), wake
         self._key = self._options.key(os.environ)
         self._chat: Chat | None = None
         self._answers: dict[tuple[int, int], _Answer] = {}
@@ -107,7 +107,7 @@ class Cascade(Engine):
         self._loaded.ask(key, messages(command.context), command.max_tokens)
 
     def _drop(self, key: tuple[int, int]) -> _Answer | None:
-        """Nothing more is wanted of it."""
+        """Gives up an answer of which nothing more is wanted."""
         answer = self._answers.pop(key, None)
         if answer is not None:
             self._loaded.cancel(key)

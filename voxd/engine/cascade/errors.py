@@ -15,7 +15,7 @@ import httpx
 import msgspec
 
 from voxd.engine.cascade.foreign import SIZE, decode
-from voxd.engine.cascade.options import WHERE, Options
+from voxd.engine.cascade.options import WHERE, CascadeOptions
 
 SHOWN = 200  # characters of a server's own words
 _SECONDS = re.compile(r"[0-9]{1,5}")
@@ -31,7 +31,7 @@ class ChatError(Exception):
         self.code = code
 
 
-def no_connection(error: httpx.RequestError, options: Options) -> ChatError:
+def no_connection(error: httpx.RequestError, options: CascadeOptions) -> ChatError:
     """The server was not reached, or broke off before it had answered."""
     url, causes = options.url, list(_causes(error))
     reason = f"{url} cannot be reached: see that the chat server runs there, or correct {WHERE}.url."
@@ -87,13 +87,13 @@ def packed() -> ChatError:
     return ChatError("chat_broken", f"The chat server compresses its answers, which was not asked for: {remedy}.")
 
 
-def silent(options: Options) -> ChatError:
+def silent(options: CascadeOptions) -> ChatError:
     remedy = f"ask again, or raise {WHERE}.timeout_s if it needs longer"
     return ChatError("chat_timeout", f"The chat server has sent no text for {options.timeout_s:g} s: {remedy}.")
 
 
-def no_chat(options: Options) -> ChatError:
-    """Somebody answers there, and it is no chat endpoint."""
+def no_chat(options: CascadeOptions) -> ChatError:
+    """The error for an address where something answers that is not a chat endpoint."""
     remedy = f"{WHERE}.url must be what stands before it, which mostly ends in /v1"
     return ChatError("chat_not_found", f"There is no chat endpoint at {options.url}/chat/completions: {remedy}.")
 
@@ -105,13 +105,13 @@ def no_model(model: str | None, offered: tuple[str, ...]) -> ChatError:
 
 
 def is_no_model(status: int, body: bytes) -> bool:
-    """Does this refusal speak of the model?"""
+    """Whether this refusal is about the model's name."""
     words = error_words(body)
     return status in (400, 404) and "model" in words.lower() and bool(_NO_MODEL.search(words))
 
 
-def refused(status: int, headers: Mapping[str, str], body: bytes, options: Options) -> ChatError:
-    """Any status but 200, except for a model that is not there."""
+def refused(status: int, headers: Mapping[str, str], body: bytes, options: CascadeOptions) -> ChatError:
+    """The error for any status but 200, except for a model that is not there."""
     words = error_words(body)
     quoted = f": {_line(words)}" if words else ""
     if status in (401, 403):
@@ -138,13 +138,13 @@ def broke_off(error: object) -> ChatError:
     """An error that the server tells in the middle of the stream."""
     words = error_words(msgspec.json.encode({"error": error}))
     if _TOO_LONG.search(words):
-        return refused(400, {}, msgspec.json.encode({"error": error}), Options())
+        return refused(400, {}, msgspec.json.encode({"error": error}), CascadeOptions())
     return ChatError(
         "chat_failed", f"The chat server gave up its answer (ask again, or look at its log): {_line(words)}."
     )
 
 
-def _unauthorized(status: int, options: Options) -> ChatError:
+def _unauthorized(status: int, options: CascadeOptions) -> ChatError:
     if options.key_env is None:
         remedy = f"put it into an environment variable where voxd is started, and name that in {WHERE}.key_env"
         return ChatError("chat_unauthorized", f"The chat server asks for a key (status {status}): {remedy}.")

@@ -29,7 +29,7 @@ KeyVariable = Annotated[
 ModelName = Annotated[str, Meta(min_length=1, description="the name of a model that the server offers")]
 
 
-class Options(Struct, frozen=True):
+class CascadeOptions(Struct, frozen=True):
     """Where the chat server is and how it is asked: `engine_options.cascade` of the settings file."""
 
     url: Url = "http://localhost:8080/v1"  # requests go to URL/chat/completions
@@ -41,7 +41,7 @@ class Options(Struct, frozen=True):
     timeout_s: Annotated[float, Meta(ge=1, le=600, description="a number from 1 to 600")] = 30  # without new text
 
     @classmethod
-    def parse(cls, given: Mapping[str, object]) -> Options:
+    def parse(cls, given: Mapping[str, object]) -> CascadeOptions:
         """Raises `Unusable`; its text names the option."""
         found = read("cascade", cls, given)
         if not _usable(found.url):

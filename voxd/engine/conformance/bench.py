@@ -233,7 +233,7 @@ class StreamDriver:
         self.bench.tell(Commit(self.stream, ref, self.sound.end if end is None else end))
 
     def finish(self, ref: int) -> str:
-        """From wherever it is to the end of the utterance."""
+        """Goes on from wherever it is to the end of the utterance."""
         self.hear(self.sound.end + DECIDED)
         self.commit(ref)
         return self.settled(ref)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 
 class Shape(NamedTuple):
-    """Of one attention: constants of a stack."""
+    """The shape of one attention: constants of a stack."""
 
     heads: int
     kv_heads: int

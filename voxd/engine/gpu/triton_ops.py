@@ -8,7 +8,7 @@ counts (docs/SPEED.md).  On Hopper each kernel is set up while the one before ru
 
 Attention reads the keys and values of a sequence once for all queries that share them (up to QUERIES: new tokens, and
 the heads of a group), straight out of its ring or its pages; with few sequences the keys are split among programs whose
-results are merged.
+results are merged.  This module knows no model.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, misc"

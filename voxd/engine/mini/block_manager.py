@@ -79,7 +79,7 @@ class Memory:
         return True
 
     def rest(self, sequence: Sequence) -> None:
-        """No request computes in it any more; it is kept as long as there is room."""
+        """Told that no request computes in a sequence any more; it is kept as long as there is room."""
         sequence.busy = False
 
     def free(self, sequence: Sequence) -> None:

@@ -15,8 +15,8 @@ from voxd.engine.contract import Unusable
 from voxd.engine.gpu.batch import Runner
 from voxd.engine.gpu.checkpoints import free_memory, ops_of
 from voxd.engine.gpu.graphs import BUCKETS, Captured, Eager, Step
-from voxd.engine.mini.interface import CHUNK, ENCODER_HEAD, HEAD, PAGE, SPAN, Device, Options
-from voxd.engine.mini.model import Checkpoint, MiniModel, Room, page_bytes, place_bytes
+from voxd.engine.mini.interface import CHUNK, ENCODER_HEAD, HEAD, PAGE, SPAN, MiniDevice, MiniOptions
+from voxd.engine.mini.model import Capacity, MiniCheckpoint, MiniModel, page_bytes, place_bytes
 
 PREFILLS = (16, 64, 128, 256, 384, 400, 480, CHUNK)  # tokens; a turn of a window of sound has some 380
 PLACES = 16  # windows whose embeddings are on the device
@@ -28,13 +28,13 @@ CPU_MEMORY, CPU_MOST = 2 << 30, 16  # bytes for pages, conversations: more would
 
 @torch.inference_mode()
 def build(
-    checkpoint: Checkpoint,
-    options: Options,
+    checkpoint: MiniCheckpoint,
+    options: MiniOptions,
     progress: Callable[[str], None],
     *,
     eager: bool,
     memory: int | None = None,
-) -> Device:
+) -> MiniDevice:
     """Takes the checkpoint apart.  `memory`: bytes for pages; None: what the device has.  Raises Unusable."""
     weight, config = checkpoint.model.lm_head.weight, checkpoint.model.config
     room = room_for(config, options, weight.dtype, free_bytes(weight.device) if memory is None else memory)
@@ -56,7 +56,7 @@ def build(
     path = "step by step" if eager else f"captured, batches up to {max(decodes)}"
     place = torch.cuda.get_device_name(weight.device) if weight.is_cuda else "the CPU"
     kind = str(weight.dtype).removeprefix("torch.")
-    return Device(
+    return MiniDevice(
         encoder=runner(model.encode, ENCODER_HEAD + SPAN // 2, (1,), "encoder"),
         prefill=runner(model.prefill, HEAD, PREFILLS, "prefill"),
         decode=runner(model.decode, HEAD, decodes, "decode"),
@@ -77,7 +77,7 @@ def free_bytes(device: torch.device) -> int:
     return free if device.type == "cuda" else min(free, CPU_MEMORY)
 
 
-def room_for(config: Any, options: Options, dtype: torch.dtype, memory: int) -> Room:
+def room_for(config: Any, options: MiniOptions, dtype: torch.dtype, memory: int) -> Capacity:
     """How much fits into so many bytes.  Raises Unusable."""
     size = page_bytes(config, dtype)
     pages = (memory - (PLACES + 1) * place_bytes(config, dtype)) // size - 1
@@ -88,10 +88,10 @@ def room_for(config: Any, options: Options, dtype: torch.dtype, memory: int) -> 
         )
     slots = options.max_conversations or max(1, min(MOST, pages * PAGE // min(USUAL, options.max_context)))
     longest: int = config.text_config.max_position_embeddings
-    return fewer(Room(slots, pages, PLACES, min(options.max_context, longest, pages * PAGE)), slots)
+    return fewer(Capacity(slots, pages, PLACES, min(options.max_context, longest, pages * PAGE)), slots)
 
 
-def fewer(room: Room, slots: int) -> Room:
+def fewer(room: Capacity, slots: int) -> Capacity:
     """The same with at most so many slots, and no more pages than they can reach."""
     slots = min(room.slots, slots)
-    return Room(slots, min(room.pages, slots * -(-room.context // PAGE)), room.places, room.context)
+    return Capacity(slots, min(room.pages, slots * -(-room.context // PAGE)), room.places, room.context)

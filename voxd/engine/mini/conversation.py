@@ -31,7 +31,7 @@ FRAMING = 4  # symbols: [INST] and [/INST], or </s>, and what joins two texts
 
 
 @dataclass(slots=True, eq=False)
-class Utterance:
+class MiniUtterance:
     """Audio from sample `start` of the stream on, or all of `pcm`, which was not spoken into it."""
 
     ref: int
@@ -79,8 +79,8 @@ class ConversationState:
         self.language: str | None = None
         self.main = Sequence()
         self.ring = Ring(LONGEST, start)
-        self.utterances: dict[int, Utterance] = {}
-        self.live: dict[int, Utterance] = {}  # those utterances that need the ring
+        self.utterances: dict[int, MiniUtterance] = {}
+        self.live: dict[int, MiniUtterance] = {}  # those utterances that need the ring
         self.given: dict[int, GivenAnswer] = {}
         self._special, self._drop = special, drop
         self._numbers = count()
@@ -117,8 +117,8 @@ class ConversationState:
         utterance.pcm, utterance.voiced, utterance.committed = pcm, True, True
         self._end(utterance, len(pcm) // 2)
 
-    def _new(self, ref: int, start: int) -> Utterance:
-        utterance = Utterance(ref, start, WindowedAudio(lambda: next(self._numbers), self._forget))
+    def _new(self, ref: int, start: int) -> MiniUtterance:
+        utterance = MiniUtterance(ref, start, WindowedAudio(lambda: next(self._numbers), self._forget))
         self.utterances[ref] = utterance
         return utterance
 
@@ -137,7 +137,7 @@ class ConversationState:
         while len(self.given) > MOST:
             del self.given[next(iter(self.given))]
 
-    def end(self, ref: int, end: int) -> Utterance | None:
+    def end(self, ref: int, end: int) -> MiniUtterance | None:
         """The utterance ended, or seems to have ended, at sample `end`."""
         utterance = self.utterances.get(ref)
         if utterance is not None and utterance.pcm is None:
@@ -167,7 +167,7 @@ class ConversationState:
         for ref in list(self.utterances):
             self.forget(ref)
 
-    def write_samples(self, utterance: Utterance, window: Window, around: npt.NDArray[np.int16]) -> None:
+    def write_samples(self, utterance: MiniUtterance, window: Window, around: npt.NDArray[np.int16]) -> None:
         """Writes the samples of a window that the encoder needs into `around`, [SPAN]."""
 
         def read(begin: int, end: int) -> bytes:
@@ -190,15 +190,15 @@ class ConversationState:
                 utterance.clip.extend(min(certain, self.ring.end) - utterance.start)
                 self._register(utterance)
 
-    def _end(self, utterance: Utterance, length: int) -> None:
+    def _end(self, utterance: MiniUtterance, length: int) -> None:
         utterance.clip.end(length)
         self._register(utterance)
 
-    def _register(self, utterance: Utterance) -> None:
+    def _register(self, utterance: MiniUtterance) -> None:
         self._windows.update((window.number, window) for window in utterance.clip.windows)
 
-    def settled(self, utterance: Utterance) -> bool:
-        """Are all windows encoded, or on their way, with the highest value of the whole utterance?"""
+    def settled(self, utterance: MiniUtterance) -> bool:
+        """Whether all windows are encoded, or on their way, with the highest value of the whole utterance."""
         found = utterance.clip.settle()
         self._register(utterance)
         if found and utterance.pcm and all(window.found for window in utterance.clip.windows):
@@ -210,13 +210,13 @@ class ConversationState:
         self._drop(window)
 
     @staticmethod
-    def _needs_audio(utterance: Utterance) -> bool:
+    def _needs_audio(utterance: MiniUtterance) -> bool:
         return not utterance.committed or any(window.found is None for window in utterance.clip.windows)
 
     # ── prompts ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def question(self, context: tuple[Turn, ...]) -> bool:
-        """Is there anything to answer?  There is not if the last turn is audio in which nobody spoke."""
+        """Whether there is anything to answer; there is not if the last turn is audio in which nobody spoke."""
         if not context or context[-1].role != "user" or context[-1].text or context[-1].ref is None:
             return True
         utterance = self.utterances.get(context[-1].ref)
@@ -259,7 +259,7 @@ class ConversationState:
         for ref in [ref for ref in self.utterances if ref < min(refs, default=0)]:
             self.forget(ref)
 
-    def opening(self, utterance: Utterance, limit: int) -> list[int] | None:
+    def opening(self, utterance: MiniUtterance, limit: int) -> list[int] | None:
         """The beginning of the prompt for its answer, as far as it is known while the utterance is spoken."""
         if utterance.before is None:
             return None
@@ -269,7 +269,7 @@ class ConversationState:
         symbols = conversation_prompt(self._special, lines, open_ended=True)
         return symbols if len(symbols) <= limit - 2 * PER_WINDOW else None
 
-    def transcript(self, utterance: Utterance) -> list[int]:
+    def transcript(self, utterance: MiniUtterance) -> list[int]:
         return transcription_prompt(
             self._special, AudioPart(tuple(w.number for w in utterance.clip.windows)), self.language
         )

@@ -25,8 +25,8 @@ from shared.languages import CODES
 from voxd.engine.contract import Capabilities, Demand, Engine, EngineCommand, Refuse
 from voxd.engine.gpu.weights import NEEDS, weights_absent
 from voxd.engine.mini.block_manager import Memory
-from voxd.engine.mini.conversation import ConversationState, Utterance
-from voxd.engine.mini.interface import PAGE, Device, Options
+from voxd.engine.mini.conversation import ConversationState, MiniUtterance
+from voxd.engine.mini.interface import PAGE, MiniDevice, MiniOptions
 from voxd.engine.mini.prompt import why_not
 from voxd.engine.mini.request import Kind, Request
 from voxd.engine.mini.scheduler import Schedule
@@ -54,7 +54,7 @@ from voxd.messages import (
     Warned,
 )
 
-LoadDevice = Callable[[Options, Callable[[str], None]], Device]
+LoadDevice = Callable[[MiniOptions, Callable[[str], None]], MiniDevice]
 ATTEMPTS = 3  # speculative answers per utterance
 OPTION = "engine_options.voxtral-mini.max_context"
 TOO_LONG = f"This turn, with the instructions, is too long for a context of {{}} tokens: shorten it, or raise {OPTION}."
@@ -75,9 +75,9 @@ class VoxtralMini(Engine):
 
     def __init__(self, options: Mapping[str, object], wake: Callable[[], None], load: LoadDevice | None = None) -> None:
         super().__init__(options, wake)
-        self._options, self._load_device = Options.parse(options), load or self._load_checkpoint
+        self._options, self._load_device = MiniOptions.parse(options), load or self._load_checkpoint
         self._granted: int | None = None
-        self._device: Device | None = None
+        self._device: MiniDevice | None = None
         self._conversations: dict[int, ConversationState] = {}
         self._roles: dict[int, tuple[str, ...]] = {}
         self._gone: set[int] = set()  # streams whose clients may come back
@@ -87,7 +87,7 @@ class VoxtralMini(Engine):
 
     @classmethod
     def absent(cls, options: Mapping[str, object]) -> str | None:
-        return weights_absent(Options.parse(options).model, os.environ)
+        return weights_absent(MiniOptions.parse(options).model, os.environ)
 
     def load(self, progress: Callable[[str], None]) -> tuple[str, ...]:
         self._device = device = self._load_device(self._options, progress)
@@ -106,7 +106,7 @@ class VoxtralMini(Engine):
     def grant(self, units: int) -> None:
         self._granted = units
 
-    def _load_checkpoint(self, options: Options, progress: Callable[[str], None]) -> Device:
+    def _load_checkpoint(self, options: MiniOptions, progress: Callable[[str], None]) -> MiniDevice:
         from voxd.engine.mini.memory import load
 
         eager = os.environ.get("VOXD_EAGER", "") not in ("", "0")
@@ -118,7 +118,7 @@ class VoxtralMini(Engine):
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Those that have two letters: mistral-common's requests for a transcription take no other."""
+        """The languages with codes of two letters; mistral-common's requests for a transcription take no others."""
         return tuple(code for code in CODES if len(code) == 2)
 
     # ── commands ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -219,7 +219,7 @@ class VoxtralMini(Engine):
         elif utterance.committed:
             self._store(conversation, utterance)
 
-    def _cut(self, conversation: ConversationState, ref: int, end: int) -> Utterance | None:
+    def _cut(self, conversation: ConversationState, ref: int, end: int) -> MiniUtterance | None:
         """Ends the utterance there; requests that were begun for another end are dropped."""
         utterance = conversation.utterances.get(ref)
         if utterance is None:
@@ -242,7 +242,7 @@ class VoxtralMini(Engine):
                 if request.utterance is utterance and request.kind is Kind.AHEAD:
                     self._drop(request)
 
-    def _store(self, conversation: ConversationState, utterance: Utterance) -> None:
+    def _store(self, conversation: ConversationState, utterance: MiniUtterance) -> None:
         """Has the audio encoded, after which it need not be kept."""
         if "respond" in self._roles[conversation.number] and utterance.voiced:
             self._add(Request(conversation, Kind.STORE, utterance=utterance))
@@ -384,7 +384,7 @@ class VoxtralMini(Engine):
         return prompt
 
     def _starve(self, request: Request) -> None:
-        """There is no memory for a request: if somebody waits for it, one that nobody waits for gives way."""
+        """Finds memory for a request that has none: if somebody waits for it, one that nobody waits for gives way."""
         unwanted = (each for each in self._schedule.requests if each.kind is not Kind.WANTED)
         others = [each for each in unwanted if each.sequence.slot is not None]
         if request.kind is Kind.WANTED and others:
@@ -445,6 +445,6 @@ class VoxtralMini(Engine):
         self._drop(request)
 
     @property
-    def _loaded(self) -> Device:
+    def _loaded(self) -> MiniDevice:
         assert self._device is not None, "load() comes first"
         return self._device

@@ -58,7 +58,7 @@ class Sampling:
 TOP_K = 50  # transformers' own default
 
 
-class Options(Struct, frozen=True):
+class MiniOptions(Struct, frozen=True):
     """`engine_options.voxtral-mini` of the settings file."""
 
     model: ModelSource = MODEL
@@ -72,7 +72,7 @@ class Options(Struct, frozen=True):
     seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
 
     @classmethod
-    def parse(cls, given: Mapping[str, object]) -> Options:
+    def parse(cls, given: Mapping[str, object]) -> MiniOptions:
         """Raises Unusable; its text names the option."""
         return read("voxtral-mini", cls, given)
 
@@ -98,7 +98,7 @@ class SpecialTokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class MiniDevice:
     """The loaded model as the engine sees it."""
 
     encoder: Runner

@@ -14,18 +14,18 @@ import torch
 from voxd.engine.contract import Demand
 from voxd.engine.gpu.checkpoints import config_of, where
 from voxd.engine.mini.build import PLACES, USUAL, build
-from voxd.engine.mini.interface import PAGE, Device, Options
-from voxd.engine.mini.model import Checkpoint, fixed_bytes, page_bytes, place_bytes
+from voxd.engine.mini.interface import PAGE, MiniDevice, MiniOptions
+from voxd.engine.mini.model import MiniCheckpoint, fixed_bytes, page_bytes, place_bytes
 
 
-def demand(options: Options) -> Demand | None:
-    """As `Engine.demand`.  Raises Unusable."""
+def demand(options: MiniOptions) -> Demand | None:
+    """The memory that the engine wants, for `Engine.demand`.  Raises Unusable."""
     device, dtype = where(options.device)
     config = config_of(options.model, "voxtral") if device == "cuda" else None
     return None if config is None else demand_of(config, options, dtype)
 
 
-def demand_of(config: Any, options: Options, dtype: torch.dtype) -> Demand:
+def demand_of(config: Any, options: MiniOptions, dtype: torch.dtype) -> Demand:
     """At least one conversation as long as the options allow."""
     longest = -(-min(options.max_context, config.text_config.max_position_embeddings) // USUAL)
     return Demand(
@@ -43,10 +43,10 @@ def bytes_for(config: Any, units: int, dtype: torch.dtype) -> int:
     return _pages(units) * page_bytes(config, dtype) + _beside(config, dtype)
 
 
-def load(options: Options, progress: Callable[[str], None], *, eager: bool, units: int | None = None) -> Device:
+def load(options: MiniOptions, progress: Callable[[str], None], *, eager: bool, units: int | None = None) -> MiniDevice:
     """Loads the checkpoint.  `units`: those that were granted; None: all free memory.  Raises Unusable."""
     device, dtype = where(options.device)
-    checkpoint = Checkpoint.load(options.model, device, dtype, progress)
+    checkpoint = MiniCheckpoint.load(options.model, device, dtype, progress)
     memory = None if units is None else bytes_for(checkpoint.model.config, units, dtype)
     return build(checkpoint, options, progress, eager=eager, memory=memory)
 

@@ -43,7 +43,7 @@ ENDLESS = 1 << 30  # as an attention window: no limit
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Capacity:
     """How much memory sequences have.  Slot, page and place 0 come on top: padding writes there."""
 
     slots: int
@@ -56,7 +56,7 @@ class MiniModel:
     """`encode`, `prefill` and `decode` are its steps."""
 
     @torch.inference_mode()
-    def __init__(self, model: Any, extractor: Any, room: Room, ops: Ops, *, draws: bool) -> None:
+    def __init__(self, model: Any, extractor: Any, room: Capacity, ops: Ops, *, draws: bool) -> None:
         """Takes `model` (transformers' VoxtralForConditionalGeneration) apart.  `draws`: rows may have a temperature;
         otherwise the likeliest token is taken, whatever they say."""
         language, config = model.model.language_model, model.config.text_config
@@ -183,7 +183,7 @@ def fixed_bytes(config: Any, dtype: torch.dtype) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class MiniCheckpoint:
     """What a folder or a repository holds: transformers' model and feature extractor, and the special tokens."""
 
     model: Any
@@ -191,8 +191,8 @@ class Checkpoint:
     special: SpecialTokens
 
     @classmethod
-    def load(cls, source: str, device: str, dtype: torch.dtype, progress: Callable[[str], None]) -> Checkpoint:
-        """From a folder or a repository that `voxd pull` has fetched.  Raises Unusable."""
+    def load(cls, source: str, device: str, dtype: torch.dtype, progress: Callable[[str], None]) -> MiniCheckpoint:
+        """Loads a folder, or a repository that `voxd pull` has fetched.  Raises Unusable."""
         model, processor = checkpoints.read(source, "voxtral", "Voxtral Mini", device, dtype, progress)
         special = special_of(processor.tokenizer.tokenizer, model.config.text_config.vocab_size)
         return cls(model, processor.feature_extractor, special)

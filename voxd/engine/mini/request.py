@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from voxd.engine.mini.block_manager import UNKNOWN, Sequence
-from voxd.engine.mini.conversation import ConversationState, GivenAnswer, Utterance
+from voxd.engine.mini.conversation import ConversationState, GivenAnswer, MiniUtterance
 from voxd.engine.text import Writer
 from voxd.messages import Said, Settled, Status, Turn
 
@@ -38,7 +38,7 @@ class Request:
     kind: Kind
     ref: int | None = None
     context: tuple[Turn, ...] = ()
-    utterance: Utterance | None = None  # that is transcribed, opened or stored, or answered ahead
+    utterance: MiniUtterance | None = None  # that is transcribed, opened or stored, or answered ahead
     transcribes: bool = False
     sequence: Sequence = field(default_factory=Sequence)
     most: int = 0  # tokens that may be generated
@@ -58,7 +58,7 @@ class Request:
     writer: Writer | None = None
 
     @property
-    def hears(self) -> list[Utterance]:
+    def hears(self) -> list[MiniUtterance]:
         """The utterances that its prompt has the audio of."""
         refs = [turn.ref for turn in self.context if turn.role == "user" and turn.ref is not None]
         found = [self.conversation.utterances[ref] for ref in refs if ref in self.conversation.utterances]

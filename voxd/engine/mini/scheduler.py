@@ -18,7 +18,7 @@ import numpy as np
 
 from voxd.engine.gpu.batch import Flight, Table
 from voxd.engine.mini.block_manager import UNKNOWN, Memory
-from voxd.engine.mini.conversation import ConversationState, Utterance
+from voxd.engine.mini.conversation import ConversationState, MiniUtterance
 from voxd.engine.mini.interface import (
     ENCODER_HEAD,
     HEAD,
@@ -33,7 +33,7 @@ from voxd.engine.mini.interface import (
     TEMPERATURE,
     TOP_P,
     WANTED,
-    Device,
+    MiniDevice,
     Sampling,
     audio,
     bits,
@@ -49,7 +49,7 @@ ANSWER = 256  # tokens for which there must be room before an answer is begun
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What came of one step."""
+    """The results of one step."""
 
     advanced: tuple[Request, ...]  # have a new token, or have ended
     starved: tuple[Request, ...]  # found no memory
@@ -58,7 +58,9 @@ class Round:
 class Schedule:
     """The requests in progress, in the order in which they came, and what the device is doing for them."""
 
-    def __init__(self, device: Device, memory: Memory, sampling: Sampling, begin: Callable[[Request], bool]) -> None:
+    def __init__(
+        self, device: MiniDevice, memory: Memory, sampling: Sampling, begin: Callable[[Request], bool]
+    ) -> None:
         """`begin` gives a request its prompt and its beginning in the sequence, once its audio is encoded; False: there
         is nothing to do for it now."""
         self._device, self._memory, self._begin = device, memory, begin
@@ -101,7 +103,7 @@ class Schedule:
 
     @property
     def active(self) -> bool:
-        """Is anything to be computed or read?"""
+        """Whether anything is to be computed or read."""
         return self._again or bool(self._flights)
 
     def busy(self, now_us: int) -> bool:
@@ -157,7 +159,7 @@ class Schedule:
                 return True
         return False
 
-    def _submit_window(self, request: Request, utterance: Utterance, window: Window) -> None:
+    def _submit_window(self, request: Request, utterance: MiniUtterance, window: Window) -> None:
         place = self._free_place(())
         window.asked, window.place = True, place
         self._at[place] = window

@@ -80,7 +80,7 @@ class WindowedAudio:
         return None
 
     def settle(self) -> bool:
-        """Are all windows encoded with the highest value of the whole audio?  Those that are not are renewed."""
+        """Whether all windows are encoded with the highest value of the whole audio; those that are not are renewed."""
         if any(window.found is None for window in self.windows):
             return len(self.windows) == 1 and self.windows[0].asked  # alone, it depends on nothing else
         highest = self._highest

@@ -1,4 +1,4 @@
-"""Whether the device is behind, by which an engine decides if it admits another stream.
+"""Tells whether the device is behind, by which an engine decides whether to admit another stream.  Beside step 8.
 
 Pure: times in microseconds go in.  It knows waits, not streams.  Memory is the other half of admission: slots.
 """
@@ -32,7 +32,7 @@ class Load:
             self._since_us = now_us
 
     def behind(self, now_us: int) -> bool:
-        """For a whole second the p95 of the waits has been over two frames."""
+        """Whether the p95 of the waits has been over two frames for a whole second."""
         self._forget(now_us)
         return bool(self._waits) and self._since_us is not None and now_us - self._since_us >= WINDOW_US
 

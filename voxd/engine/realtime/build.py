@@ -14,8 +14,16 @@ from shared.audio import RATE
 from voxd.engine.contract import Demand, Unusable
 from voxd.engine.gpu.checkpoints import config_of, free_memory, ops_of, where as where
 from voxd.engine.gpu.graphs import BUCKETS, Captured, Eager
-from voxd.engine.realtime.interface import Device, Options
-from voxd.engine.realtime.model import DELAYS, HEAD, Checkpoint, RealtimeModel, Room, fixed_bytes, slot_bytes
+from voxd.engine.realtime.interface import RealtimeDevice, RealtimeOptions
+from voxd.engine.realtime.model import (
+    DELAYS,
+    HEAD,
+    HistoryLimit,
+    RealtimeCheckpoint,
+    RealtimeModel,
+    fixed_bytes,
+    slot_bytes,
+)
 from voxd.engine.realtime.runs import FRAME, SPAN, Form
 from voxd.engine.realtime.streams import AHEAD, GRACE
 
@@ -24,15 +32,15 @@ MOST = 1024  # slots, however much memory there is
 LEFT, TAIL = 32, 10  # frames, of the released model: the demand is computed before its tokenizer is read
 
 
-def demand(options: Options) -> Demand | None:
-    """As `Engine.demand`.  Raises Unusable."""
+def demand(options: RealtimeOptions) -> Demand | None:
+    """The memory that the engine wants, for `Engine.demand`.  Raises Unusable."""
     device, dtype = where(options.device)
     config = config_of(options.model, "voxtral_realtime") if device == "cuda" else None
     return None if config is None else demand_of(config, options, dtype)
 
 
-def demand_of(config: Any, options: Options, dtype: torch.dtype) -> Demand:
-    """In units of streams as long as the options allow."""
+def demand_of(config: Any, options: RealtimeOptions, dtype: torch.dtype) -> Demand:
+    """The same for a loaded configuration, in units of streams as long as the options allow."""
     size = slot_bytes(config, room_for(options.max_history_s, LEFT, TAIL), dtype)
     return Demand(
         fixed=fixed_bytes(config, LEFT - 1, dtype) + size,  # slot 0 is for padding
@@ -43,21 +51,23 @@ def demand_of(config: Any, options: Options, dtype: torch.dtype) -> Demand:
     )
 
 
-def load(options: Options, progress: Callable[[str], None], *, eager: bool, streams: int | None = None) -> Device:
+def load(
+    options: RealtimeOptions, progress: Callable[[str], None], *, eager: bool, streams: int | None = None
+) -> RealtimeDevice:
     """Raises Unusable."""
-    checkpoint = Checkpoint.load(options.model, *where(options.device), progress)
+    checkpoint = RealtimeCheckpoint.load(options.model, *where(options.device), progress)
     return build(checkpoint, options, progress, eager=eager, streams=streams)
 
 
 @torch.inference_mode()
 def build(
-    checkpoint: Checkpoint,
-    options: Options,
+    checkpoint: RealtimeCheckpoint,
+    options: RealtimeOptions,
     progress: Callable[[str], None],
     *,
     eager: bool,
     streams: int | None = None,
-) -> Device:
+) -> RealtimeDevice:
     """Takes the checkpoint apart.  `streams`: as many slots; None: what is free.  Raises Unusable."""
     special, config = checkpoint.special, checkpoint.model.config
     weight = checkpoint.model.lm_head.weight
@@ -89,10 +99,10 @@ def build(
         f"Voxtral Realtime on {place}, {kind}, {path}{kernels}",
         f"room for {count} streams of {options.max_history_s} s",
     )
-    return Device(runner, model.slots, model.join, form, special.pieces, notes)
+    return RealtimeDevice(runner, model.slots, model.join, form, special.pieces, notes)
 
 
-def room_for(history_s: int, left: int, tail: int) -> Room:
+def room_for(history_s: int, left: int, tail: int) -> HistoryLimit:
     """A run may be as long as the history, until somebody pauses, and the delay and the tail of its end."""
     slack = DELAYS + tail + 3
-    return Room(left + -(-(history_s * RATE + GRACE + AHEAD) // FRAME) + slack, slack)
+    return HistoryLimit(left + -(-(history_s * RATE + GRACE + AHEAD) // FRAME) + slack, slack)

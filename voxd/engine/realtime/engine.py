@@ -20,12 +20,12 @@ from voxd.engine.contract import LONGEST, Capabilities, Demand, Engine, EngineCo
 from voxd.engine.gpu.batch import Flight, Row
 from voxd.engine.gpu.weights import NEEDS, weights_absent
 from voxd.engine.realtime.admission import Load
-from voxd.engine.realtime.interface import DELAY_MS, Device, Options
+from voxd.engine.realtime.interface import DELAY_MS, RealtimeDevice, RealtimeOptions
 from voxd.engine.realtime.runs import FRAME, Form, Run
 from voxd.engine.realtime.streams import Stream
 from voxd.messages import Cancel, Close, Commit, Feed, Flush, Heard, Onset, Open, Output, Rollback
 
-LoadDevice = Callable[[Options, Callable[[str], None]], Device]
+LoadDevice = Callable[[RealtimeOptions, Callable[[str], None]], RealtimeDevice]
 
 
 class VoxtralRealtime(Engine):
@@ -40,9 +40,9 @@ class VoxtralRealtime(Engine):
 
     def __init__(self, options: Mapping[str, object], wake: Callable[[], None], load: LoadDevice | None = None) -> None:
         super().__init__(options, wake)
-        self._options, self._load_device = Options.parse(options), load or self._load_checkpoint
+        self._options, self._load_device = RealtimeOptions.parse(options), load or self._load_checkpoint
         self._granted: int | None = None
-        self._device: Device | None = None
+        self._device: RealtimeDevice | None = None
         self._streams: dict[int, Stream] = {}
         self._writes: set[int] = set()  # streams that this engine transcribes
         self._flight: tuple[Flight, list[tuple[Stream, Run]]] | None = None
@@ -52,7 +52,7 @@ class VoxtralRealtime(Engine):
 
     @classmethod
     def absent(cls, options: Mapping[str, object]) -> str | None:
-        return weights_absent(Options.parse(options).model, os.environ)
+        return weights_absent(RealtimeOptions.parse(options).model, os.environ)
 
     def demand(self) -> Demand | None:
         from voxd.engine.realtime.build import demand
@@ -66,7 +66,7 @@ class VoxtralRealtime(Engine):
         self._device = self._load_device(self._options, progress)
         return self._device.notes
 
-    def _load_checkpoint(self, options: Options, progress: Callable[[str], None]) -> Device:
+    def _load_checkpoint(self, options: RealtimeOptions, progress: Callable[[str], None]) -> RealtimeDevice:
         from voxd.engine.realtime.build import load
 
         eager = os.environ.get("VOXD_EAGER", "") not in ("", "0")
@@ -198,6 +198,6 @@ class VoxtralRealtime(Engine):
             stream.take(run, token, share_us)
 
     @property
-    def _loaded(self) -> Device:
+    def _loaded(self) -> RealtimeDevice:
         assert self._device is not None, "load() comes first"
         return self._device

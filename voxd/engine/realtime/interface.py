@@ -21,7 +21,7 @@ DELAY_MS = range(80, 2401, 80)
 DELAY = Meta(ge=80, le=2400, multiple_of=80, description="a multiple of 80 from 80 to 2400")
 
 
-class Options(Struct, frozen=True):
+class RealtimeOptions(Struct, frozen=True):
     """`engine_options.voxtral-realtime` of the settings file."""
 
     model: ModelSource = MODEL
@@ -31,13 +31,13 @@ class Options(Struct, frozen=True):
     max_streams: Annotated[int, Meta(ge=1)] | None = None  # None: as many as the memory holds
 
     @classmethod
-    def parse(cls, given: Mapping[str, object]) -> Options:
+    def parse(cls, given: Mapping[str, object]) -> RealtimeOptions:
         """Raises Unusable; its text names the option."""
         return read("voxtral-realtime", cls, given)
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class RealtimeDevice:
     """The loaded model as the engine sees it."""
 
     runner: Runner

@@ -58,7 +58,7 @@ class StreamTokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class HistoryLimit:
     """How long a sequence may be, in frames."""
 
     history: int  # since its beginning
@@ -69,7 +69,9 @@ class RealtimeModel:
     """`step` is pure device work without a host decision in it, so that it can be captured as a graph."""
 
     @torch.inference_mode()
-    def __init__(self, model: Any, extractor: Any, special: StreamTokens, room: Room, slots: int, ops: Ops) -> None:
+    def __init__(
+        self, model: Any, extractor: Any, special: StreamTokens, room: HistoryLimit, slots: int, ops: Ops
+    ) -> None:
         """Takes `model` (transformers' VoxtralRealtimeForConditionalGeneration) apart."""
         self.special, self.slots = special, Slots(slots)
         tower, language = model.model.audio_tower, model.model.language_model
@@ -136,7 +138,7 @@ class RealtimeModel:
         return self._encoder.rows.copy_out(1, PER_FRAME * self.opening), begun
 
 
-def shapes_of(config: Any, room: Room) -> tuple[Shape, Shape]:
+def shapes_of(config: Any, room: HistoryLimit) -> tuple[Shape, Shape]:
     """Encoder's and decoder's attention; the rings hold the window and the slack, or the whole history if shorter."""
     shapes = []
     for part, new in ((config.audio_config, PER_FRAME), (config.text_config, 1)):
@@ -147,7 +149,7 @@ def shapes_of(config: Any, room: Room) -> tuple[Shape, Shape]:
     return shapes[0], shapes[1]
 
 
-def slot_bytes(config: Any, room: Room, dtype: torch.dtype) -> int:
+def slot_bytes(config: Any, room: HistoryLimit, dtype: torch.dtype) -> int:
     """Device memory of one sequence."""
     layers = config.audio_config.num_hidden_layers, config.text_config.num_hidden_layers
     shapes = shapes_of(config, room)
@@ -195,7 +197,7 @@ def _scales(model: Any) -> list[torch.Tensor]:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class RealtimeCheckpoint:
     """What a folder or a repository holds: transformers' model and feature extractor, and the special tokens."""
 
     model: Any
@@ -203,8 +205,8 @@ class Checkpoint:
     special: StreamTokens
 
     @classmethod
-    def load(cls, source: str, device: str, dtype: torch.dtype, progress: Callable[[str], None]) -> Checkpoint:
-        """From a folder or a repository that `voxd pull` has fetched.  Raises Unusable."""
+    def load(cls, source: str, device: str, dtype: torch.dtype, progress: Callable[[str], None]) -> RealtimeCheckpoint:
+        """Loads a folder, or a repository that `voxd pull` has fetched.  Raises Unusable."""
         model, processor = checkpoints.read(source, "voxtral_realtime", "Voxtral Realtime", device, dtype, progress)
         special = StreamTokens.read(processor.tokenizer.tokenizer, model.config.text_config.vocab_size)
         return cls(model, processor.feature_extractor, special)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from voxd.engine.contract import Unusable
 from voxd.engine.gpu.weights import NEEDS, weights_absent
-from voxd.engine.realtime.interface import Options
+from voxd.engine.realtime.interface import RealtimeOptions
 
 VOXTRAL = "voxtral-realtime"
 GPU = (Path("/dev/nvidia0"), Path("/dev/dxg"))  # the second: Linux on Windows
@@ -27,7 +27,7 @@ def why_not(options: Mapping[str, object], environment: Mapping[str, str]) -> st
     if any(find_spec(name) is None for name in NEEDS):
         return "the extra `voxtral` is not installed"
     try:
-        return weights_absent(Options.parse(options).model, environment)
+        return weights_absent(RealtimeOptions.parse(options).model, environment)
     except Unusable:
         return None
 

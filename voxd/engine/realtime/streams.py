@@ -41,7 +41,7 @@ BEHIND = 110 * FRAME  # audio kept behind a run: what a stuck one is given again
 
 
 @dataclass(slots=True)
-class Utterance:
+class RealtimeUtterance:
     """One ref, from Onset to Settled."""
 
     ref: int
@@ -56,7 +56,7 @@ class Utterance:
 
     @property
     def speculative(self) -> bool:
-        """Is its end tentative, so that nobody waits for its text yet?"""
+        """Whether its end is tentative, so that nobody waits for its text yet."""
         return self.end is not None and not self.committed and not self.closing
 
 
@@ -70,7 +70,7 @@ class Stream:
     history: int  # samples
     drop: Callable[[Run], None]
     ring: Ring
-    utterances: dict[int, Utterance] = field(default_factory=dict)  # in order of onset
+    utterances: dict[int, RealtimeUtterance] = field(default_factory=dict)  # in order of onset
     _known: int = 0
     _frames: deque[tuple[int, float]] = field(default_factory=deque)  # ends of VAD frames not yet known, probabilities
     _voiced: deque[int] = field(default_factory=lambda: deque(maxlen=BEHIND // VAD_FRAME))  # ends of voiced frames
@@ -98,7 +98,9 @@ class Stream:
 
     def onset(self, onset: Onset) -> None:
         start = max(onset.start, self.ring.start)
-        self.utterances[onset.ref] = Utterance(onset.ref, Writer(self.pieces, onset.said), Run(start, self.form))
+        self.utterances[onset.ref] = RealtimeUtterance(
+            onset.ref, Writer(self.pieces, onset.said), Run(start, self.form)
+        )
 
     def end(self, command: Flush | Commit) -> None:
         if (utterance := self.utterances.get(command.ref)) is not None:
@@ -123,7 +125,7 @@ class Stream:
             self.cancel(ref)
 
     @staticmethod
-    def _apply_end(utterance: Utterance) -> None:
+    def _apply_end(utterance: RealtimeUtterance) -> None:
         if utterance.end is not None and not utterance.closing:
             utterance.run.end(utterance.end)
 
@@ -195,7 +197,7 @@ class Stream:
             elif utterance.end is None and self._is_stuck(utterance):
                 yield self._begin_anew(utterance)
 
-    def _publish(self, utterance: Utterance) -> Iterator[Said]:
+    def _publish(self, utterance: RealtimeUtterance) -> Iterator[Said]:
         run = utterance.run
         final = utterance.closing or utterance.committed
         count = len(run.out) if final else run.certain(self._released)
@@ -206,7 +208,7 @@ class Stream:
             utterance.provisional = guess
             yield Said(self.number, utterance.ref, new, guess, samples=run.about(count - 1))
 
-    def _settle(self, utterance: Utterance) -> Iterator[Output]:
+    def _settle(self, utterance: RealtimeUtterance) -> Iterator[Output]:
         del self.utterances[utterance.ref]
         self.drop(utterance.run)
         if rest := utterance.writer.finish():
@@ -214,11 +216,11 @@ class Stream:
         text, spent = utterance.writer.text, utterance.compute_us
         yield Settled(self.number, utterance.ref, "completed", text, compute_us=spent)
 
-    def _begin(self, utterance: Utterance, run: Run) -> None:
+    def _begin(self, utterance: RealtimeUtterance, run: Run) -> None:
         self.drop(utterance.run)
         utterance.run, utterance.published = run, 0
 
-    def _is_stuck(self, utterance: Utterance) -> bool:
+    def _is_stuck(self, utterance: RealtimeUtterance) -> bool:
         run = utterance.run
         if (
             utterance.closing
@@ -234,7 +236,7 @@ class Stream:
             return False
         return level_dbfs(pcm16_to_float(self.ring.read(begin, end)[1])) > STUCK_DBFS
 
-    def _begin_anew(self, utterance: Utterance) -> Warned:
+    def _begin_anew(self, utterance: RealtimeUtterance) -> Warned:
         """Begins a stuck run anew where it stopped writing; nothing was said since, so nothing is said twice."""
         run = utterance.run
         self._begin(utterance, Run(run.about(len(run.out) - 1) - STUCK_BLANKS * FRAME, run.form, again=True))

@@ -22,7 +22,7 @@ from voxd.engine.agreement import Transcript
 from voxd.engine.contract import LONGEST, LOOK_BACK, Capabilities, Engine, EngineCommand, Refuse
 from voxd.engine.voice import Voice
 from voxd.engine.whisper.files import Files
-from voxd.engine.whisper.model import Hypothesis, Model, Options, Task, cores, load_model, weights_absent
+from voxd.engine.whisper.model import Hypothesis, Model, Task, WhisperOptions, cores, load_model, weights_absent
 from voxd.engine.whisper.scheduler import Decode, Kind
 from voxd.engine.whisper.workers import Pool, Result, Workers
 from voxd.messages import (
@@ -116,16 +116,16 @@ class Whisper(Engine):
 
     @classmethod
     def absent(cls, options: Mapping[str, object]) -> str | None:
-        return weights_absent(Options.parse(options).model)
+        return weights_absent(WhisperOptions.parse(options).model)
 
     def __init__(
         self,
         options: Mapping[str, object],
         wake: Callable[[], None],
-        load: Callable[[Options, Callable[[str], None]], Model] = load_model,
+        load: Callable[[WhisperOptions, Callable[[str], None]], Model] = load_model,
         make_pool: MakePool = Workers,
     ) -> None:
-        self._options = Options.parse(options).resolved(cores())
+        self._options = WhisperOptions.parse(options).resolved(cores())
         self._wake, self._load, self._make_pool = wake, load, make_pool
         self._model: Model | None = None
         self._pool: AnyPool | None = None

@@ -51,7 +51,7 @@ _FASTEST = 6  # tokens of a second of speech
 _KNOWN = 0.8  # a language found with this probability is taken for the rest of the utterance
 
 
-class Options(Struct, frozen=True):
+class WhisperOptions(Struct, frozen=True):
     """`engine_options.whisper` of the settings file."""
 
     model: Annotated[
@@ -65,11 +65,11 @@ class Options(Struct, frozen=True):
     max_streams: Annotated[int, Meta(ge=1, le=1024)] = 16
 
     @classmethod
-    def parse(cls, given: Mapping[str, object]) -> Options:
+    def parse(cls, given: Mapping[str, object]) -> WhisperOptions:
         """Raises `Unusable`; its text names the option."""
         return read("whisper", cls, given)
 
-    def resolved(self, cores: int) -> Options:
+    def resolved(self, cores: int) -> WhisperOptions:
         """The same with 0 replaced by what suits `cores`: two of them per decode.
 
         Measured on two cores, alone: a decode of two threads takes 0.26 s.  Two at the same time, of one or two threads
@@ -273,7 +273,7 @@ class FasterWhisper:
 
 
 def repeats(text: str) -> bool:
-    """Is the text a loop?  It is if it can be compressed too well, which is whisper's own test."""
+    """Whether the text is a loop: it can be compressed too well, which is whisper's own test."""
     data = text.encode()
     return len(data) > _LOOP_RATIO * len(zlib.compress(data))
 
@@ -314,7 +314,7 @@ def confidences(text: str, words: Sequence[str], ends: Sequence[int], sure: Sequ
     return out
 
 
-def load_model(options: Options, progress: Callable[[str], None]) -> FasterWhisper:
+def load_model(options: WhisperOptions, progress: Callable[[str], None]) -> FasterWhisper:
     """Weights, model and a first decode.  Raises `Unusable`."""
     folder = find_weights(options.model, progress)
     from faster_whisper import WhisperModel

@@ -1,4 +1,4 @@
-// The thread of the sound: 128 samples at a time come in, packets of 20 ms go to the page.
+// Runs in the audio thread: takes 128 samples at a time and posts packets of 20 ms to the page.
 
 import { Framer } from "./framer.js";
 

@@ -1,4 +1,4 @@
-// Blocks of any length -> packets of 20 ms: s16le, with the level of each.
+// Cuts blocks of any length into packets of 20 ms: s16le, with the level of each.
 //
 // Pure.  It knows no browser.  Bound: one packet.
 
@@ -14,7 +14,7 @@ export class Framer {
     this.energy = 0;
   }
 
-  /** float [-1, 1] -> [{pcm, level}], of the packets that are full by now.  pcm: an ArrayBuffer; level: dBFS. */
+  /** float [-1, 1] -> [{pcm, level}] of the packets that are full by now.  pcm: an ArrayBuffer; level: dBFS. */
   push(block) {
     const packets = [];
     for (const value of block) {

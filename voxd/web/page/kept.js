@@ -1,9 +1,10 @@
-// Sound that is not yet text, and what of it has gone out: so a broken link loses none of it.
+// Keeps sound that is not yet text, and knows what of it has gone out, so that a broken link loses none of it.
 //
-// Pure, and voxtui/replay.py in packets: they are numbered from the first one of the microphone on; voxd counts samples
+// Pure, and voxtui/link/replay.py in packets: they are numbered from the microphone's first one on; voxd counts samples
 // from the first of *its* session, and this is the only place that knows the difference.  It knows no sockets.
 //
-// Bound: KEPT packets; at the bound the oldest go, and count as lost if they had not gone out.
+// Bound: KEPT packets; at the bound the oldest go.  They count as lost if they had not gone out, and also once it is known
+// that voxd has not got them.
 
 import { PACKET_MS } from "./framer.js";
 
@@ -13,29 +14,31 @@ export class Kept {
   /** `rate`: of the sound, Hz. */
   constructor(rate) {
     this.size = (rate * PACKET_MS) / 1000; // samples in a packet
-    this.packets = []; // {pcm, at}: not settled
+    this.packets = []; // {pcm, at} of sound that is not settled
     this.first = 0; // number of the oldest
     this.base = 0; // number of the one that voxd's session begins with
     this.next = 0; // number of the one to go out next
-    this.lost = 0; // packets
-    this.greeted = false; // the link's session is known
+    this.settled = 0; // packets below this number are text, or never will be
+    this.lost = 0; // packets that were lost
+    this.holes = []; // [start, end) of lost packets above `settled`, apart and in order
+    this.greeted = false; // whether the link's session is known
     this.token = null; // of the session
     this.seq = 0; // of the last event that was read
   }
 
-  /** Packets that wait for the link. */
+  /** How many packets wait for the link. */
   get waiting() {
     return this.first + this.packets.length - this.next;
   }
 
-  /** A packet whose last sample was captured at `at`.  Returns where it ends in the session, ms. */
+  /** Keeps a packet whose last sample was captured at `at`.  Returns where it ends in the session, ms. */
   add(pcm, at) {
     this.packets.push({ pcm, at });
     if (this.packets.length > KEPT) this.forget(this.first + 1);
     return (this.first + this.packets.length - this.base) * PACKET_MS;
   }
 
-  /** What is to go out now: {pcm, offset}, offset in samples of the session; null for nothing. */
+  /** The next packet to go out: {pcm, offset}, offset in samples of the session; null for none. */
   take() {
     if (!this.greeted || !this.waiting) return null;
     const number = this.next;
@@ -43,32 +46,34 @@ export class Kept {
     return { pcm: this.packets[number - this.first].pcm, offset: (number - this.base) * this.size };
   }
 
-  /** Where each packet ends in the session (ms), and when it was captured. */
+  /** Yields where each packet ends in the session (ms), and when it was captured. */
   *times() {
     for (const [count, { at }] of this.packets.entries()) yield [(this.first + count + 1 - this.base) * PACKET_MS, at];
   }
 
-  /** Sound that was captured before has gone another way. */
+  /** Told that the sound captured before `at` has gone another way. */
   since(at) {
     const fresh = this.packets.findIndex((packet) => packet.at > at);
     this.forget(this.first + (fresh < 0 ? this.packets.length : fresh), true);
   }
 
-  /** The link has broken. */
+  /** Told that the link has broken. */
   cut() {
     this.greeted = false;
   }
 
-  /** What voxd says of the session, on a link that has been opened. */
+  /** Takes what voxd says of the session on a link that has been opened. */
   receive(event) {
     if (event.voxd_seq !== undefined) this.seq = event.voxd_seq;
     switch (event.type) {
-      case "session.created": // it knows nothing yet: it is given all that is not settled
+      case "session.created": // a session that knows nothing yet gets all that is not settled
         this.token = event.session.voxd?.resume_token ?? null;
         this.base = this.next = this.first;
+        this.lose(this.settled, this.first);
         this.greeted = true;
         break;
-      case "voxd.resumed": // it goes on, and passes over the part of a packet that it has
+      case "voxd.resumed": // the session goes on, and skips the part of a packet that it has
+        this.lose(this.place(event.received_samples), this.first);
         this.next = Math.max(this.first, this.place(event.received_samples));
         this.greeted = true;
         break;
@@ -83,12 +88,22 @@ export class Kept {
     return this.base + Math.floor(samples / this.size);
   }
 
-  /** Everything below `number`; `settled`: it is text, or never will be. */
+  /** Forgets everything below `number`; `settled`: it is text, or never will be. */
   forget(number, settled = false) {
     const count = Math.max(0, number - this.first);
-    if (!settled) this.lost += Math.max(0, number - Math.max(this.next, this.first));
+    if (settled) {
+      this.settled = Math.max(this.settled, number);
+      this.holes = this.holes.filter(([, end]) => end > this.settled);
+    } else this.lose(Math.max(this.next, this.first), number);
     this.packets.splice(0, count);
     this.first += count;
     this.next = Math.max(this.next, this.first);
+  }
+  /** Counts the packets [start, end) as lost, none of them twice.  Only the oldest go, so no hole lies above another's end. */
+  lose(start, end) {
+    if (end <= start) return;
+    const met = this.holes.filter(([, last]) => last >= start);
+    this.lost += end - start - met.reduce((sum, [from, last]) => sum + last - Math.max(from, start), 0);
+    this.holes = [...this.holes.filter(([, last]) => last < start), [Math.min(start, ...met.map(([from]) => from)), end]];
   }
 }

@@ -1,4 +1,4 @@
-// What "fast" means: the words of shared/latency.py for a browser, tested against it value by value.
+// The latency metrics of shared/latency.py for a browser, tested against it value by value.
 //
 // Pure: times come in as milliseconds of performance.now(); nothing here reads a clock.
 
@@ -18,8 +18,8 @@ export function between(start, end) {
 }
 
 /**
- * When was the sound captured that ends at a position?  A bounded log of (position, time), both in ms; inside a packet
- * the time is counted back from its end.  Bound: `size` entries, a minute of 20 ms packets; the oldest are forgotten.
+ * Tells when the sound that ends at a position was captured: a log of (position, time), both in ms; inside a packet the
+ * time is counted back from its end.  Bound: `size` entries, a minute of 20 ms packets; the oldest are forgotten.
  */
 export class SampleClock {
   constructor(size = 3000) {
@@ -38,7 +38,7 @@ export class SampleClock {
     }
   }
 
-  /** null if unknown or forgotten. */
+  /** The time of capture, ms; null if unknown or forgotten. */
   timeOf(position) {
     let low = 0;
     let high = this.ends.length;
@@ -53,17 +53,17 @@ export class SampleClock {
 }
 
 /**
- * The same for a call, where the browser sends the sound by itself and counts it for nobody: voxd says when the sound of
- * a position reached it (`voxd.metrics`), and pings say what this page's clock showed then.  From the first such word on.
+ * The same for a call, where the browser sends the sound by itself and tells no counts: voxd says when the sound of a
+ * position reached it (`voxd.metrics`), and pings say what this page's clock showed then.  Nothing is known before that.
  */
 export class TrackClock {
   constructor() {
     this.begun = null; // when position 0 was captured
-    this.best = null; // of the pings: the quickest of the latest
+    this.best = null; // the quickest of the latest pings
     this.pings = [];
   }
 
-  /** t0, t3: of this page, ms; t1, t2: of voxd, us (RFC 5905, section 8). */
+  /** Takes the four times of a ping.  t0, t3: this page's, ms; t1, t2: voxd's, us (RFC 5905, section 8). */
   ponged(t0, t1, t2, t3) {
     const [read, written] = [t1 / 1000, t2 / 1000];
     this.pings.push({ offset: (read - t0 + (written - t3)) / 2, way: (t3 - t0 - (written - read)) / 2 });
@@ -71,7 +71,7 @@ export class TrackClock {
     this.best = this.pings.reduce((a, b) => (b.way < a.way ? b : a));
   }
 
-  /** The sound up to `position` (ms) reached voxd at `at` (us of its clock). */
+  /** Told that the sound up to `position` (ms) reached voxd at `at` (us of its clock). */
   heard(position, at) {
     if (this.best) this.begun = at / 1000 - this.best.offset - this.best.way - position;
   }

@@ -1,4 +1,4 @@
-// The way of a session: a WebRTC call where that can work, else a WebSocket.  Both take and give the same events.
+// Opens the link of a session: a WebRTC call where that can work, else a WebSocket.  Both carry the same events.
 //
 // It knows transports, and how another link takes the place of one that broke; not what events mean, nor where sound
 // comes from.  A call's sound is the browser's own business; a WebSocket's is sent here, as fast as the network takes it,
@@ -16,7 +16,7 @@ const FINAL = [1000, 1001, 1008, 1009]; // close codes after which another link 
 const LOOPBACK = new Set(["localhost", "127.0.0.1", "[::1]"]);
 const EXTENSIONS = "metrics,provisional";
 
-/** Why no call is tried, in a sentence; "" when one may work.  `place`: of the page, as `location`. */
+/** Why no call is tried, in a sentence; "" when one may work.  `place`: the page's `location`. */
 export function whyNoCall(place, status, track) {
   if (!status.webrtc) return "this voxd takes no WebRTC calls";
   if (!track) return "without a microphone there is no call";
@@ -27,9 +27,9 @@ export function whyNoCall(place, status, track) {
 }
 
 /**
- * An open session.  `told(event, at)`; `closed({reason, final})` when it ends, unless by `close`; final: another link
- * would end the same way.  `noUdp`: why a call has failed before.  Returns {kind, why, blocked, send, pump, close, cut},
- * blocked: a call has failed, and would again; raises Refused, Unreachable, Error.
+ * Opens a session.  Calls `told(event, at)`, and `closed({reason, final})` when it ends other than by `close`; final:
+ * another link would end the same way.  `noUdp`: why a call has failed before.  Returns {kind, why, blocked, send, pump,
+ * close, cut}, blocked: a call has failed, and would again; raises Refused, Unreachable, Error.
  */
 export async function open({ session, query, status, track, noUdp, told, closed, trying }) {
   let why = noUdp || whyNoCall(location, status, track);
@@ -49,8 +49,8 @@ export async function open({ session, query, status, track, noUdp, told, closed,
 }
 
 /**
- * A WebSocket in the place of a link that has broken; tried for a minute.  `resume()`: {token, seq} of the session to go on
- * with, or null; `going()`: false when the person has given up, then null is returned.  Raises Refused (of the key), Error.
+ * Replaces a broken link by a WebSocket; tried for a minute.  `resume()`: {token, seq} of the session to go on with, or
+ * null; `going()`: false when the person has given up, then null is returned.  Raises Refused (of the key), Error.
  */
 export async function reopen({ session, query, resume, told, closed, trying, going }) {
   const since = performance.now();
@@ -119,7 +119,7 @@ class Socket {
     if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(event));
   }
 
-  /** Called with each packet of the microphone: as much of what is kept as the network takes. */
+  /** Called with each packet of the microphone: sends as much of what is kept as the network takes. */
   pump(kept) {
     for (let count = 0; count < PACE && this.free; count += 1) {
       const packet = kept.take();
@@ -132,13 +132,13 @@ class Socket {
     return this.socket.readyState === WebSocket.OPEN && this.socket.bufferedAmount < AHEAD;
   }
 
-  /** Goodbye: voxd forgets the session. */
+  /** Closes the link for good: voxd forgets the session. */
   close() {
     this.over = true;
     this.socket.close(1000);
   }
 
-  /** Given up: voxd keeps the session for whoever comes back. */
+  /** Gives the link up: voxd keeps the session for a client that comes back. */
   cut() {
     this.over = true;
     this.socket.close(4000);
@@ -181,7 +181,7 @@ class Call {
     Object.assign(this, { peer, channel, key, kind: "WebRTC", why: "", blocked: false, call: "", over: false });
   }
 
-  /** Posted before candidates are gathered: voxd answers whoever calls its one candidate. */
+  /** Posts the offer before candidates are gathered, since voxd answers whoever reaches its one candidate. */
   async offer(query, track) {
     this.sender = this.peer.addTrack(track);
     await this.peer.setLocalDescription();
@@ -200,7 +200,7 @@ class Call {
     if (this.channel.readyState === "open") this.channel.send(JSON.stringify(event));
   }
 
-  /** The browser sends the track. */
+  /** Does nothing: in a call the browser sends the sound itself. */
   pump() {}
 
   end(closed, how) {
@@ -214,7 +214,7 @@ class Call {
     this.peer.close();
   }
 
-  /** Over HTTP: where no UDP passes, no goodbye does, and voxd would keep the slot until it gives up. */
+  /** Hangs up over HTTP: where no UDP passes, voxd would keep the slot until it gives up. */
   cut() {
     this.close();
     if (this.call) ask(this.call, { method: "DELETE", keepalive: true }).catch(() => {});

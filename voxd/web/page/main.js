@@ -1,6 +1,6 @@
-// The page put together: token → status → microphone → link → transcript, meter, screen.  And again, when the link breaks.
+// Puts the page together: token → status → microphone → link → transcript, meter, screen; again when the link breaks.
 //
-// It knows the order of it all and what the person does; not transports, what is drawn, nor how anything is measured.
+// It knows the order of the steps and what the person does; not transports, what is drawn, nor how anything is measured.
 
 import { Kept } from "./kept.js";
 import { SampleClock, TrackClock } from "./latency.js";
@@ -13,34 +13,34 @@ import { Transcript } from "./transcript.js";
 import { announce, byId, Figures, level, linkLine, show, trouble, Turns } from "./view.js";
 
 const PING_MS = 2000;
-const SLOW_MS = 3000; // without an answer to a ping: the person is told
-const GONE_MS = 6000; // and then the link is given up
-const ONSET_MS = 1000; // before voxd says so, at most, has somebody begun to speak
-const RATE = 16_000; // Hz, without a microphone
+const SLOW_MS = 3000; // a ping without an answer for so long: the person is told
+const GONE_MS = 6000; // a ping without an answer for so long: the link is given up
+const ONSET_MS = 1000; // speech begins at most so long before voxd says so
+const RATE = 16_000; // Hz, where there is no microphone
 const LATE = 50; // packets that wait for the link, a second of sound: the person is told
 const LOADING_MS = 2000; // between looks at a voxd that is not ready, or not there
-const LONGEST_MS = 10_000; // of a pause in what is said while a key is held
-const SHORTEST_MS = 160; // of the silence that ends it once the key is up
+const LONGEST_MS = 10_000; // a pause ends no turn below this while the key is held
+const SHORTEST_MS = 160; // the silence that ends the turn once the key is up
 
 const page = {
   state: "loading", // locked, loading, idle, starting, on, again: on, but the link has broken
   status: null,
   microphone: null,
   link: null,
-  session: null, // as voxd has it
+  session: null, // the session as voxd describes it
   transcript: new Transcript(),
   meter: null,
   clock: null,
   held: false,
   muted: false,
   kept: null,
-  pinged: [], // of pings without an answer
-  owedAt: 0, // what was captured before is text, as far as a call's page can know
+  pinged: [], // times of pings without an answer
+  owedAt: 0, // sound captured before this is text, as far as a page in a call can know
   leaves: false, // voxd has said that it stops
-  noUdp: "", // why a call has failed: no other is tried
+  noUdp: "", // why a call has failed; no other is tried
   lostCall: "", // why the call broke that this link replaces
-  unmet: "", // what was said when voxd could not be asked how it does
-  behind: "", // about sound that waits
+  unmet: "", // what the person was told when /status could not be had
+  behind: "", // what the person was told about sound that waits
   slow: false,
 };
 const turns = new Turns(byId("turns"), "voxd");
@@ -90,7 +90,7 @@ function unlock(why) {
   byId("token").focus();
 }
 
-/** An error of HTTP, wherever it came up. */
+/** Handles an error of HTTP, wherever it came up. */
 function told(error) {
   if (error instanceof Refused && error.aboutKey) unlock(token.get() ? `It refused the token: ${error.message}` : "");
   else {
@@ -101,13 +101,13 @@ function told(error) {
 
 // ── voxd ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** Until it is ready. */
+/** Asks for voxd's status until it is ready. */
 async function greet() {
   clearTimeout(page.later);
   try {
     page.status = await status();
   } catch (error) {
-    if (busy()) return; // which finds out by itself
+    if (busy()) return; // a session under way finds out by itself
     told(error);
     page.unmet = error.message;
     if (page.state !== "locked") page.later = setTimeout(greet, LOADING_MS);
@@ -135,7 +135,7 @@ function configuration() {
   return { type: answers() ? "realtime" : "transcription", audio: { input } };
 }
 
-/** `listens`: with the microphone; else only to type. */
+/** Starts a session.  `listens`: with the microphone; else only to type. */
 async function start(listens) {
   trouble("");
   become("starting");
@@ -158,7 +158,7 @@ async function start(listens) {
   }
 }
 
-/** A session as this page wants it, over whatever link. */
+/** The configuration of a session as this page wants it, over whatever link. */
 function wishes() {
   return {
     session: configuration(),
@@ -201,7 +201,7 @@ function hush() {
   level(QUIET);
 }
 
-/** The link ended by itself. */
+/** Told that the link ended by itself. */
 async function broken({ reason, final }) {
   clearInterval(page.pinger);
   if (final && !page.leaves) {
@@ -228,14 +228,14 @@ async function broken({ reason, final }) {
   }
 }
 
-/** The session of a link that replaces another, and goes on with nothing: it is given what is kept. */
+/** Gives what is kept to a new session, which replaces one that voxd no longer has. */
 function anew() {
   for (const op of page.transcript.disconnected(true)) turns.apply(op, performance.now(), () => {});
   const why = page.lostCall ? `${page.lostCall} It goes on by WebSocket` : "voxd no longer has this conversation";
   turns.apply({ op: "note", text: `${why}: this is a new one, which does not know what was said before.` });
 }
 
-/** The figures of a session: its positions are its own. */
+/** Begins the figures of a session, whose positions are its own. */
 function renew() {
   page.clock = page.link.kind === "WebRTC" ? new TrackClock() : new SampleClock();
   page.meter = new Meter(page.clock);
@@ -284,7 +284,7 @@ function mute(muted) {
   speech(document.body.dataset.speech ?? "listening");
 }
 
-/** Push to talk: while the key is down no pause ends the turn; when it is up, silence follows and the shortest one does. */
+/** Push-to-talk: while the key is down no pause ends the turn; when it is up, silence is sent and soon ends it. */
 function hold(held) {
   if (!pushes() || page.held === held || !page.microphone) return;
   page.held = held;
@@ -336,7 +336,7 @@ function receive(event, at) {
     return;
   }
   if (event.type === "voxd.warning" && event.code === "going_away") page.leaves = true;
-  if (event.type === "voxd.resumed") silence(); // it may have been changed while there was no link
+  if (event.type === "voxd.resumed") silence(); // the key may have changed while there was no link
   if (event.type.startsWith("session.")) configured(event);
   const { stamps, audio } = event;
   if (event.type === "voxd.metrics" && page.clock instanceof TrackClock && stamps.speech_end_us) {

@@ -1,12 +1,13 @@
-// How fast it was, as the person felt it: events with the times they came at become the metrics of each turn.
+// Measures latency as the person felt it: events with the times of their receipt become the metrics of each turn.
 //
 // Pure, and voxtui/session/meter.py once more: the same definitions under the same names (tests/voxd/web/
-// test_page_modules.py feeds both the same events).  Where speech ended is voxd's decision less the silence that the decision waited for.
+// test_page_modules.py feeds both the same events).  Where speech ended is voxd's decision less the silence that the
+// decision waited for.
 
 import { between, percentile } from "./latency.js";
 import { METRICS } from "./metrics.js";
 
-const TURNS = 1000; // whose stamps are kept; the oldest go
+const TURNS = 1000; // turns whose stamps are kept; the oldest go
 const VOXD_ONLY = METRICS.filter(({ source }) => source === "voxd"); // what the page cannot measure
 const VAD = { prefix_padding_ms: 300, silence_duration_ms: 500 };
 
@@ -29,7 +30,7 @@ class Turn {
     this.deltas += 1;
   }
 
-  /** Only what applies. */
+  /** The metrics that apply. */
   metrics() {
     const found = {
       ttft_user_ms: between(this.lastVoicedAt, this.firstDeltaAt),
@@ -44,7 +45,7 @@ class Turn {
   }
 }
 
-/** Of one session.  `clock.timeOf(ms)`: when the sound was captured that ends there. */
+/** Measures one session.  `clock.timeOf(ms)`: when the sound that ends there was captured. */
 export class Meter {
   constructor(clock) {
     this.clock = clock;
@@ -55,7 +56,7 @@ export class Meter {
     this.delay = 0; // by which text trails sound, as the session asked
   }
 
-  /** The person has typed something and asks for an answer. */
+  /** Told that the person has typed something and asks for an answer. */
   asked(at) {
     [this.floor, this.askedAt] = [null, at];
   }
@@ -136,7 +137,7 @@ export class Meter {
     return fresh ? this.first(turn) : null;
   }
 
-  /** An answer inherits the end of speech that it answers; a typed question has none. */
+  /** Begins an answer, which inherits the end of the speech that it answers; a typed question has none. */
   answering(key) {
     const turn = this.turn(key);
     if (this.floor) {
@@ -152,7 +153,7 @@ export class Meter {
     return turn.deltas === 1 ? this.first(turn) : null;
   }
 
-  /** How soon it began; how long it will be is not known. */
+  /** The metrics of how soon an answer began; how long it will be is not known yet. */
   first(turn) {
     const metrics = turn.metrics();
     delete metrics.total_ms;
@@ -164,7 +165,7 @@ export class Meter {
     return words ? { key: turn.key, metrics: turn.metrics(), complete: false } : null;
   }
 
-  /** voxd's own part of a turn; and the times that a TrackClock learns only now. */
+  /** Takes voxd's own figures of a turn, and the times that a TrackClock learns from them. */
   reported(event) {
     const turn = this.turn(event.scope === "response" ? event.response_id : event.item_id);
     turn.reported = { ...event.derived_ms, rtf: event.rtf };

@@ -1,15 +1,15 @@
-// The microphone: asked for, listened to, muted, exchanged.  It knows the browser's sound; not who gets it.
+// The microphone: asks for it, listens to it, mutes and exchanges it.  It knows the browser's sound; not who gets it.
 
 // The engines hear 16 kHz, and the browser resamples.  A browser that cannot (Firefox, of a microphone at another rate)
 // throws; 48 kHz is what nearly all microphones have, and voxd resamples then.
 const RATES = [16000, 48000];
 const WISHES = { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true };
 
-/** What the person may do about it is in the message. */
+/** Why there is no microphone; the message says what the person can do. */
 export class NoMicrophone extends Error {}
 
 export class Microphone {
-  /** `hear({pcm, level}, at)`: a packet, and when its last sample was here, in ms of performance.now(). */
+  /** Calls `hear({pcm, level}, at)` for each packet; `at`: when its last sample came, in ms of performance.now(). */
   static async open(deviceId, hear, gone) {
     if (!window.isSecureContext || !navigator.mediaDevices) throw new NoMicrophone(insecure());
     const stream = await asked(deviceId);
@@ -57,7 +57,7 @@ export class Microphone {
     await this.context.resume();
   }
 
-  /** Silence is heard instead: its time goes on, and a turn that is open comes to its end. */
+  /** Sends silence instead of sound: time goes on, so that an open turn comes to its end. */
   set muted(muted) {
     this.track.enabled = !muted;
   }
@@ -68,7 +68,7 @@ export class Microphone {
   }
 }
 
-/** [{id, name}]; names are told once the microphone may be used. */
+/** The inputs as [{id, name}]; browsers give names once the microphone may be used. */
 export async function devices() {
   if (!navigator.mediaDevices) return [];
   const found = await navigator.mediaDevices.enumerateDevices();
@@ -100,7 +100,7 @@ function reason(error) {
   }
 }
 
-/** Why a page that did not come from this machine, nor encrypted, gets no microphone. */
+/** Why there is no microphone for a page that came neither from this machine nor encrypted. */
 export function insecure() {
   return (
     `Browsers give no microphone to pages of ${location.host} over plain http. Open it as localhost, through ` +

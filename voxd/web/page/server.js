@@ -1,4 +1,4 @@
-// voxd over HTTP: how it does, and a key for one session.  And the token: where it comes from and how long it is kept.
+// voxd over HTTP: its status, and a key for one session.  The token: where it comes from and how long it is kept.
 //
 // The token comes in the fragment of the address, which browsers send to nobody, is taken out of it at once and lives as
 // long as the tab.  What opens a session is not the token but a client secret that the token makes, good for a minute.
@@ -7,7 +7,7 @@ const STORE = "voxd-token";
 const SECRET_S = 60;
 const ANSWER_MS = 3000; // a network that swallows everything never says so
 
-/** voxd has said no; `message` is its own sentence. */
+/** A refusal by voxd; `message` is its own sentence. */
 export class Refused extends Error {
   constructor(status, body) {
     super(body?.error?.message ?? `voxd answered with status ${status}.`);
@@ -25,13 +25,13 @@ export const token = {
   get() {
     return sessionStorage.getItem(STORE) ?? "";
   },
-  /** The token itself, or an address with it in the fragment. */
+  /** Takes the token itself, or an address with it in the fragment. */
   set(text) {
     const value = text.includes("#") ? fragment(text.slice(text.indexOf("#"))) : text.trim();
     if (value) sessionStorage.setItem(STORE, value);
     else sessionStorage.removeItem(STORE);
   },
-  /** From the address bar, if it is there. */
+  /** Takes the token from the address bar, if it is there. */
   take() {
     const value = fragment(location.hash);
     if (!value) return false;
@@ -45,7 +45,7 @@ function fragment(hash) {
   return (new URLSearchParams(hash.slice(1)).get("token") ?? "").trim();
 }
 
-/** Raises Refused, Unreachable; TimeoutError if a signal says so. */
+/** Sends one request.  Raises Refused, Unreachable; TimeoutError if a signal says so. */
 export async function ask(path, options = {}) {
   const headers = { ...options.headers };
   const key = options.key ?? token.get();
@@ -62,19 +62,19 @@ export async function ask(path, options = {}) {
   return answer;
 }
 
-/** What `voxd status --json` says. */
+/** The status, as `voxd status --json` prints it. */
 export async function status() {
   return (await ask("/status")).json();
 }
 
-/** A key `ek_…` that opens sessions of this configuration. */
+/** Gets a key `ek_…` that opens sessions of this configuration. */
 export async function secret(session) {
   const body = JSON.stringify({ expires_after: { anchor: "created_at", seconds: SECRET_S }, session });
   const headers = { "Content-Type": "application/json" };
   return (await (await ask("/v1/realtime/client_secrets", { method: "POST", headers, body })).json()).value;
 }
 
-/** Why a session that was asked for did not come about, as far as can be told afterwards. */
+/** Why no session came about, as far as can be found out afterwards. */
 export async function whyNot() {
   const now = await status();
   if (now.state !== "ready") return `voxd is not ready: ${now.progress || now.state}.`;

@@ -1,11 +1,11 @@
-// What a conversation looks like: each event becomes what is to be done on the screen.
+// Turns each event of a conversation into operations on the screen.
 //
 // Pure: no document, no clock.  A delta is one `append` of its own; text that is shown is never taken back.
 //
 //   open {key, voice, heard}   append {key, text}   guess {key, text}   close {key, broken, remark}   drop {key}
 //   note {text, trouble}       speech {state}: "listening", "speaking", "finishing"
 
-const KEPT = 200; // open entries that are known; voxd keeps far fewer open
+const KEPT = 200; // open entries that are remembered; voxd keeps far fewer open
 const WORDS = { turn_detected: "interrupted", client_cancelled: "stopped", max_output_tokens: "cut at its longest" };
 // What acts on the order of reading, or is no text: controls but \n and \t, embeddings, overrides and isolates.
 // eslint-disable-next-line no-control-regex
@@ -17,17 +17,17 @@ export function safe(text) {
 
 export class Transcript {
   constructor() {
-    this.entries = new Map(); // key -> text so far, of what is open
+    this.entries = new Map(); // key -> text so far, of open entries
     this.transcriber = this.responder = null;
     this.speakingIn = null;
   }
 
-  /** An answer is being given. */
+  /** Whether an answer is being given. */
   get answering() {
     return [...this.entries.values()].some((entry) => entry.voice === "model");
   }
 
-  /** Somebody speaks, or has spoken and it is not yet written down. */
+  /** Whether somebody speaks, or has spoken and it is not yet written down. */
   get owes() {
     return this.speakingIn !== null || [...this.entries.values()].some((entry) => entry.voice === "user");
   }
@@ -90,8 +90,8 @@ export class Transcript {
   }
 
   /**
-   * Nothing more comes for what is open; an entry without a word never was.  `again`: another session will be given the
-   * same sound, and write it down once more.
+   * Closes the open entries, for which nothing more comes; one without a word is dropped.  `again`: another session will
+   * get the same sound and write it down once more.
    */
   disconnected(again = false) {
     const ops = [];
@@ -124,13 +124,13 @@ export class Transcript {
       this.open(ops, item.id, "user", false);
       this.append(ops, item.id, typed);
       this.close(ops, item.id, false, "");
-    } else if (this.transcriber === null) {
-      this.open(ops, item.id, "user", true);
-      this.close(ops, item.id, false, "spoken; nobody writes it down here");
+    } else {
+      this.open(ops, item.id, "user", true); // in front of its answer, which may come before its text
+      if (this.transcriber === null) this.close(ops, item.id, false, "spoken; nobody writes it down here");
     }
   }
 
-  /** The deltas of an item make its text; what they lack is shown all the same. */
+  /** Ends an item.  Its deltas make its text; what they lack is added. */
   finish(ops, key, transcript) {
     const shown = this.entries.get(key).text;
     const whole = safe(transcript);

@@ -5,10 +5,10 @@ import { QUIET } from "./framer.js";
 import { percentile } from "./latency.js";
 import { METRICS } from "./metrics.js";
 
-const ENTRIES = 300; // the oldest go
-const VALUES = 500; // of each figure, for its percentiles; the oldest go
+const ENTRIES = 300; // entries on the screen; the oldest go
+const VALUES = 500; // values of each figure, for its percentiles; the oldest go
 const SPARK = 60; // turns in the graph
-const NEAR_END = 80; // px: who has scrolled further up is left there
+const NEAR_END = 80; // px: a person who has scrolled further up is left there
 
 const SVG = "http://www.w3.org/2000/svg";
 const ROWS = METRICS.filter(({ page }) => page);
@@ -25,31 +25,31 @@ function element(kind, more = {}, ...children) {
   return made;
 }
 
-/** One decimal below ten, else none. */
+/** A figure as text: one decimal below ten, else none. */
 export function written(ms) {
   return ms === undefined ? "–" : ms < 9.95 ? ms.toFixed(1) : String(Math.round(ms));
 }
 
 // ── lines ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** How the link does, in the first line. */
+/** Shows how the link does, in the first line. */
 export function linkLine(state, why) {
   byId("link-state").textContent = state;
   byId("link-why").textContent = why;
 }
 
-/** For those who do not see the first line; of what is said, the words themselves are read out. */
+/** Tells a screen reader what the first line shows; words of the conversation are read out by themselves. */
 export function announce(text) {
   byId("said").textContent = text;
 }
 
-/** What went wrong and what to do; "" for nothing. */
+/** Shows what went wrong and what to do; "" for nothing. */
 export function trouble(text) {
   byId("trouble").textContent = text;
   show("trouble", Boolean(text));
 }
 
-/** Of the microphone, dBFS. */
+/** Shows the level of the microphone, dBFS. */
 export function level(loud) {
   byId("level").firstElementChild.style.setProperty("--level", String((loud - QUIET) / -QUIET));
   byId("level").setAttribute("aria-valuenow", String(Math.round(loud)));
@@ -70,10 +70,10 @@ export class Turns {
     if (this.follows) this.list.scrollTop = this.list.scrollHeight;
   }
 
-  /** Does what a Transcript says.  `painted(ms)` hears how long each piece of text took to the screen. */
+  /** Does what a Transcript says.  `painted(ms)` is called with how long each piece of text took to the screen. */
   apply(op, at, painted) {
     const entry = this.entries.get(op.key);
-    if (op.key && op.op !== "open" && !entry) return; // it was the oldest, and has gone
+    if (op.key && op.op !== "open" && !entry) return; // the entry was the oldest, and has gone
     switch (op.op) {
       case "open":
         this.open(op);
@@ -123,7 +123,7 @@ export class Turns {
     item.remove();
   }
 
-  /** The one figure that this turn is about. */
+  /** Shows the one figure that matters for this kind of turn. */
   measured(key, metrics) {
     const entry = this.entries.get(key);
     const name = ["ttft_user_ms", "final_ms", "first_text_ms", "total_ms"].find((each) => metrics[each] !== undefined);
@@ -131,7 +131,7 @@ export class Turns {
   }
 }
 
-/** The frame after the one that shows it has begun: then it is on the screen.  A hidden page paints nothing. */
+/** Calls back when it is on the screen: the frame after the one that shows it has begun.  A hidden page paints nothing. */
 function rendered(at, painted) {
   if (document.hidden) return;
   requestAnimationFrame(() => requestAnimationFrame(() => painted(performance.now() - at)));
@@ -154,7 +154,7 @@ export class Figures {
     }
   }
 
-  /** What it is about: with answers, the time to their first words. */
+  /** Chooses the figure of the graph: with answers, the time to their first words. */
   about(answers, targets) {
     this.head = answers ? "ttft_user_ms" : "final_ms";
     this.targets = targets;
@@ -162,11 +162,11 @@ export class Figures {
     this.draw();
   }
 
-  /** A turn is over, or has begun to be answered; only what is complete counts in the percentiles. */
+  /** Takes the figures of a turn that is over or has begun to be answered; only complete ones count for percentiles. */
   turn({ metrics, complete }) {
     if (metrics.ttft_user_ms !== undefined && !complete) {
       const cell = this.cells.ttft_server_ms[0];
-      [cell.textContent, cell.className] = ["…", ""]; // of this turn it is told at its end
+      [cell.textContent, cell.className] = ["…", ""]; // known at the end of the turn
     }
     for (const [name, ms] of Object.entries(metrics)) {
       if (!(name in this.values)) continue;
@@ -196,7 +196,7 @@ export class Figures {
     this.cells[name][2].textContent = written(percentile(values, 95));
   }
 
-  /** The latest turns, from 0 up to the slowest of them. */
+  /** Draws the latest turns, from 0 up to the slowest of them. */
   draw() {
     const values = this.values[this.head].slice(-SPARK);
     const spark = byId("spark");

@@ -1,4 +1,7 @@
-"""Bars out of block characters: one column per value.  Pure: numbers in, rows of text out."""
+"""Bars made of block characters, one column per value.  Step 12.
+
+Pure: numbers in, rows of text out.  It does not know what is measured.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ TARGET = "┄"
 
 
 def bars(values: Sequence[float], width: int, height: int, top: float) -> list[str]:
-    """The last `width` values as columns of `height` rows, newest right; `top` fills one.  No value is nothing."""
+    """Draws the last `width` values as columns of `height` rows, newest right; `top` fills a column, None leaves it
+    empty."""
     shown = values[-width:] if width > 0 else []
     filled = [_eighths(value, top, height) for value in shown]
     rows = []
@@ -27,8 +31,8 @@ def _eighths(value: float, top: float, height: int) -> int:
 
 
 def graph(values: Sequence[float], width: int, height: int, target: float | None) -> list[str]:
-    """Rows of bars from zero to the slowest; where there is a target, a line at its height and BREACH over each bar
-    that is beyond it.  One row has no room for a line: there BREACH stands in the bar's place."""
+    """Draws bars from zero to the slowest; where there is a target, a line at its height and BREACH over each bar that
+    is beyond it.  One row has no room for a line: there BREACH stands in the bar's place."""
     if target is None:
         return bars(values, width, height, max(values, default=0.0))
     breaches = marks(values, width, target)
@@ -44,6 +48,6 @@ def graph(values: Sequence[float], width: int, height: int, target: float | None
 
 
 def marks(values: Sequence[float], width: int, target: float) -> list[bool]:
-    """Of each column of a graph: is its value beyond the target?"""
+    """Whether the value of each column of a graph is beyond the target."""
     hits = [value > target for value in values[-width:]] if width > 0 else []
     return [False] * (width - len(hits)) + hits

@@ -1,4 +1,8 @@
-"""What the person can do, each thing said once: its key, its word in the bottom line, its lines in palette and help."""
+"""The one table of what the person can do: its key, its word in the bottom line, its lines in palette and help.  Step
+12.
+
+It does not know how anything is done.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,8 @@ from textual.binding import Binding
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """`action` is the app's; `title` stands in the palette; `about` says what it is good for."""
+    """One thing that a key does.  `action` is the app's; `title` stands in the palette; `about` says what it is good
+    for."""
 
     action: str
     key: str

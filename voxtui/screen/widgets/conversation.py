@@ -1,7 +1,7 @@
-"""What was said: utterances, answers and notes, each with its latency under it.
+"""The conversation: utterances, answers and notes, each with its latency under it.  Step 12.
 
 It draws the rows that are seen and no others, and of a growing answer only the row that grows: a token costs the same
-in a long conversation as in a short one.
+in a long conversation as in a short one.  It does not know where entries come from.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GUTTER = 4  # columns of the bar at the left, and of air at the right
 
 
 class Conversation(ScrollView, can_focus=True):
-    """Stays at its end while it grows, unless the person has scrolled up."""
+    """The region of the conversation, which stays at its end while it grows unless the person has scrolled up."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         f"conversation--{name}"
@@ -45,10 +45,10 @@ class Conversation(ScrollView, can_focus=True):
         self._total = 0
         self._width = 0
         self._follows = True
-        self._base: Style | None = None  # what its own costs to find out is more than drawing a row
+        self._base: Style | None = None  # its own style: finding it out costs more than drawing a row
 
     def show(self, state: State) -> None:
-        """Only what has changed since the state before is touched."""
+        """Shows a state, and touches only what has changed since the one before."""
         before, self._state = self._state, state
         if state.targets != before.targets:
             self._lay_out()
@@ -69,7 +69,7 @@ class Conversation(ScrollView, can_focus=True):
             self._place()
 
     def _place(self) -> None:
-        """Where each entry lies."""
+        """Computes where each entry lies."""
         kept = {entry.key for entry in self._state.entries}
         for key in self._rows.keys() - kept:
             del self._rows[key]
@@ -84,7 +84,7 @@ class Conversation(ScrollView, can_focus=True):
         self.refresh()
 
     def _lay_out(self) -> None:
-        """At another width, or with other targets."""
+        """Folds all entries anew for another width or other targets."""
         self._width = max(1, min(MEASURE, self.scrollable_content_region.width - GUTTER))
         self._rows = {entry.key: EntryRows(entry, self._width, self._state.targets) for entry in self._state.entries}
         self._place()
@@ -98,7 +98,7 @@ class Conversation(ScrollView, can_focus=True):
 
     @property
     def _above(self) -> int:
-        """Empty rows above a short conversation: it stands at the bottom, where the voice is."""
+        """The empty rows above a short conversation, which stands at the bottom, beside the voice."""
         return max(0, self.size.height - self._total)
 
     # ── drawing ─────────────────────────────────────────────────────────────────────────────────────────────────────

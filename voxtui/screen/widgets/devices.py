@@ -1,4 +1,4 @@
-"""Which microphone: every input with what it hears, live, before one is chosen.
+"""The choice of a microphone: every input with what it hears, live, before one is chosen.  Step 12.
 
 The highlighted one is listened to for as long as it is highlighted, and no other; one that cannot be opened says why.
 It does not know the sound system.
@@ -26,7 +26,7 @@ from textual.widgets.option_list import Option
 
 from shared.audio import level_dbfs, pcm16_to_float
 from shared.safe_text import safe_line
-from voxtui.capture.microphone import Device
+from voxtui.capture.microphone import InputDevice
 from voxtui.capture.sources import Packet, Source
 from voxtui.errors import SourceError
 from voxtui.screen.widgets.blocks import MUTED
@@ -38,7 +38,7 @@ NAME = 44  # columns at most
 ABOUT = 32  # columns of a row beside the name, the frame included
 
 
-class Heard(Message):
+class DeviceLevel(Message):
     """How loud it is at the device that is tried, or why it cannot be heard."""
 
     def __init__(self, index: int, found: float | str) -> None:
@@ -49,7 +49,7 @@ class Heard(Message):
 class Found(Message):
     """The devices there are."""
 
-    def __init__(self, devices: list[Device]) -> None:
+    def __init__(self, devices: list[InputDevice]) -> None:
         super().__init__()
         self.devices = devices
 
@@ -85,16 +85,18 @@ class Trial(Widget):
         return Content.assemble(*wave, (number.rjust(SCALE), MUTED))
 
 
-class DevicesScreen(ModalScreen[Device | None]):
-    """Gives the device that is wanted, or nothing."""
+class DevicesScreen(ModalScreen[InputDevice | None]):
+    """The dialog; it gives the device that was chosen, or nothing."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,d", "dismiss", "close")]
 
-    def __init__(self, devices: Callable[[], list[Device]], open_device: Callable[[int], Source], used: str) -> None:
+    def __init__(
+        self, devices: Callable[[], list[InputDevice]], open_device: Callable[[int], Source], used: str
+    ) -> None:
         """`used`: the name of the microphone in use, whose level `level` is told: it is not opened twice."""
         super().__init__()
         self._list, self._open, self._used = devices, open_device, used
-        self._devices: dict[int, Device] = {}
+        self._devices: dict[int, InputDevice] = {}
         self._tried: int | None = None
 
     def compose(self) -> ComposeResult:
@@ -109,15 +111,15 @@ class DevicesScreen(ModalScreen[Device | None]):
         self.run_worker(self._ask(), group="devices", exclusive=True)
 
     async def _ask(self) -> None:
-        """Runs in a worker, for a sound system may take its time."""
+        """Looks for devices, in a worker since a sound system may take its time."""
         try:
             self.post_message(Found(await asyncio.to_thread(self._list)))
         except SourceError as error:
-            self.post_message(Heard(-1, str(error)))
+            self.post_message(DeviceLevel(-1, str(error)))
 
-    async def _listen(self, device: Device) -> None:
-        """Until another one is highlighted: it posts, and touches no widget."""
-        levels = Levels(lambda level: self.post_message(Heard(device.index, level.dbfs)))
+    async def _listen(self, device: InputDevice) -> None:
+        """Listens until another device is highlighted; it posts messages and touches no widget."""
+        levels = Levels(lambda level: self.post_message(DeviceLevel(device.index, level.dbfs)))
         try:
             source = await asyncio.to_thread(self._open, device.index)
             # What is iterated is a generator, which holds the device until it is closed.
@@ -125,7 +127,7 @@ class DevicesScreen(ModalScreen[Device | None]):
                 async for packet in packets:
                     levels(level_dbfs(pcm16_to_float(packet.pcm)))
         except SourceError as error:
-            self.post_message(Heard(device.index, str(error)))
+            self.post_message(DeviceLevel(device.index, str(error)))
 
     # ── what is told ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -141,8 +143,8 @@ class DevicesScreen(ModalScreen[Device | None]):
         default = next((at for at, device in enumerate(devices) if device.default), 0)
         choices.highlighted = names.index(self._used) if self._used in names else default
 
-    def _row(self, device: Device) -> Content:
-        """Name, and what it is."""
+    def _row(self, device: InputDevice) -> Content:
+        """The row of a device: its name, and what it is."""
         name = Content(device.name).truncate(min(NAME, self.size.width - ABOUT), ellipsis=True, pad=True)
         what = "in use" if device.name == self._used else "default" if device.default else ""
         about = f"{device.channels} ch  {device.rate / 1000:>5g} kHz"
@@ -161,8 +163,8 @@ class DevicesScreen(ModalScreen[Device | None]):
     def _chosen(self, message: OptionList.OptionSelected) -> None:
         self.dismiss(self._devices[int(message.option_id or -1)])
 
-    @on(Heard)
-    def _heard(self, message: Heard) -> None:
+    @on(DeviceLevel)
+    def _heard(self, message: DeviceLevel) -> None:
         if isinstance(message.found, str):
             self.query_one(Trial).fail(safe_line(message.found))
         elif message.index == self._tried:
@@ -170,11 +172,11 @@ class DevicesScreen(ModalScreen[Device | None]):
 
     @property
     def in_use(self) -> bool:
-        """The highlighted device is what the session listens to."""
+        """Whether the session listens to the highlighted device."""
         device = self._devices.get(-1 if self._tried is None else self._tried)
         return device is not None and device.name == self._used
 
     def level(self, dbfs: float) -> None:
-        """Of the microphone in use."""
+        """Told the level of the microphone in use."""
         if self.in_use:
             self.query_one(Trial).hear(dbfs)

@@ -1,4 +1,7 @@
-"""What lies over the conversation for a moment: the choice of a file's form."""
+"""Dialogs over the conversation: the choice of a file's form.  Step 12.
+
+It does not know how a conversation is written down.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from voxtui.session.transcript import State
 
 
 class Choices(OptionList):
-    """Rows of which one is taken with enter."""
+    """A list of which one row is taken with enter."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("j", "cursor_down", show=False),
@@ -29,12 +32,12 @@ class Choices(OptionList):
 
 
 class SaveScreen(ModalScreen[None]):
-    """Writes the conversation in the form that is chosen."""
+    """The dialog that writes the conversation in the form that is chosen."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,s", "dismiss", "close")]
 
     def __init__(self, state: State, stem: str) -> None:
-        """`stem`: of the new file's name."""
+        """`stem` is that of the new file's name."""
         super().__init__()
         self._state = state
         self._files = {name: f"{stem}.{ending}" for name, (ending, _) in FORMS.items()}

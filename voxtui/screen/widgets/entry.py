@@ -1,7 +1,7 @@
-"""One entry as rows of text with the names of their styles: what was said, why it broke off, how fast it was.
+"""One entry as rows of text with the names of their styles: what was said, why it broke off, how fast it was.  Step 12.
 
-Confirmed words stand solid, provisional ones stand back; nothing in a text is markup.  It does not know colours
-nor the screen; what was drawn of it, it only keeps.
+Confirmed words stand solid, provisional ones stand back; nothing in a text is markup.  It knows neither colours nor the
+screen.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from shared.latency import OF_A_TURN
 from voxtui.screen.widgets.blocks import BREACH
 from voxtui.screen.widgets.figures import number
 from voxtui.screen.widgets.folding import Folded
-from voxtui.session.transcript import Entry, Progress, Voice
+from voxtui.session.transcript import Entry, EntryProgress, Voice
 
-SHOWN = {metric.name: metric.entry for metric in OF_A_TURN if metric.entry}  # the panel has the rest
+# The metrics under an entry; the panel has the rest.
+SHOWN = {metric.name: metric.entry for metric in OF_A_TURN if metric.entry}
 CURSOR = "▍"
 BETWEEN = "  ·  "
 BARS = {Voice.USER: "▌", Voice.MODEL: "┃", Voice.NOTE: "╎"}  # told apart without colour, too
@@ -34,14 +35,14 @@ class EntryRows:
         self._folded = Folded(width)
         self._solid = 0  # characters that are confirmed
         self._below: list[list[Run]] = []
-        self.drawn: dict[int, Strip] = {}  # by row, as long as they are as they were
+        self.drawn: dict[int, Strip] = {}  # rows as they were drawn, for as long as they are unchanged
         self.update(entry, targets)
 
     def __len__(self) -> int:
         return len(self._folded) + len(self._below) + 1
 
     def update(self, entry: Entry, targets: Targets) -> int:
-        """The number of the first row that may look different."""
+        """Takes a newer entry; returns the number of the first row that may look different."""
         before, self.entry = self.entry, entry
         solid = _shown(entry.text)
         old = self._folded.text[: self._solid]
@@ -56,20 +57,20 @@ class EntryRows:
         return changed
 
     def bar(self) -> Run:
-        style = "broken" if self.entry.progress is Progress.BROKEN else self.entry.voice.value
-        if self.entry.voice is Voice.USER and self.entry.progress is Progress.OPEN:
+        style = "broken" if self.entry.progress is EntryProgress.BROKEN else self.entry.voice.value
+        if self.entry.voice is Voice.USER and self.entry.progress is EntryProgress.OPEN:
             style = "open"
         return BARS[self.entry.voice], style
 
     def row(self, at: int) -> list[Run]:
-        """Without the bar; the empty row has no runs."""
+        """The styled runs of a row without its bar; the empty row has none."""
         if at < len(self._folded):
             return list(self._spoken(at))
         at -= len(self._folded)
         return self._below[at] if at < len(self._below) else []
 
     def last(self, at: int) -> bool:
-        """Is it the empty row?"""
+        """Whether it is the empty row at the end."""
         return at == len(self) - 1
 
     def _spoken(self, at: int) -> Iterator[Run]:
@@ -77,7 +78,7 @@ class EntryRows:
         solid, rest = text[: max(0, self._solid - start)], text[max(0, self._solid - start) :]
         if solid:
             yield solid, "aside" if self.entry.voice is Voice.NOTE else "text"
-        if rest.endswith(CURSOR) and self.entry.progress is Progress.OPEN:
+        if rest.endswith(CURSOR) and self.entry.progress is EntryProgress.OPEN:
             yield rest.removesuffix(CURSOR), "provisional"
             yield CURSOR, "open" if self.entry.voice is Voice.USER else self.entry.voice.value
         elif rest:
@@ -89,9 +90,9 @@ def _shown(text: str) -> str:
 
 
 def _tail(entry: Entry, solid: str) -> str:
-    """What stands behind the confirmed words."""
+    """The text behind the confirmed words."""
     found = _shown(entry.provisional)
-    if entry.progress is Progress.OPEN:
+    if entry.progress is EntryProgress.OPEN:
         found = f"{found} {CURSOR}" if found else CURSOR
     elif not solid and not found and entry.heard:
         found = "(spoken)"
@@ -119,10 +120,10 @@ def _below(entry: Entry, width: int, targets: Targets) -> Iterator[list[Run]]:
 
 
 def _latency(entry: Entry, targets: dict[str, float]) -> Iterator[Run]:
-    """What misses its target says so, and by which figure."""
+    """The figures under an entry; one that misses its target is marked."""
     found = entry.metrics.as_dict() if entry.metrics is not None else {}
     for name, word in SHOWN.items():
-        if name not in found or (name == "total_ms" and entry.progress is Progress.OPEN):
+        if name not in found or (name == "total_ms" and entry.progress is EntryProgress.OPEN):
             continue
         value = f"{word} {number(name, found[name])}" + (" ms" if name.endswith("_ms") else "")
         if name in targets and found[name] > targets[name]:

@@ -1,6 +1,6 @@
-"""What is told of latency, and in which words: which metrics a conversation of this kind has, how one is written.
+"""Which metrics a conversation of this kind has, and how a figure is written.  Step 12.
 
-Pure: the state in, names and numbers out; a metric that does not apply is not there.
+Pure: the state in, names and numbers out; a metric that does not apply is left out.  It does not know the screen.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ TRANSCRIBING = ("final_ms", "first_text_ms", "lag_over_delay_ms")
 
 
 def number(name: str, value: float) -> str:
-    """Without its unit: ms have no decimals but where they are few, ratios have two."""
+    """A figure without its unit: small ms have a decimal, others none; ratios have two."""
     if not name.endswith("_ms"):
         return f"{value:.2f}"
     return f"{value:.1f}" if value < 9.95 else f"{value:.0f}"
 
 
 def graphed(state: State) -> tuple[str, ...]:
-    """Metrics whose course is shown."""
+    """The metrics that are shown as graphs."""
     if state.converses:
         return CONVERSING
     return tuple(name for name in TRANSCRIBING if name == TRANSCRIBING[0] or course(state, name))
 
 
 def course(state: State, name: str) -> list[float]:
-    """One value per turn, oldest first; of a turn that still goes on as soon as it is known."""
+    """The values of a metric, one per turn, oldest first; a turn that still goes on counts once its value is known."""
     found = [getattr(turn, name) for turn in (*state.turns, *(metrics for _, metrics in state.running))]
     return [value for value in found if value is not None]
 
@@ -39,7 +39,7 @@ def target_of(state: State, name: str) -> float | None:
 
 
 def summaries(turns: Sequence[TurnMetrics], renders: Sequence[float]) -> dict[str, Summary]:
-    """Every metric that applies, in the order of the table."""
+    """The percentiles of every metric that applies, in the order of the table."""
     found = summarise(turns)
     if renders:
         found["render_ms"] = Summary.of(renders)
@@ -47,5 +47,5 @@ def summaries(turns: Sequence[TurnMetrics], renders: Sequence[float]) -> dict[st
 
 
 def trip(rtt_ms: int) -> str:
-    """A round trip, known to the millisecond."""
+    """A round trip as text, to the millisecond."""
     return f"{rtt_ms} ms" if rtt_ms else "<1 ms"

@@ -1,4 +1,4 @@
-"""Text into rows that fit: what grows at its end is folded at its end only.
+"""Folds text into rows that fit; a text that grows is folded at its end only.  Step 12.
 
 Pure.  Breaks lie behind spaces, inside a word only where it is longer than a row; a newline ends a row.  Each row is a
 slice of the text, so that whoever draws it knows which characters it holds.
@@ -25,14 +25,14 @@ class Folded:
         return len(self.starts)
 
     def row(self, number: int) -> tuple[int, str]:
-        """Where the row begins, and what it holds, without the space or newline at its end."""
+        """The position where a row begins, and its text without the space or newline at its end."""
         start = self.starts[number]
         end = self.starts[number + 1] if number + 1 < len(self.starts) else len(self.text)
         return start, self.text[start:end].rstrip()
 
     def update(self, text: str, same: int) -> int:
-        """Another text, of which the first `same` characters are as they were; the number of the first row that may
-        have changed.
+        """Takes another text, of which the first `same` characters are as they were; returns the number of the first
+        row that may have changed.
 
         A row is settled once a word that has not changed begins the next one: it did not fit, and will not."""
         first = len(self.starts) - 1
@@ -63,7 +63,7 @@ class Folded:
 
 
 def _head(word: str, width: int) -> str:
-    """As many characters as fit into a row, and at least one."""
+    """How many characters fit into a row, at least one."""
     cells = 0
     for count, character in enumerate(word):
         cells += cell_len(character)

@@ -1,4 +1,7 @@
-"""The page behind `?`: what the keys do and what the numbers mean."""
+"""The page behind `?`: what the keys do and what the numbers mean.  Step 12.
+
+It takes both from their tables (`commands`, `shared.latency`) and knows nothing of a session.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ COLUMN = 16
 
 
 class HelpScreen(ModalScreen[None]):
-    """Closes with the key that opened it."""
+    """The help page, which closes with the key that opened it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark", "dismiss", "close")]
 

@@ -1,6 +1,7 @@
-"""The bottom line: what the keys do now.
+"""The bottom line: what the keys do now.  Step 12.
 
-Keys that would do nothing are not there, and of the rest as many as fit; `?` has them all.
+Keys that would do nothing are left out, and of the rest as many are shown as fit; `?` has them all.  It does not know
+what a key does, only its word.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ GAP = 2  # columns between two
 
 
 class KeyBar(Widget):
-    """One row; a click does what the key does."""
+    """One row of keys; a click does what the key does."""
 
     def on_mount(self) -> None:
         self._able: tuple[bool | None, ...] = ()
         self.screen.bindings_updated_signal.subscribe(self, self._updated)
 
     def show(self, state: State) -> None:
-        """Other states let other keys do something."""
+        """Draws anew when another state lets other keys do something."""
         able = tuple(self.app.check_action(command.action, ()) for command in COMMANDS)
         if able != self._able:
             self._able = able
@@ -46,7 +47,7 @@ class KeyBar(Widget):
             await self.app.run_action(f"app.{action}")
 
     def render(self) -> RenderResult:
-        if isinstance(self.screen.focused, Input):  # it takes the letters
+        if isinstance(self.screen.focused, Input):  # the prompt has the focus and takes the letters
             return Content.assemble(*_key("enter", "send"), " " * GAP, *_key("esc", "back"))
         keys = dict(self._keys())
         end = [keys[action] for action in ALWAYS if action in keys]
@@ -61,7 +62,7 @@ class KeyBar(Widget):
         return Content.assemble(left, " " * max(0, self.size.width - left.cell_length - right.cell_length), right)
 
     def _keys(self) -> Iterator[tuple[str, Content]]:
-        """Action -> its key and what it does, in the order in which the app lists them."""
+        """Key and word of each action, in the order in which the app lists them."""
         for _, binding, _, _ in self.screen.active_bindings.values():
             if binding.show:
                 name = self.app.get_key_display(binding)

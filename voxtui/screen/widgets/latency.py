@@ -1,7 +1,8 @@
-"""How fast it has been: graphs of what matters most and, where there is room, every metric's percentiles.
+"""The latency so far: graphs of what matters most and, where there is room, every metric's percentiles.  Step 12.
 
-Of answers: the engine's time to the first token beside the person's; of transcription: the final text.  A breach of a
-target is marked in its column, at the newest value and in the table, by a sign as well as by colour.
+For answers it shows the engine's time to the first token beside the person's, for transcription the final text.  A
+value over its target is marked in its column, at the newest value and in the table, by a sign as well as by colour.  It
+does not know how anything is measured.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from voxtui.session.transcript import TURNS, State
 LARGE, SMALL = 6, 4  # rows of a graph, the row of marks included
 GAP = 3  # columns between two graphs
 STRIP = 3  # rows at most
-COLOURS = {"ttft_engine_ms": "$secondary"}  # the machine's; all else is the person's
+COLOURS = {"ttft_engine_ms": "$secondary"}  # metrics in the machine's colour; all others are the person's
 NONE = "–"
 
 
 class Latency(Widget):
-    """Draws anew only when a figure has changed."""
+    """A region of latency, which is drawn anew only when a figure has changed."""
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id)
@@ -39,11 +40,11 @@ class Latency(Widget):
             self.refresh(layout=True)
 
     def changed(self) -> None:
-        """The state is another one."""
+        """Draws another state."""
 
 
 def figures(state: State) -> tuple[object, ...]:
-    """What is shown here of a state."""
+    """The parts of a state that are shown here."""
     health = state.health.rtt_ms, state.health.lost_ms
     return state.turns, state.running, state.renders, state.targets, state.converses, health
 
@@ -93,7 +94,7 @@ class LatencyPanel(Latency):
         return Content("\n").join(lines)
 
     def _gauge(self, name: str, width: int, height: int) -> list[Content]:
-        """Title, newest value, graph, target; each row exactly as wide as told."""
+        """One graph with title, newest value and target; each row exactly as wide as told."""
         values, target = course(self._state, name), target_of(self._state, name)
         rows = [Content.styled(LABELS[name], MUTED), newest(name, values, target)]
         if target is None:
@@ -123,7 +124,7 @@ class LatencyPanel(Latency):
         return Content.styled(f"{BREACH} {text}".rjust(9), "$text-error")
 
     def _link(self, width: int) -> list[Content]:
-        """What is measured beside the turns."""
+        """The rows on what is measured beside the turns."""
         health = self._state.health
         rows = []
         if health.rtt_ms is not None:
@@ -159,7 +160,7 @@ def drawing(name: str, values: list[float], width: int, height: int, target: flo
 
 
 def merged(cells: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Neighbours of one style as one."""
+    """Joins neighbours of one style."""
     runs: list[tuple[str, str]] = []
     for text, style in cells:
         if runs and runs[-1][1] == style:
@@ -170,5 +171,5 @@ def merged(cells: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def beside(columns: list[list[Content]]) -> list[Content]:
-    """Columns, left to right; a shorter one ends earlier."""
+    """Puts columns beside each other; a shorter one ends earlier."""
     return [Content(" " * GAP).join(row) for row in zip_longest(*columns, fillvalue=Content(""))]

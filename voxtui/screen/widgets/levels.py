@@ -1,4 +1,7 @@
-"""How loud it is, a few times a second rather than fifty."""
+"""Thins the levels of packets to a few a second instead of fifty.  Step 12.
+
+It does not know whose level it is.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ PACKETS_PER_LEVEL = 4  # 80 ms: twelve bars a second look alive and cost nothing
 
 
 class Levels:
-    """The loudest of a few packets."""
+    """Gives on the loudest of a few packets."""
 
     def __init__(self, post: Callable[[LevelMeasured], object]) -> None:
         self._post = post

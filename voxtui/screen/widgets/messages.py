@@ -1,6 +1,6 @@
-"""What a worker tells the screen.  Step 12 of a frame's path.
+"""What a worker tells the screen.  Step 12 of a packet's path.
 
-A worker never touches a widget: it posts one of these, and a handler does.
+A worker never touches a widget: it posts one of these, and a handler does.  They do not know who handles them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""When the screen shows what is new: at once where nothing was shown lately, else a few times in each moment.
+"""Decides when the screen paints what is new: at once if nothing was painted lately, else a few times a second.  Step
+12.
 
-Many tokens that come in one moment are painted together, and a lone one never waits.  It does not know what is painted.
+Tokens that come close together are painted together, and a lone one never waits.  It does not know what is painted.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Pace:
         self._since: float | None = None  # when the first text arrived that waits to be painted
 
     def want(self, *, text: bool = False) -> None:
-        """Something is new; `text`: words that somebody waits for."""
+        """Told that something is new; `text`: words that somebody waits for."""
         now = monotonic()
         if text and self._since is None:
             self._since = now

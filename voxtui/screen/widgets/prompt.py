@@ -1,4 +1,7 @@
-"""The line to type into.  What is pasted keeps all of its lines, each break shown as one sign."""
+"""The line to type into; pasted text keeps all of its lines, each break shown as one sign.  Step 12.
+
+It does not know what becomes of the text.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ LIMIT = 20_000  # characters: above what a model reads of one message, and what 
 
 
 class Prompt(Input):
-    """One row; `text` is what was meant."""
+    """One row to type into; `text` is the text with its line breaks."""
 
     def __init__(self) -> None:
         super().__init__(placeholder="Type, and press enter", id="prompt", max_length=LIMIT)
 
     @property
     def text(self) -> str:
-        """With its lines."""
+        """The text with its line breaks."""
         return self.value.replace(BREAK, "\n").strip()
 
     def _on_paste(self, event: events.Paste) -> None:
@@ -28,7 +31,7 @@ class Prompt(Input):
         self.take(event.text)
 
     def take(self, pasted: str) -> None:
-        """Puts it where the cursor is."""
+        """Inserts text where the cursor is."""
         text = safe_text(pasted).strip("\n").replace("\t", " ").replace("\n", BREAK)
         start, end = sorted(self.selection)
         room = max(0, LIMIT - len(self.value) + end - start)

@@ -1,4 +1,7 @@
-"""Two palettes: warm orange for the person, teal for the machine, and quiet greys."""
+"""Two palettes: warm orange for the person, teal for the machine, and quiet greys.  Step 12.
+
+They do not know where a colour is used.
+"""
 
 from __future__ import annotations
 

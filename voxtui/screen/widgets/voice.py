@@ -1,4 +1,8 @@
-"""Whether one is heard: the state of speech, the last seconds of the microphone's level, and which microphone it is."""
+"""The line that shows whether one is heard: the state of speech, the last seconds of the level, which microphone.  Step
+12.
+
+It does not know where the level is measured.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +15,18 @@ from textual.widget import Widget
 
 from voxtui.events import Floor
 from voxtui.screen.widgets.blocks import MUTED, bars
-from voxtui.session.transcript import Link, Speech, State
+from voxtui.session.transcript import LinkState, Speech, State
 
 FLOOR = -60.0  # dBFS that draw nothing
 HISTORY = 400  # levels that are kept: more than any terminal has columns
 LABEL = 14  # columns
 SCALE = 9  # columns of the number at the right
-NAME = 3  # of the columns one is for the microphone's name
+NAME = 3  # one column in so many is for the microphone's name
 ROOMY = 70  # columns from which on there is room for it
 
 
 def waveform(levels: deque[float], width: int, colour: str) -> list[tuple[str, str]]:
-    """One row of bars; what is past stands back."""
+    """One row of bars; older ones are dimmer."""
     wave = bars(list(levels), width, 1, -FLOOR)[0]
     old, recent = width // 3, 2 * width // 3
     faded = colour.split()[0]
@@ -34,12 +38,12 @@ def decibels(level: float) -> str:
 
 
 class VoiceBar(Widget):
-    """One row: state, waveform, level, microphone."""
+    """One row with state, waveform, level and microphone."""
 
     level: reactive[float] = reactive(-120.0, always_update=True, init=False)
     floor: reactive[Floor] = reactive(Floor())
     speech: reactive[Speech] = reactive(Speech.QUIET)
-    link: reactive[Link] = reactive(Link.CONNECTING)
+    link: reactive[LinkState] = reactive(LinkState.CONNECTING)
     lost_ms: reactive[int] = reactive(0)
 
     def __init__(self) -> None:
@@ -68,11 +72,11 @@ class VoiceBar(Widget):
         )
 
     def _label(self) -> tuple[str, str]:
-        if self.link not in (Link.OPEN, Link.BROKEN):
+        if self.link not in (LinkState.OPEN, LinkState.BROKEN):
             return "○ off", MUTED
         if self.floor.muted:
             return "○ muted", "$text-error"
-        if self.link is Link.BROKEN:
+        if self.link is LinkState.BROKEN:
             return "◌ sound kept", "$text-warning"
         if not self.floor.microphone:
             return "○ no sound", MUTED

@@ -1,4 +1,7 @@
-"""What stands in the place of the conversation until there is one; a few notes of the program stand below it."""
+"""What is shown until there is a conversation: what to do now, with a few notes of the program below.  Step 12.
+
+It does not know how either comes about.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ from textual.content import Content
 from textual.widget import Widget
 
 from voxtui.screen.widgets.blocks import MUTED
-from voxtui.session.transcript import Link, State, Voice
+from voxtui.session.transcript import LinkState, State, Voice
 
-NOTES = 2  # that have room below it, on the least terminal too
+NOTES = 2  # notes that have room below it, on the smallest terminal too
 
 
 class Welcome(Widget):
-    """What to do now, in the middle."""
+    """A few lines in the middle that say what to do now."""
 
     def __init__(self) -> None:
         super().__init__(id="welcome")
@@ -34,10 +37,10 @@ class Welcome(Widget):
 
 
 def _lines(state: State) -> tuple[str, str]:
-    if state.link is Link.CONNECTING:
+    if state.link is LinkState.CONNECTING:
         what = "Connecting" if not state.progress else "voxd is getting ready"
         return what, state.progress or state.path
-    if state.link is Link.LOST:
+    if state.link is LinkState.LOST:
         return "Not connected", "Press r to connect anew.\n`voxtui doctor` looks for the cause."
     if not state.floor.microphone:
         return "No sound yet", "No microphone is open.\n`voxtui doctor` says what to do."

@@ -14,7 +14,7 @@ import pytest
 from tests.support.cascading import Talk, Talker, talks
 from tests.support.chat_server import STREAM, Asked, ChatServer, Script, delta, event, mute, raw, refuses
 from voxd.engine.cascade.engine import Cascade
-from voxd.engine.cascade.options import Options
+from voxd.engine.cascade.options import CascadeOptions
 from voxd.engine.contract import Unusable
 from voxd.messages import Failed
 
@@ -95,7 +95,7 @@ def test_the_name_of_the_keys_variable_is_told_and_never_the_key(talk: Talk, mon
     failed = talker.answer()
     assert isinstance(failed, Failed)
     assert "environment variable CHAT_KEY" in failed.message
-    assert "sesame" not in f"{failed} {talker.notes} {Options.parse({'key_env': 'CHAT_KEY'})}"
+    assert "sesame" not in f"{failed} {talker.notes} {CascadeOptions.parse({'key_env': 'CHAT_KEY'})}"
 
 
 def test_a_server_that_says_nothing_is_given_up(talk: Talk) -> None:

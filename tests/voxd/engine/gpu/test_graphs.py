@@ -11,10 +11,10 @@ from tests.support.tiny_voxtral import folder, speechlike
 from voxd.engine.gpu.batch import Row
 from voxd.engine.gpu.graphs import Captured, Eager, fill
 from voxd.engine.mini.build import build
-from voxd.engine.mini.interface import LAST_TOKEN as SAID_MINI, NONE_HIGHER, SPAN, Device, Options, audio, bits
-from voxd.engine.mini.model import Checkpoint as MiniCheckpoint
+from voxd.engine.mini.interface import LAST_TOKEN as SAID_MINI, NONE_HIGHER, SPAN, MiniDevice, MiniOptions, audio, bits
+from voxd.engine.mini.model import MiniCheckpoint
 from voxd.engine.realtime.build import WIDTH
-from voxd.engine.realtime.model import LAST_TOKEN, Checkpoint, RealtimeModel, Room
+from voxd.engine.realtime.model import LAST_TOKEN, HistoryLimit, RealtimeCheckpoint, RealtimeModel
 
 
 def test_a_row_is_its_numbers_and_then_its_bytes() -> None:
@@ -80,13 +80,15 @@ def said(runner: Eager | Captured, model: RealtimeModel) -> list[list[int]]:
 def test_captured_graphs_say_what_single_steps_say() -> None:
     from voxd.engine.gpu.triton_ops import Triton  # the definition looks at positions on the host: no capture of it
 
-    checkpoint = Checkpoint.load(str(folder(0)), "cuda", torch.float32, lambda text: None)
-    model = RealtimeModel(checkpoint.model, checkpoint.extractor, checkpoint.special, Room(120, 44), 5, Triton())
+    checkpoint = RealtimeCheckpoint.load(str(folder(0)), "cuda", torch.float32, lambda text: None)
+    model = RealtimeModel(
+        checkpoint.model, checkpoint.extractor, checkpoint.special, HistoryLimit(120, 44), 5, Triton()
+    )
     plain = said(Eager(model.step, WIDTH, 4, "cuda"), model)
     assert said(Captured(model.step, WIDTH, (1, 2, 4), lambda text: None), model) == plain
 
 
-def spoken(device: Device) -> list[int]:
+def spoken(device: MiniDevice) -> list[int]:
     """Two windows, then five prompts with parts of them, then batches of all sizes, two steps in flight."""
     slots, places = [device.slots.take() for _ in range(5)], [device.places.take() for _ in range(2)]
     pages = [[device.pages.take() for _ in range(8)] for _ in slots]
@@ -116,7 +118,7 @@ def spoken(device: Device) -> list[int]:
 def test_captured_conversations_say_what_single_steps_say() -> None:
     def once(eager: bool) -> list[int]:
         checkpoint = MiniCheckpoint.load(str(mini_folder(0)), "cuda", torch.float32, lambda text: None)
-        options = Options(max_conversations=8, max_context=1024)
+        options = MiniOptions(max_conversations=8, max_context=1024)
         return spoken(build(checkpoint, options, lambda text: None, eager=eager, memory=1 << 30))
 
     assert once(eager=False) == once(eager=True)

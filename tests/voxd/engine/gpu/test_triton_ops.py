@@ -17,7 +17,7 @@ from voxd.engine.gpu.ops import Paging, Place, Scale, Shape, Torch, Where
 from voxd.engine.gpu.triton_ops import Triton
 from voxd.engine.mini import model as mini_model
 from voxd.engine.mini.interface import LAST_TOKEN as SAID_MINI
-from voxd.engine.realtime.model import HEAD, LAST_TOKEN, Checkpoint, RealtimeModel, Room
+from voxd.engine.realtime.model import HEAD, LAST_TOKEN, HistoryLimit, RealtimeCheckpoint, RealtimeModel
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Triton's interpreter
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -161,9 +161,9 @@ def test_the_whole_model_says_the_same() -> None:
     """Three sequences at different positions in one batch, as the engine gives them."""
     said = []
     for ops in (Triton(), Torch()):
-        checkpoint = Checkpoint.load(str(folder(0)), DEVICE, torch.float32, lambda text: None)
+        checkpoint = RealtimeCheckpoint.load(str(folder(0)), DEVICE, torch.float32, lambda text: None)
         special = replace(checkpoint.special, left=2)  # a short template: the interpreter is slow
-        model = RealtimeModel(checkpoint.model, checkpoint.extractor, special, Room(60, 20), 31, ops)
+        model = RealtimeModel(checkpoint.model, checkpoint.extractor, special, HistoryLimit(60, 20), 31, ops)
         block = torch.randint(-3000, 3000, (3, HEAD + 1000), generator=torch.Generator().manual_seed(0)).int()
         block = (block & 0x0FFF0FFF).to(DEVICE)
         for step in range(4):
@@ -181,9 +181,9 @@ def test_the_whole_decoder_of_mini_says_the_same() -> None:
     zeros to both: the interpreter is slow."""
     said = []
     for ops in (Triton(), Torch()):
-        checkpoint = mini_model.Checkpoint.load(str(mini_folder(0)), DEVICE, torch.float32, lambda text: None)
+        checkpoint = mini_model.MiniCheckpoint.load(str(mini_folder(0)), DEVICE, torch.float32, lambda text: None)
         model = mini_model.MiniModel(
-            checkpoint.model, checkpoint.extractor, mini_model.Room(3, 9, 1, 256), ops, draws=False
+            checkpoint.model, checkpoint.extractor, mini_model.Capacity(3, 9, 1, 256), ops, draws=False
         )
         for slot, pages in ((1, (4, 2)), (3, (7, 1))):
             rows = [[slot, p, 1000 + 3 * p + slot, pages[p // 64], int(p == 69), 0, 0, 0] for p in range(55, 70)]

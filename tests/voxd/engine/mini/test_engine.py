@@ -12,7 +12,7 @@ from tests.support.tiny_voxtral import RATE, Samples, speechlike
 from voxd.engine.conformance import Conformance
 from voxd.engine.contract import Engine
 from voxd.engine.mini.engine import VoxtralMini
-from voxd.engine.mini.interface import Device, Options
+from voxd.engine.mini.interface import MiniDevice, MiniOptions
 from voxd.engine.mini.memory import load
 from voxd.messages import Cancel, Leave, Open, Turn
 
@@ -21,8 +21,8 @@ WITH_TOKENS = {"max_conversations": 4}
 
 
 @cache
-def device(seed: int = 0) -> Device:
-    options = Options.parse({"model": str(folder(seed)), "device": "cpu", **WITH_TOKENS})
+def device(seed: int = 0) -> MiniDevice:
+    options = MiniOptions.parse({"model": str(folder(seed)), "device": "cpu", **WITH_TOKENS})
     return load(options, lambda text: None, eager=True)
 
 
@@ -198,6 +198,6 @@ class TestConformance(Conformance):
 
 
 @cache
-def _wide() -> Device:
-    options = Options.parse({"model": str(folder(0, ends=True)), "device": "cpu", "max_conversations": 100})
+def _wide() -> MiniDevice:
+    options = MiniOptions.parse({"model": str(folder(0, ends=True)), "device": "cpu", "max_conversations": 100})
     return load(options, lambda text: None, eager=True)

@@ -27,13 +27,13 @@ from voxd.engine.mini.interface import (
     PER_WINDOW,
     SPAN,
     WINDOW,
-    Options,
+    MiniOptions,
     audio,
     bits,
     extremes,
 )
 from voxd.engine.mini.memory import load
-from voxd.engine.mini.model import Checkpoint, MiniModel, Room, fixed_bytes, page_bytes
+from voxd.engine.mini.model import Capacity, MiniCheckpoint, MiniModel, fixed_bytes, page_bytes
 
 torch.set_num_threads(1)
 Table = np.ndarray[tuple[int, int], np.dtype[np.int32]]
@@ -44,8 +44,8 @@ def quiet(text: str) -> None:
 
 
 def fresh(seed: int, *, draws: bool = False, slots: int = 4) -> MiniModel:
-    checkpoint = Checkpoint.load(str(folder(seed)), "cpu", torch.float32, quiet)
-    return MiniModel(checkpoint.model, checkpoint.extractor, Room(slots, 64, 4, 1500), Torch(), draws=draws)
+    checkpoint = MiniCheckpoint.load(str(folder(seed)), "cpu", torch.float32, quiet)
+    return MiniModel(checkpoint.model, checkpoint.extractor, Capacity(slots, 64, 4, 1500), Torch(), draws=draws)
 
 
 @cache
@@ -252,8 +252,8 @@ def test_sequences_in_one_batch_do_not_disturb_each_other() -> None:
 
 def test_runners_take_rows_and_tables() -> None:
     """What `build` gives: a prompt as a table, single tokens as rows, ids as the step says them."""
-    checkpoint = Checkpoint.load(str(folder(0)), "cpu", torch.float32, quiet)
-    device = build(checkpoint, Options(max_conversations=2, max_context=1024), quiet, eager=True)
+    checkpoint = MiniCheckpoint.load(str(folder(0)), "cpu", torch.float32, quiet)
+    device = build(checkpoint, MiniOptions(max_conversations=2, max_context=1024), quiet, eager=True)
     assert (device.context, device.slots.free, device.places.free) == (1024, 4, 16)
     assert device.pages.free == 2 * 1024 // PAGE, "no page that nobody can reach"
     slot, page = device.slots.take(), device.pages.take()
@@ -373,7 +373,7 @@ def test_the_released_model_takes_what_the_design_says() -> None:
     found = released()
     assert page_bytes(found, torch.bfloat16) == 64 * 122_880
     assert 9.3e9 < fixed_bytes(found, torch.bfloat16) < 9.4e9
-    room = room_for(found, Options(), torch.bfloat16, 120 << 30)
+    room = room_for(found, MiniOptions(), torch.bfloat16, 120 << 30)
     assert room.context == 8192
     assert 1.0e6 < room.pages * PAGE < 1.1e6
     assert room.slots == room.pages * PAGE // 2048
@@ -386,19 +386,21 @@ def test_the_weights_of_a_checkpoint_are_counted() -> None:
 
 def test_room_is_bounded_by_what_can_be_reached() -> None:
     found = released()
-    assert room_for(found, Options(max_conversations=3, max_context=2048), torch.bfloat16, 120 << 30).pages == 3 * 32
-    small = room_for(found, Options(), torch.bfloat16, 300 << 20)
+    assert (
+        room_for(found, MiniOptions(max_conversations=3, max_context=2048), torch.bfloat16, 120 << 30).pages == 3 * 32
+    )
+    small = room_for(found, MiniOptions(), torch.bfloat16, 300 << 20)
     assert small.slots == 1
-    short = room_for(found, Options(max_context=1024), torch.bfloat16, 40 << 30)
+    short = room_for(found, MiniOptions(max_context=1024), torch.bfloat16, 40 << 30)
     assert short.slots == short.pages * PAGE // 1024
-    assert short.pages > 0.99 * room_for(found, Options(), torch.bfloat16, 40 << 30).pages, "no memory is left over"
+    assert short.pages > 0.99 * room_for(found, MiniOptions(), torch.bfloat16, 40 << 30).pages, "no memory is left over"
     assert small.context == small.pages * PAGE < 8192
-    assert fewer(Room(100, 5000, 16, 4096), 16) == Room(16, 16 * 64, 16, 4096)
+    assert fewer(Capacity(100, 5000, 16, 4096), 16) == Capacity(16, 16 * 64, 16, 4096)
 
 
 def refusal(name: str) -> str:
     with pytest.raises(Unusable) as refused:
-        load(Options(model=name, device="cpu"), quiet, eager=True)
+        load(MiniOptions(model=name, device="cpu"), quiet, eager=True)
     return str(refused.value)
 
 
@@ -409,13 +411,13 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_without_memory_it_says_how_much_a_conversation_takes() -> None:
-    checkpoint = Checkpoint.load(str(folder(0)), "cpu", torch.float32, quiet)
+    checkpoint = MiniCheckpoint.load(str(folder(0)), "cpu", torch.float32, quiet)
     with pytest.raises(Unusable, match="1024 tokens take 0 MiB, and 0 MiB are free"):
-        build(checkpoint, Options(), quiet, eager=True, memory=1000)
+        build(checkpoint, MiniOptions(), quiet, eager=True, memory=1000)
 
 
 def test_special_ids_are_read_from_the_tokenizer() -> None:
-    special = Checkpoint.load(str(folder(0)), "cpu", torch.float32, quiet).special
+    special = MiniCheckpoint.load(str(folder(0)), "cpu", torch.float32, quiet).special
     assert (special.bos, special.eos, special.begin_inst, special.end_inst, special.begin_audio) == (1, 2, 3, 4, 25)
     assert (special.begin_system, special.end_system, special.transcribe) == (17, 18, 34)
     assert len(special.pieces) == config().text_config.vocab_size

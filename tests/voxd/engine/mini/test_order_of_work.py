@@ -8,7 +8,7 @@ import pytest
 from tests.support.mini import Paper, as_text, contents, encode, follows, gateway
 from tests.support.tiny_voxtral import RATE, Samples, speechlike
 from voxd.engine.contract import Refuse, Unusable
-from voxd.engine.mini.interface import Options
+from voxd.engine.mini.interface import MiniOptions
 from voxd.messages import Cancel, Leave, Open, Turn
 
 MOST = 20
@@ -364,7 +364,7 @@ def test_a_client_that_comes_back_is_remembered() -> None:
 )
 def test_options_are_checked(options: dict[str, object], told: str) -> None:
     with pytest.raises(Unusable, match=told):
-        Options.parse(options)
+        MiniOptions.parse(options)
 
 
 def test_more_conversations_than_fit_are_refused() -> None:

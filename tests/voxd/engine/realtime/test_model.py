@@ -17,8 +17,8 @@ from voxd.engine.gpu.kv_cache import Rings, Slots
 from voxd.engine.realtime.build import build, load, room_for
 from voxd.engine.realtime.engine import VoxtralRealtime
 from voxd.engine.realtime.frontend import Front
-from voxd.engine.realtime.interface import Options
-from voxd.engine.realtime.model import Checkpoint, shapes_of, slot_bytes
+from voxd.engine.realtime.interface import RealtimeOptions
+from voxd.engine.realtime.model import RealtimeCheckpoint, shapes_of, slot_bytes
 from voxd.engine.realtime.runs import SPAN
 
 torch.set_num_threads(1)
@@ -120,14 +120,14 @@ def test_special_ids_are_read_from_the_tokenizer(tmp_path: Path) -> None:
     names = tokenizer["special_tokens"]
     names[32]["token_str"], names[40]["token_str"] = names[40]["token_str"], names[32]["token_str"]
     (other / "tekken.json").write_text(json.dumps(tokenizer))
-    special = Checkpoint.load(str(other), "cpu", torch.float32, quiet).special
+    special = RealtimeCheckpoint.load(str(other), "cpu", torch.float32, quiet).special
     assert (special.bos, special.pad) == (1, 40)
     assert (special.left, special.tail, special.delay) == (32, 10, 6)
 
 
 def refusal(model: str) -> str:
     with pytest.raises(Unusable) as refused:
-        load(Options(model=model, device="cpu"), quiet, eager=True)
+        load(RealtimeOptions(model=model, device="cpu"), quiet, eager=True)
     return str(refused.value)
 
 
@@ -170,13 +170,13 @@ def test_weights_that_are_not_safetensors_are_not_read(tmp_path: Path) -> None:
 
 def test_without_memory_for_one_stream_it_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("voxd.engine.realtime.build.free_memory", lambda device: 1000)
-    checkpoint = Checkpoint.load(str(folder(0)), "cpu", torch.float32, quiet)
+    checkpoint = RealtimeCheckpoint.load(str(folder(0)), "cpu", torch.float32, quiet)
     with pytest.raises(Unusable, match="max_history_s"):
-        build(checkpoint, Options(), quiet, eager=True)
+        build(checkpoint, RealtimeOptions(), quiet, eager=True)
 
 
 def test_the_user_is_told_which_path_is_in_use() -> None:
-    notes = load(Options(model=str(folder(0)), device="cpu", max_streams=2), quiet, eager=True).notes
+    notes = load(RealtimeOptions(model=str(folder(0)), device="cpu", max_streams=2), quiet, eager=True).notes
     assert notes == ("Voxtral Realtime on the CPU, float32, step by step", "room for 2 streams of 120 s")
 
 

@@ -16,7 +16,7 @@ from voxd.engine.gpu.graphs import Done
 from voxd.engine.gpu.kv_cache import Slots
 from voxd.engine.realtime.admission import Load
 from voxd.engine.realtime.engine import VoxtralRealtime
-from voxd.engine.realtime.interface import Device, Options
+from voxd.engine.realtime.interface import RealtimeDevice, RealtimeOptions
 from voxd.engine.realtime.runs import FRAME, Form, Run
 from voxd.messages import Flush, Open, Said
 
@@ -49,8 +49,8 @@ class Puppet:
         return Done(said, 1000)
 
     @property
-    def device(self) -> Device:
-        return Device(self, self.slots, self.join, FORM, PIECES)
+    def device(self) -> RealtimeDevice:
+        return RealtimeDevice(self, self.slots, self.join, FORM, PIECES)
 
 
 def noise(seconds: float, level: float = 0.1) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -289,8 +289,8 @@ def test_what_is_said_tells_how_far_it_reaches() -> None:
 )
 def test_options_are_checked(options: dict[str, object], told: str) -> None:
     with pytest.raises(Unusable, match=told):
-        Options.parse(options)
+        RealtimeOptions.parse(options)
 
 
 def test_what_is_configured_is_used() -> None:
-    assert Options.parse({"delay_ms": 960, "max_streams": 3}) == Options(delay_ms=960, max_streams=3)
+    assert RealtimeOptions.parse({"delay_ms": 960, "max_streams": 3}) == RealtimeOptions(delay_ms=960, max_streams=3)

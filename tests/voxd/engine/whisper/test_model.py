@@ -22,7 +22,7 @@ from voxd.engine.contract import Engine, Unusable
 from voxd.engine.vad import Vad
 from voxd.engine.whisper import model
 from voxd.engine.whisper.engine import Whisper
-from voxd.engine.whisper.model import CARRIER, Options, Task, confidences, find_weights, repeats
+from voxd.engine.whisper.model import CARRIER, Task, WhisperOptions, confidences, find_weights, repeats
 from voxd.messages import Close, Commit, Failed, Feed, Onset, Open, Output, Said, Settled
 
 
@@ -45,9 +45,9 @@ def test_wrong_options_are_named_with_what_is_allowed(options: dict[str, object]
 
 
 def test_zero_means_by_the_number_of_cores() -> None:
-    found = {cores: Options().resolved(cores) for cores in (1, 2, 8, 64)}
+    found = {cores: WhisperOptions().resolved(cores) for cores in (1, 2, 8, 64)}
     assert {n: (o.workers, o.threads) for n, o in found.items()} == {1: (1, 1), 2: (1, 2), 8: (4, 2), 64: (8, 2)}
-    assert Options(workers=3, threads=5).resolved(2) == Options(workers=3, threads=5)
+    assert WhisperOptions(workers=3, threads=5).resolved(2) == WhisperOptions(workers=3, threads=5)
 
 
 def test_a_configured_folder_goes_first(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ real = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def tiny() -> model.FasterWhisper:
-    return model.load_model(Options().resolved(2), lambda text: None)
+    return model.load_model(WhisperOptions().resolved(2), lambda text: None)
 
 
 def transcribe(engine: Whisper, samples: Float32, wake: threading.Event) -> tuple[str, list[Output]]:
