@@ -160,7 +160,7 @@ def test_a_client_that_sends_every_field_is_served_and_told(client: openai.OpenA
     assert found.text
     assert found.language == "en"
     notes = answer.headers["x-voxd-notes"]
-    for told in (*NO_EFFECT, "words have no timestamps", "'prompt'", "'keywords'", "chunking_strategy.threshold"):
+    for told in (*NO_EFFECT, "'prompt'", "'keywords'", "chunking_strategy.threshold"):
         assert told in notes
 
 

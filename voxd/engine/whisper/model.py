@@ -235,8 +235,9 @@ class FasterWhisper:
 
     def write(self, encoded: Encoded, language: str | None, prompt: str) -> Written:
         """The second half: its words, and where they lie."""
-        if language is None:
+        if language is None and len(self.languages) > 1:
             language = self.model.model.detect_language(encoded.features)[0][0][0][2:-2]
+        language = language or self.languages[0]
         tokenizer, unwanted = self._tokenizer(language)
         given = self.model.get_prompt(tokenizer, tokenizer.encode(prompt), without_timestamps=True)
         most = min(len(given) + 12 + math.ceil(10 * encoded.size / RATE), self.model.max_length)
