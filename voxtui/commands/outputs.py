@@ -24,21 +24,21 @@ SOUND = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Input:
+class SoundFile:
     """A file to write down.  `below`: its path in the folder that was named, or its name."""
 
     path: Path
     below: Path
 
 
-def inputs(named: Sequence[Path]) -> Iterator[Input | SourceError]:
+def sound_files(named: Sequence[Path]) -> Iterator[SoundFile | SourceError]:
     """The files that are named, and those in folders that are named, by name; a folder without any is an error."""
     for path in named:
         if path == STANDARD_INPUT or not path.is_dir():
-            yield Input(path, Path("stdin") if path == STANDARD_INPUT else Path(path.name or path))
+            yield SoundFile(path, Path("stdin") if path == STANDARD_INPUT else Path(path.name or path))
             continue
         found = sorted(_sounds(path))
-        yield from (Input(each, each.relative_to(path)) for each in found)
+        yield from (SoundFile(each, each.relative_to(path)) for each in found)
         if not found:
             yield SourceError(f"{shown(path)}: there is no sound file in this folder.")
 
@@ -64,7 +64,7 @@ class Destinations:
         self.folder = path if is_folder else None
         self.file = None if is_folder else path
 
-    def of(self, source: Input) -> Path | None:
+    def of(self, source: SoundFile) -> Path | None:
         """Where its transcript goes; None: standard output.  Two sources that differ in their ending only keep it."""
         if self.folder is None:
             return self.file
@@ -76,5 +76,5 @@ class Destinations:
         return path
 
 
-def several(found: Iterable[Input | SourceError]) -> bool:
-    return sum(isinstance(each, Input) for each in found) > 1
+def several(found: Iterable[SoundFile | SourceError]) -> bool:
+    return sum(isinstance(each, SoundFile) for each in found) > 1

@@ -27,7 +27,7 @@ from shared.terminal import say
 from voxtui.capture.blocking import in_thread
 from voxtui.capture.files import shown
 from voxtui.capture.sources import FileSource, open_file
-from voxtui.commands.outputs import Destinations, Input, inputs, several
+from voxtui.commands.outputs import Destinations, SoundFile, several, sound_files
 from voxtui.commands.progress import Ticker
 from voxtui.errors import SourceError
 from voxtui.events import Event
@@ -88,7 +88,7 @@ async def transcribe_files(
 ) -> bool:
     """Every file, one after the other; False if one of them could not be done.  Raises ClientError if voxd is lost."""
     good = True
-    found = list(inputs(files))
+    found = list(sound_files(files))
     many = len(files) > 1 or several(found) or any(path.is_dir() for path in files)
     destinations = Destinations(output, form, many=many)
     for source in found:
@@ -106,7 +106,7 @@ async def transcribe_files(
     return good
 
 
-async def _transcribe(route: Route, file: Input, form: str, language: str | None, destination: Path | None) -> bool:
+async def _transcribe(route: Route, file: SoundFile, form: str, language: str | None, destination: Path | None) -> bool:
     source = await in_thread(partial(open_file, file.path, hurry=True))
     wishes = Wishes(language=language, answers=False)
     link = RealtimeClient.connect(route, wishes=wishes, tell=_note, live=False, patience_s=PATIENCE_S)
