@@ -1,6 +1,6 @@
 """`voxtui connect` with its screen: what the settings say becomes an app, which runs until the person leaves it.
 
-It knows settings and signals; not what is on the screen.
+Not in the path.  It knows settings and signals; not what is on the screen.
 """
 
 from __future__ import annotations
