@@ -31,7 +31,7 @@ from voxd.engine.contract import EngineCommand
 from voxd.engine.vad import Vad
 from voxd.engine.whisper.engine import Whisper
 from voxd.engine.whisper.model import FasterWhisper, Task, WhisperOptions, load_model
-from voxd.engine.whisper.scheduler import Kind, Request, Scheduler
+from voxd.engine.whisper.scheduler import Decode, Kind, Scheduler
 from voxd.engine.whisper.workers import Result
 from voxd.messages import Commit, Feed, Flush, Heard, Onset, Open, Output, Rollback, Said, Settled
 from voxd.session.turns import Act, Mark, Rules, Turns
@@ -51,11 +51,11 @@ class VirtualPool:
         self._scheduler: Scheduler[object] = Scheduler(count)
         self._running: list[tuple[int, Result[object, object]]] = []  # (when it is done, what)
 
-    def submit(self, request: Request[object]) -> None:
+    def submit(self, request: Decode[object]) -> None:
         self._scheduler.put(request)
         self._fill()
 
-    def promote(self, request: Request[object]) -> None:
+    def promote(self, request: Decode[object]) -> None:
         self._scheduler.promote(request)
 
     def withdraw(self, stream: int, ref: int | None = None) -> None:

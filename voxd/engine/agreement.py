@@ -1,8 +1,8 @@
 """Append-only text out of hypotheses that change their mind: the text half of a re-decoding engine, in step 8.
 
 Each decode of a growing segment gives a whole new hypothesis.  What successive ones agree on is *published*, for good:
-two are enough for a word of which the model is sure, an unsure one takes up to four.  Later hypotheses may disagree
-with what was published; then they are aligned with it and only what follows is used.
+two are enough for a word of which the model is sure, or after which it has heard more; an unsure one takes up to four.
+Later hypotheses may disagree with what was published; then they are aligned with it and only what follows is used.
 
 Pure: strings in, strings out.  It knows no audio, no engine and no language, except that some scripts have no spaces.
 """
@@ -18,6 +18,8 @@ from itertools import accumulate, takewhile
 # spaces each character is a word.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"\s*(?:[{_UNSPACED}]|[^\s{_UNSPACED}]+)")
+_CUT_SHORT = " .,!?;:-…"  # what a model writes where the sound ends in the middle of a sentence
+MOST = 4  # hypotheses that a word ever needs
 _TAIL = re.compile(r"[^\w]*$")
 
 
@@ -68,11 +70,14 @@ def _next_row(row: list[int], letter: str, letters: str) -> list[int]:
     return out
 
 
-def wanted(sure: float) -> int:
-    """How many successive hypotheses must have a word before it is published, by the model's probability for it.
+def wanted(sure: float, past_s: float) -> int:
+    """How many successive hypotheses must have a word before it is published.
 
-    Measured with whisper tiny.en on 25 clips: two of any probability cost 4 points of word error rate."""
-    return 2 if sure >= 0.6 else 3 if sure >= 0.3 else 4
+    `sure`: the model's probability for it; `past_s`: how much sound the model has heard after the word, which settles
+    what it was.  Measured with whisper tiny.en on 25 clips (docs/SPEED.md)."""
+    if sure >= 0.6 or (sure >= 0.35 and past_s >= 0.4):
+        return 2
+    return 3 if sure >= 0.3 else MOST
 
 
 class Transcript:
@@ -84,16 +89,18 @@ class Transcript:
         self.text = said
         self._said = split(said)  # published words that hypotheses of the current segment begin with
         self._loose = True  # nobody knows yet whether they do: they come from before the segment
-        self._before: deque[Sequence[str]] = deque(maxlen=wanted(0.0) - 1)  # hypotheses of this segment, newest first
+        self._before: deque[Sequence[str]] = deque(maxlen=MOST - 1)  # hypotheses of this segment, newest first
 
-    def hear(self, words: Sequence[str], sure: Sequence[float]) -> tuple[str, str]:
-        """A hypothesis of the segment so far, with the probability of each word -> (new text, provisional text)."""
+    def hear(self, words: Sequence[str], sure: Sequence[float], past_s: Sequence[float] = ()) -> tuple[str, str]:
+        """A hypothesis of the segment so far -> (new text, provisional text).
+
+        `sure`: the probability of each word; `past_s`: the seconds of sound after it (none: unknown, taken for 0)."""
         k, tail = self._after_published(words)
         rests = [other[self._after_published(other)[0] :] for other in self._before]
         agreed = 0
         for i, word in enumerate(words[k:-1]):  # the last word was probably cut short
             others = takewhile(lambda rest: i < len(rest) and _norm(rest[i]) == _norm(word), rests)  # noqa: B023
-            if 1 + sum(1 for _ in others) < wanted(sure[k + i]):
+            if 1 + sum(1 for _ in others) < wanted(sure[k + i], past_s[k + i] if past_s else 0.0):
                 break
             agreed += 1
         self._before.appendleft(words)
@@ -102,7 +109,8 @@ class Transcript:
         new, rest = self._publish(tail, words[k : k + agreed]), words[k + agreed :]
         if agreed:  # punctuation after the last published word waits until a word follows: it often changes
             tail = _tail(words[k + agreed - 1])
-        return new, self._joined(tail + "".join(rest)) if rest else ""
+        guess = self._joined(tail + "".join(rest)).rstrip(_CUT_SHORT) if rest else ""
+        return new, guess if _norm(guess) else ""
 
     def finish(self, words: Sequence[str]) -> str:
         """The last hypothesis of a segment -> the rest of its text; the next hypothesis is of the next segment.

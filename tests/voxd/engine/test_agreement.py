@@ -48,15 +48,16 @@ def test_alignment(said: str, hypothesis: str, expected: tuple[int, int]) -> Non
 
 def test_two_hypotheses_publish_what_they_agree_on_but_the_last_word() -> None:
     transcript = Transcript()
-    assert hear(transcript, "He was not.") == ("", "He was not.")
-    assert hear(transcript, "He was not.") == ("He was", " not.")
-    assert hear(transcript, "He was not an ill...") == (" not", " an ill...")
+    assert hear(transcript, "He was not.") == ("", "He was not"), "the sound was cut there, no sentence ended"
+    assert hear(transcript, "He was not.") == ("He was", " not")
+    assert hear(transcript, "He was not an ill...") == (" not", " an ill")
     assert transcript.finish(split("He was not an ill-disposed young man.")) == " an ill-disposed young man."
     assert transcript.text == "He was not an ill-disposed young man."
 
 
 def test_an_unsure_word_takes_more_hypotheses() -> None:
-    assert [wanted(sure) for sure in (0.9, 0.6, 0.5, 0.3, 0.1)] == [2, 2, 3, 3, 4]
+    assert [wanted(sure, 0.0) for sure in (0.9, 0.6, 0.5, 0.3, 0.1)] == [2, 2, 3, 3, 4]
+    assert [wanted(sure, 0.5) for sure in (0.9, 0.6, 0.5, 0.3, 0.1)] == [2, 2, 2, 3, 4]
     transcript = Transcript()
     assert [hear(transcript, "Ferris creatures", 0.1)[0] for _ in range(5)] == ["", "", "", "Ferris", ""]
 

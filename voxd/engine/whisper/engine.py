@@ -1,10 +1,11 @@
 """Whisper on the CPU: live text by decoding the open segment again and again.  Step 8.
 
 An *utterance* is cut into *segments* of at most 14 s, for whisper sees 30 s at once and slows down with text.  The
-open segment is decoded about every second (a partial); what two decodes agree on is published (`agreement`).  A flush
-decodes the segment ahead of time; the commit after it publishes that result, or waits for it, or asks for another.
+open segment is decoded up to eight times a second (a partial), as the machine allows; what two decodes agree on is
+published (`agreement`).  A flush decodes the segment ahead of time; the commit after it publishes that result, or waits
+for it, or asks for another.
 
-Decodes take 0.3 s and run on worker threads (`workers`), in the order that `scheduler` says; all else happens in
+Decodes take 0.1 to 0.5 s and run on worker threads (`workers`), in the order that `scheduler` says; all else happens in
 `receive` and `step` on the loop's thread.  This module knows no sessions, no turn rules, no wire, and not the model.
 """
 
@@ -46,9 +47,10 @@ HARD = 14 * RATE  # a segment of this length is cut where the voice is weakest
 LEAST = 6 * RATE  # no segment is cut shorter, for whisper needs context
 ROOM = to_samples(200)  # heard before the start that it is told: first words are understood better (docs/SPEED.md)
 LEAD = to_samples(500)  # silence kept around voice when an utterance begins or ends with much of it
-FIRST = to_samples(200)  # voice that a first decode needs to find a word
-EARLY = to_samples(300)  # new audio between partials as long as nothing is published
-EARLY_PARTIALS = 4
+FIRST = to_samples(100)  # voice that a first decode needs to find a word
+EARLY = to_samples(120)  # new audio between partials as long as nothing is published
+EARLY_PARTIALS = 8
+SHARE = 0.3  # of the workers' time is for partials: they become rarer as they take longer or more people speak
 JUST_PAUSED = to_samples(300)  # in a pause younger than this no partial begins: a flush is about to come
 
 
@@ -132,7 +134,7 @@ class Whisper(Engine):
         self._files: Files | None = None
         self._streams: dict[int, _Stream] = {}
         self._outputs: list[Output] = []
-        self._decode_us = 300_000  # how long a decode takes here: a running estimate
+        self._partial_us = 100_000  # how long a partial takes here: a running estimate
 
     def load(self, progress: Callable[[str], None]) -> tuple[str, ...]:
         options = self._options
@@ -297,10 +299,12 @@ class Whisper(Engine):
         self._workers.submit(self._request(number, stream, utterance, end, Kind.PARTIAL))
 
     def _interval(self, early: bool) -> int:
-        """New audio between two partials: more when others speak too: half of the workers stays free."""
-        others = sum(bool(stream.utterances) for stream in self._streams.values()) - 1
-        load = 2 * self._decode_us * others * RATE // (1_000_000 * self._options.workers)
-        return max(EARLY if early else to_samples(self._options.partial_interval_ms), load)
+        """New audio between two partials, so that all partials together take their share of the workers."""
+        speaking = sum(bool(stream.utterances) for stream in self._streams.values())
+        busy_us = self._partial_us * max(1, speaking) / (SHARE * self._options.workers)
+        if early:
+            return max(EARLY, int(self._partial_us * (speaking - 1) / self._options.workers * RATE / 1_000_000))
+        return max(to_samples(self._options.partial_interval_ms), int(busy_us * RATE / 1_000_000))
 
     def _request(self, number: int, stream: _Stream, utterance: _Utterance, end: int, kind: Kind) -> Decode[_Job]:
         last = stream.voice.last_voiced(utterance.start, end)
@@ -308,7 +312,7 @@ class Whisper(Engine):
         _, pcm = stream.ring.read(utterance.start, until)
         languages = self._loaded.languages
         language = stream.language or utterance.language or (languages[0] if len(languages) == 1 else None)
-        task = Task(pcm16_to_float(pcm), language, stream.prompt)
+        task = Task(pcm16_to_float(pcm), language, stream.prompt, kind is Kind.PARTIAL)
         return Decode(number, utterance.ref, kind, _Job(utterance.start, end, task))
 
     def _trim(self, stream: _Stream) -> None:
@@ -330,7 +334,8 @@ class Whisper(Engine):
 
     def _take(self, result: Result[_Job, Hypothesis]) -> None:
         request = result.request
-        self._decode_us += (result.wall_us - self._decode_us) // 8
+        if request.kind is Kind.PARTIAL:
+            self._partial_us += (result.wall_us - self._partial_us) // 4
         stream = self._streams.get(request.stream)
         utterance = stream.utterances.get(request.ref) if stream is not None else None
         if stream is None or utterance is None:
@@ -343,7 +348,9 @@ class Whisper(Engine):
             utterance.failed = True
         elif request.kind is Kind.PARTIAL and result.value and request.payload.start == utterance.start:
             self._note_language(utterance, request.payload, result.value)
-            new, provisional = utterance.text.hear(result.value.words, result.value.sure)
+            heard_s = (request.payload.end - request.payload.start) / RATE
+            past = [heard_s - end for end in result.value.ends]
+            new, provisional = utterance.text.hear(result.value.words, result.value.sure, past)
             self._say(request.stream, utterance, new, provisional)
         self._advance(request.stream, stream, utterance)
 

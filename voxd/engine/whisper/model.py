@@ -12,7 +12,7 @@ import math
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
@@ -43,6 +43,14 @@ ComputeType = Literal[
     "int8", "int8_float32", "int8_bfloat16", "int8_float16", "int16", "bfloat16", "float16", "float32"
 ]
 
+# Windows in seconds.  Whisper was trained on windows of 30 s, and encoding one is four fifths of a decode.  How much
+# shorter it may be, and what that costs in words, is measured in docs/SPEED.md.
+WHOLE = 30.0
+_FINAL_LEAST, _FINAL_MORE = 10.0, 5.0  # a final: at least so long, and so much more than the audio
+_LIVE_MORE = 4.0  # a partial
+_BEYOND, _NO_TIME = 0.5, 0.06  # a word of a partial may end so long after the sound; three words take more time
+_SURE_ENOUGH = -0.6  # a final that is less sure in a short window (mean log probability) is decoded in a whole one
+
 # Whisper's own limits of trust.  A text that zlib shrinks more than this repeats itself; text of which the model is
 # unsure, where it hears no speech, is invented.
 _LOOP_RATIO = 2.4
@@ -61,7 +69,7 @@ class WhisperOptions(Struct, frozen=True):
     workers: Annotated[int, Meta(ge=0, le=64)] = 0  # decodes at the same time; 0: by the number of cores
     threads: Annotated[int, Meta(ge=0, le=64)] = 0  # cores per decode; 0: by the number of cores
     compute_type: ComputeType = "int8"
-    partial_interval_ms: Annotated[int, Meta(ge=200, le=10_000)] = 1000
+    partial_interval_ms: Annotated[int, Meta(ge=100, le=10_000)] = 240
     max_streams: Annotated[int, Meta(ge=1, le=1024)] = 16
 
     @classmethod
@@ -80,11 +88,12 @@ class WhisperOptions(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One decode.  samples float32 [n] at 16 kHz."""
+    """One decode.  samples float32 [n] at 16 kHz.  `live`: of speech that goes on; quick, and with times of words."""
 
     samples: Float32
     language: str | None = None
     prompt: str = ""
+    live: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,12 @@ class Hypothesis:
     sure: tuple[float, ...] = ()  # probability of each word, 0..1
     language: str | None = None  # what it was, or was found, to be
     tokens: int = 0
+    ends: tuple[float, ...] = ()  # where each word ends, in seconds; of live decodes
+    score: float = 0.0  # mean log probability of its tokens
+
+    @property
+    def text(self) -> str:
+        return "".join(self.words)
 
 
 class Model(Protocol):
@@ -195,10 +210,21 @@ class FasterWhisper:
         self._tokenizers: dict[str, tuple[Tokenizer, tuple[int, ...]]] = {}  # language -> it, tokens never wanted
 
     def decode(self, task: Task) -> Hypothesis:
+        seconds = task.samples.size / RATE
+        features = self.model.feature_extractor(task.samples)
+        if task.live:
+            return self._in_window(task, features, seconds + _LIVE_MORE)
+        window = max(_FINAL_LEAST, seconds + _FINAL_MORE)
+        found = self._in_window(task, features, window)
+        if window < WHOLE and (found.score < _SURE_ENOUGH or repeats(found.text)):
+            found = self._in_window(task, features, WHOLE)
+        return found
+
+    def _in_window(self, task: Task, features: Float32, window_s: float) -> Hypothesis:
         from faster_whisper.audio import pad_or_trim
 
-        # The whole window of 30 s, always: shorter ones are quicker and make the model repeat itself.
-        encoded = self.model.encode(pad_or_trim(self.model.feature_extractor(task.samples)))
+        frames = 2 * round(50 * min(window_s, WHOLE))
+        encoded = self.model.encode(pad_or_trim(features, frames))
         language, known = task.language, task.language
         if language is None:
             token, probability = self.model.model.detect_language(encoded)[0][0]
@@ -225,7 +251,16 @@ class FasterWhisper:
         found = generate(0)
         if repeats(tokenizer.decode(found.sequences_ids[0])):
             found = generate(3)  # told not to repeat three tokens, the model finds its way out of most loops
-        return _hypothesis(found, tokenizer, known)
+        hypothesis = _hypothesis(found, tokenizer, known)
+        if not task.live or not hypothesis.words:
+            return hypothesis
+        tokens = found.sequences_ids[0]
+        times = self.model.model.align(encoded, tokenizer.sot_sequence, [tokens], [frames])[0].alignments
+        ends = word_ends(hypothesis.words, tokens, times, tokenizer.decode)
+        heard = words_heard(ends, task.samples.size / RATE)
+        return replace(
+            hypothesis, words=hypothesis.words[:heard], sure=hypothesis.sure[:heard], ends=tuple(ends[:heard])
+        )
 
     def encode(self, samples: Float32) -> Encoded:
         """The first half of a window of a file: at most 30 s."""
@@ -281,15 +316,15 @@ def repeats(text: str) -> bool:
 
 def _hypothesis(found: WhisperGenerationResult, tokenizer: Tokenizer, language: str | None) -> Hypothesis:
     tokens = found.sequences_ids[0]
-    mean_log = found.scores[0] * len(tokens) / (len(tokens) + 1)
-    if found.no_speech_prob > _NO_SPEECH and mean_log < _UNSURE:
-        return Hypothesis(language=language)
+    score = found.scores[0] * len(tokens) / (len(tokens) + 1)
+    if found.no_speech_prob > _NO_SPEECH and score < _UNSURE:
+        return Hypothesis(language=language, score=score)
     # The last token may lack its logits, where `max_length` ended the text.
     sure = [_probability(step, token) for step, token in zip(found.logits[0], tokens, strict=False)]
     ends = [len(tokenizer.decode(tokens[: i + 1])) for i in range(len(tokens))]
     text = tokenizer.decode(tokens)
     words = split(text)
-    return Hypothesis(tuple(words), tuple(confidences(text, words, ends, sure)), language, len(tokens))
+    return Hypothesis(tuple(words), tuple(confidences(text, words, ends, sure)), language, len(tokens), score=score)
 
 
 def _probability(logits: StorageView, token: int) -> float:
@@ -313,6 +348,35 @@ def confidences(text: str, words: Sequence[str], ends: Sequence[int], sure: Sequ
         ]
         out.append(min(mine, default=0.0))
     return out
+
+
+def word_ends(
+    words: Sequence[str],
+    tokens: Sequence[int],
+    times: Sequence[tuple[int, int]],
+    decode: Callable[[Sequence[int]], str],
+) -> list[float]:
+    """Where each word ends, in seconds.  `times`: which token the model's attention was at in which frame of 20 ms."""
+    begins = dict(reversed(times))  # token -> its first frame; the end of the text is a token more
+    text, last, out, at = decode(tokens), times[-1][1], [], 0
+    upto = [len(decode(tokens[: i + 1])) for i in range(len(tokens))]
+    for word in words:
+        at = text.index(word.strip(), at) + len(word.strip())
+        letters = at - (len(word.strip()) - len(word.strip().rstrip(".,!?;:")))
+        following = next((i + 1 for i, end in enumerate(upto) if end >= letters), len(tokens))
+        out.append(0.02 * begins.get(following, last))
+    return out
+
+
+def words_heard(ends: Sequence[float], seconds: float) -> int:
+    """How many words of a live decode have sound of their own.
+
+    In a short window a model goes on after the end of the sound, or begins again: such words lie in the silence that
+    fills the window, or take no time at all, one after the other."""
+    for i, end in enumerate(ends):
+        if end > seconds + _BEYOND or (i >= 3 and end - ends[i - 3] < _NO_TIME):
+            return i if end > seconds + _BEYOND else i - 2
+    return len(ends)
 
 
 def load_model(options: WhisperOptions, progress: Callable[[str], None]) -> FasterWhisper:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shared.audio import RATE, VAD_FRAME, Float32
-from tests.voxd.engine.whisper.test_engine import Script, SyncPool
+from tests.support.scripted_whisper import Script, SyncPool
 from voxd.engine.whisper.engine import Whisper
 from voxd.engine.whisper.files import GAP, WINDOW
 from voxd.engine.whisper.scheduler import Kind

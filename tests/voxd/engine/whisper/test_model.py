@@ -22,7 +22,16 @@ from voxd.engine.contract import Engine, Unusable
 from voxd.engine.vad import Vad
 from voxd.engine.whisper import model
 from voxd.engine.whisper.engine import Whisper
-from voxd.engine.whisper.model import CARRIER, Task, WhisperOptions, confidences, find_weights, repeats
+from voxd.engine.whisper.model import (
+    CARRIER,
+    Task,
+    WhisperOptions,
+    confidences,
+    find_weights,
+    repeats,
+    word_ends,
+    words_heard,
+)
 from voxd.messages import Close, Commit, Failed, Feed, Onset, Open, Output, Said, Settled
 
 
@@ -108,6 +117,27 @@ def test_a_word_is_as_sure_as_its_least_sure_letter() -> None:
     assert confidences("", [], [], []) == []
 
 
+def test_words_end_where_the_attention_goes_on_to_the_next() -> None:
+    tokens, letters = [0, 1, 2, 3], ["How", "dy", ",", " Mary"]
+    times = [(0, 5), (0, 6), (1, 20), (2, 30), (3, 41), (3, 50), (4, 70), (4, 80)]
+    found = word_ends([" Howdy,", " Mary"], tokens, times, lambda some: "".join(letters[n] for n in some))
+    assert found == pytest.approx([0.6, 1.4]), "punctuation is not spoken"
+
+
+@pytest.mark.parametrize(
+    ("ends", "heard"),
+    [
+        ([], 0),
+        ([0.3, 0.7, 1.2, 1.9], 4),
+        ([0.3, 0.7, 1.2, 2.4], 4),  # the model guesses a word that is being said
+        ([0.3, 0.7, 2.9, 3.0], 2),  # it goes on in the silence behind
+        ([0.3, 0.7, 0.7, 0.7, 0.7, 1.1], 2),  # it begins again, without sound
+    ],
+)
+def test_words_without_sound_are_not_heard(ends: list[float], heard: int) -> None:
+    assert words_heard(ends, 2.0) == heard
+
+
 def test_importing_the_engine_imports_no_model() -> None:
     heavy = "{'faster_whisper', 'ctranslate2', 'onnxruntime'}"
     code = f"import sys, voxd.engine.whisper.engine; print({heavy} & set(sys.modules))"
@@ -182,6 +212,19 @@ def test_silence_and_noise_become_nothing(tiny: model.FasterWhisper) -> None:
         assert transcribe(engine, noise, wake)[0] == ""
     finally:
         engine.stop()
+
+
+@real
+@pytest.mark.parametrize("name", ["ps_goforward", "cv_en_22058266", "ps_cards_002"])
+def test_a_beginning_is_not_heard_twice(name: str, tiny: model.FasterWhisper) -> None:
+    """In a short window the model says the words of a short sound again and again; they have no sound of their own."""
+    samples = clip(name).samples()
+    for end in range(RATE // 2, samples.size, RATE // 4):
+        found = tiny.decode(Task(samples[:end], "en", live=True))
+        said = [word.strip(" .,!?").casefold() for word in found.words]
+        assert len(said) <= 2 + 4 * end / RATE, found
+        assert list(found.ends) == sorted(found.ends)
+        assert max(found.ends, default=0.0) <= end / RATE + 0.5
 
 
 @real
