@@ -360,10 +360,17 @@ class Utterances:
     # ── when the engine process was lost ────────────────────────────────────────────────────────────────────────────
 
     def lost(self) -> None:
-        """The engine process is gone: committed utterances fail; open ones wait for the next engine process, once."""
-        for utterance in self._owed.values():
-            self._tell_failure(utterance, "engine_lost", "The engine was restarted before this utterance was final.")
-        self._owed.clear()
+        """The engine process is gone: committed utterances fail; open ones, and those of a file, wait for the next one,
+        once."""
+        kept = {}
+        for ref, utterance in self._owed.items():
+            if self._terms.config.voxd.hurry and utterance.replays < REPLAYS:
+                utterance.replays += 1
+                kept[ref] = utterance
+            else:
+                message = "The engine was restarted before this utterance was final."
+                self._tell_failure(utterance, "engine_lost", message)
+        self._owed = kept
         for spoken in (self._current, *self._closing):
             if spoken is not None and spoken.phase is Phase.SPOKEN:
                 spoken.replays += 1

@@ -125,6 +125,15 @@ class FailsEachCommit(Echo):
         raise ValueError("no")
 
 
+class HasNoTimeForFiles(Echo):
+    """Because nobody reads along."""
+
+    def receive(self, command: EngineCommand) -> None:
+        if isinstance(command, Open) and command.hurry:
+            command = msgspec.structs.replace(command, roles=())
+        super().receive(command)
+
+
 class SaysAllAgain(Echo):
     """After an engine loss."""
 
@@ -327,6 +336,7 @@ BREAKS: list[tuple[type[Echo], str]] = [
     (FlushCountsTwice, "test_a_flush_makes_its_commit_no_different"),
     (HearsAllStreamsAsOne, "test_streams_do_not_hear_each_other"),
     (IsLate, "test_a_closed_stream_is_silent"),
+    (HasNoTimeForFiles, "test_a_file_says_the_same"),
     (NeverFreesASlot, "test_closing_frees_the_slot"),
     (SettlesWhatWasCancelled, "test_a_cancelled_utterance_is_silent"),
     (IgnoresCancel, "test_a_cancelled_utterance_is_silent"),

@@ -35,7 +35,8 @@ class Talk:
                 elif isinstance(command, m.Commit):
                     self.commits.append(command)
                 elif isinstance(command, m.Feed):
-                    start, self.fed = self.fed // VAD_FRAME, command.start + len(command.pcm) // 2
+                    start = command.start // VAD_FRAME if command.start < self.fed else self.fed // VAD_FRAME
+                    self.fed = command.start + len(command.pcm) // 2
                     loud = tuple(
                         0.9 if n * VAD_FRAME % (6 * RATE) < 5 * RATE else 0.0
                         for n in range(start, self.fed // VAD_FRAME)
@@ -88,3 +89,22 @@ def test_a_file_has_soft_voices_unless_a_threshold_is_asked_for() -> None:
     talk.session.receive_event(events.SessionUpdate(session={"audio": {"input": {"turn_detection": detection}}}))
     assert terms.rules.threshold == 0.7
     assert Talk(hurry=False).session._terms.rules.threshold == 0.5
+
+
+def test_a_file_outlives_an_engine() -> None:
+    """Once: minutes of it may be on their way, and nobody would miss the time.  What is lost again is told."""
+    talk = Talk()
+    talk.session.receive_audio(bytes(2 * 40 * RATE))
+    talk.drain()
+    before, talk.commits = talk.commits, []
+    talk.settle(before[0])
+    talk.session.engine_lost()
+    talk.session.engine_ready(Profile("echo", None))
+    talk.drain()
+    assert [commit.end for commit in talk.commits] == [commit.end for commit in before[1:]]
+    talk.settle(talk.commits[0])
+    talk.session.engine_lost()
+    talk.drain()
+    failed = [event for event in talk.told if isinstance(event, events.TranscriptionFailed)]
+    done = [event for event in talk.told if isinstance(event, events.TranscriptionCompleted)]
+    assert (len(done), len(failed)) == (2, len(before) - 2)

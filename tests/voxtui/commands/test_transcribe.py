@@ -85,7 +85,7 @@ async def test_pipes_and_standard_input(daemon: Daemon, tmp_path: Path) -> None:
 async def test_what_is_no_file(daemon: Daemon, tmp_path: Path) -> None:
     code, out, err = await program(daemon, str(tmp_path), "/dev/null", "-")
     assert (code, out) == (1, "")
-    assert b"this is a folder; give the sound files in it." in err
+    assert b"there is no sound file in this folder." in err
     assert b"/dev/null: this is a device, not a sound file." in err
     assert b"standard input: cannot be read as sound: it is empty." in err
 
