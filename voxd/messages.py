@@ -6,7 +6,7 @@ response inside its stream, is given by the gateway and only grows.  Positions a
 
 The life of a stream:
 
-    Open .......................................... Refused, or nothing
+    Open .......................................... Refused, or nothing; a second one: Opened or Refused
     Feed Feed Feed ................................ Heard: speech probability, in audio order
       Onset(ref) .................................. Said: confirmed text, append-only, while the person speaks
       Prepare(ref) .............................. a request will follow: nothing is published
@@ -63,7 +63,8 @@ class Configure(Message, frozen=True):
 
 
 class Open(StreamMessage, frozen=True):
-    """Asks for a slot.  Answered by Refused or not at all.  A second Open of a stream changes its options.
+    """Asks for a slot.  Answered by Refused or not at all.  A second Open of a stream changes its options, and is
+    answered by Opened or by Refused.
 
     `roles`: from the gateway, those that the session wants; to an engine, those of them that it has itself."""
 
@@ -331,6 +332,10 @@ class Settled(StreamMessage, frozen=True):
     language: str | None = None
 
 
+class Opened(StreamMessage, frozen=True):
+    """A second Open of the stream is in effect, in all engines that it is for."""
+
+
 class Refused(StreamMessage, frozen=True):
     """No slot for this stream; `reason` is for people, `retry_after_s` an estimate.
 
@@ -403,5 +408,5 @@ class Broken(Message, frozen=True):
     configuration: bool = False
 
 
-Output = Heard | Said | Settled | Refused | Failed | Warned
+Output = Heard | Said | Settled | Opened | Refused | Failed | Warned
 Report = Output | Progress | Ready | Beat | Broken

@@ -22,7 +22,7 @@ import click
 
 import shared
 from shared.languages import language_of
-from shared.program import Failure, OutputFile, written
+from shared.program import Failure, OutputFile, hang_up, written
 from shared.terminal import draw, note, say
 from voxtui.commands.choice import Commands
 
@@ -413,6 +413,6 @@ def _finish(work: Coroutine[Any, Any, bool]) -> NoReturn:
 async def _cancellable(work: Coroutine[Any, Any, bool]) -> bool:
     task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, *hang_up()):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     return await work

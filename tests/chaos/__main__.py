@@ -22,7 +22,7 @@ def table(evidence: Evidence) -> Iterator[str]:
 
 
 def course(evidence: Evidence) -> Iterator[str]:
-    """What each attack did, and what it was told."""
+    """Prints what each attack did and what it was told."""
     for name, rounds in evidence.rounds.items():
         told = ", ".join(f"{count} × {what}" for what, count in sorted(evidence.told[name].items()))
         yield f"  {name:24} {rounds:5} rounds: {told or 'nothing was said'}"

@@ -19,7 +19,7 @@ from tests.support.service import CLOCK, pause
 
 CODE = re.compile(rb'"code":\s?"(\w+)"')
 PONG = 10  # an opcode
-ANSWER_S = 20.0  # for an answer to a whole request
+ANSWER_S = 60.0  # for an answer to a whole request
 HOLD_S = 8.0  # what is held open is held so long, then let go and held again
 Json = dict[str, Any]
 
@@ -30,7 +30,7 @@ class Denied(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the daemon is, for those who have its token and for those who have not."""
+    """The address of the daemon, for attackers with its token and without."""
 
     address: str  # HOST:PORT
     token: str
@@ -39,7 +39,7 @@ class Target:
 
 @dataclass(slots=True)
 class Link:
-    """A WebSocket of an attacker.  What comes is read and thrown away, but for its codes."""
+    """A WebSocket of an attacker, which throws away what comes, except for its codes."""
 
     peer: Peer
     told: Counter[str]
@@ -47,7 +47,7 @@ class Link:
     text: bytearray = field(default_factory=bytearray)  # the first of what came
 
     async def send(self, *events: Json | str | bytes) -> None:
-        """Raises Denied when the daemon takes no more."""
+        """Sends bytes.  Raises Denied when the daemon takes no more."""
         for event in events:
             data = (
                 event if isinstance(event, bytes) else (event if isinstance(event, str) else json.dumps(event)).encode()
@@ -60,14 +60,14 @@ class Link:
         await asyncio.sleep(0)  # a transport that takes all at once lets nobody else have a turn
 
     async def stay(self, seconds: float = HOLD_S) -> None:
-        """Holds what it has, and seems to be there.  Raises Denied when it is closed."""
+        """Holds what it has and seems to be alive.  Raises Denied when it is closed."""
         end_us = CLOCK.now_us() + seconds * 1e6
         while CLOCK.now_us() < end_us:
             await pause(min(1.0, seconds))
             await self.frames(peers.frame(PONG))
 
     async def drain(self) -> None:
-        """Until it is closed."""
+        """Reads until the connection is closed."""
         with contextlib.suppress(ConnectionError):
             while data := await self.peer.reader.read(1 << 16):
                 self.read += len(data)
@@ -92,7 +92,7 @@ class Attacker:
 
     @property
     def key(self) -> str:
-        """The header of somebody who may come in."""
+        """The header with a valid key."""
         return f"Authorization: Bearer {self.target.token}\r\n"
 
     @asynccontextmanager
@@ -115,7 +115,7 @@ class Attacker:
 
     @asynccontextmanager
     async def line(self, *, buffer: int | None = None) -> AsyncIterator[Peer]:
-        """A TCP connection on which nothing was said yet."""
+        """Opens a TCP connection and sends nothing on it."""
         async with peers.tcp(self.target.address, buffer=buffer, source=self.address) as peer:
             yield peer
 
@@ -126,7 +126,7 @@ class Attacker:
     async def request(
         self, method: str, path: str, body: bytes = b"", kind: str = "application/json", *, key: bool = True
     ) -> bytes:
-        """A whole request; its whole answer."""
+        """Sends a whole request; returns the whole answer."""
         headers = f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
         async with self.line() as peer, asyncio.timeout(ANSWER_S):
             peer.writer.write(self.head(method, path, headers, key=key) + body)

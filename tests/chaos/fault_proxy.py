@@ -46,7 +46,7 @@ class FaultProxy:
         self._open.set()
 
     def heal(self) -> None:
-        """All that was switched on is off; dead links stay dead."""
+        """Switches all faults off; dead links stay dead."""
         self.delay_s = self.jitter_s = 0.0
         self.slice_bytes = PIECE
         self._flows.set()
@@ -62,7 +62,7 @@ class FaultProxy:
         self._flows.clear()
 
     def swallow(self) -> None:
-        """The links there are; who dials meanwhile gets no answer until `heal`."""
+        """Swallows everything on the present links; whoever dials meanwhile gets no answer until `heal`."""
         self._open.clear()
         for link in self._links:
             link.dead = True

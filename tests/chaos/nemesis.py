@@ -169,7 +169,7 @@ class Person:
 
 
 def without(piece: tuple[int, int], start: int, end: int) -> Iterator[tuple[int, int]]:
-    """What of a stretch lies outside [start, end)."""
+    """The parts of a stretch outside of [start, end)."""
     first, last = piece
     yield from ((a, b) for a, b in ((first, min(last, start)), (max(first, end), last)) if b > a)
 
@@ -228,7 +228,7 @@ class Nemesis:
         self.faults.append(Fault(kind, target, begin_us, now_us(), client))
 
     async def _on_process(self, kind: str, target: str, act: Callable[[], Awaitable[None]]) -> None:
-        """One at a time, and only on a daemon that works."""
+        """Runs one fault at a time, and only on a daemon that works."""
         async with self._process_free:
             if await self._service.look() != "ready":
                 return
@@ -300,7 +300,7 @@ class Nemesis:
 
 
 async def ordeal(seconds: float, seed: int) -> History:
-    """One run, its history."""
+    """Runs the faults once; returns the history."""
     draw = random.Random(seed)
     history = History()
     with tempfile.TemporaryDirectory(prefix="nx-", dir="/tmp") as name:
@@ -354,7 +354,7 @@ def summary(history: History) -> Iterator[str]:
 
 
 def course(history: History) -> Iterator[str]:
-    """Faults and links in order of time."""
+    """Prints faults and links in order of time."""
     begin_us = min((record.at_us for client in history.clients for record in client.records), default=0)
     lines: list[tuple[int, str]] = []
     for fault in history.faults:

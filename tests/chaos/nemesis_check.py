@@ -161,7 +161,7 @@ def _lost(client: Client) -> Iterator[str]:
 
 
 def _failed(client: Client) -> Iterator[tuple[int, int]]:
-    """Where in the sound the utterances lie that were told to have failed."""
+    """Where in the sound the utterances lie whose transcription was reported as failed."""
     starts: dict[str, int] = {}
     ends: dict[str, int] = {}
     for record in client.records:
@@ -196,7 +196,7 @@ def _gaps(client: Client) -> Iterator[str]:
 
 
 def _ends(client: Client) -> Iterator[str]:
-    """A checker for each session; only the last one must have come to its end."""
+    """A checker for each session, of which only the last one must have come to its end."""
     wire = WireChecker()
     for record in client.records:
         if not isinstance(record.event, get_args(ServerEvent)):

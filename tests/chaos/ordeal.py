@@ -1,4 +1,5 @@
-"""One run: a daemon, an honest client, a calm while, the siege.  What was measured is Evidence for the judge."""
+"""One run: a daemon, an honest client, a while without attacks, then the siege.  Its measurements are the Evidence for
+the judge."""
 
 from __future__ import annotations
 
@@ -72,7 +73,7 @@ class Watch:
 
 
 def worked(pid: int) -> Callable[[], float]:
-    """A clock of the seconds of CPU that a process has had; 0 when it is gone."""
+    """A clock of the CPU seconds of a process; 0 when it is gone."""
     clock = ~pid << 3 | 2  # CPUCLOCK_SCHED of all its threads: what clock_getcpuclockid(3) gives
 
     def now_s() -> float:
@@ -96,7 +97,7 @@ def attacked() -> Iterator[tuple[Daemon, Target]]:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Where it happens: the client speaks for `seconds`."""
+    """The scene of a run, in which the client speaks for `seconds`."""
 
     daemon: Daemon
     target: Target
@@ -171,7 +172,7 @@ async def watched(daemon: Daemon) -> list[Watch]:
 
 
 async def look(daemon: Daemon) -> dict[str, Any]:
-    """What it says of itself; nothing, if it is not there."""
+    """The daemon's own status; nothing if there is no daemon."""
     try:
         return dict(await asyncio.to_thread(status, daemon.socket, LOOK_S))
     except NotRunning:
@@ -190,7 +191,7 @@ async def quiet(daemon: Daemon, files: Mapping[int, int]) -> dict[str, Any]:
 
 
 async def besieged(target: Target, names: Sequence[str], seconds: float, draw: random.Random) -> dict[str, Course]:
-    """By processes that share the attacks between them."""
+    """Runs the attacks in processes that share them."""
     async with asyncio.TaskGroup() as tasks:
         orders = [
             Orders(target, tuple(names[number::WORKERS]), seconds, draw.randrange(1 << 30), number * APART)

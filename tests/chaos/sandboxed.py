@@ -50,7 +50,7 @@ class _Attributes(ctypes.Structure):
 
 
 def _set_read_only(path: str, *, on: bool) -> None:
-    """With all mounts below it."""
+    """Makes a mount read-only, with all mounts below it."""
     given = _Attributes(1, 0, 0, 0) if on else _Attributes(0, 1, 0, 0)  # MOUNT_ATTR_RDONLY
     found = libc.syscall(MOUNT_SETATTR, -100, path.encode(), 0x8000, ctypes.byref(given), ctypes.sizeof(given))
     _checked(found, f"mount_setattr of {path}")
@@ -75,7 +75,7 @@ def no_homes() -> None:
 
 
 def _empty(path: str, data: str) -> None:
-    """What the command itself needs, if it lies there, is left."""
+    """Empties a folder, except for what the command itself needs."""
     needed = {os.getcwd(), sys.prefix, sys.base_prefix, os.environ["SANDBOX_STATE"]}
     kept = {each: os.open(each, os.O_PATH) for each in needed if each.startswith(f"{path}/")}
     _mount("tmpfs", path, "tmpfs", NO_SETUID | NO_DEVICES, data)
@@ -87,7 +87,7 @@ def _empty(path: str, data: str) -> None:
 
 
 def read_only() -> None:
-    """/dev, /proc and /sys stay; the last is another line of the unit."""
+    """Makes the system read-only, except for /dev, /proc and /sys, which another line of the unit covers."""
     state = os.environ["SANDBOX_STATE"]
     _bind(state, state)
     _set_read_only("/", on=True)
@@ -106,7 +106,7 @@ def kernel() -> None:
 
 
 def own_processes_only() -> None:
-    """Before what is mounted below /proc."""
+    """Hides other users' processes; it comes before what is mounted below /proc."""
     _mount("proc", "/proc", "proc", 0, "hidepid=invisible")
 
 
@@ -152,7 +152,7 @@ def own_users() -> None:
 
 
 def no_privileges() -> None:
-    """Nobody, without capabilities, for good."""
+    """Gives up all privileges and capabilities for good."""
     for capability in range(41):
         libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
     os.setgroups([])
@@ -179,7 +179,7 @@ STEPS: tuple[tuple[str, Callable[[], None]], ...] = (
 
 
 def apply(tell: Callable[[str], None]) -> list[str]:
-    """To this process, for good.  Returns what could not be had, and why."""
+    """Applies the sandbox to this process for good.  Returns what could not be applied, and why."""
     missing: list[str] = []
     mounting = {own_processes_only, own_tmp, no_homes, read_only, kernel}
     for name, step in STEPS:
@@ -198,7 +198,7 @@ def apply(tell: Callable[[str], None]) -> list[str]:
 
 
 def environment(state: Path) -> dict[str, str]:
-    """The unit's."""
+    """The environment that the unit sets."""
     cache = state / "cache"
     folders = {"XDG_CACHE_HOME": "", "HF_HOME": "hf", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
     folders |= {"TRITON_CACHE_DIR": "triton", "CUDA_CACHE_PATH": "nv"}

@@ -62,7 +62,7 @@ def _blocks() -> Iterable[Instruction]:
 
 
 def program() -> bytes:
-    """What the unit of the machine's service asks for."""
+    """The filter that the unit of the machine's service asks for."""
     found: list[Instruction] = [(LOAD, 0, 0, ARCHITECTURE), (EQUAL, 1, 0, X86_64), _end(KILL), (LOAD, 0, 0, NUMBER)]
     found += [(FROM, 0, 1, X32), _end(KILL), *_blocks()]
     for part in ALLOWED.split():

@@ -36,7 +36,7 @@ class Orders(msgspec.Struct, frozen=True):
 
 
 class Course(msgspec.Struct):
-    """Of one attack: rounds that were begun, and what it was told."""
+    """One attack's course: rounds that were begun, and what it was told."""
 
     rounds: int = 0
     told: dict[str, int] = {}
@@ -48,7 +48,7 @@ def source(number: int) -> str:
 
 
 async def repeat(attack: Attack, attacker: Attacker, course: Course) -> None:
-    """Until it is cancelled."""
+    """Repeats an attack until it is cancelled."""
     try:
         while True:
             course.rounds += 1

@@ -1,4 +1,4 @@
-"""The bad link does what it says: a fault that is none would make every test under it worthless."""
+"""The bad link does what it says: a fault that does nothing would make every test on it worthless."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def contents(folder: Path) -> Iterator[tuple[Path, bytes]]:
 
 
 async def test_nothing_that_was_said_is_written_anywhere() -> None:
-    """Neither sound nor words: not in its folder, not in the temporary one, not in the log."""
+    """Neither sound nor words are in its folder, in the temporary one, or in the log."""
     sound = SPEECH[RATE : 2 * RATE]  # half a second from its middle
     with tempfile.TemporaryDirectory(prefix="vx-", dir="/tmp") as temporary:
         options = "{echo: {tokens: 20, token_ms: 5}}"

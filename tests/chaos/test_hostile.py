@@ -169,7 +169,7 @@ async def test_a_peer_that_only_sends_ends_and_costs_little(daemon: Daemon, addr
         for _ in range(60):
             if not await peer.send(peers.frame(peers.TEXT, b"{") * 1000):
                 break
-        await sessions_become(daemon, 0, 20)
+        await sessions_become(daemon, 0, 60)
 
 
 # ── connections without an end ──────────────────────────────────────────────────────────────────────────────────────
@@ -182,7 +182,7 @@ async def drip(address: str) -> float:
         await peer.send(b"GET / HTTP/1.1\r\nHost: x\r\n")
         while not await peer.is_cut(1):
             await peer.send(b"X-A: b\r\n")
-            assert time.monotonic() - begun < 20, "held for ever"
+            assert time.monotonic() - begun < 120, "held for ever"
     return time.monotonic() - begun
 
 
@@ -193,7 +193,7 @@ async def test_a_hundred_slow_loris_are_cut_and_keep_nobody_out(daemon: Daemon, 
             loris = [tasks.create_task(drip(address)) for _ in range(100)]
             for _ in range(20):
                 assert await is_served(daemon)
-        assert max(each.result() for each in loris) < 12
+        assert max(each.result() for each in loris) < 60
 
 
 # ── events ──────────────────────────────────────────────────────────────────────────────────────────────────────────

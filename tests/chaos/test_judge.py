@@ -24,7 +24,7 @@ def measured(name: str) -> Measured:
 
 
 def evidence() -> Evidence:
-    """Nothing is wrong with it."""
+    """Evidence with nothing wrong in it."""
     return Evidence(
         history=good(),
         calm=[Ping(0, 1.0, 1.0)] * 100,
@@ -47,7 +47,7 @@ def slow_pings(found: Evidence) -> None:
 
 
 def pings_behind_much_work(found: Evidence) -> None:
-    """On a machine that was quick enough."""
+    """Slow pings on a machine that was quick enough."""
     found.pings = [QUICK] * 980 + [Ping(0, 3.0, PING_MS + 1)] * 20
 
 
@@ -56,7 +56,7 @@ def lost_pings(found: Evidence) -> None:
 
 
 def many_lost_pings(found: Evidence) -> None:
-    """The quick ones are no excuse."""
+    """Many lost pings, which the quick ones do not excuse."""
     found.unanswered = 20
 
 
@@ -85,7 +85,7 @@ def a_forced_end(found: Evidence) -> None:
 
 
 def too_much_memory(found: Evidence) -> None:
-    """Of the two together, where each for itself has enough."""
+    """Memory of two processes that is too much together, though each alone is within its limit."""
     found.processes = [replace(process, peak=process.before + 60 * MIB) for process in found.processes]
 
 

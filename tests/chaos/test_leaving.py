@@ -54,7 +54,7 @@ with socket.create_server(("127.0.0.1", 0)) as server:
 
 @pytest.mark.root
 def test_whoever_wants_out_is_seen(record: Path) -> None:
-    """Or the others would prove nothing."""
+    """A packet to the outside is recorded; without this the other tests would prove nothing."""
     done = watched(record, sys.executable, "-c", ATTEMPTS)
     assert done.returncode == 0, done.stderr
     seen = set(record.read_text().splitlines())

@@ -54,7 +54,7 @@ def change(history: History, kind: type[ServerEvent], number: int = 0, **fields:
 
 
 def drop(history: History, *kinds: type[ServerEvent]) -> None:
-    """The last event of each kind never came."""
+    """Removes the last event of each kind."""
     records = history.clients[0].records
     for kind in kinds:
         records.remove([record for record in records if isinstance(record.event, kind)][-1])
@@ -170,7 +170,8 @@ def a_gap_of_the_server_alone(history: History) -> None:
 
 
 def an_entry_elsewhere(history: History) -> None:
-    """As if another client had gone on with this screen: its places are counted from the end of the first."""
+    """Makes it look as if another client had gone on with this screen, with places counted from the end of the
+    first."""
     records = history.clients[0].records
     at = max(at for at, record in enumerate(records) if isinstance(record.event, events.SpeechStarted))
     records.insert(at, Record(20_000, LATER, Connected("x")))  # type: ignore[arg-type]
@@ -232,7 +233,7 @@ def test_what_is_wrong_is_found(spoil: Callable[[History], None], told: str) -> 
 
 
 def test_what_failed_by_a_fault_is_no_loss() -> None:
-    """Its words are told to be lost; the same words without that are lost."""
+    """Words that are reported as lost are no loss; the same words without a report are."""
     history = good()
     fail(history)
     drop(history, events.TranscriptionDelta)

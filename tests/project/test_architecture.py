@@ -85,7 +85,7 @@ def none(found: Iterable[str], what: str, exception: str) -> None:
 
 
 def test_files_and_functions_stay_small() -> None:
-    """Tests too, except that a table of cases is no function."""
+    """Tests are held to it too; a table of cases is not a function."""
     none(
         (line for path in sources(*PACKAGES, "tests", "benchmarks") for line in over_budget(path)),
         "Too long: split it by concept",
@@ -119,7 +119,7 @@ GATES = {"voxd/engine/conformance/__init__.py", "shared/__init__.py"}
 
 
 def test_packages_define_nothing_and_hand_nothing_on() -> None:
-    """Whoever reads an import sees the module in which a name is defined."""
+    """A reader of an import sees the module in which a name is defined."""
     packages = [path for path in sources(*PACKAGES) if path.name == "__init__.py" and name(path) not in GATES]
     assert [name(path) for path in packages if len(tree(path).body) > 1] == []
 
@@ -172,7 +172,7 @@ def imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
 
 
 def test_what_says_that_it_is_pure_imports_no_clock_no_io_and_no_model() -> None:
-    """The docstring is the one place that says it: no list of modules to keep beside it."""
+    """The docstring is the one place that says it, so there is no list of modules to keep beside it."""
     pure = [path for path in sources(*PACKAGES) if is_pure(path)]
     assert len(pure) > 60
     none(
@@ -235,7 +235,7 @@ def contracts() -> list[dict[str, Any]]:
 
 
 def children(package: str) -> set[str]:
-    """Modules and packages directly below."""
+    """The modules and packages directly below a package."""
     folder = ROOT.joinpath(*package.split("."))
     below = [path for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
     return {f"{package}.{path.stem}" for path in below if path.stem != "__init__"}
@@ -263,7 +263,7 @@ def test_every_room_that_holds_rooms_has_layers_for_all_of_them() -> None:
     ],
 )
 def test_a_contract_that_forbids_an_import_names_every_room(contract: str, package: str, exempt: set[str]) -> None:
-    """By rule, not by hand: what is not exempt here is held to it."""
+    """Every room that is not exempt here must be listed."""
     listed = next(set(each["source_modules"]) for each in contracts() if each["name"] == contract)
     none(
         sorted(children(package) - exempt - listed),
@@ -315,7 +315,7 @@ def test_help_is_quick(program: str, heavy: set[str]) -> None:
 
 
 def test_the_gateway_holds_no_model() -> None:
-    """Not even indirectly: what the gateway imports, every connection pays for."""
+    """Not even indirectly: every connection pays for what the gateway imports."""
     done = run("import sys, voxd.app; print(*sorted({module.split('.')[0] for module in sys.modules}))")
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()) & {"torch", "onnxruntime", "ctranslate2", "faster_whisper", "transformers"} == set()

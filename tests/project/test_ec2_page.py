@@ -20,7 +20,7 @@ PAGE = (ROOT / "docs" / "ec2.md").read_text(encoding="utf-8")
 
 
 def commands() -> Iterator[list[str]]:
-    """Of the blocks of shell: each call of voxd and voxtui as words, the program without its folder."""
+    """Each call of voxd and voxtui in the blocks of shell as words, the program without its folder."""
     for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL):
         for line in block.splitlines():
             for call in line.split("#")[0].split("&&"):
@@ -40,7 +40,7 @@ def test_there_are_commands_to_check() -> None:
 
 @pytest.mark.parametrize("call", commands(), ids=" ".join)
 def test_a_command_is_understood(call: list[str]) -> None:
-    """Parsed as it would be, and not run."""
+    """Each command is parsed and not run."""
     program: click.Group = {"voxd": voxd, "voxtui": voxtui}[call[0]]
     context = click.Context(program, info_name=call[0])
     name, command, rest = program.resolve_command(context, call[1:])

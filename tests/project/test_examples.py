@@ -90,7 +90,7 @@ def test_the_upload(server: Server, tmp_path: Path) -> None:
 
 
 def test_the_bench() -> None:
-    """With an engine that needs no time, for the clock of a busy machine is not what is tried here."""
+    """The engine needs no time, since the clock of a busy machine is not what is tested here."""
     with serving("echo") as quick:
         said = quick.run("sh", str(EXAMPLES / "bench_in_ci.sh"), quick.address, "600000", TURNS="1")
         assert "final_ms" in said

@@ -1,4 +1,5 @@
-"""Who follows a document or a program's advice installs no stranger's package: ours are named by wheel or address."""
+"""A reader who follows a document or a program's advice installs no stranger's package: ours are named by wheel or
+address."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def ffmpeg_s(path: Path) -> float:
 
 @pytest.mark.parametrize("odd", corpus(), ids=lambda odd: odd.name)
 def test_odd_files(odd: Odd, tmp_path: Path) -> None:
-    """As long as it is known to be, or as ffmpeg finds; more than ffmpeg finds where that stops too early."""
+    """Each file is as long as it is known to be, or as ffmpeg finds; longer where ffmpeg stops too early."""
     pcm, told = attempt(odd.data)
     assert pcm or odd.seconds == 0, told
     there_s = len(pcm) / 2 / RATE
@@ -102,7 +102,7 @@ def test_one_broken_sample_changes_no_scale() -> None:
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "CAF"])
 def test_a_limit_holds_before_much_was_decoded(kind: str) -> None:
-    """Where the header tells the length, at once; else when it is reached."""
+    """A file is refused at once where its header tells the length, else when the limit is reached."""
     data = wav(np.zeros(600 * RATE, np.float32), kind=kind)
     with pytest.raises(TooLong, match=r"more than 0\.0833 hours"):
         heard(data, limit=300 * RATE)
@@ -110,7 +110,7 @@ def test_a_limit_holds_before_much_was_decoded(kind: str) -> None:
 
 
 def test_memory_does_not_grow_with_the_file() -> None:
-    """Of half an hour, never more than a few seconds are there: the bound is in bytes, not in time."""
+    """At most a few seconds of half an hour are in memory: the bound is in bytes, not in time."""
     data = wav(np.zeros(1800 * RATE, np.int16).astype(np.float32), kind="FLAC")
     tracemalloc.start()
     with AudioFile(io.BytesIO(data)) as file:
@@ -156,7 +156,7 @@ def test_a_pipe_gives_what_the_file_gives(kind: str, options: tuple[str, ...]) -
 
 @needs_ffmpeg
 def test_a_pipe_is_kept_where_its_index_comes_last(tmp_path: Path) -> None:
-    """An mp4 and a finished WAV; of neither can be told from its beginning what is in it."""
+    """Neither an mp4 nor a finished WAV can be read from its beginning alone, so the pipe is kept."""
     path = tmp_path / "x.m4a"
     (tmp_path / "x.wav").write_bytes(wav())
     subprocess.run([str(FFMPEG), "-v", "error", "-i", str(tmp_path / "x.wav"), str(path)], check=True)
@@ -180,7 +180,7 @@ def test_a_pipe_is_kept_only_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(st.binary(max_size=3000), st.integers(1, 700))
 def test_no_bytes_upset_the_links_of_an_ogg_file(data: bytes, size: int) -> None:
-    """What is given are pages of it, in order, and it ends."""
+    """Whatever the bytes, the reader returns pages of the file in order, and ends."""
     links, found = Links(io.BytesIO(b"OggS" + data)), b""
     while True:
         while piece := links.read(size):

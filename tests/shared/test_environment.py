@@ -51,7 +51,7 @@ def programs() -> list[str]:
 
 @pytest.mark.parametrize("program", programs())
 def test_every_program_begins_in_the_same_way(program: str) -> None:
-    """Or hands over to a command line, which does so in `Program`, for every command."""
+    """Each program sets the environment first, or hands over to a command line that does so in `Program`."""
     tree = ast.parse((ROOT / program.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8"))
     imported = [ast.unparse(node) for node in tree.body if isinstance(node, ast.ImportFrom)]
     if any(line.endswith("cli import main") for line in imported):
@@ -118,7 +118,7 @@ def test_the_processes_of_a_daemon(tmp_path: Path) -> None:
 
 
 def test_a_process_leaves_no_core() -> None:
-    """In a process of its own: a limit that was lowered stays so."""
+    """A process of its own forbids core dumps, since a limit that was lowered stays so."""
     code = "import os, resource; from shared.environment import begin; begin(os.environ)\n"
     code += "print(*resource.getrlimit(resource.RLIMIT_CORE))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

@@ -196,7 +196,7 @@ def test_any_patch_is_taken_whole_or_refused(patch: dict[str, object]) -> None:
 
 
 def test_the_protocol_page_names_every_extension() -> None:
-    """Each event of voxd's own and each of its fields."""
+    """The page names each event of voxd's own and each of its fields."""
     page = (Path(__file__).parents[2] / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
     structs = (*events.ClientEvent.__args__, *events.ServerEvent.__args__)
     ours = [struct for struct in structs if str(struct.__struct_config__.tag).startswith("voxd.")]
@@ -222,7 +222,7 @@ def test_the_protocol_page_names_every_warning() -> None:
     "event", [events.Pong("e", "p", 1, 2, 3), events.Ack("e", 320, 0), events.Notice("e", "code", "text")]
 )
 def test_the_number_of_a_message_is_written_and_read_in_one_place(event: events.ServerEvent) -> None:
-    """Whether it is a field of the event or put to its bytes: the bytes are the same, and so is what is read."""
+    """Set as a field or put into the bytes, the number gives the same bytes and is read alike."""
     counted = msgspec.structs.replace(event, voxd_seq=7)
     assert events.numbered(events.dump(event), 7) == events.dump(counted)
     assert events.parse_server(events.numbered(events.dump(event), 7)) == counted

@@ -105,6 +105,6 @@ def test_summaries_come_in_the_order_of_the_table() -> None:
 
 
 def test_metrics_survive_the_wire() -> None:
-    """Metrics of a newer server are passed over; so is a list where one number belongs."""
+    """Unknown metrics of a newer server are skipped, and so is a list where one number belongs."""
     found = TurnMetrics(final_ms=300.0, total_ms=20.0)
     assert TurnMetrics.of({**found.as_dict(), "wonder_ms": 1.0, "itl_ms": 2.0}) == found

@@ -1,6 +1,5 @@
-"""Standard streams that fail, files that cannot be written and words misspelt: one sentence and an exit status.
-
-From every command of both programs, in processes of their own, with the real streams."""
+"""Standard streams that fail, unwritable files and misspelt words each give one sentence and an exit status, in every
+command of both programs, in processes of their own with real streams."""
 
 from __future__ import annotations
 
@@ -114,7 +113,7 @@ def test_no_command_survives_its_standard_output_without_a_word(fault: str, tmp_
 def test_words_that_cannot_be_written_are_no_success(
     daemon: Daemon, fault: str, redirection: str, unbuffered: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session with a real daemon, in plain text."""
+    """A session with a real daemon in plain text fails when its words cannot be written."""
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     command = ("voxtui", f"unix:{daemon.socket}", "--plain", "--file", str(CLIP))
     done = run(*command, folder=tmp_path, before=redirection)
@@ -140,7 +139,7 @@ def test_the_exit_status_does_not_depend_on_standard_error(
 
 
 def test_a_daemon_without_streams_serves(tmp_path: Path) -> None:
-    """None of its sockets may get the number of standard output."""
+    """A daemon with closed standard streams gives none of its sockets the number of standard output."""
     path = tmp_path / "s"
     shell = f"exec {sys.executable} -m voxd start --transcribe echo --socket {path} <&- >&- 2>&-"
     process = subprocess.Popen(["bash", "-c", shell], env=environment(tmp_path))
@@ -233,7 +232,7 @@ def slips(word: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_every_slip_in_a_command_is_answered_with_the_command(program: str) -> None:
-    """And never by what a command would have complained about: a microphone, a host."""
+    """The answer to a slip is the right command, never a complaint about a microphone or a host."""
     group, count = PROGRAMS[program], 0
     for name in group.commands:
         for slip in slips(name):

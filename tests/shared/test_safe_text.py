@@ -24,7 +24,7 @@ def dangerous(character: str) -> bool:
 @example(["\x1b", "]52;c;AAAA\x07"])
 @example(["\x1b\u200e[31m"])
 def test_nothing_acts_on_the_terminal(deltas: list[str]) -> None:
-    """Not even put together from halves; and a second pass changes nothing."""
+    """Even text that is joined from halves has no effect, and a second pass changes nothing."""
     joined = "".join(safe_text(delta) for delta in deltas)
     assert not any(map(dangerous, joined))
     joined.encode("utf-8")

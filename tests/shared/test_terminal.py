@@ -112,7 +112,7 @@ def test_the_words_of_a_chat_server() -> None:
 
 @pytest.mark.parametrize("command", [["transcribe"], ["connect", "--plain", "--file"], ["bench", "--audio"]])
 def test_the_name_of_a_file(command: list[str], tmp_path: Path) -> None:
-    """It exists and holds no sound."""
+    """A name with control characters, of a file without sound, is shown without effect."""
     path = os.fsencode(tmp_path) + b"/name\x1b]0;x\x07\x1b[2J\xff\n.wav"
     with open(path, "wb") as file:
         file.write(b"nothing")

@@ -76,12 +76,13 @@ def voxd_process(
     ready: bool = True,
     ready_s: float = READY_S,
     given: Sequence[socket.socket] = (),
+    at: Path | None = None,
 ) -> Iterator[Daemon]:
     """`voxd start ARGUMENTS...`; `env` is added to its environment, `given` is handed over as systemd does it.  Not
-    ready: it may still be loading, or fail."""
+    ready: it may still be loading, or fail.  `at`: another socket than one of its own."""
     with tempfile.TemporaryDirectory(prefix="vx-", dir="/tmp") as name:  # pytest's own paths are too long for a socket
         folder = Path(name)
-        path, log = folder / "voxd.sock", folder / "log"
+        path, log = at or folder / "voxd.sock", folder / "log"
         command = [*handing_over(given), sys.executable, "-m", "voxd", "start", "--socket", str(path), *arguments]
         with log.open("wb") as written:
             fds = [sock.fileno() for sock in given]

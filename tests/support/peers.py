@@ -49,7 +49,7 @@ class Peer:
             return False
         return True
 
-    async def close_code(self, seconds: float = 10) -> int | None:
+    async def close_code(self, seconds: float = 60) -> int | None:
         """Reads all frames.  None: it was cut without one."""
         try:
             async with asyncio.timeout(seconds):

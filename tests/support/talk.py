@@ -47,6 +47,7 @@ class Desk:
         self.commands: list[m.Command] = []
         self.notes: list[Note] = []
         self.fed = 0
+        self.agrees = True  # the engine agrees at once to what an update asks of it
         self._scores: list[float] = []  # of frames sent and not heard yet
         self._heard = 0
         self.drain()
@@ -55,7 +56,10 @@ class Desk:
 
     def drain(self) -> None:
         commands, notes = self.session.to_send()
-        self.events += iter(self.session.next_event, None)
+        if self.agrees:
+            self.session.receive_output(m.Opened(STREAM))
+        if not self.session.undecided:
+            self.events += iter(self.session.next_event, None)
         self.commands += commands
         self.notes += notes
         for command in commands:

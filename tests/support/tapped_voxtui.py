@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,9 @@ import voxtui.capture.microphone
 import voxtui.screen.app
 from shared.audio import RATE
 from tests.support.scenes import DEVICES, MICROPHONE
-from voxtui.capture.sources import FileSource
+from voxtui.capture.sources import FileSource, Packet
 from voxtui.cli import main
+from voxtui.errors import SourceError
 
 
 class Tapped(voxtui.screen.app.VoxtuiApp):
@@ -34,9 +35,6 @@ class Tapped(voxtui.screen.app.VoxtuiApp):
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR1, self._asked)
         loop.add_signal_handler(signal.SIGUSR2, lambda: self.call_later(self._break))
-        if os.environ.get("VOXTUI_TAP_NOHUP"):
-            loop.remove_signal_handler(signal.SIGHUP)
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def _break(self) -> None:
         raise RuntimeError("on purpose")
@@ -49,8 +47,9 @@ class Tapped(voxtui.screen.app.VoxtuiApp):
         self._number += 1
         rows = [list(cells(row)) for row in self.screen._compositor.render_strips(self.size)]
         path = Path(os.environ["VOXTUI_TAP"])
+        told = {"number": self._number, "rows": rows, "focus": str(self.focused)}
         new = path.with_suffix(".new")
-        new.write_text(json.dumps({"number": self._number, "rows": rows, "focus": str(self.focused)}))
+        new.write_text(json.dumps(told))
         new.replace(path)
         self._driver.write(f"\x1b]2;tap {self._number}\x07")
         self._driver.flush()
@@ -71,11 +70,23 @@ def cells(row: object) -> Iterator[tuple[str, str, str, bool]]:
 
 
 class Hum(FileSource):
-    """A microphone near a fan: in real time, loud enough for the meter, and no speech."""
+    """A microphone near a fan: in real time, loud enough for the meter, and no speech.  While the tap has a neighbour
+    that ends in `.unplugged`, it is not there."""
 
     def __init__(self, device: object) -> None:
+        self._unplugged = Path(os.environ["VOXTUI_TAP"]).with_suffix(".unplugged")
+        self._check()
         super().__init__(MICROPHONE, 0.02 * np.sin(np.arange(30 * RATE, dtype=np.float32) / 9))
         self.samples = self.truth = None
+
+    def _check(self) -> None:
+        if self._unplugged.exists():
+            raise SourceError("The microphone is not there.")
+
+    async def packets(self) -> AsyncIterator[Packet]:
+        async for packet in super().packets():
+            self._check()
+            yield packet
 
 
 def hum() -> None:
@@ -84,6 +95,8 @@ def hum() -> None:
 
 
 if __name__ == "__main__":
+    if os.environ.get("VOXTUI_TAP_NOHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     voxtui.screen.app.VoxtuiApp = Tapped  # type: ignore[misc]
     if sys.argv[1:2] == ["hum"]:
         del sys.argv[1]

@@ -71,14 +71,25 @@ class Terminal:
     """A program on a pty of its own, as a shell starts it; its output is read all the time."""
 
     def __init__(
-        self, command: list[str], environ: Mapping[str, str], columns: int, rows: int, *, modern: bool = False
+        self,
+        command: list[str],
+        environ: Mapping[str, str],
+        columns: int,
+        rows: int,
+        *,
+        modern: bool = False,
+        slow: bool = False,
+        sized: bool = True,
     ) -> None:
-        self._modern, self._over = modern, False
+        """`modern`: it answers queries.  `slow`: it takes a little at a time.  `sized`: the kernel knows its size from
+        the beginning, not only from the first `resize` on."""
+        self._modern, self._slow, self._over = modern, slow, False
         self.master, self.slave = os.openpty()
         self.emulator = Emulator(columns, rows)
         self._stream, self._lock = pyte.ByteStream(self.emulator), threading.Lock()
         self.raw = b""
-        self._set_size(columns, rows)
+        if sized:
+            self._set_size(columns, rows)
         self.before = termios.tcgetattr(self.slave)
         self.process = subprocess.Popen(
             command,
@@ -89,6 +100,7 @@ class Terminal:
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0) and None,
         )
+        self.pid = self.process.pid  # of the program that draws
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -97,7 +109,7 @@ class Terminal:
             if not select.select([self.master], [], [], 0.05)[0]:
                 continue
             try:
-                data = os.read(self.master, 1 << 16)
+                data = os.read(self.master, 97 if self._slow else 1 << 16)
             except OSError:  # EIO: nobody has the other end open any more
                 return
             if self._modern:
@@ -213,7 +225,7 @@ def believed(terminal: Terminal, tap: Path) -> Believed:
     """Asks through the side channel of `tests.support.tapped_voxtui`, until the program knows the terminal's size."""
     while True:
         before = _number(tap)
-        os.kill(terminal.process.pid, signal.SIGUSR1)
+        os.kill(terminal.pid, signal.SIGUSR1)
         terminal.until(lambda before=before: _number(tap) > before)  # type: ignore[misc]
         told = json.loads(tap.read_text())
         title = f"tap {told['number']}"
@@ -240,15 +252,15 @@ def voxtui(
     columns: int = 80,
     rows: int = 24,
     hum: bool = False,
-    modern: bool = False,
     env: Mapping[str, str] = {},
+    **kind: bool,
 ) -> Iterator[tuple[Terminal, Path]]:
-    """The real program, tapped."""
+    """The real program, tapped.  `kind`: of terminal."""
     tap = folder / "tap"
     environ = environment(folder, {"TERM": "xterm-256color", "COLORTERM": "truecolor", "LANG": "C.UTF-8", **env})
     environ["VOXTUI_TAP"] = str(tap)
     command = [sys.executable, "-m", "tests.support.tapped_voxtui", *(["hum"] if hum else []), *args]
-    terminal = Terminal(command, environ, columns, rows, modern=modern)
+    terminal = Terminal(command, environ, columns, rows, **kind)
     try:
         yield terminal, tap
     finally:

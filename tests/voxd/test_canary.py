@@ -1,4 +1,5 @@
-"""Nothing that is said, typed or answered reaches the log, at any level, on any way: a phrase that would show it."""
+"""Nothing that is said, typed or answered reaches the log, at any level and in any way: a known phrase would show
+it."""
 
 from __future__ import annotations
 
@@ -91,7 +92,7 @@ def request(daemon: Daemon, method: str, path: str, body: bytes = b"", **headers
 
 
 def mistakes(client: Client) -> None:
-    """Whatever a client can send that is answered with an error that quotes it."""
+    """Everything that a client can send that is answered with an error that quotes it."""
     client.raw(f'{{"type": "{CANARY}"')
     client.send(CANARY)
     client.send("session.update", session={"model": CANARY, "voice": {CANARY: 1}})
@@ -102,7 +103,7 @@ def mistakes(client: Client) -> None:
 
 
 def test_what_is_typed_spoken_and_answered() -> None:
-    """Whisper writes down a clip, a chat server answers, then fails and quotes."""
+    """Whisper transcribes a clip; a chat server answers, then fails with an error that quotes."""
     with ChatServer(says(f"The answer is {CANARY}.")).running() as server, short_folder() as folder:
         config = folder / "config.yaml"
         config.write_text(json.dumps({"engine_options": {"cascade": {"url": server.url}}}))

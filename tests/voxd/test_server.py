@@ -48,12 +48,12 @@ class Talk:
         await self.link.send(events.dump(event), text=True)
 
     async def speak(self, pcm: bytes) -> None:
-        """As fast as the server reads."""
+        """Sends sound as fast as the server reads."""
         for at in range(0, len(pcm), 6400):
             await self.send(events.AudioAppend(audio=pcm[at : at + 6400]))
 
     async def begin(self) -> dict[str, Any]:
-        """The first second and a half, as it would come in real time: in parts."""
+        """Sends the first second and a half in parts, as it would come in real time."""
         await self.speak(SPEECH[:RATE])
         await self.until("input_audio_buffer.speech_started")
         await self.speak(SPEECH[RATE : 3 * RATE])
@@ -98,6 +98,29 @@ async def test_a_transcription_session(daemon: Daemon) -> None:
     assert report["item_id"] == done["item_id"]
     assert report["scope"] == "transcription"
     assert not any(name.startswith("response.") for name in person.names())
+
+
+@pytest.mark.parametrize(
+    ("query", "name", "known"),
+    [
+        ("intent=transcribe", "intent", "transcription"),
+        ("voxd_ext=metrics,provisonal,%20binary", "voxd_ext", "metrics, provisional, binary, resume"),
+        ("dialect=openai", "dialect", "ga, vllm"),
+    ],
+)
+async def test_a_value_in_the_url_that_nobody_knows_is_told(query: str, name: str, known: str, daemon: Daemon) -> None:
+    """To the client with the values that there are, and in the journal without the value."""
+    async with talk(daemon, f"?{query}") as person:
+        (warned,) = person.seen[0]["voxd_warnings"]
+
+    assert (warned["code"], warned["param"]) == ("unknown_value", name)
+    assert known in warned["message"]
+    lines = [line for line in daemon.log.read_text().splitlines() if "unknown_value" in line]
+    assert any(name in line for line in lines)
+    value = query.partition("=")[2]
+    assert not any(value in line for line in lines)
+    async with talk(daemon, "?intent=transcription&voxd_ext=metrics,%20provisional,&dialect=ga") as person:
+        assert "voxd_warnings" not in person.seen[0]
 
 
 async def test_a_conversation_turn(daemon: Daemon) -> None:
@@ -150,7 +173,7 @@ async def test_many_clients_do_not_hear_each_other(daemon: Daemon) -> None:
 
 
 async def test_the_engine_process_dies_in_mid_utterance(tmp_path: Path) -> None:
-    """The connection stays, the open utterance goes on in the next process, the next turn works."""
+    """The connection stays, the open utterance goes on in the next process, and the next turn works."""
     with voxd_process("--transcribe", "echo", "--respond", "echo") as daemon:
         async with talk(daemon, "?intent=transcription") as person:
             before = await person.begin()
@@ -266,7 +289,7 @@ def test_a_second_start_says_so_and_is_no_failure(daemon: Daemon) -> None:
 
 
 def test_settings_that_are_wrong_by_now_hide_no_daemon(daemon: Daemon, tmp_path: Path) -> None:
-    """It runs with older ones: to ask it, to reach it through a tunnel and to stop it need none."""
+    """The daemon runs with older settings; asking it, reaching it through a tunnel and stopping it need none."""
     config = tmp_path / "voxd" / "config.yaml"
     config.parent.mkdir()
     config.write_text("vad: {treshold: 1}\n")
@@ -283,7 +306,7 @@ def test_settings_that_are_wrong_by_now_hide_no_daemon(daemon: Daemon, tmp_path:
 
 
 def test_a_start_by_hand_beside_the_service_says_so(daemon: Daemon, tmp_path: Path) -> None:
-    """Two would load the model twice.  The socket of the service lies at another place than the one of a shell."""
+    """Two daemons would load the model twice; the service's socket is at another path than a shell's."""
     service = tmp_path / "state" / "voxd" / "run" / "voxd.sock"
     service.parent.mkdir(parents=True)
     service.symlink_to(daemon.socket)

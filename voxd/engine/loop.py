@@ -28,6 +28,7 @@ from voxd.messages import (
     Feed,
     Leave,
     Open,
+    Opened,
     Output,
     Part,
     Refused,
@@ -183,8 +184,8 @@ class Loop:
     def _open(self, command: Open) -> None:
         """Admits a stream to all its engines or to none, and to the VAD.
 
-        Engines whose role a second Open gives up are closed, the others receive it.  If it is refused, the stream goes
-        on as it was; a client that had left has nothing that could go on."""
+        Engines whose role a second Open gives up are closed, the others receive it, and it is answered.  If it is
+        refused, the stream goes on as it was; a client that had left has nothing that could go on."""
         stream, before = command.stream, self._audience(command)
         roles = None if stream in self._left else self._roles.get(stream)
         self._roles[stream] = tuple(role for role in command.roles if role in self._engines)
@@ -206,6 +207,8 @@ class Loop:
             self._shut_out(Refused(stream, "The engine failed at the start of this session; see voxd's log."))
         else:
             self._vad.open(stream, command.start)
+            if roles is not None:
+                self._out.append(Opened(stream))
 
     def _as_told(self, command: Open, engine: Engine) -> Open:
         """The Open with only the roles that this engine has: a responder must not write down what is said."""

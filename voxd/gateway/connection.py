@@ -24,7 +24,7 @@ from msgspec import UNSET
 
 from shared import events
 from shared.audio import RATE
-from shared.events import WireError
+from shared.events import Warned, WireError
 from shared.session_config import AnySession
 from voxd import messages as m
 from voxd.gateway.budget import Budget, Held
@@ -53,8 +53,9 @@ class Connection:
     """One client and its session.
 
     `profile` says what this server offers with the engines that are ready; `make_config(session_id)` gives the
-    session's first configuration.  `on_output`: is told what the engines say, after the session.  `is_file`: a file
-    is transcribed, so the connection is idle only at its end, not between turns."""
+    session's first configuration; `warnings` are of what was asked for before it.  `on_output`: is told what the
+    engines say, after the session.  `is_file`: a file is transcribed, so the connection is idle only at its end, not
+    between turns."""
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class Connection:
         peer: str,
         dialect: Dialect,
         observer: Observer,
+        warnings: tuple[Warned, ...] = (),
         on_output: Callable[[m.Output], None] | None = None,
         is_file: bool = False,
     ) -> None:
@@ -92,7 +94,7 @@ class Connection:
         self._parked = False
         self._timer: asyncio.TimerHandle | None = None
         self.stream = host.new_stream()
-        self._session = Session(self.stream, make_config(self.id), profile(host.ready), self._new_id)
+        self._session = Session(self.stream, make_config(self.id), profile(host.ready), self._new_id, warnings)
         config = self._session.config
         self.resume_token = config.voxd.resume_token
         self.log.started(str(config.__struct_config__.tag), peer, config.voxd.transcribe, config.voxd.respond)
@@ -221,7 +223,7 @@ class Connection:
         self.unlinked.clear()
         self._outbox.hand_over(self._history.after(seq))
         self._session.resumed()
-        self._session.engine_ready(self._profile(self._host.ready))
+        self._session.client_back(self._profile(self._host.ready))
         self._drain()
 
     def close(self, why: str) -> None:
@@ -294,7 +296,9 @@ class Connection:
 
     def _refill(self) -> None:
         """Turns events into messages as fast as the client takes them; a client that takes none is not read either."""
-        while self._outbox.size < READY and (event := self._session.next_event()) is not None:
+        while not self._session.undecided and self._outbox.size < READY:
+            if (event := self._session.next_event()) is None:
+                break
             self._send(event)
         waiting = self._outbox.size + self._session.waiting
         fits = self._outgoing.becomes(waiting + self._history.size)

@@ -12,7 +12,8 @@ from dataclasses import asdict
 from msgspec import structs
 
 from shared.audio import to_samples
-from shared.parts import Json
+from shared.parts import Json, Warned
+from shared.refusals import NAME
 from shared.session_config import (
     AnySession,
     AudioInput,
@@ -31,6 +32,12 @@ from voxd.session.responses import ChunkPolicy
 from voxd.session.terms import Profile
 from voxd.session.turns import Rules
 from voxd.telemetry.turn_meter import Targets
+
+KNOWN = {
+    "intent": ("transcription",),
+    "voxd_ext": ("metrics", "provisional", "binary", "resume", "hurry"),
+    "dialect": ("ga", "vllm"),
+}
 
 
 def first_config(
@@ -64,6 +71,17 @@ def targets(settings: Settings) -> Targets:
     """The targets of the settings, by the names of the metrics."""
     wanted = settings.performance_targets
     return Targets(settings.streaming.latency_target_ms, wanted.ttft_ms, wanted.total_latency_ms)
+
+
+def odd_values(query: Mapping[str, str]) -> tuple[Warned, ...]:
+    """Warnings for what a URL asks for and nobody here knows: it is left out."""
+    found = []
+    for name, known in KNOWN.items():
+        values = query.get(name, "").split(",") if name == "voxd_ext" else [query.get(name, "")]
+        if odd := [value.strip()[:NAME] for value in values if value.strip() not in (*known, "")]:
+            message = f"'{name}' of the URL does not know '{odd[0]}'; it knows {', '.join(known)}."
+            found.append(Warned("unknown_value", message, name))
+    return tuple(found)
 
 
 def beginning(

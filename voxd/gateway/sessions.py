@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from shared.parts import Json
+from shared.parts import Json, Warned
 from shared.session_config import AnySession
 from shared.settings import Settings
 from shared.urls import LAST_SEQ, RESUME
@@ -23,7 +23,7 @@ from voxd.gateway.connection import Connection, id_factory
 from voxd.gateway.dialect import Dialect
 from voxd.gateway.engine_host import EngineHost
 from voxd.gateway.parking import Parking
-from voxd.gateway.session_defaults import beginning, first_config, for_good, profile
+from voxd.gateway.session_defaults import beginning, first_config, for_good, odd_values, profile
 from voxd.session.terms import Profile
 from voxd.telemetry.log import BreachLimiter
 from voxd.telemetry.prometheus import Exposition, FileObserver
@@ -61,6 +61,7 @@ class ConnectionFactory:
         peer: str,
         dialect: Dialect,
         observer: Observer,
+        warnings: tuple[Warned, ...] = (),
         on_output: OnOutput | None = None,
         is_file: bool = False,
     ) -> Connection:
@@ -76,6 +77,7 @@ class ConnectionFactory:
             peer=peer,
             dialect=dialect,
             observer=observer,
+            warnings=warnings,
             on_output=on_output,
             is_file=is_file,
         )
@@ -185,6 +187,7 @@ class Sessions:
             peer=caller.peer,
             dialect=Dialect(caller.query, int(self._epoch())),
             observer=self._exposition,
+            warnings=odd_values(caller.query),
         )
         self._exposition.connected("websocket")
         return connection
@@ -205,6 +208,7 @@ class Sessions:
             peer=caller.peer,
             dialect=Dialect(GA, int(self._epoch())),
             observer=self._exposition,
+            warnings=odd_values(caller.query),
         )
         self._exposition.connected("webrtc")
         self._admission.enter(connection)

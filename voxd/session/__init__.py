@@ -2,6 +2,7 @@
 
     core          `Session`: begin reading here; configuration; which part gets which event
     turns         when an utterance begins, pauses and ends, from speech probabilities
+    openings      which updates the engine process has yet to agree to
     terms         the configuration in effect: what the client asked for and this server can do
     outbox        everything that leaves, in order
     listening     wire audio in, engine feed and turn marks out

@@ -4,8 +4,8 @@ Pure.  It passes each event to the part that handles it and turns what is wrong 
 turn rules, sockets or clocks.
 
     session.receive_event(event) | receive_audio(bytes) | receive_output(output) | receive_time(now_us)
-            | receive_error(error) | engine_lost() | engine_ready(profile)
-    commands, notes = session.to_send();  session.next_event() until it is None
+            | receive_error(error) | engine_lost() | engine_ready(profile) | client_lost() | client_back(profile)
+    commands, notes = session.to_send();  unless undecided: session.next_event() until it is None
 
 Order: `session.created` is the first event; events leave in the order in which their causes came; every response and
 every item ends exactly once, whatever the engine or the client does.
@@ -27,6 +27,7 @@ from voxd.session.attached import resampled
 from voxd.session.conversation import Conversation
 from voxd.session.drafts import draft_of
 from voxd.session.listening import INBOUND, InputBuffer
+from voxd.session.openings import Asked, Openings
 from voxd.session.outbox import Out, Outbox
 from voxd.session.terms import Profile, Terms
 from voxd.session.utterances import Utterances
@@ -35,12 +36,21 @@ FORGOTTEN = "The engine was restarted and has lost the audio of earlier turns; i
 
 
 class Session:
-    """One Realtime session.  `stream`: its number in the engine process; `new_id("item")` makes unique ids."""
+    """One Realtime session.  `stream`: its number in the engine process; `new_id("item")` makes unique ids; `warnings`:
+    what else its first event is to tell."""
 
-    def __init__(self, stream: int, config: AnySession, profile: Profile, new_id: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        stream: int,
+        config: AnySession,
+        profile: Profile,
+        new_id: Callable[[str], str],
+        warnings: tuple[events.Warned, ...] = (),
+    ) -> None:
         self._out = Outbox(stream, new_id)
-        self._terms = Terms(config, profile)
+        self._terms = Terms(config, profile, warnings)
         self._conversation = Conversation()
+        self._openings = Openings()
         self._input = InputBuffer(self._terms.rules)
         self._answers = Answers(self._terms, self._out, self._conversation)
         self._utterances = Utterances(self._terms, self._out, self._input, self._conversation, self._answers)
@@ -97,6 +107,11 @@ class Session:
     def deadline_us(self) -> int | None:
         """When `receive_time` is wanted: only text held by `chunked_response` waits for a clock."""
         return self._answers.deadline_us
+
+    @property
+    def undecided(self) -> bool:
+        """Whether an update waits for the engine's word; until then no event is to be taken: its answer may change."""
+        return self._openings.undecided
 
     @property
     def stalled(self) -> bool:
@@ -168,14 +183,36 @@ class Session:
         )
 
     def _update(self, event: events.SessionUpdate) -> None:
-        has_items = self._conversation.last_id is not None
+        """Applies an update.  Where the engine has to agree, the answer waits for it: see `undecided`."""
+        has_items, before, engines = self._conversation.last_id is not None, self._terms.config, self._wanted
         self._terms.update(event, started=self._input.started, has_items=has_items)
         if not self._terms.shows_text:
             self._utterances.disown()
         self._apply_config()
         self._open(self._input.fed)
-        self._out.emit(events.SessionUpdated, session=self._terms.config, voxd_warnings=self._terms.warnings or UNSET)
+        answer = self._out.emit(
+            events.SessionUpdated, session=self._terms.config, voxd_warnings=self._terms.warnings or UNSET
+        )
+        if self._out.engine:
+            waits = self._wanted != engines or self._openings.undecided  # one that builds on another waits with it
+            self._openings.ask(Asked(event, before, answer if waits else None))
         self._notify(self._terms.warnings)
+
+    def _take_back(self, asked: Asked, reason: str) -> None:
+        """The engine refuses an update and goes on as it was: the update is not in effect, and the client is told so,
+        once.  Those that came after it and are not decided are applied to what was before."""
+        later = self._openings.withdraw_all()
+        for each in (asked, *later):
+            if each.answer is not None:
+                self._out.withdraw(each.answer)
+                self._terms.untell(each.answer.voxd_warnings or ())
+        self._terms.revert(asked.before, started=self._input.started)
+        self._apply_config()
+        event_id = None if asked.update.event_id is UNSET else asked.update.event_id
+        message = f"{reason}. Nothing of this update was applied."
+        self.receive_error(WireError("invalid_value", message, "session.audio.input.transcription", event_id))
+        for each in later:
+            self.receive_event(each.update)
 
     def _notify(self, warnings: tuple[events.Warned, ...]) -> None:
         """Sends warnings as events of their own, to clients that have opted in to voxd's events."""
@@ -193,9 +230,13 @@ class Session:
         self._input.set_rules(self._terms.rules)
 
     def _open(self, start: int) -> None:
-        terms, delay = self._terms, self._terms.config.voxd.delay_ms
-        hurry = terms.config.voxd.hurry
-        self._out.command(m.Open(self._out.stream, terms.roles, terms.language, terms.hints, delay, start, hurry))
+        self._out.command(m.Open(self._out.stream, *self._wanted, start, self._terms.config.voxd.hurry))
+
+    @property
+    def _wanted(self) -> tuple[tuple[m.Role, ...], str | None, str, int | None]:
+        """What of the configuration an engine may refuse: its roles, and the options of Open."""
+        terms = self._terms
+        return terms.roles, terms.language, terms.hints, terms.config.voxd.delay_ms
 
     def _create_item(self, event: events.ItemCreate) -> None:
         wanted = None if event.previous_item_id is UNSET else event.previous_item_id
@@ -251,14 +292,15 @@ class Session:
                 self._owner(output.ref).receive_settled(output)
             case m.Failed():
                 self._owner(output.ref).receive_failed(output)
+            case m.Opened():
+                self._openings.take()
             case m.Refused() if output.kept:
-                self.receive_error(WireError("invalid_value", output.reason, "session.audio.input.transcription"))
-                self._terms.revert()
-                self._apply_config()
-                self._out.emit(events.SessionUpdated, session=self._terms.config)
+                if (asked := self._openings.take()) is not None and asked.answer is not None:
+                    self._take_back(asked, output.reason)
             case m.Warned() if self._terms.config.voxd.aware:
                 self._out.emit(events.Notice, code=output.code, message=output.message)
             case m.Refused():
+                self._openings.forget()
                 body = events.ErrorBody("server_error", "server_overloaded", output.reason, None, None)
                 self._out.emit(events.Error, error=body)
 
@@ -275,6 +317,7 @@ class Session:
         """The engine process is gone.  Turns in flight end as failed; an open utterance waits; the client stays."""
         self._answers.lost("engine_lost", "The engine was restarted during this response; ask again.")
         self._utterances.lost()
+        self._openings.forget()
         self._out.engine = False
         terms = self._terms
         listens = terms.conversation and terms.profile.respond is not None and not terms.profile.reads_text
@@ -292,10 +335,16 @@ class Session:
     def client_lost(self) -> None:
         """The client is gone and its slot is free; all but its responses is kept until it comes back."""
         self._answers.lost("connection_lost", "The connection was lost during this response; ask again.")
+        self._openings.tell_all()
         self._out.engine = False
 
     def engine_ready(self, profile: Profile) -> None:
-        """A new engine process is warm, or a client is back with a new slot: the engine is told the whole state."""
+        """A new engine process is warm: it is told the whole state."""
+        self._openings.forget()
+        self.client_back(profile)
+
+    def client_back(self, profile: Profile) -> None:
+        """A client is back with a new slot: the engine is told the whole state."""
         self._out.engine = True
         self._terms.profile = profile
         self._open(self._utterances.resume_at())

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from shared.events import ServerEvent
 from voxd.messages import Command
@@ -39,6 +39,7 @@ class ResponseNote:
 Note = UtteranceNote | ResponseNote
 Out = tuple[list[Command], list[Note]]
 EVENT = 1024  # bytes of an event that waits, about
+E = TypeVar("E", bound=ServerEvent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +65,17 @@ class Outbox:
         self._commands: list[Command] = []
         self._notes: list[Note] = []
 
-    def emit(self, kind: Callable[..., ServerEvent], **fields: Any) -> None:
+    def emit(self, kind: Callable[..., E], **fields: Any) -> E:
         """Queues one server event and gives it its event_id."""
-        self._events.append(kind(event_id=self.new_id("event"), **fields))
+        event = kind(event_id=self.new_id("event"), **fields)
+        self._events.append(event)
         self.waiting += EVENT
+        return event
+
+    def withdraw(self, event: ServerEvent) -> None:
+        """Takes back an event that waits."""
+        self._events.remove(event)
+        self.waiting -= EVENT
 
     def emit_each(self, text: str, pieces: Iterator[str], make: Callable[[str, str], ServerEvent]) -> None:
         """An event for each of `pieces` of `text`, made when it is taken: a long text is kept as it is, not as ten

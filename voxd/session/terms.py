@@ -65,13 +65,13 @@ class Profile:
 class Terms:
     """The configuration in effect.  `warnings`: fields of the last update that are not as asked for."""
 
-    def __init__(self, config: AnySession, profile: Profile) -> None:
+    def __init__(self, config: AnySession, profile: Profile, warnings: tuple[Warned, ...] = ()) -> None:
         self.profile = profile
         self._told: set[tuple[str, str]] = set()
         self.size = 0  # bytes of memory of what clients have set, about
         asked, found = self._known_language(config)
-        self.config = self._before = self._settled(asked)
-        self.warnings = self._once((*found, *self._about(asked)))
+        self.config = self._settled(asked)
+        self.warnings = self._once((*warnings, *found, *self._about(asked)))
 
     def update(self, event: SessionUpdate, *, started: bool, has_items: bool) -> None:
         """Applies a `session.update`, all of it or nothing.  Raises WireError."""
@@ -88,7 +88,7 @@ class Terms:
         if type(asked) is not type(self.config) and (started or has_items):
             message = "The session type cannot change once there is audio or an item."
             raise WireError("invalid_parameter", message, "session.type")
-        self._before, self.config = self.config, self._settled(asked)
+        self.config = self._settled(asked)
         self.size = 3 * len(shown)  # as objects
         self.warnings = self._once((*self._mapped(event.session, asked), *_unknown(unknown), *self._about(asked)))
 
@@ -174,8 +174,7 @@ class Terms:
         """The warnings that have not been given in this session before."""
         fresh = []
         for each in found:
-            key = each.code, re.sub(r"\[\d+\]", "[]", each.param)
-            if key not in self._told and len(self._told) < MOST_TOLD:
+            if (key := _key(each)) not in self._told and len(self._told) < MOST_TOLD:
                 self._told.add(key)
                 fresh.append(each)
         return tuple(fresh)
@@ -186,9 +185,18 @@ class Terms:
         """The delay in effect, for the echo."""
         return None if self.profile.delay_ms is None else config.voxd.delay_ms or self.profile.delay_ms
 
-    def revert(self) -> None:
-        """Goes back to the configuration before the last update, which the engine refused."""
-        self.config = self._before
+    def revert(self, before: AnySession, *, started: bool) -> None:
+        """Goes back to an earlier configuration, because the engine has refused what came after it.  The format stays
+        if audio has come in it."""
+        if started:
+            sound = msgspec.structs.replace(before.audio.input, format=self.config.audio.input.format)
+            audio: Any = msgspec.structs.replace(before.audio, input=sound)
+            before = msgspec.structs.replace(before, audio=audio)
+        self.config, self.size = before, 3 * len(msgspec.json.encode(before))
+
+    def untell(self, warnings: Iterable[Warned]) -> None:
+        """These have not reached the client after all."""
+        self._told.difference_update(map(_key, warnings))
 
     def _settled(self, config: AnySession) -> AnySession:
         """The configuration in effect for one that was asked for, so that the echo tells the truth."""
@@ -295,6 +303,11 @@ class Terms:
         if self.config.voxd.hurry and threshold == base.threshold:  # nobody has chosen another
             threshold, hangover = min(threshold, FILE_THRESHOLD), max(hangover, FILE_HANGOVER)
         return Rules(threshold, padding, silence, tentative, base.onset, hangover, base.limit)
+
+
+def _key(warned: Warned) -> tuple[str, str]:
+    """What is told once: a field, whichever of a list's entries has it."""
+    return warned.code, re.sub(r"\[\d+\]", "[]", warned.param)
 
 
 def _wants_sound(asked: AnySession) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from functools import partial
@@ -33,6 +34,7 @@ from voxtui.events import Connecting, Disconnected, Event, Painted, Remark, Wipe
 from voxtui.link.client import RealtimeClient, Wishes
 from voxtui.link.route import opened
 from voxtui.link.target import Target
+from voxtui.screen.main_screen import MainScreen
 from voxtui.screen.terminal import Terminal
 from voxtui.screen.widgets.commands import COMMANDS
 from voxtui.screen.widgets.conversation import Conversation
@@ -66,6 +68,7 @@ class VoxtuiApp(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         *(command.binding() for command in COMMANDS),
         Binding("escape", "back", "back", show=False),
+        Binding("ctrl+z", "suspend_process", "stop", show=False),
     ]
 
     def __init__(
@@ -104,6 +107,9 @@ class VoxtuiApp(App[None]):
     def kept(self) -> Path | None:
         """The file that holds the transcript, if anything was said."""
         return self._keeper.path if self._keeper is not None and self._keeper.kept else None
+
+    def get_default_screen(self) -> Screen[object]:
+        return MainScreen()
 
     def compose(self) -> ComposeResult:
         yield StatusBar(id="status")
@@ -209,6 +215,11 @@ class VoxtuiApp(App[None]):
         if self.screen is self._main and self.check_action("type", ()):
             self.action_type()
             self._main.query_one(Prompt).take(event.text)
+
+    @on(Terminal.Gone)
+    def _hang_up(self) -> None:
+        if not self._ending:
+            self.end(signal.SIGHUP)
 
     def end(self, number: int) -> None:
         """Ends the program on a signal: in order, and at once when another comes."""

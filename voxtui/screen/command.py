@@ -14,6 +14,7 @@ from pathlib import Path
 
 from msgspec.structs import asdict
 
+from shared.program import hang_up
 from shared.terminal import say
 from voxtui.capture.sources import Source, open_file
 from voxtui.link.client import Wishes
@@ -43,7 +44,7 @@ async def show(address: Target, token: str | None, wishes: Wishes, file: Path | 
     )
     gc.freeze()  # what is loaded by now stays: each search for garbage among it would stop the screen for 30 ms
     # Signals end it in order, so that the terminal is given back as it was.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+    for number in (signal.SIGINT, signal.SIGTERM, *hang_up(), signal.SIGQUIT):
         asyncio.get_running_loop().add_signal_handler(number, app.end, number)
     await app.run_async()
     if app.kept is not None:

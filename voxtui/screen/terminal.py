@@ -1,4 +1,5 @@
-"""The terminal under the screen: its input is read, however broken; when it is gone, the program ends.  Step 12.
+"""The terminal under the screen: its input is read, however broken; it is given back while the program is stopped; when
+it is gone, the program ends.  Step 12.
 
 It knows bytes and a pty; not what is drawn.  Textual's driver does the rest.
 """
@@ -12,10 +13,13 @@ import selectors
 import signal
 import sys
 from codecs import getincrementaldecoder
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
+from textual.message import Message
 
 SEQUENCES = re.compile("(?=\x1b)")  # what lies between two escapes is read or dropped as one
 BAD_SEQUENCE = ValueError, OverflowError, LookupError, TypeError  # what Textual's parser throws at numbers nobody types
@@ -24,9 +28,35 @@ BAD_SEQUENCE = ValueError, OverflowError, LookupError, TypeError  # what Textual
 class Terminal(LinuxDriver):
     """Textual's driver on standard output, which survives broken input and notices when the terminal is gone."""
 
+    class Gone(Message):
+        """There is no terminal any more.  The kernel says so too, but not to who ignores SIGHUP."""
+
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._file = _Screen()  # type: ignore[assignment]  # what of a text file the driver uses
+        self._file = _Screen(self._hang_up)  # type: ignore[assignment]  # what of a text file the driver uses
+        # Between two callbacks: Textual's handlers run in the middle of a write, whose lock they then wait for.
+        self._loop.add_signal_handler(signal.SIGTSTP, self._sigtstp_application)
+        self._loop.add_signal_handler(signal.SIGCONT, self._sigcont_application)
+
+    def _sigtstp_application(self, *_: object) -> None:
+        """Gives the terminal back and stops; not where nobody could let it go on, as the kernel has it, too."""
+        if _has_shell():
+            super()._sigtstp_application()
+
+    def _sigcont_application(self, *_: object) -> None:
+        """Goes on where it was.  Who was stopped by SIGSTOP has not given the terminal back, and the shell has changed
+        it since."""
+        if self._writer_thread is None:  # not begun
+            return
+        if not self._must_signal_resume:
+            self.suspend_application_mode()
+        super()._sigcont_application()
+        self._app.refresh(layout=True)
+
+    def _hang_up(self) -> None:
+        """Of any thread."""
+        with suppress(RuntimeError):  # the loop has ended
+            self.send_message(self.Gone())
 
     def _get_terminal_size(self) -> tuple[int, int]:
         """Columns and rows, from the terminal itself.  Textual believes COLUMNS and LINES before the terminal: programs
@@ -49,7 +79,7 @@ class Terminal(LinuxDriver):
                 text = ""
                 if selector.select(0.1):
                     if not (data := self._read()):
-                        hang_up()
+                        self._hang_up()
                         return
                     text = decoder.decode(data).replace("\0", "")
                 for piece in filter(None, SEQUENCES.split(text)):
@@ -69,11 +99,18 @@ class Terminal(LinuxDriver):
             return b""
 
 
+def _has_shell() -> bool:
+    """Whether a shell of this terminal can let the program go on (its process group is not orphaned)."""
+    parent = os.getppid()
+    return os.getsid(parent) == os.getsid(0) and os.getpgid(parent) != os.getpgrp()
+
+
 class _Screen:
     """The file to which the driver's thread writes.  A terminal that is gone takes nothing, and must not stop that
     thread, for which the program waits at its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, hang_up: Callable[[], None]) -> None:
+        self._hang_up = hang_up
         out = sys.__stdout__
         encoding = out.encoding if out is not None else "utf-8"
         raw = io.BufferedWriter(io.FileIO(1, "w", closefd=False))
@@ -95,9 +132,4 @@ class _Screen:
             what()
         except OSError:
             self._gone = True
-            hang_up()
-
-
-def hang_up() -> None:
-    """Sends the signal that the kernel sends when a terminal is gone, in case it did not."""
-    os.kill(os.getpid(), signal.SIGHUP)
+            self._hang_up()

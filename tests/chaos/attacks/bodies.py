@@ -25,14 +25,14 @@ def part(name: str, data: bytes, more: str = "") -> bytes:
 
 
 def form(data: bytes, *fields: tuple[str, bytes]) -> bytes:
-    """A file and other fields."""
+    """A form with a file and other fields."""
     parts = [part(name, value) for name, value in fields] + [part("file", data, '; filename="a.wav"')]
     return b"".join(parts) + f"--{EDGE}--\r\n".encode()
 
 
 @cache
 def silence() -> bytes:
-    """Hours of it in a file of a MiB or two."""
+    """A file of a MiB or two that holds hours of silence."""
     out = io.BytesIO()
     with soundfile.SoundFile(out, "w", 8000, 1, format="FLAC", subtype="PCM_16") as file:
         hour = np.zeros(3600 * 8000, np.int16)
@@ -42,7 +42,7 @@ def silence() -> bytes:
 
 
 def wav(rate: int, channels: int, size: int, data: bytes) -> bytes:
-    """A header that says so, whatever is true."""
+    """A WAV header with these numbers, whether true or not."""
     shape = struct.pack("<HHIIHH", 1, channels & 0xFFFF, rate, rate * 2 & 0xFFFFFFFF, 2, 16)
     return (
         b"RIFF"
@@ -57,7 +57,7 @@ def wav(rate: int, channels: int, size: int, data: bytes) -> bytes:
 
 
 async def begun(me: Attacker, path: str, kind: str, said: int, sent: bytes, *, key: bool = True) -> None:
-    """A request that claims `said` bytes, sends some, and waits."""
+    """Begins a request that claims `said` bytes, sends some, and waits."""
     async with me.line() as peer:
         headers = f"Content-Type: {kind}\r\nContent-Length: {said}\r\n"
         await peer.send(me.head("POST", path, headers, key=key) + sent)
@@ -65,7 +65,7 @@ async def begun(me: Attacker, path: str, kind: str, said: int, sent: bytes, *, k
 
 
 async def most_of_a_file(me: Attacker, peer: Peer, mib: int) -> None:
-    """So many MiB of an upload of 25, in pieces: nobody holds them all."""
+    """Sends so many MiB of an upload of 25 in pieces, so that no process holds them all."""
     headers = f"Content-Type: {FORM}\r\nContent-Length: {25 << 20}\r\n"
     await peer.send(me.head("POST", FILES, headers) + part("file", b"", '; filename="a.wav"')[:-2])
     for _ in range(mib):
@@ -74,14 +74,14 @@ async def most_of_a_file(me: Attacker, peer: Peer, mib: int) -> None:
 
 
 async def held_uploads(me: Attacker) -> None:
-    """24 MiB, but for the end."""
+    """Uploads of 24 MiB that are held open before their end."""
     async with me.line() as peer:
         await most_of_a_file(me, peer, 24)
         await peer.is_cut(me.draw.uniform(10, 40))
 
 
 async def dripped_uploads(me: Attacker) -> None:
-    """A byte now and then, so that it never stalls."""
+    """Uploads that send a byte now and then, so that they never stall."""
     async with me.line() as peer:
         await most_of_a_file(me, peer, 8)
         for _ in range(60):
@@ -98,13 +98,13 @@ async def unfinished_calls(me: Attacker) -> None:
 
 
 async def unknown_uploads(me: Attacker) -> None:
-    """Bodies of people without a key, and to nowhere."""
+    """Uploads without a key, and to paths that do not exist."""
     await begun(me, FILES, FORM, 25 << 20, bytes(1 << 20), key=False)
     await begun(me, "/nowhere", JSON, 1 << 40, bytes(1 << 20))
 
 
 async def broken_files(me: Attacker) -> None:
-    """Headers with absurd numbers, noise, nothing."""
+    """Files with absurd numbers in their headers, noise, and nothing at all."""
     sound = bytes(32_000)
     for data in (
         wav(0, 1, 32_000, sound),
@@ -125,7 +125,7 @@ async def long_silence(me: Attacker) -> None:
 
 
 async def long_silence_left(me: Attacker) -> None:
-    """The same, and nobody waits for the answer."""
+    """Hours of silence whose client leaves before the answer."""
     async with me.line() as peer:
         body = form(silence(), ("stream", b"true"))
         headers = f"Content-Type: {FORM}\r\nContent-Length: {len(body)}\r\n"
@@ -135,7 +135,7 @@ async def long_silence_left(me: Attacker) -> None:
 
 
 async def many_fields(me: Attacker) -> None:
-    """Forms of nothing but parts, of one endless head, of boundaries."""
+    """Forms of nothing but parts, of one endless header, of boundaries."""
     for data in (
         part("x", b"y") * 5000,
         f"--{EDGE}\r\n".encode() * 50_000,
@@ -146,7 +146,7 @@ async def many_fields(me: Attacker) -> None:
 
 
 async def chunks(me: Attacker) -> None:
-    """A byte in each, then sizes that are none."""
+    """Chunked bodies of a byte each, then with sizes that are no numbers."""
     headers = f"Content-Type: {FORM}\r\nTransfer-Encoding: chunked\r\n"
     for data in (b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n", b"f" * 30 + b"\r\nx", b"-1\r\n", b"1;" + b"e" * 90_000):
         async with me.line() as peer:
@@ -155,7 +155,7 @@ async def chunks(me: Attacker) -> None:
 
 
 async def secrets(me: Attacker) -> None:
-    """Keys without end, with as much session as is taken, and sessions that are none."""
+    """Requests for client secrets without end, with the largest session, and with invalid ones."""
     for body in (
         b'{"session":{"type":"realtime","instructions":"%s"}}' % (b"x" * 60_000),
         b'{"session":{"type":"realtime","max_output_tokens":1%s}}' % (b"0" * 29),

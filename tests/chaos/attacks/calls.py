@@ -19,7 +19,7 @@ def offered(session: bytes) -> bytes:
 
 
 async def refused_calls(me: Attacker) -> None:
-    """Right in all but what the session is to be."""
+    """Offers that are right except for the session that they ask for."""
     for session in (
         b'{"type":"realtime","max_output_tokens":-1}',
         b'{"type":"realtime","max_output_tokens":1%s}' % (b"0" * 29),
@@ -33,7 +33,7 @@ async def refused_calls(me: Attacker) -> None:
 
 
 async def unanswered_calls(me: Attacker) -> None:
-    """Taken by the daemon, and by nobody else."""
+    """Calls that the daemon accepts and the client never connects."""
     for _ in range(4):
         await me.request("POST", CALLS, OFFER, SDP)
     await me.hold()
@@ -47,7 +47,7 @@ async def broken_offers(me: Attacker) -> None:
 
 
 async def hang_ups(me: Attacker) -> None:
-    """Of the calls of others, and of its own, twice and at once."""
+    """Hang-ups of other clients' calls, and of its own twice and at once."""
     answer = await me.request("POST", CALLS, OFFER, SDP)
     found = re.search(rb"[Ll]ocation: (\S+)", answer)
     own = found[1].decode() if found else f"{CALLS}/rtc_{me.draw.randrange(1 << 60):x}"
@@ -62,7 +62,7 @@ async def guessed_legs(me: Attacker) -> None:
 
 
 async def datagrams(me: Attacker) -> None:
-    """To every port of its media: noise, checks of ICE, handshakes of DTLS, sound, all of nobody."""
+    """Datagrams to every media port: noise, ICE checks, DTLS handshakes and sound that belong to no call."""
     low, high = me.target.udp
     check = struct.pack("!HHI", 1, 8, 0x2112A442) + me.draw.randbytes(20)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:

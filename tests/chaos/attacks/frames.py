@@ -12,7 +12,7 @@ CROWD = 60  # connections of one peer at once
 
 
 async def held_messages(me: Attacker) -> None:
-    """Nearly 24 MiB of a message that never ends."""
+    """A message of nearly 24 MiB that never ends."""
     async with me.session() as link:
         part = bytes(1 << 20)
         await link.frames(peers.frame(peers.TEXT, part, fin=False))
@@ -22,7 +22,7 @@ async def held_messages(me: Attacker) -> None:
 
 
 async def fragments(me: Attacker) -> None:
-    """A message of many nothings, then one more."""
+    """A message of very many empty fragments."""
     async with me.session() as link:
         await link.frames(peers.frame(peers.TEXT, fin=False))
         for _ in range(10):
@@ -30,7 +30,7 @@ async def fragments(me: Attacker) -> None:
 
 
 async def broken_frames(me: Attacker) -> None:
-    """Compressed, reserved, too long, not UTF-8, a close inside of a message."""
+    """Frames that are compressed, reserved, too long or not UTF-8, and a close inside of a message."""
     for bad in (
         peers.frame(peers.TEXT, b"\0" * 1000, rsv1=True),
         peers.frame(3, b"x"),
@@ -45,21 +45,21 @@ async def broken_frames(me: Attacker) -> None:
 
 
 async def ping_frames(me: Attacker) -> None:
-    """Pings and answers to pings that nobody asked."""
+    """Floods of pings and of unasked pongs."""
     async with me.session() as link:
         for _ in range(40):
             await link.frames(peers.frame(peers.PING, bytes(125)) * 200 + peers.frame(PONG, bytes(125)) * 200)
 
 
 async def small_messages(me: Attacker) -> None:
-    """As many as fit; each is answered by an error two hundred times as long."""
+    """As many small messages as fit, each answered by an error two hundred times as long."""
     async with me.session() as link:
         for _ in range(10):
             await link.frames(peers.frame(peers.TEXT, b"{") * 500)
 
 
 async def come_and_go(me: Attacker) -> None:
-    """Sessions that are opened and dropped at once, politely and not."""
+    """Sessions that are opened and dropped at once, with a close and without."""
     for number in range(20):
         async with me.session() as link:
             if number % 2:
@@ -67,7 +67,7 @@ async def come_and_go(me: Attacker) -> None:
 
 
 async def mass_connects(me: Attacker) -> None:
-    """Many at the same time that say nothing, and come again."""
+    """Many connections at the same time that send nothing, again and again."""
     async with AsyncExitStack() as crowd:
         for _ in range(CROWD):
             await crowd.enter_async_context(me.line())
@@ -75,7 +75,7 @@ async def mass_connects(me: Attacker) -> None:
 
 
 async def loris(me: Attacker) -> None:
-    """A head that never ends."""
+    """A request whose header never ends."""
     async with me.line() as peer:
         await peer.send(me.head("GET", "/status", key=False)[:-2])
         while await peer.send(b"X-A: b\r\n") and not await peer.is_cut(0.5):
@@ -83,7 +83,7 @@ async def loris(me: Attacker) -> None:
 
 
 async def wrong_keys(me: Attacker) -> None:
-    """Guesses, as fast as they are answered."""
+    """Guesses of the key, as fast as they are answered."""
     for number in range(50):
         await me.request("GET", f"/v1/models?api_key={number}", key=False)
         path = f"/v1/realtime?n={number}"
@@ -93,21 +93,21 @@ async def wrong_keys(me: Attacker) -> None:
 
 
 async def wrong_names(me: Attacker) -> None:
-    """Hosts and origins of others."""
+    """Requests with other hosts and origins."""
     for header in ("Origin: https://evil.example", "Origin: null", "Origin: http://[::1", "Host: evil.example"):
         async with peers.upgraded(me.target.address, headers=me.key + header + "\r\n", source=me.address):
             pass
 
 
 async def pipelines(me: Attacker) -> None:
-    """A thousand requests in one piece; the answers are not read."""
+    """A thousand requests in one piece, whose answers are not read."""
     async with me.line(buffer=4096) as peer:
         await peer.send(me.head("GET", "/health", key=False) * 1000)
         await me.hold(2)
 
 
 async def read_pipelines(me: Attacker) -> None:
-    """The same, of pages that cost something, and read."""
+    """A thousand requests in one piece for pages that cost something, whose answers are read."""
     for path in ("/metrics", "/status", "/", "/v1/models"):
         async with me.line() as peer:
             await peer.send(me.head("GET", path) * 100)
@@ -129,5 +129,5 @@ async def great_paths(me: Attacker) -> None:
 
 
 async def crowds(me: Attacker) -> None:
-    """Whole honest requests, very many at the same time."""
+    """Very many whole, honest requests at the same time."""
     await asyncio.gather(*(me.request("GET", "/status") for _ in range(CROWD)), return_exceptions=True)

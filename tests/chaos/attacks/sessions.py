@@ -47,7 +47,7 @@ async def great_updates(me: Attacker) -> None:
 
 
 async def large_items(me: Attacker) -> None:
-    """Together more than an engine process can be sent in one message; six questions about them."""
+    """Items that together are more than one message to the engine process can hold, and six questions about them."""
     async with me.session() as link:
         for _ in range(60):
             await link.send(written("a"))
@@ -56,7 +56,7 @@ async def large_items(me: Attacker) -> None:
 
 
 async def emoji_items(me: Attacker) -> None:
-    """Four bytes each where Latin text has one."""
+    """Items of four-byte characters where Latin text has one byte."""
     async with me.session() as link:
         for _ in range(60):
             await link.send(written("\N{GRINNING FACE}"))
@@ -64,7 +64,7 @@ async def emoji_items(me: Attacker) -> None:
 
 
 async def many_items(me: Attacker) -> None:
-    """Made, put in front of one another, deleted."""
+    """Very many items that are made, put in front of one another, and deleted."""
     async with me.session() as link:
         for number in range(1500):
             await link.send(item("x", f"i{number}", previous_item_id=me.draw.choice(["root", f"i{number - 1}"])))
@@ -82,7 +82,7 @@ async def parts(me: Attacker) -> None:
 
 
 async def retrievals(me: Attacker) -> None:
-    """A few bytes ask for 200 KB, again and again."""
+    """Requests of a few bytes that ask for 200 KB, again and again."""
     async with me.session() as link:
         await link.send(written("b").replace('"role"', '"id": "big", "role"'))
         for _ in range(500):
@@ -90,7 +90,7 @@ async def retrievals(me: Attacker) -> None:
 
 
 async def questions(me: Attacker) -> None:
-    """Asked and given up, in the conversation and beside it, also with an input of many texts."""
+    """Answers asked for and cancelled, in the conversation and beside it, also with an input of many texts."""
     aside = ask(conversation="none", input=[item("y" * 1000)["item"]] * 100)
     async with me.session() as link:
         for number in range(150):
@@ -98,7 +98,7 @@ async def questions(me: Attacker) -> None:
 
 
 async def updates(me: Attacker) -> None:
-    """Small ones, each of which is checked as a whole, answered as a whole and told to the engines."""
+    """Small updates, each of which is checked whole, answered whole and told to the engines."""
     async with me.session() as link:
         for number in range(400):
             turns = {"type": "server_vad", "threshold": number % 10 / 10, "silence_duration_ms": 160 + number}
@@ -107,7 +107,7 @@ async def updates(me: Attacker) -> None:
 
 
 async def absurd_numbers(me: Attacker) -> None:
-    """What no field was made for; each must be an error that names it."""
+    """Numbers that no field was made for; each must give an error that names it."""
     digits = "9" * 5000
     spoilt = [
         text.replace("DIGITS", digits)
@@ -130,7 +130,7 @@ async def absurd_numbers(me: Attacker) -> None:
 
 
 async def nested(me: Attacker) -> None:
-    """Depth instead of size."""
+    """Deeply nested JSON instead of large JSON."""
     array, table = "[" * 400 + "]" * 400, '{"a":' * 900 + "{}" + "}" * 900
     async with me.session() as link:
         for text in (
@@ -144,14 +144,14 @@ async def nested(me: Attacker) -> None:
 
 
 async def great_pings(me: Attacker) -> None:
-    """They come back as they are, before everything else."""
+    """Large pings, which come back whole and before everything else."""
     async with me.session() as link:
         for size in (1 << 10, 1 << 16, 1 << 20, 3 << 20):
             await link.send(*[{"type": "voxd.ping", "ping_id": "p" * size}] * 4)
 
 
 async def junk(me: Attacker) -> None:
-    """What is no event, or one with bytes changed."""
+    """Messages that are no events, and events with bytes changed."""
     async with me.session() as link:
         for _ in range(600):
             text = json.dumps(me.draw.choice([item("x"), ask(), CANCEL, update(voxd={"metrics": True})]))
@@ -160,14 +160,14 @@ async def junk(me: Attacker) -> None:
 
 
 async def guessed_tokens(me: Attacker) -> None:
-    """Sessions of others, by tokens that are none."""
+    """Tries to resume sessions by guessed tokens."""
     for size in (1, 22, 43, 2000):
         async with me.session(f"?voxd_ext=resume&voxd_resume={'A' * size}&voxd_last_seq=1") as link:
             await link.send(ask())
 
 
 async def takeovers(me: Attacker) -> None:
-    """One session, over ever new links, while the old ones are still there."""
+    """One session that moves to ever new links while the old ones are still open."""
     async with me.session("?voxd_ext=resume") as first:
         token = await first.found(rb'"resume_token":\s?"([^"]+)"')
         for _ in range(30):
@@ -176,7 +176,7 @@ async def takeovers(me: Attacker) -> None:
 
 
 async def vllm(me: Attacker) -> None:
-    """The other dialect, in no order that it has."""
+    """Messages of vLLM's dialect in an order that it does not have."""
     commit: list[Json] = [{"type": "input_audio_buffer.commit", "final": final} for final in (True, False)]
     sound = {"type": "input_audio_buffer.append", "audio": "AAAA" * 4000}
     async with me.session("?dialect=vllm") as link:
@@ -186,7 +186,7 @@ async def vllm(me: Attacker) -> None:
 
 
 async def never_reads(me: Attacker) -> None:
-    """Answers that nobody takes."""
+    """Answers that the client never reads."""
     async with me.session(buffer=4096, reads=False) as link:
         for _ in range(200):
             await link.send(ask(), item("x" * 5000))
@@ -194,7 +194,7 @@ async def never_reads(me: Attacker) -> None:
 
 
 async def reads_slowly(me: Attacker) -> None:
-    """A byte at a time, so that it is never quite silent."""
+    """A client that reads a byte at a time, so that it is never quite silent."""
     async with me.session(buffer=4096, reads=False) as link:
         await link.send(*[ask(conversation="none")] * 4, *[item("x" * 5000)] * 100)
         for _ in range(200):

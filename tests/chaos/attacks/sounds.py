@@ -28,7 +28,7 @@ def hearing(**sound: object) -> Json:
 
 @cache
 def speech() -> bytes:
-    """Some 10 s, of people."""
+    """Some 10 s of real speech."""
     return b"".join(clip(name).pcm() for name in ("ps_goforward", "two_cities_1"))
 
 
@@ -44,7 +44,7 @@ def great_append() -> str:
 
 
 async def far_offsets(me: Attacker) -> None:
-    """A few bytes that stand a day further on each time; with and without the right to resume."""
+    """A few bytes at offsets a day further on each time, with and without the right to resume."""
     for query in ("", "?voxd_ext=resume"):
         async with me.session(query) as link:
             await link.send(hearing(format={"type": "audio/pcm", "rate": me.draw.choice([8000, 24_000, 48_000])}))
@@ -60,7 +60,7 @@ async def great_appends(me: Attacker) -> None:
 
 
 async def great_companded_appends(me: Attacker) -> None:
-    """G.711: each byte becomes two samples."""
+    """Large appends of G.711, of which each byte becomes two samples."""
     async with me.session() as link:
         await link.send(hearing(format={"type": "audio/pcmu"}))
         await link.send(great_append())
@@ -68,7 +68,7 @@ async def great_companded_appends(me: Attacker) -> None:
 
 
 async def tiny_appends(me: Attacker) -> None:
-    """A sample each."""
+    """Appends of a sample each."""
     one = peers.frame(peers.TEXT, json.dumps(append(b"\1\0")).encode()) * 200
     async with me.session() as link:
         for _ in range(20):
@@ -76,14 +76,14 @@ async def tiny_appends(me: Attacker) -> None:
 
 
 async def odd_bytes(me: Attacker) -> None:
-    """Half samples, no samples, no base64."""
+    """Appends of half a sample, of none, and of invalid base64."""
     async with me.session() as link:
         for text in ("AA==", "", "A", "AAA", "====", "\u00e9", "AAAA" * 3 + "!"):
             await link.send(*[{"type": "input_audio_buffer.append", "audio": text}] * 40)
 
 
 async def formats(me: Attacker) -> None:
-    """Another one in the middle of a word."""
+    """A change of the audio format in the middle of a word."""
     kinds: list[Json] = [{"type": "audio/pcm", "rate": rate} for rate in (8000, 16_000, 24_000, 48_000)]
     kinds += [{"type": "audio/pcmu"}, {"type": "audio/pcma"}, {"type": "audio/pcm", "rate": 44_100}]
     async with me.session() as link:
@@ -93,7 +93,7 @@ async def formats(me: Attacker) -> None:
 
 
 async def binary(me: Attacker) -> None:
-    """Announced and not, whole samples and not."""
+    """Binary audio, announced and not, whole samples and not."""
     for query in ("", "?voxd_ext=binary"):
         async with me.session(query) as link:
             for size in (0, 1, 3, 960, 100_001):
@@ -101,14 +101,14 @@ async def binary(me: Attacker) -> None:
 
 
 async def commits(me: Attacker) -> None:
-    """Ended and taken back, with sound in between and without."""
+    """Commits and clears, with sound in between and without."""
     async with me.session() as link:
         for _ in range(300):
             await link.send(append(speech()[:8000]), me.draw.choice([COMMIT, CLEAR]), me.draw.choice([COMMIT, CLEAR]))
 
 
 async def held_buttons(me: Attacker) -> None:
-    """Five minutes that are never committed, and what comes after them."""
+    """Five minutes of sound that are never committed, and more after them."""
     async with me.session() as link:
         await link.send(hearing(format={"type": "audio/pcm", "rate": 16_000}, **PUSH_TO_TALK))
         for _ in range(40):
@@ -117,7 +117,7 @@ async def held_buttons(me: Attacker) -> None:
 
 
 async def everything_is_speech(me: Attacker) -> None:
-    """As much sound as is taken, each noise of it a turn with a text and an answer."""
+    """As much sound as is accepted, of which each noise is a turn with a text and an answer."""
     async with me.session() as link:
         await link.send(hearing(**EAGER))
         for _ in range(20):
@@ -126,7 +126,7 @@ async def everything_is_speech(me: Attacker) -> None:
 
 
 async def clips_in_items(me: Attacker) -> None:
-    """Sound that comes with an item, as base64 in JSON; none of it is heard by anybody."""
+    """Sound in items, as base64 in JSON, which no engine hears."""
     content = [{"type": "input_audio", "audio": base64.b64encode(noise(10)).decode()}] * 8
     async with me.session() as link:
         for _ in range(10):
@@ -137,7 +137,7 @@ async def clips_in_items(me: Attacker) -> None:
 
 
 async def vanish(me: Attacker) -> None:
-    """Sessions that may be resumed, full of sound, whose clients never come back."""
+    """Resumable sessions full of sound whose clients never come back."""
     async with me.session("?voxd_ext=resume") as link:
         await link.send(hearing(format={"type": "audio/pcm", "rate": 16_000}, **PUSH_TO_TALK))
         for _ in range(10):

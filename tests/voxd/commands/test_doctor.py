@@ -1,4 +1,4 @@
-"""`voxd doctor`: each thing that keeps voxd from starting is one bad line, which says what to do."""
+"""`voxd doctor` shows each thing that keeps voxd from starting as one bad line, which says what to do."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_an_engine_that_cannot_be(home: Path, settings: str, role: str, says: st
 
 
 def test_weights_of_whisper(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of which voxd fetches what is not here, where it may: a warning, no more."""
+    """voxd fetches missing weights of whisper itself where it may, so this is only a warning."""
     monkeypatch.setattr(model, "carrier_folder", lambda: None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
     settings = "engines: {{transcribe: whisper}}\nengine_options: {{whisper: {{model: {}}}}}"
@@ -208,7 +208,7 @@ def test_a_port_of_the_voxd_that_runs(home: Path) -> None:
 
 
 def test_a_token_that_others_can_read(home: Path) -> None:
-    """It keeps a daemon with a TCP listener from starting, and no other."""
+    """Such a token keeps a daemon with a TCP listener from starting, and no other."""
     path = home / "token"
     load_or_make(path)
     server = f"token_file: {path}, listen: ['127.0.0.1:0']"

@@ -98,7 +98,7 @@ def test_a_changed_file_is_shown_and_kept(tmp_path: Path) -> None:
 
 
 def test_what_was_put_aside_is_never_written_over(tmp_path: Path) -> None:
-    """An upgrade and the way back put a unit aside each; what somebody had edited before is still there."""
+    """An upgrade and the way back each put a unit aside; what somebody had edited before is kept."""
     install(tmp_path)
     unit = tmp_path / UNIT
     for seconds in (99, 77, 99):
@@ -140,7 +140,7 @@ def test_who_may_not_write_is_told_how(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_an_open_sandbox_is_told(tmp_path: Path) -> None:
-    """A drop-in of an earlier --webrtc stays over an upgrade."""
+    """A drop-in of an earlier --webrtc outlives an upgrade, so a line says that it is there."""
     assert "remove" not in install(tmp_path, "--webrtc").output
 
     told = install(tmp_path).output
@@ -225,7 +225,7 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 @needs_analyze
 @pytest.mark.parametrize("kind", ["system", "user"])
 def test_systemd_understands_every_line(tmp_path: Path, kind: str) -> None:
-    """The program must exist for that, so a stand-in of its name does."""
+    """systemd wants the program to exist, so a stand-in of its name does."""
     program = tmp_path / "voxd"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
@@ -242,7 +242,7 @@ def test_systemd_understands_every_line(tmp_path: Path, kind: str) -> None:
 @needs_analyze
 @pytest.mark.parametrize(("more", "limit"), [((), 12), (("--webrtc",), 14)])
 def test_the_sandbox_is_as_tight_as_promised(tmp_path: Path, more: tuple[str, ...], limit: int) -> None:
-    """Exposure in tenths; a line that somebody drops raises it."""
+    """systemd's exposure score in tenths rises when somebody drops a line."""
     install(tmp_path, *more)
     units = tmp_path / "etc/systemd/system"
     text = (units / "voxd.service").read_text()
@@ -256,7 +256,7 @@ def test_the_sandbox_is_as_tight_as_promised(tmp_path: Path, more: tuple[str, ..
 
 
 def test_what_the_templates_must_say() -> None:
-    """Lines that other parts rely on, and that no tool would miss."""
+    """Other parts rely on these lines, and no tool would notice that one is missing."""
     unit = (ROOT / "systemd" / "voxd.service").read_text().splitlines()
 
     assert "LoadCredential=api-token:/etc/voxd/credentials/api-token" in unit

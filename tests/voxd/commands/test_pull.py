@@ -109,7 +109,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(tmp_path: P
 
 
 def test_a_place_that_may_not_be_written_is_told_as_that(tmp_path: Path) -> None:
-    """And not as a hub that cannot be reached."""
+    """The error is not that the hub cannot be reached."""
     (tmp_path / "file").touch()
     with pytest.raises(CannotPull, match=f"{tmp_path}/file may not be written by this user: set HF_HOME"):
         check_room(tmp_path / "file" / "hub", 1000)

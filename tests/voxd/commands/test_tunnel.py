@@ -44,14 +44,14 @@ def daemon() -> Iterator[Daemon]:
 
 @pytest.fixture
 def link() -> Iterator[Path]:
-    """A name as the client makes it up; nothing of it stays behind."""
+    """A link's name as the client makes it up; nothing of it stays behind."""
     path = Path(f"/tmp/voxd-{secrets.token_urlsafe(18)}")
     yield path
     assert not is_there(path)
 
 
 def is_there(path: Path) -> bool:
-    """A link that leads nowhere too."""
+    """Whether the link is there, even if it leads nowhere."""
     return os.path.lexists(path)
 
 
@@ -73,7 +73,7 @@ async def tunnel(at: Path, *arguments: str) -> AsyncIterator[Child]:
 
 
 async def said(child: Child) -> TunnelLine | None:
-    """The next line."""
+    """The next line that the child wrote."""
     assert child.stdout is not None
     async with asyncio.timeout(WAIT_S):
         return parse_line(await child.stdout.readline())
@@ -213,7 +213,7 @@ async def test_it_outlives_the_daemon_and_finds_the_next(link: Path) -> None:
 
 @contextmanager
 def restarted(daemon: Daemon) -> Iterator[int]:
-    """The same command again; its process id."""
+    """Runs the same command again; returns its process id."""
     with daemon.log.open("ab") as log:
         process = subprocess.Popen(daemon.process.args, stdout=log, stderr=log, env=environment(daemon.folder))
     try:
@@ -256,7 +256,7 @@ async def test_a_signal_ends_it_in_order(daemon: Daemon, link: Path, number: int
 
 
 async def test_nobody_reads_any_more(daemon: Daemon, link: Path) -> None:
-    """Also without a beat that fails: standard input is still open."""
+    """The child ends even without a heartbeat that fails, while standard input is still open."""
     readable, writable = os.pipe()
     command = [*TUNNEL, "--socket", str(daemon.socket), "--link", str(link)]
     child = await asyncio.create_subprocess_exec(
@@ -414,7 +414,7 @@ def test_broken_settings_are_a_trouble_too(daemon: Daemon, tmp_path: Path) -> No
 
 
 def test_it_imports_little() -> None:
-    """It is on the path of every connect."""
+    """Each connection through ssh waits for this command to start."""
     code = "import sys, shared.config, voxd.cli, voxd.commands.tunnel; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=WAIT_S, check=True)
     assert {"voxd.commands.tunnel", "msgspec"} <= set(done.stdout.split())

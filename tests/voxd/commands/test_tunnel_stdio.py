@@ -22,7 +22,7 @@ from tests.voxd.commands.test_tunnel import ECHO, TUNNEL, WAIT_S, end_of, hello_
 
 @contextmanager
 def carried(at: Path) -> Iterator[tuple[socket.socket, subprocess.Popen[bytes]]]:
-    """Standard input and output of the child are one socket, as under sshd; the other end."""
+    """Makes standard input and output of the child one socket, as under sshd; gives the other end."""
     ours, theirs = socket.socketpair()
     ours.settimeout(WAIT_S)
     command = [*TUNNEL, "--socket", str(at), "--stdio"]
@@ -61,7 +61,8 @@ async def test_it_carries_a_session() -> None:
 
 @asynccontextmanager
 async def echoing(path: Path) -> AsyncIterator[None]:
-    """The daemon's answers as far as `Hello` needs them; any other connection comes back, "the end" after its end."""
+    """Answers like the daemon as far as `Hello` needs it; any other connection gets its bytes back, with "the end"
+    after its end."""
 
     status = {"version": "9", "pid": 7, "state": "ready", "progress": "", "socket": str(path), "listen": []}
     answer = json.dumps(status | {"value": "ek_x", "expires_at": 1}).encode()
@@ -109,7 +110,7 @@ async def send(to: asyncio.StreamWriter, data: bytes) -> None:
 
 
 async def test_it_passes_on_each_message_at_once() -> None:
-    """A byte comes back before the next is sent: nothing waits for a full buffer or a line."""
+    """A byte comes back before the next one is sent, so nothing waits for a full buffer or a line."""
     with short_folder() as folder:
         async with echoing(folder / "s"), tunnel(folder / "s", "--stdio") as child:
             await hello_of(child)
@@ -122,7 +123,7 @@ async def test_it_passes_on_each_message_at_once() -> None:
 
 
 async def test_it_holds_little_when_nobody_reads() -> None:
-    """The writer is stopped; and what it wrote is there for whoever reads later."""
+    """The writer is stopped, and what it wrote is there for a reader that comes later."""
     with short_folder() as folder:
         async with echoing(folder / "s"):
             sent, came = await asyncio.to_thread(flood, folder / "s")
@@ -134,7 +135,7 @@ FLOOD = 16 << 20
 
 
 def flood(at: Path) -> tuple[bytes, bytes]:
-    """What could be sent before anything was read, and what then came back."""
+    """Returns how much could be sent before anything was read, and what then came back."""
     data, came, sent = secrets.token_bytes(FLOOD), b"", 0
     with carried(at) as (ours, _):
         assert isinstance(first_line(ours), Hello)

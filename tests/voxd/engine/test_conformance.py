@@ -1,4 +1,5 @@
-"""The suite for engines: what keeps its promises passes; each check finds an engine that breaks the one it is about."""
+"""The suite for engines passes those that keep their promises, and each check finds an engine that breaks its
+promise."""
 
 from __future__ import annotations
 
@@ -55,7 +56,7 @@ class TestEchoOnRealSpeech(Conformance):
 
 
 class Inline:
-    """Decodes on the spot, so that two runs are the same to the letter."""
+    """Decodes at once, so that two runs are the same to the letter."""
 
     def __init__(self, count: int, work: Callable[..., object], wake: Wake) -> None:
         self._work, self._wake = work, wake
@@ -78,7 +79,7 @@ class Inline:
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec(CARRIER) is None, reason="the weights of whisper are not installed")
 class TestWhisper(Conformance):
-    """The real model; only its threads are left out."""
+    """The real model, without its threads."""
 
     clip = CLIP
 
@@ -135,7 +136,7 @@ class HasNoTimeForFiles(Echo):
 
 
 class SaysAllAgain(Echo):
-    """After an engine loss."""
+    """An engine that repeats its text after an engine loss."""
 
     def receive(self, command: EngineCommand) -> None:
         super().receive(msgspec.structs.replace(command, said="") if isinstance(command, Onset) else command)
@@ -169,7 +170,7 @@ class HearsAllStreamsAsOne(Echo):
 
 
 class IsLate(Echo):
-    """What is to be said is said one step later, whatever happened."""
+    """An engine that gives each output one step late."""
 
     late: Iterable[Output] = ()
 
@@ -245,7 +246,7 @@ class OneAnswerAtATime(Echo):
 
 
 class AnswersOnAndOn(Echo):
-    """Although the stream is closed."""
+    """An engine that goes on answering although the stream is closed."""
 
     def receive(self, command: EngineCommand) -> None:
         if not isinstance(command, Close):
@@ -264,7 +265,7 @@ class IgnoresCancel(Echo):
 
 
 class KeepsOne(Echo):
-    """Of all commands between two steps, it takes up one for each `key`: the last."""
+    """An engine that takes only the last command for each `key` of all commands between two steps."""
 
     def __init__(self, options: dict[str, object], wake: Wake) -> None:
         super().__init__(options, wake)
@@ -308,7 +309,7 @@ class KeepsTheFirst(KeepsOne):
 
 
 class KeepsAFew(KeepsOne):
-    """As a queue that is too short, and drops what does not fit."""
+    """An engine with a queue that is too short, which drops what does not fit."""
 
     def receive(self, command: EngineCommand) -> None:
         if len(self._kept) < 3:
@@ -379,7 +380,7 @@ def test_there_is_a_broken_engine_for_each_check() -> None:
 
 @pytest.mark.parametrize("engine", BATCHES)
 def test_an_engine_that_loses_commands_of_a_batch_is_found(engine: type[Echo]) -> None:
-    """The loop delivers all that has arrived, then steps once: such an engine would say nothing in a busy daemon."""
+    """The loop delivers all that has arrived, then steps once, so such an engine would be mute in a busy daemon."""
     lines: list[str] = []
     assert check(suite(engine), lines.append) > 0
     broken = [line for line in lines if line.startswith("BROKEN")]

@@ -1,4 +1,4 @@
-"""Two engines and one device: who gets what, and what the user reads when it is too little."""
+"""Two engines share one device: who gets what, and what the user reads when it is too little."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ demands = st.builds(
 
 @given(free=st.integers(0, 2000), wanted=st.dictionaries(st.sampled_from("abc"), demands, min_size=1))
 def test_nothing_is_promised_twice_and_what_is_left_is_too_little(free: int, wanted: dict[str, Demand]) -> None:
-    """Or the least did not fit."""
+    """The grants fit into what is free, and the rest is too small for another unit, or the least did not fit."""
     fixed = sum(each.fixed for each in wanted.values())
     try:
         found = plan(free, wanted, work_space=7).units
@@ -169,7 +169,7 @@ def test_one_engine_in_both_roles_is_one_demand(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_who_demands_nothing_is_not_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the device is not asked."""
+    """The device is not asked either."""
     assert ready(monkeypatch, 14 * GB + WORK_SPACE, one=Hungry, modest=Modest)[1:] == ("5 units", "None units")
     monkeypatch.undo()
     monkeypatch.setattr(registry, "engine_class", lambda name: Modest)
@@ -224,7 +224,7 @@ def test_options_bound_what_is_wanted() -> None:
 
 
 def test_a_granted_number_is_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of both tiny models, on the way that the process takes."""
+    """Both tiny models are loaded in the way that the process takes."""
     monkeypatch.setenv("VOXD_EAGER", "1")
     for module in (build, mini_memory):
         monkeypatch.setattr(module, "where", lambda device: ("cpu", torch.float32))
@@ -237,7 +237,7 @@ def test_a_granted_number_is_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_demand_is_read_from_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that is not here demands nothing: whoever loads it says why it cannot."""
+    """A model that is missing demands nothing; its load says why it cannot be loaded."""
     for module in (build, mini_memory):
         monkeypatch.setattr(module, "where", lambda device: ("cuda", torch.bfloat16))
     realtime = RealtimeOptions(model=str(tiny_voxtral.folder(0)))

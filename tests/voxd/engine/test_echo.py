@@ -1,4 +1,4 @@
-"""The scripted engine: what it says and when, on a clock that nobody waits for."""
+"""The scripted engine: what it says and when, on a clock that needs no waiting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine process's loop, with a scripted engine, a scripted voice detector and a clock that nobody waits for."""
+"""The engine process's loop, with a scripted engine, a scripted voice detector and a clock that needs no waiting."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from voxd.messages import (
     Leave,
     Onset,
     Open,
+    Opened,
     Output,
     Refused,
     Report,
@@ -52,7 +53,7 @@ def network() -> Network:
 
 
 class Scripted(Engine):
-    """Writes down what it is told; says what it was given to say."""
+    """An engine that writes down its commands and gives prepared outputs."""
 
     capabilities = Capabilities(("transcribe", "respond"), "for tests")
 
@@ -89,7 +90,7 @@ class Scripted(Engine):
 
 
 class Waits(Inbox):
-    """An inbox that writes down how long it was waited at, and waits for nothing."""
+    """An inbox that writes down how long the loop would wait, and returns at once."""
 
     def __init__(self, *rounds: list[Command]) -> None:
         super().__init__()
@@ -111,7 +112,7 @@ class Rig:
         self.loop = Loop(engines, Vad(network), self.inbox, self.batches.append, lambda: self.now_us)
 
     def turn(self, *commands: Command | EngineCommand) -> list[Report]:
-        """One turn of the loop -> what it published, without heartbeats."""
+        """Runs one round of the loop; returns what it published, without heartbeats."""
         del self.batches[:]
         assert self.loop.round([command for command in commands if not isinstance(command, Heard)])
         return [report for batch in self.batches for report in batch if not isinstance(report, Beat)]
@@ -250,7 +251,7 @@ def test_a_refused_stream_may_be_opened_later() -> None:
 
 
 def test_who_comes_back_and_finds_no_place_is_sent_away() -> None:
-    """There is nothing of the stream that could go on without engines."""
+    """Nothing of the stream could go on without engines."""
     transcriber, responder, rig = both()
     rig.turn(Leave(1))
     responder.at = refuse
@@ -263,7 +264,7 @@ def test_a_second_open_is_told_as_it_is_and_keeps_what_was_heard() -> None:
     transcriber, responder, rig = both()
     rig.turn(Feed(1, 0, AUDIO[:-2]))
     again = Open(1, ("transcribe", "respond"), "de", start=9999)
-    assert rig.turn(again, Feed(1, VAD_FRAME - 1, b"\0\0")) == [Heard(1, 0, (0.75,))]
+    assert rig.turn(again, Feed(1, VAD_FRAME - 1, b"\0\0")) == [Opened(1), Heard(1, 0, (0.75,))]
     assert msgspec.structs.replace(again, roles=("transcribe",)) in transcriber.told
     assert msgspec.structs.replace(again, roles=("respond",)) in responder.told
     assert Close not in transcriber.kinds()
@@ -425,7 +426,7 @@ def test_a_second_configure_is_ignored() -> None:
 
 
 def test_an_answer_flows_through_loop_and_echo() -> None:
-    """The real thing, on a scripted clock: each token at its deadline."""
+    """The real loop and engine on a scripted clock give each token at its deadline."""
     echo = Echo({"tokens": 3}, lambda: None)
     rig = Rig({"respond": echo})
     outputs = rig.turn(Open(1, ("respond",)), Respond(1, 2, ()))

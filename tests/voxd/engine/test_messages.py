@@ -1,4 +1,4 @@
-"""What crosses the process boundary comes out as it went in, in whatever pieces the socket hands it over."""
+"""Messages come out as they went in, in whatever pieces the socket delivers them."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ REPORTS: list[m.Report] = [
     m.Heard(1, 512, (0.0, 0.5, 1.0)),
     m.Said(1, 2, " wörld", "?", 5120, 1, 2**52, 7),
     m.Settled(1, 2, "incomplete", "hello", 5, 4, 3, 2, 1, 0),
+    m.Opened(1),
     m.Refused(1, "no slot", 9),
     m.Failed(1, None, "engine_error", "see the log"),
     m.Warned(1, "transcriber_restarted", "again"),

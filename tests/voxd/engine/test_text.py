@@ -1,4 +1,4 @@
-"""Token ids -> text: never a broken character, and deltas that join to the whole."""
+"""Token ids become text without broken characters, in deltas that join to the whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ears: batch equals single, audio order, state from call to call."""
+"""The VAD gives the same in a batch and alone, in audio order, with its state kept from call to call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytest.importorskip("onnxruntime", reason="the VAD's runtime is not installed")
 
 
 def hear(vad: Vad) -> dict[int, list[float]]:
-    """Everything that is due, by stream; checks that no frame is left out or heard twice."""
+    """Scores everything that is due, by stream; checks that no frame is left out or scored twice."""
     out: dict[int, list[float]] = {}
     starts: dict[int, int] = {}
     while vad.has_work:
@@ -35,7 +35,7 @@ def alone(pcm: bytes) -> list[float]:
 
 
 class Loud:
-    """A network that says the first sample of each frame, and counts frames in its state."""
+    """A network whose probability is the first sample of each frame, and which counts frames in its state."""
 
     def __init__(self) -> None:
         self.rows: list[int] = []
@@ -46,7 +46,7 @@ class Loud:
 
 
 def pcm(*values: int) -> bytes:
-    """One frame per value."""
+    """Audio with one frame per value."""
     return np.repeat(np.array(values, "<i2"), VAD_FRAME).tobytes()
 
 

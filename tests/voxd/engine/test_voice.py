@@ -1,4 +1,4 @@
-"""What follows from the VAD's word: voice, pauses, places to cut."""
+"""Voice, pauses and places to cut, as they follow from the VAD's probabilities."""
 
 from __future__ import annotations
 

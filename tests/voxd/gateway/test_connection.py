@@ -1,4 +1,4 @@
-"""The shell of a session on a desk: what all of them keep together is bounded."""
+"""A connection without a socket: what all sessions keep together is bounded."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Nobody:
 
 @pytest.fixture
 def connections() -> Iterator[list[Connection]]:
-    """Three, which may keep ten seconds together."""
+    """Three connections, which together may keep ten seconds."""
     budget = Budget(audio=Kept(10 * 32_000))
     host, config = Host(), lambda name: TranscriptionSession(id=name)
     made = [connection(host, make_config=config, observer=Nobody(), budget=budget) for _ in range(3)]
@@ -112,7 +112,7 @@ async def test_events_of_all_clients_have_a_bound_and_who_has_few_is_not_closed(
 
 
 async def test_an_acknowledgement_says_when_the_newest_sound_came() -> None:
-    """Not when it was said: what has become settled since then is no news of the way."""
+    """The time is that of the newest sound's arrival, not of the acknowledgement, so it measures the way alone."""
     times = iter(range(1000, 2000))
     resumable = TranscriptionSession(id="x", voxd=Extensions(resume=True, resume_token="t"))
     hearing = connection(Host(), make_config=lambda name: resumable, clock=lambda: next(times), observer=Nobody())
@@ -131,7 +131,7 @@ async def test_an_acknowledgement_says_when_the_newest_sound_came() -> None:
 
 
 def answering() -> Connection:
-    """One in a conversation that has asked for an answer."""
+    """A connection in a conversation that has asked for an answer."""
     host = Host()
     host.ready = m.Ready("echo", "echo", False)
     answered = connection(

@@ -1,4 +1,4 @@
-"""vLLM's clients and GA's on one path."""
+"""Clients of vLLM and of the OpenAI API on one path, told apart by what they send."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def append(pcm: bytes = TURN) -> dict[str, str]:
 
 
 class Line:
-    """A client, the dialect and a session on a desk."""
+    """A client, its dialect and a session, without sockets."""
 
     def __init__(self, profile: Profile | None = None, **query: str) -> None:
         self.dialect = Dialect(query, CREATED)
@@ -42,7 +42,7 @@ class Line:
         self.greeting = json.loads(self.dialect.send(created)[0])
 
     def say(self, *messages: dict[str, Any] | str) -> list[dict[str, Any]]:
-        """Client messages; what comes back at once."""
+        """Sends client messages; returns what comes back at once."""
         for message in messages:
             try:
                 parsed = self.dialect.receive(message if isinstance(message, str) else json.dumps(message))
@@ -62,7 +62,7 @@ class Line:
         return self.take()
 
     def settle(self, text: str) -> list[dict[str, Any]]:
-        """The engine's final text of the oldest utterance that it was told to end."""
+        """Gives the engine's final text of the oldest utterance that it was told to end."""
         ref = self.desk.all(m.Commit)[0].ref
         self.desk.commands = [c for c in self.desk.commands if not (isinstance(c, m.Commit) and c.ref == ref)]
         return self.engine(m.Settled(STREAM, ref, "completed", text))

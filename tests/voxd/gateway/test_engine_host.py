@@ -1,4 +1,4 @@
-"""EngineHost with real engine processes: they are started, watched, killed, started again, and given up."""
+"""EngineHost with real engine processes, which are started, watched, killed, started again and given up."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Stuck(Echo):
 
 
 class Client:
-    """Keeps what it is told.  `busy`: it says that a turn of it is in flight."""
+    """Keeps what it is told.  `busy`: whether it says that a turn is in flight."""
 
     busy = False
 
@@ -82,7 +82,7 @@ async def become(host: EngineHost, state: State) -> None:
 
 @asynccontextmanager
 async def running(host: EngineHost) -> AsyncIterator[asyncio.Task[None]]:
-    """The host at work; at the end it is stopped and no process of it is left."""
+    """Runs the host; at the end it is stopped and none of its processes is left."""
     task = asyncio.create_task(host.run())
     try:
         yield task
@@ -133,7 +133,7 @@ async def test_an_engine_process_becomes_ready_and_answers_each_stream() -> None
 
 
 async def test_what_is_sent_before_the_engine_is_ready_vanishes() -> None:
-    """Sessions tell their state when they hear that it is ready; a queue here would tell it twice."""
+    """Nothing is queued, since sessions tell their state when they hear that the engine is ready."""
     host, client = echo_host(), Client()
     stream = attached(host, client)
     host.send([m.Open(stream, ("respond",)), m.Respond(stream, 1, ())])
@@ -187,7 +187,7 @@ async def test_a_process_that_falls_silent_is_killed_and_replaced() -> None:
 
 
 async def test_an_idle_process_is_not_silent() -> None:
-    """It beats; `silence_s` passes many times over and nobody is killed."""
+    """An idle process sends heartbeats, so `silence_s` passes many times and nobody is killed."""
     beats = list[m.Beat]()
 
     class Counting(EngineHost):
@@ -299,7 +299,7 @@ async def test_a_cancelled_host_leaves_no_process() -> None:
 async def test_a_process_of_another_version_is_given_up_in_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A package that was upgraded under a running daemon: what does not decode cannot be guessed."""
+    """After an upgrade under a running daemon, messages that cannot be decoded end it with a sentence."""
     script = tmp_path / "python"
     script.write_text(f"#!{sys.executable}\nimport os, sys\nos.write(int(sys.argv[3]), b'\\xff' * 8)\n")
     script.chmod(0o755)
@@ -339,7 +339,7 @@ def first_report(ours: socket.socket) -> m.Report:
 
 
 def test_the_engine_process_ends_when_the_gateway_is_gone() -> None:
-    """The kernel closes the socket of a gateway that was killed: no process is left behind with the device."""
+    """The kernel closes the socket of a killed gateway, and the engine process ends and frees the device."""
     with engine_process(ECHO) as (process, ours):
         assert isinstance(first_report(ours), m.Ready)
         ours.close()
@@ -362,7 +362,7 @@ def test_the_engine_process_says_why_it_cannot_start() -> None:
 
 
 def test_the_engine_process_ends_with_the_gateway_also_while_it_loads(tmp_path: Path) -> None:
-    """Loading may take minutes, and says nothing meanwhile that would fail."""
+    """Loading may take minutes in which nothing is written, so the end must be noticed in another way."""
     (tmp_path / "stuck.py").write_text(STUCK)
     info = tmp_path / "stuck-0.dist-info"
     info.mkdir()
@@ -376,7 +376,7 @@ def test_the_engine_process_ends_with_the_gateway_also_while_it_loads(tmp_path: 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_are_the_gateways_to_handle(number: signal.Signals) -> None:
-    """Who means the daemon may send them to all of its processes; this one goes on until it is told to stop."""
+    """A signal to all processes of the daemon leaves the engine process running until the gateway stops it."""
     with engine_process(ECHO) as (process, ours):
         assert isinstance(first_report(ours), m.Ready)
         process.send_signal(number)

@@ -1,7 +1,5 @@
-"""What clients send, and what the machine lacks, ends neither the host nor anybody else's turn.
-
-The engine process is real where an engine matters, and a few scripted lines where it has to misbehave.
-"""
+"""Neither what clients send nor what the machine lacks ends the host or another client's turn.  The engine process is
+real where an engine matters, and a short script where it has to misbehave."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ PATIENCE_S = 240.0
 
 
 class Buggy(Client):
-    """Throws at one of the three things that it is told."""
+    """A stream owner that raises an exception at one of the three things that it is told."""
 
     def __init__(self, at: str) -> None:
         super().__init__()
@@ -72,7 +70,7 @@ async def test_a_client_that_throws_is_ended_alone(at: str, caplog: pytest.LogCa
 
 
 async def test_much_that_is_asked_for_is_no_stuck_engine() -> None:
-    """84 MB of conversation, six times: turns fail or are answered, and the process is the one that it was."""
+    """Six conversations of 84 MB fail or are answered by the same engine process: much work is not a hang."""
     host, greedy, honest = echo_host(restarts=0), Client(), Client()
     async with running(host):
         await become(host, "ready")
@@ -127,7 +125,7 @@ def live():
 
 @pytest.fixture
 def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Callable[[], int]]:
-    """Engine processes are these lines, which know the number of their `run`; the result tells how many there were."""
+    """Makes engine processes run these lines, which know the number of their `run`; counts the processes."""
 
     def install(body: str) -> Callable[[], int]:
         root = str(Path(__file__).parent.parent)
@@ -164,7 +162,7 @@ ENDS = {
 async def test_after_a_warm_start_nothing_is_a_configuration_error(
     end: str, scripted: Callable[[str], Callable[[], int]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It worked with these settings: it is tried again until it works again, and both say why."""
+    """Settings that worked once are tried again until they work, and log and status say why."""
     runs = scripted(f"if 1 < run < 4:\n    {end}\n    sys.exit(1)\nsay(READY)\nlive()")
     host, client = echo_host(restarts=1), Client()
     attached(host, client)
@@ -207,7 +205,7 @@ async def test_nonsense_of_a_process_that_was_warm_is_a_loss(scripted: Callable[
 async def test_an_input_that_ends_every_process_costs_its_client_the_session_and_nobody_the_daemon(
     scripted: Callable[[str], Callable[[], int]],
 ) -> None:
-    """It is in the state that each new process is told, so it would come again for ever."""
+    """The input is in the state that each new process is told, so without a rule it would come again for ever."""
     scripted(
         "say(READY)\nfeed, join = framing.commands(), framing.Joiner()\nlink.settimeout(0.1)\n"
         "while True:\n"

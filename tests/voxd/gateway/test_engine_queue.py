@@ -1,4 +1,4 @@
-"""What waits for the engine process: in order, bounded by stream, and never a reason to lose anybody else's turn."""
+"""Commands wait for the engine process in order and bounded by stream, and cost nobody else a turn."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def conversation(*sizes: int) -> tuple[m.Turn, ...]:
 
 
 def arrived(queue: EngineQueue) -> tuple[list[m.Command], list[m.Failed]]:
-    """All that waits, as the engine process gets it, and the turns that fail of it."""
+    """Everything that waits as the engine process gets it, and the turns that fail by it."""
     unframer, joiner = framing.commands(), framing.Joiner()
     commands: list[m.Command] = []
     failed: list[m.Failed] = []

@@ -1,4 +1,4 @@
-"""What is refused half-way leaves nothing behind, and what cannot go on says so instead of standing still."""
+"""A request that is refused half-way leaves nothing behind, and a daemon that cannot go on says so."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def connection(host: Host, config: object = good, profile: object = lambda ready
 
 
 def test_a_call_that_is_refused_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever of its making fails: its settings, what the engines offer, its first words."""
+    """Whichever step of opening a call fails (settings, engines, first messages), its slot is free again."""
     host = Attaching()
     with pytest.raises(ValueError, match="as the form had it"):
         connection(host, refused)
@@ -74,7 +74,7 @@ async def test_a_timer_that_throws_ends_its_connection(
 
 
 def test_a_client_that_is_failed_may_still_be_told_things() -> None:
-    """Nothing that comes late throws."""
+    """Messages that come after the failure raise nothing."""
     ended = connection(Attaching())
     ended.fail("internal error")
     ended.receive_output(m.Heard(ended.stream, 0, (0.0,)))
@@ -92,7 +92,7 @@ def certificate(tmp_path: Path) -> Path:
 
 
 def test_a_daemon_that_cannot_serve_a_listener_says_so_and_ends(certificate: Path) -> None:
-    """It would be alive, and reached by nobody over TCP."""
+    """It ends rather than live on unreachable over TCP."""
     tls = "--tls-cert", str(certificate), "--tls-key", str(certificate)
     with voxd_process("--transcribe", "echo", "--listen", "127.0.0.1:0", "--no-token", *tls, ready=False) as daemon:
         assert daemon.ended(60)
@@ -114,7 +114,7 @@ async def test_what_nobody_catches_is_told(caplog: pytest.LogCaptureFixture) -> 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="as Linux says it")
 def test_no_descriptors_are_no_lost_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or a daemon that was started by hand would end at a reload."""
+    """A daemon started by hand without free descriptors does not take a reload for a closed terminal."""
 
     def exhausted(*_: object) -> int:
         raise OSError(24, "Too many open files")

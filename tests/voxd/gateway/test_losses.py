@@ -1,4 +1,4 @@
-"""After an engine process has ended: when the next one starts, who may have done it, and when it is of no use."""
+"""What follows the end of an engine process: when the next one starts, who is suspected, when to give up."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from voxd.gateway.losses import BACKOFF_S, CLEARED_S, SHUT_OUT, SUSPECTED, TRIAL
 
 
 def crash(losses: Losses, at: float, *busy: int) -> int | None:
-    """The culprit, of a loss that is no reason to give up."""
+    """The culprit of a loss that is no reason to give up."""
     wait_s, culprit = losses.lost(at, busy)
     assert wait_s is not None
     return culprit
 
 
 def all_back(losses: Losses, streams: list[int]) -> list[int]:
-    """In which order they return to a process that lives."""
+    """The order in which streams return to a process that lives."""
     returned = losses.started(streams)
     while len(returned) < len(streams):
         if (stream := losses.beat()) is not None:
@@ -39,7 +39,7 @@ def test_idle_losses_long_ago_do_not_count() -> None:
 
 
 def test_no_client_can_have_the_process_given_up_however_often_it_comes_back() -> None:
-    """Each time as somebody new, with a turn in flight or with nothing but a message that was just sent."""
+    """It comes back each time as another stream, with a turn in flight or a message that was just sent."""
     losses, waits = Losses(0, 600), []
     for stream in range(1, 40):
         losses.started([stream])
@@ -79,7 +79,7 @@ def test_losses_far_apart_are_not_connected() -> None:
 
 
 def test_the_one_that_ends_the_process_is_found_among_many_and_the_others_stay() -> None:
-    """Number 5 ends the process in the moment in which it is given to it."""
+    """Stream 5 ends the process in the moment in which it is given to it."""
     losses, streams, shut_out = Losses(0, 600), list(range(1, 9)), None
     for at in count():
         assert at < 10, "it is found in a few steps"

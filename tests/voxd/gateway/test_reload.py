@@ -1,4 +1,4 @@
-"""Settings are read again: what is decided (pure), and a real voxd that is told to."""
+"""Reading the settings again: the decision (pure), and a real voxd that is told to."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def paths(node: Struct, path: str = "") -> Iterator[str]:
 
 
 def test_every_setting_has_its_time() -> None:
-    """One that is added later waits for a restart until somebody decides otherwise: and is then named here."""
+    """A new setting waits for a restart until somebody decides otherwise and names it here."""
     known = set(paths(Settings()))
 
     assert known >= NOW | SESSIONS
@@ -124,7 +124,7 @@ def test_options_of_engines_are_named_and_not_shown() -> None:
 
 
 def test_what_needs_a_restart_stays_as_it_was() -> None:
-    """So that the next reading still tells it, and says nothing once the file is back."""
+    """The next reading tells it again, and says nothing once the file is back as it was."""
     old = settings(vad={"threshold": 0.4})
     new = settings(
         engines={"respond": "echo"},
@@ -237,7 +237,7 @@ def test_settings_that_are_wrong_change_nothing() -> None:
 
 
 def test_the_level_of_the_log_changes_and_is_told() -> None:
-    """Also where the new one, or the old one, would keep it quiet."""
+    """The change is logged even where the old or the new level would hide it."""
     with running() as (_, reload):
         assert "log.level info -> error (now)" in reload("log: {level: error}\n")
         assert "log.level error -> info (now)" in reload("")
@@ -256,7 +256,7 @@ def test_the_level_of_the_log_changes_and_is_told() -> None:
     ],
 )
 def test_a_check_asks_the_engines_too(tmp_path: Path, text: str, told: str) -> None:
-    """What would end the next start must not pass as valid, for `systemctl reload` asks nothing else."""
+    """Settings with which the next start would fail do not pass, since `systemctl reload` checks nothing else."""
     config = tmp_path / "config.yaml"
     config.write_text(text)
     done = CliRunner().invoke(main, ["start", "--config", str(config), "--check"])
@@ -292,7 +292,7 @@ def started_by(*command: str, stdin: int = subprocess.DEVNULL) -> Iterator[Daemo
 
 
 def test_a_terminal_that_is_closed_stops_what_was_started_in_it() -> None:
-    """The same signal, but nobody there to whom the daemon would be of use."""
+    """The same signal as for a reload stops a daemon whose terminal is gone."""
     ours, theirs = os.openpty()
     with started_by("setsid", "--ctty", stdin=theirs) as daemon:
         os.close(theirs)

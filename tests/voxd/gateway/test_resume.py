@@ -1,4 +1,4 @@
-"""A client that comes back: no settled text lost or doubled, no unsettled audio lost."""
+"""A client that comes back loses and repeats no settled text, and loses no unsettled audio."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_long_open_utterance_is_told_before_its_audio_is_forgotten() -> None:
 
 @pytest.mark.parametrize("frames", [40, 200])
 def test_a_replay_begins_no_later_than_the_utterance(frames: int) -> None:
-    """Padding is no whole number of VAD frames, and a stream begins at one: the frame before is kept as well."""
+    """Padding is not a whole number of VAD frames and a stream begins at one, so the frame before is kept too."""
     desk = resumable()
     desk.speak(10, SILENCE)
     desk.speak(frames)
@@ -147,7 +147,7 @@ class Traveller:
         self.fresh = 0
 
     async def leg(self, samples: int | None) -> bool:
-        """One connection, cut after so many samples (None: not).  True when everything has become text."""
+        """Runs one connection, cut after so many samples (None: not at all).  True when everything has become text."""
         query = "?intent=transcription&voxd_ext=resume"
         if self.token:
             query += f"&voxd_resume={self.token}&voxd_last_seq={self.seq}"

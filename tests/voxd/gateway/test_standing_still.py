@@ -1,4 +1,5 @@
-"""Nothing that a client sends holds the gateway's loop: the largest legal and illegal input of every kind, in steps."""
+"""Nothing that a client sends blocks the gateway's loop: the largest legal and illegal inputs of every kind, in
+steps."""
 
 from __future__ import annotations
 
@@ -111,7 +112,7 @@ MESSAGES: dict[str, Callable[[], str]] = {
 
 
 async def through(connection: Connection, message: str, steps: Steps) -> None:
-    """As the gateway does it; then everything that came of it is written."""
+    """Handles a message as the gateway does, and writes everything that came of it."""
     steps.run(connection.work_on(message))
     while connection._outbox.waiting:
         steps.run(_once(lambda: connection.written(connection._outbox.waiting[0])))
@@ -158,7 +159,7 @@ async def test_no_format_holds_it(form: dict[str, Any]) -> None:
 
 
 async def test_a_full_session_is_no_slower() -> None:
-    """A conversation at its bound, a session object at its own: what small events cost then."""
+    """Small events cost no more in a conversation at its bound or with a session object at its own."""
     connection, runs = connect(), list[Steps]()
     for _ in range(100):
         connection.receive_text(MESSAGES["item, text"]())

@@ -46,7 +46,7 @@ def test_in_fp32_tokens_of_all_kinds_of_prompts_agree(lengths: list[float]) -> N
 
 
 def test_an_engine_that_hears_something_else_does_not_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each window is silence."""
+    """The engine is given silence for each window."""
     monkeypatch.setattr("voxd.lab.verify_mini.write_samples", lambda window, read, around: around.fill(0))
     checkpoint = MiniCheckpoint.load(str(folder(0)), "cpu", torch.float32, quiet)
     found = verify(checkpoint, [SpeechClip("one", speechlike(4.0, 1))], quiet)
@@ -54,7 +54,7 @@ def test_an_engine_that_hears_something_else_does_not_agree(monkeypatch: pytest.
 
 
 def test_an_engine_that_forgets_a_page_does_not_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The third page of each sequence is said to be the second."""
+    """The third page of each sequence is taken for the second."""
 
     def wrong(slot: int, pages: Sequence[int], first: int, sources: Sequence[int]) -> verify_mini.Table:
         return rows(slot, [*pages[:2], pages[1], *pages[3:]], first, sources)
@@ -120,7 +120,7 @@ def test_a_turn_that_was_begun_ahead_is_answered_sooner() -> None:
 
 
 def test_people_are_answered_each_time_they_spoke() -> None:
-    """By a clock of the test's own: 3 people, who speak twice."""
+    """Three people speak twice, by a clock of the test's own."""
     now = [0.0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("voxd.lab.bench_conversation.time.perf_counter", lambda: now[0])
@@ -160,7 +160,7 @@ def test_a_bench_measures_both_models_in_one_loop() -> None:
 
 @pytest.mark.slow
 def test_the_command_measures_random_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Of tiny models here."""
+    """The models are tiny ones here."""
     own, other, live = bench_mini.random_checkpoint, bench_realtime.random_checkpoint, _model(60, 24).config
     monkeypatch.setattr(bench_mini, "random_checkpoint", lambda where, dtype: own(where, dtype, config()))
     monkeypatch.setattr(bench_realtime, "random_checkpoint", lambda where, dtype: other(where, dtype, live))

@@ -27,7 +27,7 @@ def tiny() -> RealtimeCheckpoint:
 
 
 def test_in_fp32_all_tokens_agree() -> None:
-    """Clips of different lengths, in one batch."""
+    """Clips of different lengths share a batch."""
     clips = [SpeechClip("one", speechlike(6.0, 1)), SpeechClip.synthetic(0, 3.3), SpeechClip("two", speechlike(2.7, 2))]
     found = verify(tiny(), clips, quiet)
     assert [agreement.holds and agreement.agree == agreement.tokens for agreement in found] == [True] * 3
@@ -35,7 +35,7 @@ def test_in_fp32_all_tokens_agree() -> None:
 
 
 def test_a_difference_is_found_where_it_is() -> None:
-    """And by the margin of the reference it is told whether it counts."""
+    """The margin of the reference tells whether it counts."""
     sure = Reference([5, 6, 7, 8], [9.0, 0.01, 9.0, 0.5])
     assert compare("one", [5, 0, 7, 8], sure) == Agreement("one", 4, 3, 1)
     assert compare("one", [5, 0, 7, 8], sure).holds
@@ -44,7 +44,7 @@ def test_a_difference_is_found_where_it_is() -> None:
 
 
 def test_an_engine_that_hears_something_else_does_not_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It hears silence."""
+    """The engine is given silence."""
     monkeypatch.setattr("voxd.lab.verify_realtime._row", lambda run, clip: _row(run, clip)._replace(body=bytes(4000)))
     (found,) = verify(tiny(), [SpeechClip("one", speechlike(4.0, 1))], quiet)
     assert found.agree < found.tokens

@@ -1,4 +1,4 @@
-"""Properties of a session that hold whatever a client, a VAD and an engine do, in any order."""
+"""Properties of a session that hold for any order of events of a client, a VAD and an engine."""
 
 from __future__ import annotations
 
@@ -74,6 +74,8 @@ class Player:
 
     def _drain(self, cause: str | None = None) -> list[events.ServerEvent]:
         commands, _ = self.session.to_send()
+        if self.session.undecided:
+            self.session.receive_output(m.Opened(self.stream))
         sent = list(iter(self.session.next_event, None))
         assert self.link == "up" or not commands, "nobody is there to be told"
         for event in sent:
@@ -256,7 +258,8 @@ class Player:
             self._given_up.clear()
             if back:
                 self.session.resumed()
-            self.session.engine_ready(self.profile)
+            (self.session.client_back if back else self.session.engine_ready)(self.profile)
+            self.session.receive_output(m.Opened(self.stream))
             self._drain()
 
     def tick(self, us: int) -> None:
@@ -387,7 +390,7 @@ def test_a_transcription_keeps_its_promises(script: list[Op]) -> None:
 @settings(deadline=None, max_examples=100)
 @given(scripts(*COMMON, *ANSWERS, *SWITCH), PROFILES)
 def test_switching_transcription_in_mid_sentence_doubles_nothing(script: list[Op], profile: Profile) -> None:
-    """An item gets at most one final text; which items are owed one depends on when it was switched."""
+    """An item gets at most one final text; when the switch comes decides which items get one."""
     player = Player("realtime", profile)
     player.play(script)
     player.finish(transcribed=False)
@@ -404,7 +407,7 @@ def test_other_rates_are_fed_without_gaps(script: list[Op], rate: int) -> None:
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.booleans(), st.one_of(*COMMON, *ANSWERS)), min_size=15, max_size=80))
 def test_two_sessions_do_not_know_each_other(script: list[tuple[bool, Op]]) -> None:
-    """What one of them is sent is what it would be sent alone; commands name their own stream."""
+    """Each session sends what it would send alone, and its commands name its own stream."""
 
     def players() -> tuple[Player, Player]:
         profile = Profile("echo", "echo", speculates=True)

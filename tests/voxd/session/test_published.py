@@ -105,7 +105,7 @@ def test_every_field_of_a_response_is_taken(request_: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", published.client_events())
 def test_every_client_event_is_known_and_null_is_not_given(kind: str) -> None:
-    """Every place that may be left out may be null."""
+    """Every field that may be left out may also be null."""
     assert kind in events.CLIENT_TYPES
     for example in published.client_events()[kind]:
         for path in published.paths(example):
@@ -191,7 +191,7 @@ def test_what_is_sent_is_as_published() -> None:
 
 
 def test_a_transcription_that_nobody_configured_is_bare() -> None:
-    """pipecat's model of it takes `model`, `language` and `prompt` and nothing else."""
+    """pipecat's model of it accepts `model`, `language` and `prompt` and nothing else."""
     (updated,) = told(desk(), {"type": "session.update", "session": {"audio": {"input": {"transcription": {}}}}})
 
     assert updated["session"]["audio"]["input"]["transcription"] == {"model": "whisper"}

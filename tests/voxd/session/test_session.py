@@ -353,18 +353,6 @@ def test_switching_transcription_off_fails_what_was_owed() -> None:
     assert not desk.session.busy
 
 
-def test_options_that_the_engine_refuses_are_taken_back_and_shown() -> None:
-    desk = Desk()
-    desk.send(events.SessionUpdate(session={"audio": {"input": {"transcription": {"language": "de"}}}}))
-    desk.names()
-    desk.output(m.Refused(STREAM, "tiny.en understands English only", kept=True))
-
-    assert desk.names() == ["error", "session.updated"]
-    transcription = desk.session.config.audio.input.transcription
-    assert transcription is not None
-    assert not transcription.language
-
-
 # ── the engine process is lost ──────────────────────────────────────────────────────────────────────────────────────
 
 

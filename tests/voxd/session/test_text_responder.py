@@ -150,7 +150,7 @@ def test_an_engine_loss_ends_the_wait() -> None:
 
 
 def test_what_is_committed_without_an_engine_is_answered_by_the_next_one() -> None:
-    """The refs in its context are those that the new process knows."""
+    """The refs in its context are those that the new engine process knows."""
     made = desk(turn_detection=None)
     made.session.engine_lost()
     made.speak(30, hear=False)

@@ -12,7 +12,7 @@ import pytest
 from shared import events
 from shared.events import WireError
 from shared.languages import language_of
-from tests.support.talk import SILENCE, STREAM, Desk
+from tests.support.talk import SILENCE, Desk
 from voxd import messages as m
 from voxd.session.terms import Profile
 from voxd.telemetry.log import BreachLimiter, HttpRefusals, SessionLog, field_name
@@ -163,7 +163,7 @@ HISTORY: list[dict[str, Any]] = [
 
 
 def chain(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As LiveKit restores a conversation: all at once, each item after the one before it."""
+    """Restores a conversation as LiveKit does: all items at once, each after the one before it."""
     ids = [f"i{number}" for number in range(len(items))]
     return [
         {"type": "conversation.item.create", "previous_item_id": before, "item": item | {"id": each}}
@@ -298,11 +298,3 @@ def test_refusals_over_http_are_told_once_a_minute(caplog: pytest.LogCaptureFixt
 
     assert len(caplog.records) == 4
     assert field_name("a b") == "(no name)"
-
-
-def test_what_a_plugin_refuses_late_is_taken_back() -> None:
-    made = Desk("realtime")
-    made.names()
-    made.output(m.Refused(STREAM, "no such thing", kept=True))
-
-    assert made.names() == ["error", "session.updated"]

@@ -1,4 +1,4 @@
-"""Whoever has cost least comes first, and waits for one callback of others; those of one client stay in order."""
+"""The client that has used the least time comes first and waits for one callback of others; each keeps its order."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MS = 0.001
 
 
 class Callback:
-    """What of asyncio.Handle is used."""
+    """The part of asyncio.Handle that is used."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         self._run, self._cancelled = work, False
@@ -75,7 +75,7 @@ def bench() -> Bench:
 
 
 def line(cost: float = 0.0) -> Line:
-    """Of somebody who has cost so many seconds of work."""
+    """A line of a client that has used so many seconds of work."""
     return Line(Share(cost, 0.0))
 
 
@@ -103,7 +103,7 @@ def test_a_client_waits_for_one_callback_of_others_however_many_are_ready(bench:
 
 
 def test_a_chain_of_callbacks_of_a_cheap_client_is_not_interrupted(bench: Bench) -> None:
-    """A message is some five callbacks, one after the other: it is not to wait five times."""
+    """A message is some five callbacks in a row and must not wait five times."""
     talker = line()
     for number in range(20):
         bench.put(line(0.02), str(number), 2 * MS)
@@ -137,7 +137,7 @@ def test_costly_clients_have_the_same_each(bench: Bench) -> None:
 
 
 def test_nobody_is_passed_over_for_ever(bench: Bench) -> None:
-    """New clients come first, but not those who come seconds later."""
+    """New clients come first, but not those that come seconds later."""
     bench.put(line(MOST_S), "old", MS)
     while "old" not in bench.done:
         for _ in range(3):
@@ -162,7 +162,7 @@ def test_one_who_wants_little_comes_first_even_if_so_many_want_much_that_each_ge
 
 
 def test_who_speaks_comes_out_of_its_debt_while_others_flood_the_loop(bench: Bench) -> None:
-    """One slow callback must not cost it its link: it waits then, and its packets wait with it."""
+    """One slow callback must not cost a client its link, though its packets wait."""
     speaker, packets = line(NEW_S / 2), 0
     while bench.now < 8:
         while packets < bench.now / 0.02:
@@ -295,7 +295,7 @@ async def costly(turns: list[str]) -> None:
 
 
 async def pinging(near: socket.socket, far: socket.socket, turns: list[str]) -> None:
-    """Bytes come and are answered, through a protocol, a queue and a task."""
+    """Sends bytes that are answered through a protocol, a queue and a task."""
     reader, writer = await asyncio.open_connection(sock=near)
     for _ in range(8):
         far.send(b"?")

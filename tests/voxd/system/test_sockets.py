@@ -1,4 +1,4 @@
-"""The socket's file: whose it is when one daemon ends and another begins, and what a full queue behind it says."""
+"""The socket's file: whose it is when one daemon ends and another begins, and what a full queue behind it means."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def dead(path: Path) -> None:
 
 
 def is_reached(path: Path, listener: socket.socket) -> bool:
-    """Does a client that opens the file come to this socket?"""
+    """Whether a client that opens the file comes to this socket."""
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
         listener.settimeout(PATIENCE_S)
@@ -58,7 +58,7 @@ def test_a_daemon_removes_its_own_file(path: Path) -> None:
 
 
 def test_a_daemon_that_ends_leaves_its_successors_file(path: Path) -> None:
-    """It closes its sockets first and removes the files last: meanwhile somebody else may have begun."""
+    """It closes its sockets first and removes the files last, so another daemon may have begun in between."""
     before = listeners((path,), ())
     before[0].sock.close()
     after = listeners((path,), ())
@@ -125,7 +125,7 @@ def full(path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def silent(path: Path) -> Iterator[Path]:
-    """A daemon that stands still: connections are made, and nothing is answered."""
+    """A daemon that is stopped: connections are made, and nothing is answered."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         listener.listen(64)

@@ -1,4 +1,4 @@
-"""What systemd is told and what it hands over: a real voxd, and a socket that listens in systemd's place."""
+"""What systemd is told and what it hands over, with a real voxd and a socket that stands for systemd."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Systemd:
     def __init__(self, address: str) -> None:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.bind(address.replace("@", "\0", 1))
-        self._sock.settimeout(30)
+        self._sock.settimeout(60)
         self.heard: list[str] = []
 
     def until(self, beginning: str) -> str:
@@ -181,7 +181,7 @@ def test_a_socket_of_systemd_outlives_the_daemon() -> None:
 
 
 def test_stopping_a_service_is_for_systemctl() -> None:
-    """Stopped by a signal, the next client would start it again."""
+    """A daemon stopped by a signal would be started again by the next client."""
     with short_folder() as folder, listening(folder / "voxd.sock") as sock:
         path = folder / "voxd.sock"
         with voxd_process(*ECHO, "--socket", str(path), given=[sock], ready=False) as daemon:
@@ -204,7 +204,7 @@ def test_a_tcp_socket_of_systemd_asks_for_the_token() -> None:
 
 @pytest.mark.slow
 async def test_no_connection_is_refused_over_a_restart() -> None:
-    """Whoever comes while there is no daemon waits; nobody is hung up on without an answer."""
+    """A client that comes while there is no daemon waits, and is not hung up on without an answer."""
     with short_folder() as folder, listening(folder / "voxd.sock") as sock:
         path = folder / "voxd.sock"
         answers: list[str] = []

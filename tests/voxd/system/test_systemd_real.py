@@ -140,7 +140,7 @@ def test_a_slow_load_takes_as_long_as_it_shows_signs_of_life(box: Box) -> None:
 
 
 def test_a_load_that_is_stuck_ends_the_start(box: Box) -> None:
-    """The same daemon and the same timeouts: it is the signs of life that make the difference."""
+    """With the same timeouts a load that gives signs of life goes on."""
     loading(box, 2, stuck=True)
 
     assert box.code("systemctl", "start", "voxd") != 0
@@ -229,7 +229,7 @@ def test_other_users_cannot_use_the_socket(box: Box) -> None:
 
 @both
 def test_an_engine_process_that_hangs_ends_in_a_restart(box: Box, settings: str) -> None:
-    """voxd's own cure is switched off here: the watchdog is what is left."""
+    """voxd's own remedy is switched off here, so that the watchdog is what is left."""
     box.put(SETTINGS, settings + "engine_process: {heartbeat_timeout_s: 600}\n")
     drop_in(box, "WatchdogSec=3\nRestartSec=100ms")
     box.run("systemctl", "start", "voxd")
@@ -393,7 +393,7 @@ def test_a_second_signal_stops_at_once(box: Box) -> None:
 
 
 def test_the_service_can_be_removed(box: Box) -> None:
-    """Not the last one by chance: it puts everything back."""
+    """This may run at any point, since it puts everything back."""
     box.run("systemctl", "enable", "--now", "voxd.socket", "voxd.service")
     box.run(VOXD, "uninstall", "--system", "--yes", "--root", "/")
     box.run("systemctl", "stop", "voxd.socket", "voxd.service", check=False)

@@ -87,7 +87,7 @@ def test_a_folder_or_a_pipe_is_no_token(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_no_empty_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would keep every later start from making one."""
+    """An empty file would keep every later start from making a token."""
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -141,7 +141,7 @@ def facts_of(pid: int) -> bytes:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 async def test_it_stands_in_no_log_and_no_environment() -> None:
-    """Offered rightly, wrongly and in a query, over a socket that asks for it."""
+    """The token is offered rightly, wrongly and in a query, over a socket that asks for it."""
     with voxd_process("--transcribe", "echo", "--listen", "127.0.0.1:0", env={"VOXD_LOG_LEVEL": "debug"}) as daemon:
         secret = (daemon.folder / ".local" / "state" / "voxd" / "token").read_text().strip()
         listening = daemon.status()["listen"]

@@ -1,4 +1,4 @@
-"""Records of the journal: complete in a burst, impossible to forge, with fields to ask for, and without words."""
+"""Records of the journal are complete in a burst, cannot be forged, have fields to search for, and hold no words."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_burst_loses_nothing_and_keeps_its_order() -> None:
 
 
 def test_what_is_lost_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody reads: the queue fills, callers do not wait."""
+    """With nobody reading, the queue fills, and callers do not wait."""
     monkeypatch.setattr(journald, "QUEUE", 10)
     with short_folder() as folder:
         path = folder / "journal"

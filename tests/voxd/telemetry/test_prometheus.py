@@ -1,4 +1,4 @@
-"""`/metrics`: well formed as readers of Prometheus want it, and true."""
+"""`/metrics` is well formed for readers of Prometheus, and its numbers are true."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def families(page: str) -> dict[str, Metric]:
 
 
 def value(page: str, name: str, **labels: str) -> float | None:
-    """None: there is no such series."""
+    """The value of a series; None if there is no such series."""
     samples = (sample for family in families(page).values() for sample in family.samples)
     return next((s.value for s in samples if s.name == name and s.labels.items() >= labels.items()), None)
 
 
 def faults(page: str) -> Iterator[str]:
-    """What a linter of this format would say."""
+    """The faults that a linter of this format would report."""
     told = [line.split(" ", 3)[1:3] for line in page.splitlines() if line.startswith("#")]
     for kind in ("HELP", "TYPE"):
         names = [name for found, name in told if found == kind]
@@ -67,7 +67,7 @@ def faults(page: str) -> Iterator[str]:
 
 
 def unsound(family: Metric) -> Iterator[str]:
-    """Buckets grow, end with +Inf, and that one is the count."""
+    """The histograms whose buckets do not grow, do not end with +Inf, or do not end at the count."""
     buckets = defaultdict[str, list[tuple[float, float]]](list)
     counts = dict[str, float]()
     for sample in family.samples:

@@ -1,4 +1,4 @@
-"""Times put to the facts that a session states."""
+"""The turn meter puts times to the facts that a session reports."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_wire_gets_stamps_and_only_what_applies() -> None:
 
 
 def test_an_answer_says_which_speech_it_answers() -> None:
-    """Who reads it can put its own times to the same samples."""
+    """A reader can put its own times to the same samples."""
     meter = TurnMeter()
     for packet in range(1, 200):
         meter.receive_audio(packet * 320, packet * 20 * MS)

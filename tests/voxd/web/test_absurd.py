@@ -1,4 +1,4 @@
-"""Numbers, names and shapes that no client means: each is an error that names the field, and costs nothing else."""
+"""Numbers, names and shapes that no client means are errors that name the field, and change nothing else."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ CASES = 247
 
 @pytest.mark.slow
 def test_the_server_keeps_to_the_websocket_protocol(tmp_path: Path) -> None:
-    """Every case passes, but for those on the list, which must still fail: a list that is too long hides something."""
+    """Every case passes but those on the list, which must still fail, so that the list hides nothing."""
     kosoku = shutil.which("kosoku", path=str(Path(sys.executable).parent)) or shutil.which("kosoku")
     if kosoku is None:
         pytest.skip("kosoku is not installed")

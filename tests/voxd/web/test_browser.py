@@ -1,8 +1,6 @@
-"""A page in a real browser against voxd's TCP listener: one of another site, or that rebound its name, gets nothing.
-
-Each attack is also tried on a server without a gate, where it must succeed: else the test would prove nothing.
-`evil.example` is this machine by the browser's own resolver rules; nothing leaves loopback.
-"""
+"""A page of another site, or one that rebound its name, gets nothing of voxd's TCP listener in a real browser.  Each
+attack is also tried on a server without a gate, where it must succeed, else the test would prove nothing.
+`evil.example` is this machine by the browser's own resolver rules; nothing leaves loopback."""
 
 from __future__ import annotations
 
@@ -70,7 +68,7 @@ const tell = (what, body) => fetch(`${home}/${what}`, {method: "POST", mode: "no
 
 
 class Site:
-    """Where the page comes from and where it reports to.  `on_load` runs before the page attacks."""
+    """The server that the page comes from and reports to.  `on_load` runs before the page attacks."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -102,7 +100,7 @@ def site() -> Iterator[Site]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Not into the test's output."""
+            """Keeps requests out of the test's output."""
 
     with ThreadingHTTPServer((LOCAL, 0), Handler) as server:
         here = Site(server.server_address[1])
@@ -114,7 +112,7 @@ def site() -> Iterator[Site]:
 
 
 async def visited(site: Site, url: str) -> dict[str, str]:
-    """What the page at `url` has got, told by itself."""
+    """What the page at `url` got, by its own report."""
     assert CHROMIUM is not None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         quiet = asyncio.subprocess.DEVNULL
@@ -130,12 +128,12 @@ async def visited(site: Site, url: str) -> dict[str, str]:
 
 
 async def across(site: Site, host: str, target: str, token: str = "") -> dict[str, str]:
-    """A page of `host` reaches for `target`, an address of this machine."""
+    """Has a page of `host` reach for `target`, an address of this machine."""
     return await visited(site, site.url(host, site.port, target=target, **({"token": token} if token else {})))
 
 
 async def rebound(site: Site, target: str, token: str = "") -> dict[str, str]:
-    """A page reaches for the name and port it came from, behind which there is `target` by now."""
+    """Has a page reach for the name and port that it came from, where `target` listens by now."""
     loop = asyncio.get_running_loop()
     async with Relay(f"{LOCAL}:{site.port}").running() as relay:
 
@@ -149,7 +147,7 @@ async def rebound(site: Site, target: str, token: str = "") -> dict[str, str]:
 
 @contextmanager
 def voxd() -> Iterator[tuple[str, str]]:
-    """Its address and its token."""
+    """A daemon's address and its token."""
     with voxd_process("--transcribe", "echo", "--listen", f"{LOCAL}:0") as daemon:
         listening = daemon.status()["listen"]
         assert isinstance(listening, list)
@@ -163,7 +161,7 @@ def nothing(got: dict[str, str]) -> bool:
 
 @contextmanager
 def voxd_for_all() -> Iterator[tuple[Daemon, str]]:
-    """It takes calls and any key: whom it keeps out, it keeps out by name and origin alone."""
+    """A daemon that takes calls and any key, so that it keeps others out by name and origin alone."""
     engines = ("--transcribe", "echo", "--listen", f"{LOCAL}:0", "--no-token")
     with voxd_process(*engines, env={"VOXD_WEBRTC_ENABLED": "true"}) as daemon:
         listening = daemon.status()["listen"]
@@ -186,14 +184,14 @@ async def test_a_page_that_rebound_its_name_gets_nothing_even_with_the_token(sit
 
 
 async def test_a_page_of_this_machine_needs_the_token(site: Site) -> None:
-    """With it the page comes in: what is refused elsewhere is not refused by accident."""
+    """With the token the page comes in, so the refusals elsewhere have the reason that is tested."""
     with voxd() as (address, token):
         assert nothing(await across(site, LOCAL, address))
         assert (await across(site, LOCAL, address, token))["socket"] == "open"
 
 
 async def test_a_post_that_asks_nobody_sets_nothing_off_elsewhere(site: Site) -> None:
-    """The same page on this machine does begin a call with it: the request is a good one."""
+    """The same page on this machine does begin a call with this request, so the request is a good one."""
     with voxd_for_all() as (daemon, address):
         assert nothing(await across(site, EVIL, address))
         assert nothing(await rebound(site, address))

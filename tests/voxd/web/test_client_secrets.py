@@ -1,4 +1,4 @@
-"""Client secrets: the store, the endpoint, and what they open."""
+"""Client secrets: the store, the endpoint, and the sessions that they open."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Clock:
 
 
 def a_store(clock: Clock) -> Secrets:
-    """On a machine whose time of day is never set."""
+    """A store on a machine whose time of day is never set."""
     return Secrets(clock, clock)
 
 

@@ -1,4 +1,5 @@
-"""Before a connection is in: many at once are all answered, a flood pushes out itself, descriptors are left over."""
+"""Connections before they are let in: many at once are all served, a flood displaces itself, descriptors are left
+over."""
 
 from __future__ import annotations
 
@@ -104,7 +105,7 @@ def test_peers_are_told_apart_by_what_one_customer_has() -> None:
 
 @asynccontextmanager
 async def serving(family: str) -> AsyncIterator[tuple[Server, object]]:
-    """`family`: `tcp`, or the path of a UNIX socket."""
+    """Runs a server.  `family`: `tcp`, or the path of a UNIX socket."""
     if family == "tcp":
         listener = socket.create_server(("127.0.0.1", 0))
     else:
@@ -154,7 +155,7 @@ async def guest(address: object, source: str | None = None) -> AsyncIterator[Gue
 async def test_hundreds_that_come_in_the_same_moment_are_all_answered(
     family: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """All are connected before the first one asks: more than ever fitted into the queue of the kernel, or into 64."""
+    """All are connected before the first one asks, more than fit into the kernel's queue."""
     where = family if family == "tcp" else f"/tmp/vd-{os.getpid()}.sock"
     try:
         async with serving(where) as (_, address), AsyncExitStack() as stack:
@@ -179,7 +180,7 @@ async def test_who_is_slow_gets_in_through_a_flood_of_others(few: int) -> None:
 
 @contextmanager
 def descriptors(more: int) -> Iterator[None]:
-    """This process may open so many more."""
+    """Leaves this process so many free descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.dup(0)
     os.close(lowest)
@@ -204,7 +205,7 @@ async def test_descriptors_are_left_for_the_engine_process(monkeypatch: pytest.M
 
 
 async def test_a_machine_that_gives_no_connection_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
-    """asyncio asks a hundred times at once, and says it nowhere."""
+    """asyncio alone would ask a hundred times at once and log nothing."""
 
     class Exhausted(socket.socket):
         left = 3

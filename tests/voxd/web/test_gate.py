@@ -1,4 +1,4 @@
-"""The gate in front of everything, what pages of other origins are told, and the pages that are none."""
+"""The gate in front of everything: what it refuses, what pages of other origins are told, and unknown paths."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_unix_socket_is_its_own_right() -> None:
 def test_a_page_that_reaches_the_unix_socket_through_a_port_must_be_of_this_machine(
     path: str, origin: str, status: int
 ) -> None:
-    """Also one whose name was made to lead here, so that origin and host agree."""
+    """A page whose name was made to lead here is refused too, although origin and host agree."""
     assert verdict(unix=True, path=path, host="localhost:8000", origin=origin) == status
     assert verdict(unix=True, path=path, host=origin.partition("://")[2], origin=origin) == status
 
@@ -303,7 +303,7 @@ async def test_too_many_wrong_keys_are_answered_with_the_time_to_wait() -> None:
 
 
 async def upgrade(path: str, query: str = "") -> list[dict[str, Any]]:
-    """What an upgrade is answered with."""
+    """The answer to an upgrade."""
     asked: dict[str, Any] = scope(path, host="localhost", **AUTH)
     asked |= {"type": "websocket", "query_string": query.encode(), "root_path": "", "scheme": "ws", "subprotocols": []}
     asked["extensions"] = {"websocket.http.response": {}}

@@ -1,4 +1,4 @@
-"""Who asks for a session while the engine loads: kept waiting, but not for ever, and not too many."""
+"""Clients that ask for a session while the engine loads wait, but not for ever, and not too many of them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Gateway:
 
 
 async def turns() -> None:
-    """Everything that could run has run."""
+    """Lets everything run that can."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -95,7 +95,7 @@ def test_it_ends_before_the_handshake_is_cut() -> None:
 
 
 async def until_it_listens(daemon: Daemon) -> None:
-    """Its socket is there a moment before that."""
+    """Waits until the socket accepts, which is a moment after its file is there."""
     async with asyncio.timeout(60):
         while True:
             with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):

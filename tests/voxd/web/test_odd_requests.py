@@ -1,5 +1,5 @@
-"""Every part of every request with anything in its place, against a real voxd: always an answer, never a 500, and who
-did something wrong reads what."""
+"""Every part of every request with anything in its place, against a real voxd: always an answer that says what is
+wrong, never a 500."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def daemon() -> Iterator[Daemon]:
 
 
 def check(answer: httpx.Response, *names: str) -> None:
-    """It went well, or what was wrong is told, and where if `names` were the only things that could be."""
+    """Checks that it went well, or that the error says what was wrong, and where if only `names` could be."""
     assert answer.status_code < 500, answer.text[:500]
     if answer.status_code < 400:
         return

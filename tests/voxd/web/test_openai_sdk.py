@@ -67,7 +67,8 @@ def holds_null(value: object) -> bool:
 
 
 def lint(frame: dict[str, Any]) -> None:
-    """What strict schemas of other clients refuse though the SDK takes it: nulls where a field should be absent."""
+    """The values that strict schemas of other clients refuse though the SDK takes them: nulls where a field should be
+    absent."""
     response = frame.get("response") or {}
     assert not holds_null(frame.get("part"))
     items = [frame["item"]] if isinstance(frame.get("item"), dict) else []
@@ -117,7 +118,7 @@ class Person:
             return frame
 
     async def refused(self, code: str, event_id: str | None) -> None:
-        """The next event is this error."""
+        """Checks that the next event is this error."""
         error = (await self.until("error"))["error"]
         assert (error["code"], error["event_id"], error["type"]) == (code, event_id, "invalid_request_error")
 

@@ -1,4 +1,4 @@
-"""The page when its link breaks in mid-speech: it comes back by itself, and no word is missing or there twice."""
+"""The page whose link breaks in mid-speech comes back by itself, and no word is missing or doubled."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Fault = Callable[[FaultProxy, Page], Awaitable[None]]
 
 
 async def reset(proxy: FaultProxy, page: Page) -> None:
-    """At once known to both sides."""
+    """Cuts the link so that both sides know at once."""
     proxy.reset()
     await page.until(state("again"))
     trouble = await page.text("#trouble")
@@ -47,7 +47,7 @@ async def reset(proxy: FaultProxy, page: Page) -> None:
 
 
 async def vanish(proxy: FaultProxy, page: Page) -> None:
-    """Nothing comes through any more, and nobody is told: the page has to find out."""
+    """Lets nothing through any more and tells nobody, so the page has to find out."""
     proxy.swallow()
     await page.until(state("again"))
     assert "voxd has not answered for 6 s" in await page.text("#trouble")
@@ -55,7 +55,7 @@ async def vanish(proxy: FaultProxy, page: Page) -> None:
 
 
 async def stall(proxy: FaultProxy, page: Page) -> None:
-    """A network that is away for five seconds, and then delivers."""
+    """Holds everything back for five seconds, and then delivers it."""
     proxy.stall()
     await page.until("document.querySelector('#link-why').textContent.includes('the network is slow')")
     assert await page.evaluate(state("on"))
@@ -94,7 +94,7 @@ async def words(page: Page) -> str:
 
 @asynccontextmanager
 async def talking(tmp_path: Path, transport: str, restarted: bool) -> AsyncIterator[Page]:
-    """A page in mid-speech whose daemon is killed, and perhaps there again."""
+    """Kills the daemon of a page in mid-speech, and perhaps starts it again."""
     port, secret = free_port(), tmp_path / "token"
     secret.write_text("a-token-of-this-test-that-is-long-enough-to-be-one\n")
     secret.chmod(0o600)
@@ -160,7 +160,7 @@ async def test_without_a_microphone_it_says_what_to_do(name: str, expected: str)
 
 
 async def test_why_a_conversation_ended_stays_on_the_screen() -> None:
-    """The page asks at once how voxd does, and a good answer must not wipe it away."""
+    """The page asks for the status at once, and a good answer must not wipe the reason away."""
     with voxd(*ECHO) as (daemon, port, token):
         async with chromium() as page:
             await opened(page, port, token)

@@ -1,4 +1,4 @@
-"""The page at `/`: the files and their headers here; in a real browser it is `tests/voxd/web/test_page_live.py`."""
+"""The files of the page at `/` and their headers; `tests/voxd/web/test_page_live.py` has the page in a real browser."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_a_browser_that_has_it_is_told_so() -> None:
     ["/page/", "/page/__init__.py", "/page/../status", "/page/..%2f__init__.py", "/page/%2e%2e/http.py", "/page/x.js"],
 )
 async def test_no_path_leads_out_of_it(path: str) -> None:
-    """What is not a file of the page is not even a place without a key."""
+    """Without a key, what is not a file of the page looks as if it were not there."""
     asked = httpx.Request("GET", httpx.URL("http://localhost:8000").copy_with(raw_path=path.encode()))
     async with client() as http:
         answer = await http.send(asked)
@@ -98,7 +98,7 @@ def test_nothing_is_inline_or_from_elsewhere() -> None:
 
 
 def luminance(colour: str) -> float:
-    """WCAG 2.2, relative luminance."""
+    """Relative luminance by WCAG 2.2."""
     parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
@@ -110,7 +110,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_everybody_can_read_it_by_day_and_by_night() -> None:
-    """WCAG 2.2: 4.5 for text, 3 for the edges of what is to be filled in."""
+    """WCAG 2.2 asks for 4.5 for text, 3 for the edges of fields to fill in."""
     blocks = re.findall(r":root \{(.*?)\}", FILES["/page/page.css"], re.DOTALL)
     light, dark = (dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", block)) for block in blocks)
     for colours in (light, dark):
@@ -129,7 +129,7 @@ def test_modules_stay_small_and_say_what_they_are() -> None:
 
 
 def test_all_files_are_packaged() -> None:
-    """`pyproject.toml` names the kinds that are, one by one."""
+    """`pyproject.toml` names the kinds of files one by one."""
     listed = (Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8")
     line = next(line for line in listed.splitlines() if line.startswith('"voxd.web"'))
     assert all(f'"page/*{kind}"' in line for kind in page_files.KINDS)

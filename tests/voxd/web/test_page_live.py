@@ -31,7 +31,7 @@ KNOWN = ("401",)  # the page asks without a token once, to learn whether one is 
 
 @contextmanager
 def voxd(*engines: str, calls: bool = True, **env: str) -> Iterator[tuple[Daemon, str, str]]:
-    """Its port and its token."""
+    """A daemon's port and its token."""
     more = {**(CALLS if calls else {}), **env}
     with voxd_process(*engines, "--listen", "127.0.0.1:0", env=more) as daemon:
         listening = daemon.status()["listen"]
@@ -122,7 +122,7 @@ watch.observe(document.querySelector('#turns'), {childList: true, subtree: true}
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_each_delta_is_painted_on_its_own(transport: str, tmp_path: Path) -> None:
-    """`echo` gives a token every 20 ms, and a frame takes 17: hardly two can share one, unless they are held back."""
+    """`echo` gives a token every 20 ms and a frame takes 17, so two can hardly share one unless they are held back."""
     heard = as_heard(clip("ps_goforward").samples(), tmp_path)
     with voxd(*ECHO, calls=transport == "WebRTC") as (_, port, token):
         async with chromium(heard=heard) as page:
@@ -172,8 +172,7 @@ async def test_through_ssh_it_is_a_websocket_and_says_why(tmp_path: Path) -> Non
 
 
 async def test_where_no_udp_passes_it_goes_on_by_websocket_with_what_was_said_meanwhile(tmp_path: Path) -> None:
-    """The only candidate is an address where nobody is; the call that came to nothing gives its slot back, and is not
-    tried again."""
+    """The only candidate is an address where nobody is; the failed call gives its slot back and is not tried again."""
     heard = as_heard(clip("ps_goforward").samples(), tmp_path, 0.5)
     with voxd(*WORDS, VOXD_WEBRTC_ADDRESS="192.0.2.201") as (daemon, port, token):
         async with chromium(heard=heard) as page:
@@ -214,7 +213,7 @@ async def test_the_microphone_is_not_needed_to_type(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_push_to_talk_hears_nothing_before_and_ends_at_once(transport: str, tmp_path: Path) -> None:
-    """Nor what was said while the page was looking for a way: the WebSocket is what is left after 3 s."""
+    """Sound from while the page was looking for a way is not heard either: only the WebSocket is left after 3 s."""
     heard = as_heard(spoken("two_cities_1", "two_cities_2", "two_cities_5", "two_cities_7"), tmp_path, 0.0)
     with voxd(*ECHO, VOXD_WEBRTC_ADDRESS="192.0.2.201" if transport == "WebSocket" else "auto") as (_, port, token):
         async with chromium(heard=heard) as page:

@@ -1,4 +1,4 @@
-"""What the page's modules compute, in a real browser: the same as voxtui and voxd do, value by value."""
+"""The page's modules in a real browser compute what voxtui and voxd compute, value by value."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ const add = count => { for (let n = 0; n < count; n += 1) kept.add(packet(n), 20
 
 
 async def kept(steps: str) -> object:
-    """What these statements return; positions are packets of the session."""
+    """The result of these statements; positions are packets of the session."""
     async with modules() as page:
         return await page.evaluate(f"import('/page/kept.js').then(({{Kept}}) => {{ {KEPT} {steps} }})")
 

@@ -1,5 +1,4 @@
-"""What `voxd.web.server` adds to uvicorn, in this process and with short deadlines; and what it takes for granted
-there."""
+"""What `voxd.web.server` adds to uvicorn, with short deadlines, and what it assumes about uvicorn."""
 
 from __future__ import annotations
 
@@ -88,7 +87,7 @@ async def serving(
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Deadlines of a tenth of a second and a little more."""
+    """Sets deadlines of a tenth of a second and a little more."""
     for name in ("STALL_S", "LINGER_S"):
         monkeypatch.setattr(server, name, 0.2)
     monkeypatch.setattr(door, "HANDSHAKE_S", 0.2)
@@ -199,7 +198,7 @@ async def test_a_body_that_breaks_the_protocol_ends_its_connection_without_a_tra
 
 
 async def test_a_flood_of_tiny_messages_is_parsed_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that is parsed in one go is in memory at once, and everybody else waits meanwhile."""
+    """Everything that is parsed in one go is in memory at once, while everybody else waits."""
     sizes, real = [], WebSocketProtocol.data_received
 
     def measured(protocol: WebSocketProtocol, data: bytes) -> None:
@@ -214,7 +213,7 @@ async def test_a_flood_of_tiny_messages_is_parsed_in_small_pieces(monkeypatch: p
 
 
 async def test_small_messages_leave_at_once() -> None:
-    """TCP_NODELAY: else a delta would wait for the acknowledgement of the one before it."""
+    """TCP_NODELAY is on; without it a delta would wait for the acknowledgement of the one before it."""
     async with serving() as (running, address), upgraded(address):
         (protocol,) = running.server_state.connections
         sock = protocol.transport.get_extra_info("socket")
@@ -222,7 +221,7 @@ async def test_small_messages_leave_at_once() -> None:
 
 
 async def test_a_proxy_header_renames_nobody() -> None:
-    """Whoever connects over loopback could otherwise choose its own address in the log."""
+    """Otherwise a client over loopback could choose its own address in the log."""
     clients = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -268,9 +267,9 @@ async def test_a_peer_that_takes_nothing_is_gone_even_if_it_sends(monkeypatch: p
 
 
 async def _all_gone(running: Server) -> None:
-    """Both the application that served it and the connection."""
+    """Whether both the connection and the application that served it are gone."""
     if running.server_state.tasks:
-        await asyncio.wait(running.server_state.tasks, timeout=5)
+        await asyncio.wait(running.server_state.tasks, timeout=60)
     assert not running.server_state.tasks
     assert not running.server_state.connections
 

@@ -1,4 +1,4 @@
-"""Bodies of HTTP requests: a deadline for the whole, a bound for one and for all, and what a file may hold."""
+"""Bodies of HTTP requests have a deadline, a bound for one and for all, and a limit for the sound in a file."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ async def test_a_small_file_with_hours_of_silence_is_refused_with_the_limit() ->
 
 
 def test_a_header_that_lies_does_not_help() -> None:
-    """Raised while it is decoded: no more than the limit ever was."""
+    """The limit is found while decoding, when no more than the limit was decoded."""
     file = bytearray(silence(0.02))
     file[21:26] = bytes([file[21] & 0xF0, 0, 0, 0, 0])  # STREAMINFO: the number of samples is unknown
     clip = rest.AudioFile(io.BytesIO(bytes(file)), limit=16_000 * 30)

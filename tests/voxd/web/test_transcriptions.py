@@ -67,7 +67,7 @@ async def sessions_become(daemon: Daemon, count: int) -> None:
 
 @asynccontextmanager
 async def stopped_engine(daemon: Daemon) -> AsyncIterator[int]:
-    """The engine process takes nothing and says nothing: requests hang in the air."""
+    """Stops the engine process, so that requests stay unanswered."""
     pid = int(str((await asyncio.to_thread(daemon.status))["engine_pid"]))
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -218,7 +218,7 @@ async def test_what_is_no_form(daemon: Daemon) -> None:
 
 
 def form(*fields: tuple[str, str], named: str = ' filename="speech.flac"') -> bytes:
-    """As a program writes it by hand, with the boundary `b`."""
+    """A form as a program writes it by hand, with the boundary `b`."""
     parts = [f'Content-Disposition: form-data; name="{name}"\r\n\r\n{value}'.encode() for name, value in fields]
     parts.append(f'Content-Disposition: form-data; name="file";{named}\r\n\r\n'.encode() + FLAC)
     return b"".join(b"--b\r\n" + part + b"\r\n" for part in parts) + b"--b--\r\n"

@@ -1,4 +1,4 @@
-"""What no WebSocket can come of is refused as any other request."""
+"""An upgrade that cannot become a WebSocket is refused like any other request."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def daemon() -> Iterator[Daemon]:
 
 @pytest.fixture(autouse=True)
 def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller has no other network: aioice leaves the loopback out."""
+    """Lets aioice use the loopback, which it would leave out and which is the only network here."""
     monkeypatch.setattr("aioice.ice.get_host_addresses", lambda use_ipv4, use_ipv6: ["127.0.0.1"])
 
 
@@ -69,8 +69,8 @@ def problem(answer: httpx.Response) -> tuple[int, str, str | None]:
 
 
 def test_what_is_patched_is_what_was_read() -> None:
-    """`voxd.webrtc.peer` reaches into these; a new version is to be read first, then named in pyproject.toml and
-    here."""
+    """`voxd.webrtc.peer` uses private parts of these versions; a new version is read first, then named in
+    pyproject.toml and here."""
     assert version("aiortc").startswith("1.16.")
     assert version("aioice").startswith("0.13.")
 
@@ -115,7 +115,7 @@ async def test_events_go_both_ways_but_audio_only_by_the_track(client: httpx.Asy
 async def test_a_data_channel_that_is_not_used_is_told_so(
     daemon: Daemon, client: httpx.AsyncClient, label: str
 ) -> None:
-    """Also the second of the right name."""
+    """A second channel of the right name is told so too."""
     caller = Caller()
     told: asyncio.Queue[Any] = asyncio.Queue()
     stray = caller.pc.createDataChannel(label)
@@ -180,7 +180,7 @@ async def test_a_channel_that_is_closed_ends_the_call(daemon: Daemon, client: ht
 
 
 async def test_datagrams_of_strangers_do_not_touch_a_call(client: httpx.AsyncClient) -> None:
-    """Bare aiortc ends a call at the first empty one."""
+    """Plain aiortc ends a call at the first empty datagram."""
     async with called(client) as caller:
         await caller.until("session.created")
         answer = caller.pc.remoteDescription.sdp
@@ -193,7 +193,7 @@ async def test_datagrams_of_strangers_do_not_touch_a_call(client: httpx.AsyncCli
 
 
 async def test_a_message_without_an_end_ends_the_call(daemon: Daemon, client: httpx.AsyncClient) -> None:
-    """A client may say so much as it was given room for; bare aiortc keeps all that comes."""
+    """A client may send as much as it was given room for; plain aiortc keeps all that comes."""
     async with called(client) as caller:
         await caller.until("session.created")
         caller.channel.transport._remote_max_message_size = 0  # it does not care
@@ -247,7 +247,7 @@ async def test_a_call_takes_its_slot_when_it_is_offered(daemon: Daemon, client: 
 async def test_offers_that_come_together_take_no_more_slots_than_there_are(
     daemon: Daemon, client: httpx.AsyncClient
 ) -> None:
-    """All are half sent when the first of them could take a slot."""
+    """All offers are half sent when the first of them could take a slot."""
     begun, ended = asyncio.Barrier(4), asyncio.Event()
 
     async def slowly() -> AsyncIterator[bytes]:

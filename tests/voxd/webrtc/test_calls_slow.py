@@ -40,14 +40,14 @@ def daemon() -> Iterator[Daemon]:
 
 
 def held(daemon: Daemon) -> tuple[int, int, int]:
-    """KiB of memory, open files and threads of the gateway."""
+    """Memory in KiB, open files and threads of the gateway."""
     process = Path(f"/proc/{daemon.process.pid}")
     about = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
     return int(about["VmRSS"].split()[0]), len(os.listdir(process / "fd")), int(about["Threads"])
 
 
 async def over(daemon: Daemon) -> None:
-    """No call is left."""
+    """Waits until no call is left."""
     async with asyncio.timeout(60):
         while (await asyncio.to_thread(status, daemon.socket))["calls"]:
             pass
@@ -66,7 +66,7 @@ async def one_call(client: httpx.AsyncClient, number: int) -> None:
 
 
 async def cost_of_one(daemon: Daemon, client: httpx.AsyncClient) -> float:
-    """KiB for each of twenty calls that are kept: the control."""
+    """KiB for each of twenty calls that are kept, as the control."""
     before, *_ = held(daemon)
     kept = [await client.post(PATH, content=CHROMIUM, headers={"Content-Type": "application/sdp"}) for _ in range(20)]
     after, *_ = held(daemon)
@@ -76,8 +76,8 @@ async def cost_of_one(daemon: Daemon, client: httpx.AsyncClient) -> float:
 
 
 async def test_500_calls_leave_nothing_behind(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory grows in steps while Python's collector and the allocator find their size: the first calls are not
-    counted."""
+    """The first calls are not counted, while memory grows in steps until collector and allocator have found their
+    size."""
     monkeypatch.setattr("aioice.ice.get_host_addresses", lambda use_ipv4, use_ipv6: ["127.0.0.1"])
     marks = []
     async with http(daemon) as client:
@@ -112,7 +112,8 @@ def cells() -> dict[tuple[str, float], Cell]:
 @pytest.mark.root
 @pytest.mark.skipif(REASON is not None, reason=str(REASON))
 def test_sound_is_prompt(cells: dict[tuple[str, float], Cell]) -> None:
-    """From the microphone to the session, the 20 ms of a packet included; aiortc's own jitter buffer is the control."""
+    """The time counts from the microphone to the session, with the 20 ms of a packet; aiortc's own jitter buffer is the
+    control."""
     assert percentile(cells["ws", 0.0].heard_ms, 50) <= 15
     assert percentile(cells["webrtc", 0.0].heard_ms, 50) <= 25
     assert percentile(cells["call", 0.0].heard_ms, 50) <= 40
@@ -162,7 +163,7 @@ async def told_on(net: netns.Network, lines: int, losing: float) -> list[str]:
 @pytest.mark.root
 @pytest.mark.skipif(REASON is not None, reason=str(REASON))
 def test_auto_takes_udp_where_it_helps_and_leaves_it_where_it_loses_much() -> None:
-    """150 ms there and back: what TCP repeats comes so much later."""
+    """The round trip is 150 ms, so what TCP repeats comes that much later."""
     with undisturbed(), netns.network(75, 0.01) as net, far(net, stock=False), netns.entered(net.client):
         watching, trying, kept, left = asyncio.run(told_on(net, 4, losing=0.15))
     assert "is being watched" in watching
@@ -174,7 +175,7 @@ def test_auto_takes_udp_where_it_helps_and_leaves_it_where_it_loses_much() -> No
 @pytest.mark.root
 @pytest.mark.skipif(REASON is not None, reason=str(REASON))
 def test_auto_does_not_pay_for_speed_with_sound() -> None:
-    """Three in a hundred: UDP is sooner, and is not kept."""
+    """At three lost packets in a hundred UDP is sooner, and is not kept."""
     with undisturbed(), netns.network(40, 0.03) as net, far(net, stock=False), netns.entered(net.client):
         _, trying, left = asyncio.run(told_on(net, 3, losing=0.03))
     assert "trying WebRTC" in trying

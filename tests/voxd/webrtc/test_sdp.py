@@ -1,4 +1,4 @@
-"""The gate for SDP offers: what browsers send passes, what they never send is refused with a reason."""
+"""The check of SDP offers passes what browsers send and refuses with a reason what they never send."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_what_16_khz_cannot_hold_is_not_heard() -> None:
 
 
 def frame(value: int = 1000, size: int = FRAME) -> Int16:
-    """Two channels."""
+    """A frame of two channels."""
     return np.full((size, 2), value, np.int16)
 
 
@@ -106,7 +106,7 @@ def test_frames_of_any_length_are_counted_as_long_as_they_are() -> None:
 
 @pytest.mark.parametrize("jump", [10 * CLOCK, 1 << 32, -5 * CLOCK, -(1 << 32)])
 def test_a_sender_that_begins_anew_causes_no_silence(jump: int) -> None:
-    """No more time has passed than 20 ms: nothing of that length was lost."""
+    """Only 20 ms have passed, so no sound of that length was lost."""
     line = Line()
     line.send(0)
     line.send(FRAME + jump, at=FRAME)
@@ -139,7 +139,7 @@ def test_a_flood_of_gaps_makes_no_more_silence_than_time_has_passed() -> None:
 
 
 def test_a_clock_that_runs_fast_is_followed() -> None:
-    """Hundred seconds at four percent, a frame a second: twice as far ahead as would be allowed at once."""
+    """A hundred seconds at four percent end twice as far ahead as would be allowed at once."""
     line = Line()
     for second in range(100):
         line.send(second * CLOCK, at=int(second * CLOCK * 0.96), size=CLOCK)

@@ -37,7 +37,7 @@ def played(plan: BenchPlan, *arguments: str) -> Result:
 
 
 def apart(result: Result, names: set[str]) -> dict[str, float]:
-    """Metric -> ms from what voxd says to what the bench found, the median over the turns."""
+    """The median difference in ms between what voxd reports and what the bench measured, by metric."""
     found = {name: each for name, each in result.compared().items() if name in names}
     # A run ends with its last word, which may be before the report on it.
     assert {name for name, each in found.items() if each.voxd.n >= result.counts.turns - 1} == names

@@ -1,4 +1,4 @@
-"""voxtui.bench.drive, machine, command: a plan is played on its own clock, and what becomes of it is booked."""
+"""voxtui.bench.drive, machine and command: a plan is played on its own clock, and its results are booked."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_a_packet_is_due_at_its_time_whatever_became_of_those_before() -> 
 
 
 def test_truth_is_that_of_each_clip_at_its_place() -> None:
-    """One that is 40 dB below the other is speech all the same."""
+    """A clip that is 40 dB softer than the other is speech all the same."""
     truth = TrackTruth(PART, CLIPS)
     assert truth.first_voiced(RATE, 9 * RATE) == 2 * RATE
     assert truth.last_voiced(RATE, 3 * RATE) == 5 * RATE // 2
@@ -237,7 +237,7 @@ async def test_no_capacity_at_all(runs: list[tuple[int, int]]) -> None:
 
 
 async def test_two_voxds_are_compared_in_halves(runs: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A, B, B, A: what drifts meanwhile touches both alike.  The halves of each are one again in the figures."""
+    """The order is A, B, B, A, so that drift touches both alike; the halves of each are joined in the figures."""
     asked: list[str] = []
 
     async def status(address: Address) -> dict[str, object]:
@@ -260,7 +260,7 @@ async def test_one_turn_has_no_halves(runs: list[tuple[int, int]]) -> None:
 
 
 def test_progress_says_nothing_twice() -> None:
-    """Each of many sessions hears from its voxd that it loads."""
+    """Many sessions hear from their voxd that it loads."""
     lines: list[str] = []
     progress = ProgressLine(lines.append, redraws=False)
     for text in ("loading", "loading", "warming up"):

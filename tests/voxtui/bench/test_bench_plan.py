@@ -1,4 +1,4 @@
-"""voxtui.bench.plan, tally, goals, report: the timetable, what became of it, what was asked of it.  No clock."""
+"""voxtui.bench.plan, tally, goals and report: the timetable, its results, and the goals for them.  No clock."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SECOND = 1_000_000
 
 
 def begins_s(profile: Profile) -> list[float]:
-    """Of four sessions of 2 + 1 turns: 1.5 s of clip and 2.5 s of pause."""
+    """When the turns of four sessions of 2 + 1 turns begin, with 1.5 s of clip and 2.5 s of pause."""
     plan = BenchPlan(sessions=4, turns=2, warmup=1, pause_s=2.5, profile=profile)
     return [part.begin_us / SECOND for part in timetable(plan, [RATE * 3 // 2])]
 
@@ -93,7 +93,7 @@ PLAN = BenchPlan(turns=3, warmup=1, pause_s=1)
 
 
 def tally(*events: object) -> Tally:
-    """Of a session whose turns begin at 0, 2, 4 and 6 s; the first is warm-up."""
+    """The tally of a session whose turns begin at 0, 2, 4 and 6 s; the first is warm-up."""
     found = Tally(timetable(PLAN, [RATE])[0], PLAN)
     for event in events:
         found.receive(event)  # type: ignore[arg-type]
@@ -201,7 +201,7 @@ FIGURES = Result(turns=[TurnMetrics(final_ms=float(value)) for value in range(10
     ],
 )
 def test_goals(text: str, value: float | None, passed: bool) -> None:
-    """What was not measured reaches no goal, however easy."""
+    """A metric that was not measured reaches no goal, however easy."""
     verdict = Goal.parse(text).judge(FIGURES, Counts(missed=2))
     assert (verdict.value, verdict.passed) == (value, passed)
 
@@ -237,7 +237,7 @@ def test_a_search_doubles_and_then_halves() -> None:
 
 @given(st.integers(1, 200), st.integers(0, 300))
 def test_a_search_finds_the_edge(limit: int, edge: int) -> None:
-    """In few probes, and never beyond the limit."""
+    """It needs few probes, and never goes beyond the limit."""
     asked, found = probes(limit, lambda sessions: sessions <= edge)
     assert found == min(edge, limit)
     assert max(asked) <= limit

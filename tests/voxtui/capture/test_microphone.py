@@ -87,7 +87,7 @@ async def room() -> AsyncIterator[dict[str, str]]:
 
 
 async def play(environ: dict[str, str], pcm: bytes) -> None:
-    """Into the room, behind half a second of quiet."""
+    """Plays a sound into the room, behind half a second of quiet."""
     how = ("--playback", "--device=room", "--rate=16000", "--channels=1", "--format=s16le")
     child = await asyncio.create_subprocess_exec("pacat", *how, env=environ, stdin=PIPE, stderr=DEVNULL)
     await child.communicate(bytes(16_000) + pcm)
@@ -108,7 +108,7 @@ async def test_devices() -> None:
 
 @pytest.mark.slow
 async def test_what_is_said_in_the_room_stands_on_standard_output() -> None:
-    """And Ctrl-C ends it, with the table of latencies on the other pipe."""
+    """Ctrl-C ends it, with the table of latencies on the other pipe."""
     async with room() as environ, private_voxd(lambda _: None) as target, asyncio.timeout(60):
         child = await voxtui(environ, "connect", "--plain", target.label)
         try:

@@ -41,7 +41,7 @@ class Device:
 
 
 def shelf(*wares: Source | SourceError) -> Callable[[], Source]:
-    """Opens one after the other."""
+    """A function that opens these microphones one after the other."""
     rest = list(wares)
 
     def opener() -> Source:
@@ -111,7 +111,7 @@ async def test_nothing_but_zeros() -> None:
 
 
 async def test_another_microphone() -> None:
-    """The first is closed before the second is heard."""
+    """The first microphone is closed before the second is heard."""
     first, second = Device("Blue", 10_000), Device("Red", 10_000)
     source, told = ear_on(lambda: first)
     names: list[str] = []

@@ -117,7 +117,7 @@ class PortAudioError(Exception):
 
 
 class FakePortAudio:
-    """As much of sounddevice as is used."""
+    """The part of sounddevice that is used."""
 
     PortAudioError = PortAudioError
     default = SimpleNamespace(device=(1, 0))
@@ -211,7 +211,7 @@ async def test_a_card_with_a_rate_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_nobody_takes_the_sound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest goes, and it is counted."""
+    """The oldest block is dropped, and counted."""
     fake = card(monkeypatch, FakePortAudio())
     source = Microphone()
     await first_of(source, fake, HELD + 7)
@@ -236,7 +236,7 @@ def test_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_card_that_was_plugged_in_since(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PortAudio looks once; who asks in vain lets it look again."""
+    """PortAudio looks for devices once; a failed request makes it look again."""
     sound = FakePortAudio(devices=False)
     sound.plugged = True
     card(monkeypatch, sound)

@@ -115,7 +115,7 @@ async def test_nobody_answers(tmp_path: Path) -> None:
 
 
 def test_a_long_directory_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The name of a socket has room for a hundred bytes."""
+    """The path of a socket may have about a hundred bytes."""
     long = tmp_path / ("x" * 90)
     long.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
@@ -131,7 +131,7 @@ def short() -> Iterator[Path]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
 async def test_it_does_not_outlive_a_client_that_is_killed(short: Path) -> None:
-    """SIGKILL leaves no time to stop anything."""
+    """SIGKILL leaves the client no time to stop anything."""
     script = textwrap.dedent(f"""
         import asyncio, sys, textwrap
         from voxtui.commands import local

@@ -1,4 +1,4 @@
-"""`--plain`: whose words stand on which line, whatever comes at the same time."""
+"""`--plain`: each line holds one speaker's words, whatever comes at the same time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HELLO = [event for event in opening("mini") if not isinstance(event, Connected)]
 
 @dataclass
 class Pipes:
-    """What is on them; `screen`: both, as on one terminal."""
+    """Both outputs with what was written to them; `screen`: both together, as on one terminal."""
 
     out: str = ""
     err: list[str] = field(default_factory=list)
@@ -56,7 +56,7 @@ def printed(*events: Event, terminal: bool = False, close: bool = True) -> Pipes
 
 
 def asked(key: str, *words: str) -> list[Event]:
-    """What a person says of which the transcript comes when it is over."""
+    """The events of something said, whose transcript comes when it is over."""
     heard = [TranscriptionDelta("", key, 0, word) for word in words]
     over = TranscriptionCompleted("", key, 0, "".join(words), {})
     return [SpeechStarted("", 0, key), SpeechStopped("", 9, key), Committed("", key, None), *heard, over]
@@ -89,7 +89,7 @@ def test_transcripts_come_in_the_order_in_which_they_were_said() -> None:
 
 
 def test_no_sequence_acts() -> None:
-    """One that came in two halves may leave litter, and the line is written anew."""
+    """An escape sequence that came in two halves may leave litter, and the line is written anew."""
     out = printed(*utterance("a", 0, 9, "x\x1b", "[2Jy", text="x\x1b[2Jy")).out
     assert "\x1b" not in out
     assert out.endswith("xy\n")
@@ -156,7 +156,7 @@ def test_what_is_urgent_breaks_a_line_on_a_terminal_only() -> None:
 
 @dataclass
 class Turn:
-    """Of a conversation: what is left to come of it."""
+    """A turn of a conversation, with the events that are still to come."""
 
     user: list[Event]
     answer: list[Event]
@@ -171,7 +171,7 @@ class Turn:
 
 
 def mixed(turns: list[Turn], luck: random.Random) -> list[Event]:
-    """As a server may send it: turns are spoken one after the other, and answered one after the other."""
+    """The events as a server may send them: turns are spoken one after the other and answered one after the other."""
     said: list[Event] = []
     while any(turn.user or turn.answer for turn in turns):
         ready: list[tuple[Turn, list[Event]]] = []
@@ -195,7 +195,7 @@ def mixed(turns: list[Turn], luck: random.Random) -> list[Event]:
 def test_every_line_is_one_speakers_and_all_text_is_there_once(
     sizes: list[tuple[int, int, int]], luck: random.Random, terminal: bool
 ) -> None:
-    """Each turn: words while speaking, words after it, words of the answer."""
+    """Each turn has words while it is spoken, words after it, and words of the answer."""
     turns, users, answers = [], [], []
     for number, (live, late, given_) in enumerate(sizes):
         said = [f"u{number}w{word} " for word in range(live + late)]

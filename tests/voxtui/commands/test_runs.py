@@ -240,7 +240,7 @@ def wav(folder: Path, samples: Float32) -> Path:
 
 
 async def test_transcribing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Text alone on standard output; the times are those of the voice."""
+    """Standard output has the text alone; the times are those of the voice."""
     assert await transcribed(FakeVoxd(TWO), wav(tmp_path, clip(*SPOKEN)), form="json")
     out, err = capsys.readouterr()
     turns = json.loads(out)["turns"]

@@ -1,4 +1,4 @@
-"""`voxtui transcribe` and what its files are called: names in no encoding, pipes, `-`; no answer is a transcript."""
+"""`voxtui transcribe` and the names of its files: in no encoding, pipes, `-`; an answer is never a transcript."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def wavs(folder: Path) -> list[Path]:
 
 
 async def test_a_session_that_is_refused_hears_nothing(tmp_path: Path) -> None:
-    """It would answer what is said: a refused update leaves a conversation."""
+    """A refused update leaves a conversation, which would answer what is said."""
     voxd = FakeVoxd(respond="fake", wont="Invalid value for 'language': 'xx'.")
     async with voxd.serve() as target:
         with pytest.raises(ClientError, match="refuses such a session: Invalid value for 'language'"):
@@ -126,7 +126,7 @@ async def test_a_session_that_is_refused_hears_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", sorted(FORMATS))
 async def test_an_answer_is_no_transcript(tmp_path: Path, capsys: pytest.CaptureFixture[str], form: str) -> None:
-    """Not even of a server that answers whatever it was asked."""
+    """The server answers whatever it was asked, and its answer is not written down."""
     answer = Response("resp_1", "completed", None, (), None, "inf", None, None)
     said = utterance("a", 0, 900, "He was not")
     answered = [
@@ -146,7 +146,7 @@ async def test_an_answer_is_no_transcript(tmp_path: Path, capsys: pytest.Capture
 async def test_a_daemon_with_a_responder_and_a_language_that_is_none(
     daemon: Daemon, tmp_path: Path, language: str
 ) -> None:
-    """Through everything: a refusal and no output, or a transcript; never what echo answers."""
+    """The real programs refuse without output, or transcribe, and never print what echo answers."""
     code, out, err = await program(daemon, "--language", language, str(wavs(tmp_path)[0]))
     if code == 0:
         assert json.loads(out)["text"].startswith("one two")

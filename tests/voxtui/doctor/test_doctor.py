@@ -90,7 +90,7 @@ async def test_what_stands_between() -> None:
 
 @asynccontextmanager
 async def listener(said: bytes, *, hangs_up: bool = False) -> AsyncIterator[tuple[int, asyncio.Event]]:
-    """A TCP port that says something to whoever comes; the event: somebody has."""
+    """A TCP port that says something to each client; the event is set when one has come."""
     came = asyncio.Event()
     visits: list[asyncio.Task[Any]] = []
 
@@ -114,7 +114,7 @@ async def listener(said: bytes, *, hangs_up: bool = False) -> AsyncIterator[tupl
 
 @contextmanager
 def running(*command: str) -> Iterator[int]:
-    """Its process id."""
+    """The id of a process that runs."""
     nothing = subprocess.DEVNULL
     process = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing)
     try:
@@ -127,7 +127,7 @@ def running(*command: str) -> Iterator[int]:
 @needs_ssh
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
 async def test_a_hand_made_tunnel_is_found_and_its_server_asked() -> None:
-    """A real ssh, at a server that never goes beyond its first line; the target's port is the one that it forwards."""
+    """A real ssh forwards the target's port, at a server that never goes beyond its first line."""
     target = parse_target("localhost:48123")
     async with listener(b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n") as (port, came), asyncio.timeout(60):
         forward = ("-N", "-L", "48123:localhost:8000", "-p", str(port))
@@ -160,7 +160,7 @@ async def test_the_first_line_of_a_server(
 
 
 async def test_why_nobody_is_reached(tmp_path: Path) -> None:
-    """`localhost` has two addresses on most machines; asyncio words that quite differently."""
+    """`localhost` has two addresses on most machines, for which asyncio words the error differently."""
     async with listener(b"") as (port, _):
         pass
     for host in ("127.0.0.1", "localhost"):
@@ -183,7 +183,7 @@ async def test_a_proxy_is_knocked_at_in_the_place_of_voxd() -> None:
 
 
 class StubRoute(Direct):
-    """`tells`: said before it hangs for ever; `fails`: raised."""
+    """A route of the test's.  `tells`: lines before it hangs for ever; `fails`: the error that it raises."""
 
     def __init__(self, tells: str = "", fails: Exception | None = None) -> None:
         super().__init__(unix_target(Path("/nowhere")), None)
@@ -257,7 +257,7 @@ async def test_nobody_there() -> None:
 
 
 async def test_a_wrong_token_from_a_file(tmp_path: Path) -> None:
-    """Whoever offers wrong ones often is made to wait: the doctor offers it once."""
+    """The doctor offers it once, since whoever offers wrong keys often has to wait."""
     with voxd_process("--transcribe", "echo", "--listen", "127.0.0.1:0") as daemon:
         address = daemon.status()["listen"]
         assert isinstance(address, list)

@@ -1,4 +1,4 @@
-"""voxtui.doctor: what facts mean, and how a report reads."""
+"""voxtui.doctor: what the facts mean, and how a report reads."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_the_rule_of_speech(words: Words, mark: str, says: str) -> None:
 
 
 def test_a_machine_that_is_only_logged_in_to_needs_no_microphone() -> None:
-    """What it lacks is shown, but is nothing to mend."""
+    """A missing microphone is shown, but is nothing to mend there."""
     found = machine_findings(replace(MACHINE, sound=NONE, login=LOGIN))
     assert healthy(found)
     assert [each.remedy for each in found if each.name == "microphone"] == [()]

@@ -64,7 +64,7 @@ async def test_what_is_no_event_is_passed_over() -> None:
 def test_configuration(
     respond: str | None, transcribe: str | None, wishes: Wishes, kind: str, transcription: object
 ) -> None:
-    """Nobody answers: a transcription session.  Nobody transcribes: a conversation without transcripts."""
+    """Without a responder it is a transcription session, without a transcriber a conversation without transcripts."""
     session = RealtimeSession(id="s", model="m", voxd=Extensions(transcribe=transcribe, respond=respond))
     body = configuration(session, wishes)
     assert body["type"] == kind
@@ -106,7 +106,7 @@ async def test_the_session_is_what_was_asked_for() -> None:
     ],
 )
 async def test_refusals(voxd: FakeVoxd, kind: type[ClientError], words: list[str]) -> None:
-    """One sentence, without anything that a terminal would obey."""
+    """Each refusal is one sentence, without anything that acts on a terminal."""
     with pytest.raises(kind) as failure:
         async with voxd.serve() as target, RealtimeClient.connect(Direct(target)):
             pass
@@ -132,7 +132,7 @@ async def test_a_link_that_opens_no_session_is_closed(
 
 
 async def test_audio_never_stops_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bug where it is sent ends the session, by its own name."""
+    """A bug in the sending of audio ends the session under its own name."""
 
     def packet(self: Replay) -> None:
         raise RuntimeError("a bug")
@@ -154,7 +154,7 @@ async def test_nobody_there(tmp_path: Path) -> None:
 
 
 async def test_no_websocket_behind_the_port() -> None:
-    """Something else listens there."""
+    """Another program listens there."""
 
     async def mumble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)

@@ -1,4 +1,4 @@
-"""voxtui.link.http_client: one GET, and each way in which it is not answered; how a refusal is read."""
+"""voxtui.link.http_client: one GET, each way in which it is not answered, and how a refusal is read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ URL = "ws://localhost/v1/realtime"
 
 @asynccontextmanager
 async def server(answer: bytes, asked: list[bytes]) -> AsyncIterator[Path]:
-    """Says `answer` to whoever comes, and hangs up."""
+    """A server that says `answer` to each client, and hangs up."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(await reader.readuntil(b"\r\n\r\n"))
@@ -32,7 +32,7 @@ async def server(answer: bytes, asked: list[bytes]) -> AsyncIterator[Path]:
 
 
 async def test_an_answer() -> None:
-    """Asked beside the session's path, with the session's token; the body ends with the connection."""
+    """It is asked beside the session's path with the session's token; the body ends with the connection."""
     asked: list[bytes] = []
     body = b"{" + b" " * 100_000 + b"}"
     async with server(b"HTTP/1.1 503 Busy\r\nX: y\r\n\r\n" + body, asked) as path:
@@ -53,7 +53,7 @@ async def test_a_port() -> None:
 
 
 async def test_nobody_and_a_closed_door_are_two_things(tmp_path: Path) -> None:
-    """A tunnel that is forbidden takes the connection and closes it."""
+    """A forbidden tunnel takes the connection and closes it."""
     async with server(b"", []) as path:
         with pytest.raises(NoAnswer, match="without an answer"):
             await get(Address(URL, path), "/health")

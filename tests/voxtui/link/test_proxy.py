@@ -67,7 +67,7 @@ def test_the_proxy_of_a_target(target: str, environ: dict[str, str], found: tupl
     ],
 )
 def test_this_machine_and_what_ssh_reaches_have_none(target: str) -> None:
-    """Not even one that is wrong."""
+    """A proxy variable that is wrong does not matter there either."""
     assert behind_proxy(parse_target(target), dict.fromkeys(VARIABLES[:6], "nonsense://")).proxy is None
 
 
@@ -210,7 +210,7 @@ async def test_a_silent_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("head", [b"HTTP/1.1 403 x\r\n\r\n", b"HTTP/1.1 404 x\r\n\r\n<html>", b"welcome", b""])
 async def test_somebody_else_behind_it(head: bytes) -> None:
-    """Such as the page of a hotel: it is not said that voxd's address is no voxd."""
+    """The page of a hotel may answer, so it is not said that voxd's address is no voxd."""
     async with http_proxy(answer=b"HTTP/1.1 200 OK\r\n\r\n" + head) as proxied:
         with pytest.raises(Unreachable) as failure:
             await dial(Address(FAR, proxy=named(proxied.port)), "voxd.example:8000")
@@ -291,7 +291,7 @@ async def test_commands_through_a_proxy(given: tuple[str, ...], daemon: Daemon, 
 @pytest.mark.parametrize("given", [*COMMANDS, ("doctor", "TARGET")], ids=lambda given: given[0])
 @pytest.mark.parametrize("how", ["--no-proxy", "NO_PROXY", "loopback"])
 async def test_commands_past_a_proxy(given: tuple[str, ...], how: str, daemon: Daemon, tmp_path: Path) -> None:
-    """One that would refuse."""
+    """The proxy would refuse."""
     target = f"127.0.0.1:{port_of(daemon)}" if how == "loopback" else "voxd.invalid:8000"
     async with http_proxy(answer=b"HTTP/1.1 403 Forbidden\r\n\r\n") as proxied:
         environ = dict.fromkeys(("HTTP_PROXY", "https_proxy", "ALL_PROXY"), f"http://127.0.0.1:{proxied.port}")

@@ -1,4 +1,4 @@
-"""A client whose links break: the same words as if none had, nothing lost, nothing twice."""
+"""A client whose links break hears the same words as if none had: nothing lost, nothing twice."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def speech(utterances: int) -> Float32:
 
 
 class Cutter(FileSource):
-    """Breaks the link of `client` when positions of `cuts` have been captured, as a network does: without a word."""
+    """Breaks the link of `client` when positions of `cuts` have been captured, as a network does: without a close."""
 
     client: RealtimeClient | None = None
 
@@ -57,7 +57,7 @@ class Cutter(FileSource):
 
 
 async def heard(route: Direct, source: Cutter, *, hurry: bool) -> tuple[State, list[Event]]:
-    """All that was told, and what it comes to."""
+    """Everything that was told, and the state that follows from it."""
     told: list[Event] = []
     async with RealtimeClient.connect(route, wishes=WISHES, live=not hurry, patience_s=20) as client:
         source.client = client
@@ -93,7 +93,7 @@ async def test_cuts_change_no_word(daemon: Daemon, seed: int) -> None:
 
 
 class Moving:
-    """A way that leads to another daemon from the second time on: the first one's sessions are gone."""
+    """A route that leads to another daemon from the second time on, where the first one's sessions are unknown."""
 
     label = "moving"
     udp = True
@@ -136,7 +136,7 @@ async def test_who_has_no_patience_is_told_why() -> None:
 
 
 async def test_tries_are_told_while_nobody_is_there() -> None:
-    """And sound is taken all the same."""
+    """Sound is taken all the same."""
     voxd = FakeVoxd([(40, [])], close=1012)
     told: list[Unlinked] = []
     async with voxd.serve() as target:
@@ -168,7 +168,7 @@ async def test_a_daemon_that_loads_is_waited_for() -> None:
 
 
 def test_waits_grow_to_a_bound_and_differ() -> None:
-    """So that many clients of one daemon do not come back at once."""
+    """So many clients of one daemon do not come back at once."""
     found = [wait for wait, _ in zip(waits(), range(20), strict=False)]
     assert 0.1 <= found[0] <= 0.2
     assert all(2.5 <= wait <= 5 for wait in found[6:])

@@ -1,4 +1,4 @@
-"""What a client keeps: every sample reaches a server that can make text of it, or is counted as lost, once."""
+"""Every sample that a client keeps reaches a server that can make text of it, or is counted as lost, once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def numbered(first: int, packets: int) -> bytes:
 
 
 def drained(replay: Replay) -> list[tuple[int, bytes]]:
-    """All that goes out: offset in the session, and what."""
+    """Everything that goes out: offset in the session, and the sound."""
     found = []
     while (packet := replay.packet()) is not None:
         assert isinstance(packet.voxd_offset, int)
@@ -113,7 +113,7 @@ def test_what_the_server_has_is_not_lost_with_the_ring() -> None:
 
 
 def test_final_text_settles_its_sound_before_the_acknowledgement() -> None:
-    """Else it would be heard again if the link broke between the two."""
+    """Otherwise it would be heard again if the link broke between the two."""
     replay = speaking(3 * SECOND)
     drained(replay)
     replay.receive(SpeechStarted("e", 200, "a"))

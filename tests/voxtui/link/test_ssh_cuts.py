@@ -94,14 +94,14 @@ def as_it_is(text: str) -> str:
 
 
 def only_words(text: str) -> str:
-    """Whisper is asked again and again while somebody speaks, and when depends on the load: so do its commas."""
+    """The words without commas, which depend on when Whisper is asked, and so on the load."""
     return re.sub(r"[^a-z' \n]", "", text.lower())
 
 
 async def check(
     daemon: Daemon, names: tuple[str, ...], cuts_ms: list[int], read: Callable[[str], str] = as_it_is
 ) -> None:
-    """The undisturbed run and the one with cuts, at the same time: equal transcripts, every sample accounted for."""
+    """Runs with cuts and without at the same time; compares the transcripts and accounts for every sample."""
     samples = spoken(names)
     with (
         sshd(far={"VOXD_SERVER_SOCKET": str(daemon.socket)}) as calm,
@@ -141,7 +141,7 @@ async def test_five_cuts_in_real_speech() -> None:
 
 @pytest.mark.slow
 async def test_a_tunnel_that_stands_still_is_replaced(echo: Daemon) -> None:
-    """A black hole: nothing is closed, nothing comes.  It is seen within 6 s and costs no word."""
+    """In a black hole nothing is closed and nothing comes.  It is noticed within 6 s and costs no word."""
     samples = np.concatenate([spoken(CLIPS[:1]), np.zeros(14 * RATE, np.float32), spoken(CLIPS[:1])])
     told: list[tuple[int, Event]] = []
     with sshd(far={"VOXD_SERVER_SOCKET": str(echo.socket)}) as box:

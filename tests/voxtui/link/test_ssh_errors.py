@@ -1,4 +1,4 @@
-"""voxtui.link.ssh_errors: what OpenSSH literally says, and what a person is told."""
+"""voxtui.link.ssh_errors: OpenSSH's own words, and what a person is told."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_the_older_one_is_to_be_upgraded(theirs: int, who: str) -> None:
 
 
 def test_nothing_acts_on_the_terminal() -> None:
-    """Everything that the far side may have written."""
+    """This holds for everything that the far side may have written."""
     evil = "\x1b]0;title\x07evil\x1b[2J\r"
     trouble = Trouble("1", PROTOCOL, "failed", evil)
     texts = [

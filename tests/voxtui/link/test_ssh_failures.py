@@ -63,7 +63,7 @@ async def test_what_is_wrong_and_what_to_do(options: dict[str, object], kind: ty
 
 
 async def test_nobody_listens() -> None:
-    """Until somebody does."""
+    """The route works as soon as a daemon listens."""
     with sshd(far={"VOXD_SERVER_SOCKET": "/tmp/vx-none/voxd.sock"}) as box:
         async with tunnel(box) as route:
             box.stop()

@@ -36,7 +36,7 @@ def outcome() -> Outcome:
 
 
 def test_the_network_takes_the_time_that_it_is_said_to_take(outcome: Outcome) -> None:
-    """Else the other promises mean nothing."""
+    """The other promises mean nothing without this."""
     assert abs(percentile(outcome.round_trip_ms, 50) - 2 * ONE_WAY_MS) <= 1
     assert min(outcome.words_ms[TUNNEL] + outcome.words_ms[STDIO] + outcome.words_ms[PLAIN]) >= ONE_WAY_MS
 

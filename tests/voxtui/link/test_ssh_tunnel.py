@@ -63,7 +63,7 @@ async def test_the_way_to_a_target() -> None:
 
 @pytest.mark.parametrize("way", ["unix", "tcp"])
 async def test_connections_share_one_ssh(box: Sshd, way: Way) -> None:
-    """A second one costs no login; the socket is nobody else's."""
+    """A second connection costs no login, and the socket is this user's alone."""
     async with tunnel(box, way) as route:
         address = await route.address(lambda _: None)
         first, second = await session(address), await session(await route.address(lambda _: None))
@@ -134,7 +134,7 @@ async def test_made_anew_when_beats_are_missed(box: Sshd, monkeypatch: pytest.Mo
     ],
 )
 async def test_where_forwarding_is_forbidden(daemon: Daemon, way: Way, line: str) -> None:
-    """Said once; afterwards the other way is taken at once."""
+    """It is said once; afterwards the other way is taken at once."""
     with sshd(line, far=knows(daemon)) as box:
         async with tunnel(box, way) as route:
             assert await works(route) == ["box forbids forwarding: going through `voxd tunnel --stdio`."]
@@ -174,7 +174,7 @@ LOADING = """
 
 
 async def test_waits_while_it_loads(box: Sshd, daemon: Daemon, folder: Path) -> None:
-    """Who gives up waiting has not lost the tunnel; what has not changed is not told again."""
+    """A caller that gives up waiting has not lost the tunnel; what has not changed is not told again."""
     lines = [
         dump_line(Hello("9.9", PROTOCOL, "", "loading", "weights 10 %", "", 0)),
         dump_line(Beat("loading", "weights 10 %")) + dump_line(Beat("loading", "weights\x1b[2J 90 %")),
@@ -217,7 +217,7 @@ async def test_stdio_asks_again_while_it_loads(box: Sshd, folder: Path, monkeypa
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_daemon_that_ends(folder: Path, way: Way) -> None:
-    """The way to it is not what is wrong."""
+    """The error does not blame the way to it."""
     with voxd_process("--transcribe", "echo", "--listen", "localhost:0") as daemon, sshd(far=knows(daemon)) as box:
         async with tunnel(box, way) as route:
             await works(route)
@@ -233,7 +233,7 @@ async def test_a_daemon_that_ends(folder: Path, way: Way) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_settings_that_are_for_people(daemon: Daemon, folder: Path, way: Way) -> None:
-    """What somebody has set for their own logins does not keep us from one."""
+    """The user's settings for their own logins do not keep the tunnel from its own."""
     with socket.create_server(("127.0.0.1", 0)) as busy:
         forward = f"127.0.0.1:{busy.getsockname()[1]} 127.0.0.1:1"
         client = [
@@ -288,7 +288,7 @@ def test_any_login_shell_takes_the_command(folder: Path, shell: str) -> None:
 
 
 def test_a_host_is_no_option(folder: Path) -> None:
-    """Not even for who makes a Target by hand; and `--` stands before it."""
+    """This holds for a Target made by hand too, and `--` stands before the host."""
     for host in (f"-oProxyCommand=touch {folder}/x", "-F/etc/passwd", "a b", "box\n", ""):
         with pytest.raises(ValueError, match="no host for ssh"):
             Tunnel(Target("ws://localhost", ssh=host), {})

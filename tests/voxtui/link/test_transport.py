@@ -54,7 +54,7 @@ class Fake(Leg):
         return sent, int(lost)
 
     async def look(self) -> None:
-        """The next one at the figures."""
+        """Waits until the figures were looked at once more."""
         self.looked.clear()
         await self.looked.wait()
 
@@ -63,7 +63,7 @@ class Fake(Leg):
 async def choosing(
     monkeypatch: pytest.MonkeyPatch, wanted: Transport, leg: Fake
 ) -> AsyncIterator[tuple[Sound, Told, list[None]]]:
-    """Whoever chooses, with a network that the test plays; what was sent again is counted."""
+    """Runs the choice of a way with a network that the test plays, and counts what was sent again."""
     monkeypatch.setattr(transport, "LOOK_S", 0.001)
     monkeypatch.setattr(transport, "AGAIN_S", 0.001)
 
@@ -90,7 +90,7 @@ async def choosing(
 
 
 async def until(told: Told, part: str) -> str:
-    """The line that has it."""
+    """Waits for the line that has these words."""
     while True:
         if found := [line for line in told.lines if part in line]:
             return found[0]

@@ -29,14 +29,14 @@ ZERO = 1e6  # the clocks of two machines begin at their own times
 
 
 def lags(late_share: float, late_ms: float) -> Iterator[float]:
-    """As a network gives them where so many come late."""
+    """Lags as a network gives them where so many come late."""
     for number in itertools.count(1):
         late = int(number * late_share) > int((number - 1) * late_share)
         yield ZERO + late_ms * late
 
 
 def by_socket(judge: Judge, late_share: float = 0.1, late_ms: float = 100, most: int = NEVER) -> int | None:
-    """Acknowledgements until UDP shall be tried; None: it never was."""
+    """The number of acknowledgements until UDP is to be tried; None: it never was."""
     for number, lag in zip(range(most), lags(late_share, late_ms), strict=False):
         if judge.stalls() is not None:
             return number
@@ -47,7 +47,7 @@ def by_socket(judge: Judge, late_share: float = 0.1, late_ms: float = 100, most:
 def by_udp(
     judge: Judge, loss: float, late_share: float = 0, late_ms: float = 0, more_ms: float = 5, most: int = 1000
 ) -> list[Verdict]:
-    """What is said of it, until it is left."""
+    """The verdicts on UDP until it is left."""
     said: list[Verdict] = []
     sent, lost = judge._counts[-1][0], float(judge._counts[-1][1])
     for _, lag in zip(range(most), lags(late_share, late_ms), strict=False):
@@ -166,7 +166,7 @@ def test_a_way_by_which_nothing_comes_is_left() -> None:
 
 
 def test_a_person_who_says_nothing_is_no_reason_to_change() -> None:
-    """Push-to-talk: nothing is sent, and nothing acknowledged."""
+    """With push-to-talk nothing is sent, and nothing acknowledged."""
     judge = kept()
     counts = judge._counts[-1]
     for _ in range(1000):
@@ -185,7 +185,7 @@ def test_what_was_held_back_while_there_was_no_link_is_not_judged() -> None:
 
 
 def test_it_does_not_flap() -> None:
-    """A network on which UDP is never better: each rest is twice as long as the one before."""
+    """On a network on which UDP is never better, each rest is twice as long as the one before."""
     judge, waited, told = Judge(), [], []
     for _ in range(4):
         waited.append(by_socket(judge))

@@ -49,7 +49,7 @@ async def calls(daemon: Daemon) -> object:
 
 @dataclass
 class Told:
-    """What the person reads."""
+    """The lines that the person reads."""
 
     lines: list[str] = field(default_factory=list)
     by_udp: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,7 +66,7 @@ class Told:
 async def connected(
     daemon: Daemon, told: Told, transport: Transport = "webrtc"
 ) -> AsyncIterator[tuple[RealtimeClient, list[Event]]]:
-    """A session that reads its events."""
+    """A session whose events are read."""
     seen: list[Event] = []
     take = seen.append
     wishes = Wishes(answers=False, transport=transport)
@@ -84,7 +84,7 @@ async def connected(
 
 
 async def spoken(client: RealtimeClient, seen: list[Event]) -> SpeechStopped:
-    """Says the clip, in real time, and waits for its text."""
+    """Plays the clip in real time, and waits for its text."""
     before = sum(isinstance(event, TranscriptionCompleted) for event in seen)
     async with asyncio.timeout(60):
         async for packet in FileSource("clip", SPEECH).packets():
@@ -134,7 +134,7 @@ async def test_a_leg_that_breaks_costs_no_sound(daemon: Daemon, monkeypatch: pyt
 
 
 async def _lost(leg: Leg, pcm: bytes, offset: int) -> None:
-    """A network that has gone."""
+    """Stands for a network that has gone."""
 
 
 @pytest.mark.parametrize("arrives", [True, False])
@@ -306,7 +306,7 @@ async def test_what_waited_for_a_link_is_not_judged(daemon: Daemon, monkeypatch:
 
 
 async def test_losses_are_what_voxd_reports(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One packet in ten is not sent, as a network would lose it."""
+    """One packet in ten is not sent, as if the network had lost it."""
     from aiortc import RTCDtlsTransport
 
     whole, numbers = RTCDtlsTransport._send_rtp, iter(range(100_000))

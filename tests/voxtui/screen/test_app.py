@@ -64,7 +64,7 @@ def app_on(target: Target, source: Callable[[], Source] = Silence) -> VoxtuiApp:
 
 
 def shown(app: VoxtuiApp) -> str:
-    """The rows of the conversation that are seen."""
+    """The rows of the conversation that are visible."""
     view = app.screen_stack[0].query_one(Conversation)
     return "\n".join(view.render_line(y).text.rstrip() for y in range(view.size.height))
 
@@ -74,7 +74,7 @@ def screen_text(app: VoxtuiApp) -> str:
 
 
 def drawn(app: VoxtuiApp) -> list[Strip]:
-    """The same with its colours."""
+    """The visible rows with their colours."""
     view = app.screen_stack[0].query_one(Conversation)
     return [view.render_line(y) for y in range(view.size.height)]
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import Daemon, voxd_process
-from tests.support.terminals import agree, given_back, shows, voxtui
+from tests.support.daemon import Daemon, environment, voxd_process
+from tests.support.terminals import ALTERNATE, SHELL, Terminal, agree, given_back, shows, voxtui
 
 pytestmark = pytest.mark.timeout(600)
 PROMPT = "Type, and press enter"
@@ -31,17 +32,6 @@ def target(daemon: Daemon) -> str:
 
 
 # ── while it runs ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (160, 48), (60, 18)])
-@pytest.mark.parametrize("modern", [False, True], ids=["plain", "modern"])
-def test_the_first_screen(target: str, columns: int, rows: int, modern: bool, tmp_path: Path) -> None:
-    """With a microphone and a responder, before any key: one row of the voice, and the line to type into."""
-    with voxtui(tmp_path, target, columns=columns, rows=rows, hum=True, modern=modern) as (terminal, tap):
-        terminal.until(shows(terminal, "listening", PROMPT))
-        assert not re.search(r"○ off", terminal.text())
-        agree(terminal, tap)
-        assert not re.search(r"○ off", terminal.text())
 
 
 def test_a_size_in_the_environment_is_not_believed(target: str, tmp_path: Path) -> None:
@@ -82,7 +72,7 @@ def test_a_conversation(target: str, tmp_path: Path) -> None:
 
 
 def test_a_paste_keeps_its_lines(daemon: Daemon, target: str, tmp_path: Path) -> None:
-    """Wherever the focus was; into the conversation they go as lines."""
+    """Pasted lines go into the conversation as lines, wherever the focus was."""
     with voxtui(tmp_path, target, hum=True) as (terminal, tap):
         terminal.until(shows(terminal, "listening", PROMPT))
         terminal.send(b"\x1b[200~first line\r\nsecond\ttabbed\n\nthird line\x1b[201~")
@@ -116,6 +106,78 @@ def test_a_signal_gives_the_terminal_back(name: str, target: str, tmp_path: Path
         assert terminal.ended() == 128 + number
         given_back(terminal)
         assert "Traceback" not in terminal.text()
+
+
+@pytest.fixture
+def in_a_shell(target: str, tmp_path: Path) -> Iterator[tuple[Terminal, Path]]:
+    """As a person starts it: in a shell with job control.  `terminal.pid` is the program's."""
+    tap = tmp_path / "tap"
+    kind = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "LANG": "C.UTF-8", "PS1": "$ "}
+    environ = environment(tmp_path, {**kind, "VOXTUI_TAP": str(tap)})
+    terminal = Terminal(["bash", "--norc", "--noprofile", "-i"], environ, 80, 24)
+    try:
+        terminal.until(shows(terminal, "$"))
+        terminal.send(f"{sys.executable} -m tests.support.tapped_voxtui hum {target}\n".encode())
+        terminal.until(lambda: ALTERNATE in terminal.held().modes and "listening" in terminal.text())
+        (child,) = Path(f"/proc/{terminal.pid}/task/{terminal.pid}/children").read_text().split()
+        terminal.pid = int(child)
+        yield terminal, tap
+    finally:
+        terminal.close()
+
+
+@pytest.mark.parametrize("by", ["ctrl-z", "SIGTSTP", "SIGSTOP"])
+def test_stopped_and_continued(by: str, in_a_shell: tuple[Terminal, Path]) -> None:
+    """Again and again: a signal may come in the middle of a painting."""
+    terminal, tap = in_a_shell
+    for _ in range(3):
+        agree(terminal, tap)
+        if by == "ctrl-z":
+            terminal.send(b"\x1a")
+        else:
+            os.kill(terminal.pid, signal.Signals[by])
+        terminal.until(lambda: "(stopped)" in Path(f"/proc/{terminal.pid}/status").read_text())
+        terminal.until(shows(terminal, "Stopped"))
+        if by != "SIGSTOP":  # which nobody can answer
+            assert terminal.held().modes >= SHELL
+            assert ALTERNATE not in terminal.held().modes
+        terminal.send(b"echo between\nfg\n")
+        terminal.until(lambda: "listening" in terminal.text() and "Stopped" not in terminal.text())
+        assert ALTERNATE in terminal.held().modes
+        terminal.send(b"m")
+        terminal.until(shows(terminal, "○ muted"))
+        terminal.send(b"m")
+        terminal.until(shows(terminal, "○ listening"))
+    terminal.send(b"q")
+    terminal.until(lambda: ALTERNATE not in terminal.held().modes)
+    terminal.send(b"echo ended $?\n")
+    terminal.until(shows(terminal, "ended 0"))
+    assert terminal.held().modes >= SHELL
+    assert not terminal.held().modes & {1000, 1003, 1006}
+
+
+def test_where_nobody_could_let_it_go_on_it_does_not_stop(target: str, tmp_path: Path) -> None:
+    """A terminal's only program: as the kernel has it for programs that do not handle the signal."""
+    with voxtui(tmp_path, target, hum=True) as (terminal, tap):
+        terminal.until(shows(terminal, "listening"))
+        terminal.send(b"\x1a")
+        os.kill(terminal.pid, signal.SIGTSTP)
+        terminal.send(b"m")
+        terminal.until(shows(terminal, "○ muted"))
+        agree(terminal, tap)
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["", "nohup"])
+def test_a_terminal_that_goes_away_ends_it(ignored: bool, target: str, tmp_path: Path) -> None:
+    """The window is closed: the kernel says so; where its signal is ignored, reads and writes fail."""
+    with voxtui(tmp_path, target, hum=True, env={"VOXTUI_TAP_NOHUP": "1"} if ignored else {}) as (terminal, _):
+        terminal.until(shows(terminal, "listening"))
+        if ignored:
+            os.killpg(terminal.pid, signal.SIGHUP)
+            terminal.send(b"m")
+            terminal.until(shows(terminal, "○ muted"))
+        terminal.hang_up()
+        assert terminal.process.wait(60) == 128 + signal.SIGHUP
 
 
 def test_quit(target: str, tmp_path: Path) -> None:

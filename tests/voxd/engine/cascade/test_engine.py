@@ -117,7 +117,7 @@ def test_characters_survive_any_cut(talk: Talk) -> None:
 
 
 def test_what_a_model_thinks_is_not_said(talk: Talk) -> None:
-    """As Mistral's API gives it; and chunks of others that have no delta."""
+    """Reasoning comes as in Mistral's API, and in chunks of other servers that have no delta."""
     thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
     chunks: list[object] = [{"content": [thought]}, {"content": [{"type": "text", "text": "Yes"}]}, None]
     events = b"".join(event(choices=[{"index": 0, "delta": each, "finish_reason": None}]) for each in chunks)

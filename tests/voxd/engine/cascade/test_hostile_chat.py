@@ -79,7 +79,7 @@ def test_counts_out_of_range_cost_no_answer(talk: Talk, number: int) -> None:
 
 
 def flooding(head: bytes, piece: bytes) -> Script:
-    """More and more of it, until the client hangs up."""
+    """Sends more and more of it until the client hangs up."""
 
     async def script(asked: Asked) -> None:
         await asked.send(head)
@@ -180,7 +180,7 @@ def test_a_name_that_acts_on_a_terminal_or_fills_it_is_no_model(talk: Talk) -> N
 
 
 async def one_answer(daemon: Daemon, hand: Iterator[int]) -> None:
-    """A client that asks, beside a conversation, as long as there are numbers in `hand`."""
+    """A client that asks beside a conversation, as long as there are numbers in `hand`."""
     item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "Well?"}]}
     ask = {"type": "response.create", "response": {"conversation": "none", "input": [item]}}
     async with unix_connect(str(daemon.socket), "ws://localhost/v1/realtime", compression=None) as link:

@@ -1,4 +1,4 @@
-"""A conversation through everything: a client, voxd in processes of its own, a chat server; typed, spoken, cut off."""
+"""A conversation through client, voxd in processes of its own and a chat server: typed, spoken and cut off."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SILENCE = bytes(2 * RATE)  # one second
 
 
 class Client:
-    """Raw events, as any client sends them."""
+    """A client that sends raw events."""
 
     def __init__(self, link: ClientConnection) -> None:
         self._link = link
@@ -68,7 +68,7 @@ class Client:
         self.send("input_audio_buffer.append", audio=base64.b64encode(pcm).decode())
 
     def text_of(self, response: dict[str, Any]) -> str:
-        """What came as deltas."""
+        """The text that came as deltas."""
         deltas = (each for each in self.seen if each["type"] == "response.output_text.delta")
         return "".join(each["delta"] for each in deltas if each["response_id"] == response["id"])
 
@@ -208,7 +208,8 @@ class Notes:
 
 
 class Scripted:
-    """Short answers, and each third one endless; but not the last, for nobody would interrupt it."""
+    """A chat server with short answers, of which each third is endless, except the last, which nobody would
+    interrupt."""
 
     def __init__(self) -> None:
         self.number = 0

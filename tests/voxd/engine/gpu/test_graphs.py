@@ -38,7 +38,7 @@ def test_step_by_step_each_batch_is_computed_when_it_is_given() -> None:
 
 
 def test_a_table_is_taken_as_it_is_and_a_row_may_have_no_bytes() -> None:
-    """A prompt is some hundred rows, of which one id comes."""
+    """A prompt is some hundred rows, of which a single id comes."""
     seen: list[list[list[int]]] = []
 
     def step(table: torch.Tensor) -> torch.Tensor:
@@ -54,7 +54,7 @@ def test_a_table_is_taken_as_it_is_and_a_row_may_have_no_bytes() -> None:
 
 
 def said(runner: Eager | Captured, model: RealtimeModel) -> list[list[int]]:
-    """Three clips, two of them joining later, two steps in flight."""
+    """The ids of three clips, two of which join later, with two steps in flight."""
     clips = [(speechlike(4.0, seed) * 32768).astype("<i2") for seed in (1, 2, 3)]
     slots = [model.slots.take() for _ in clips]
     found, flights = [], []
@@ -89,7 +89,8 @@ def test_captured_graphs_say_what_single_steps_say() -> None:
 
 
 def spoken(device: MiniDevice) -> list[int]:
-    """Two windows, then five prompts with parts of them, then batches of all sizes, two steps in flight."""
+    """The results of two windows, then five prompts with parts of them, then batches of all sizes, with two steps in
+    flight."""
     slots, places = [device.slots.take() for _ in range(5)], [device.places.take() for _ in range(2)]
     pages = [[device.pages.take() for _ in range(8)] for _ in slots]
     found, lengths, flights = [], [], []

@@ -58,7 +58,7 @@ def test_residual_and_norm(kind: torch.dtype, width: int, adds: bool, scaled: bo
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("shape", "new"), [ENCODER, DECODER])
 def test_rotation_and_store(kind: torch.dtype, shape: Shape, new: int) -> None:
-    """Queries, and the rings as a whole: nothing else of them may change; positions wrap."""
+    """Queries and whole rings are compared, since nothing else of them may change; positions wrap."""
     at = where((2, 81), (0, 5), (3, 1000))
     qkv = noise(3 * new, (shape.heads + 2 * shape.kv_heads) * shape.dim, kind=kind)
     inv_freq = 1e4 ** -torch.linspace(0, 1, shape.dim // 2, device=DEVICE)
@@ -77,7 +77,7 @@ def test_rotation_and_store(kind: torch.dtype, shape: Shape, new: int) -> None:
 @pytest.mark.parametrize("tokens", [1, 2, 3])
 @pytest.mark.parametrize("width", [48, 3000])
 def test_gate(kind: torch.dtype, tokens: int, width: int) -> None:
-    """A program per output for few, the device's own product for more."""
+    """For few tokens each output is a program, for more it is the device's own product."""
     x, weight = noise(tokens, 72, kind=kind), noise(2 * width, 72, kind=kind, seed=1) / 8
     near(Triton().gated(x, weight), Torch().gated(x, weight))
 
@@ -95,7 +95,7 @@ def test_product(kind: torch.dtype, tokens: int, biased: bool) -> None:
 @pytest.mark.parametrize(("shape", "new"), [ENCODER, DECODER])
 @pytest.mark.parametrize("batch", [1, 3, 16])
 def test_attention(kind: torch.dtype, shape: Shape, new: int, batch: int) -> None:
-    """Rings at the beginning, shorter than the window, exactly full, and wrapped many times; split and not."""
+    """Rings are at the beginning, shorter than the window, exactly full, and wrapped many times; split and not."""
     firsts = [0, 7, shape.window - new, 64, shape.capacity, 1003, 33 * shape.capacity - 1] * 3
     at = where(*((batch - i, firsts[i + (batch == 1)]) for i in range(batch)))
     rings = [noise((batch + 1) * shape.capacity, shape.kv_heads, shape.dim, kind=kind, seed=s) for s in (1, 2)]
@@ -105,7 +105,7 @@ def test_attention(kind: torch.dtype, shape: Shape, new: int, batch: int) -> Non
 
 
 def paged(at: Where, end: torch.Tensor | None = None) -> Where:
-    """Eight pages for each of 17 slots, dealt out at random."""
+    """Deals out eight pages to each of 17 slots at random."""
     deal = torch.randperm(17 * 8, generator=torch.Generator().manual_seed(9)).view(17, 8).int().to(DEVICE)
     return at._replace(paging=Paging(deal, torch.empty(0), end))
 
@@ -126,7 +126,7 @@ def test_attention_in_pages(kind: torch.dtype, batch: int) -> None:
     ("first", "new", "real"), [(0, 16, 16), (0, 1, 1), (5, 40, 33), (63, 64, 64), (200, 300, 290), (30, 256, 3)]
 )
 def test_attention_of_a_prompt(kind: torch.dtype, first: int, new: int, real: int) -> None:
-    """Some hundred tokens of one sequence, the last of them none, after what is there already; split and not."""
+    """Some hundred tokens of one sequence, with padding at the end, follow what is there already; split and not."""
     at = paged(where((3, first)), torch.tensor([first + real], device=DEVICE))
     rows = [noise(17 * 8 * 64, MINI.kv_heads, MINI.dim, kind=kind, seed=s) for s in (1, 2)]
     q = noise(new, MINI.heads, MINI.dim, kind=kind, seed=3)
@@ -158,7 +158,7 @@ def test_residual_and_layer_norm(kind: torch.dtype, width: int, adds: bool) -> N
 
 @torch.inference_mode()
 def test_the_whole_model_says_the_same() -> None:
-    """Three sequences at different positions in one batch, as the engine gives them."""
+    """Three sequences at different positions share a batch, as the engine gives them."""
     said = []
     for ops in (Triton(), Torch()):
         checkpoint = RealtimeCheckpoint.load(str(folder(0)), DEVICE, torch.float32, lambda text: None)

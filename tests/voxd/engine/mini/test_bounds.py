@@ -22,7 +22,7 @@ from voxd.messages import Audio, Open, Turn
 
 @pytest.mark.parametrize("pauses", [1, 5])
 def test_pauses_do_not_keep_a_long_clip_from_being_encoded_while_it_is_spoken(pauses: int) -> None:
-    """One and as many as are speculated upon and more; the rest is as without them."""
+    """One pause, as many as are speculated upon, and more give the same encoding as none."""
     paper = Paper(pages=80)
     clip = np.concatenate([noise(30, 4 + i, 0.3 if i == 0 else 0.001) for i in range(3)])[: 70 * RATE]
     context = (Turn("user", ref=10),)
@@ -64,7 +64,7 @@ def test_a_language_that_changes_in_the_pause_counts() -> None:
 
 
 def test_every_language_that_it_says_it_knows_is_taken() -> None:
-    """What it does not is refused before a session is told that it has it."""
+    """Any other language is refused before a session is told that it has it."""
     with gateway(Paper().device) as talk:
         talk.open(1, noise(1, 1), "transcribe")
         known = talk.engine.languages
@@ -94,7 +94,7 @@ def test_what_is_not_to_be_written_down_any_more_takes_no_memory() -> None:
 
 
 def typed(paper: Paper, turns: int) -> tuple[list[bool], list[str]]:
-    """Typed questions and longer answers: whether the history was at hand at each, and what the user was told."""
+    """Typed questions with longer answers: whether the history was at hand at each, and what the user was told."""
     context: tuple[Turn, ...] = ()
     with gateway(paper.device, {"max_context": 1024}) as talk:
         talk.open(1, noise(1, 1))
@@ -181,7 +181,7 @@ def test_what_was_sent_along_is_kept_as_embeddings_and_only_so_much_of_it(monkey
 
 
 def test_what_the_device_did_is_remembered_for_a_second() -> None:
-    """Also where nobody asks whether it is busy: only speculations do."""
+    """It is remembered even where nobody asks whether the device is busy, as only speculations do."""
     with gateway(Paper().device) as talk:
         talk.open(1, noise(1, 1))
         for ref in range(100):
@@ -194,7 +194,7 @@ def test_what_the_device_did_is_remembered_for_a_second() -> None:
 
 
 def test_a_pause_that_was_louder_than_what_followed_leaves_no_trace() -> None:
-    """Cut off in the middle of a sound, a clip can be louder there than it ever is."""
+    """A clip that is cut in the middle of a sound can be louder there than it ever is."""
     numbers, dropped = count(), list[Window]()
     clip = WindowedAudio(lambda: next(numbers), dropped.append)
 

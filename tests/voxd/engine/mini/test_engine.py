@@ -32,7 +32,7 @@ def clip(seconds: float, seed: int) -> Samples:
 
 
 class Dialogue:
-    """One stream's prompt as transformers would be given it, and its context as the gateway would."""
+    """One stream's prompt as transformers would be given it, beside its context as the gateway would send it."""
 
     def __init__(self, samples: Samples, seed: int = 0) -> None:
         self.samples, self.seed = samples, seed
@@ -53,7 +53,7 @@ class Dialogue:
 
 
 def ask(talk: Gateway, stream: int, dialogue: Dialogue, ref: int, begin: int, end: int) -> None:
-    """A spoken turn that is answered, but for the computing."""
+    """Speaks a turn and asks for an answer, without computing anything."""
     talk.feed(stream, end + 1600)
     if ref not in talk.begun[stream]:
         talk.onset(stream, ref, begin)
@@ -143,7 +143,7 @@ def test_cancelled_in_the_middle_and_then_the_next_turn() -> None:
 
 
 def test_a_client_that_left_and_came_back() -> None:
-    """Its memory on the device was freed, its ids and embeddings were kept: the answer is the same."""
+    """Its memory on the device was freed, its ids and embeddings were kept, and the answer is the same."""
     dialogue = Dialogue(clip(9.0, 5))
     with gateway(device(), WITH_TOKENS) as talk:
         talk.open(1, dialogue.samples)

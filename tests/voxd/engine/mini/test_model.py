@@ -50,7 +50,7 @@ def fresh(seed: int, *, draws: bool = False, slots: int = 4) -> MiniModel:
 
 @cache
 def model(seed: int = 0) -> MiniModel:
-    """State of it is in slots and places only, which each test takes anew."""
+    """The model; its state lies in slots and places only, which each test takes anew."""
     return fresh(seed)
 
 
@@ -58,7 +58,7 @@ def model(seed: int = 0) -> MiniModel:
 
 
 def spans(clip: Samples) -> list[np.ndarray[tuple[int], np.dtype[np.int16]]]:
-    """What the encoder is given of each window: the clip is padded with silence, and reflected where it begins and
+    """The samples that the encoder is given for each window: the clip is padded with silence and reflected at both
     ends."""
     count = -(-len(clip) // WINDOW)
     whole = np.pad(np.round(clip * 32768).astype(np.int16), (0, count * WINDOW - len(clip)))
@@ -109,7 +109,7 @@ def test_spectrograms_are_those_of_the_processor(name: str) -> None:
 
 @torch.inference_mode()
 def test_a_window_says_its_highest_and_lowest_value() -> None:
-    """And with a higher one elsewhere, the clamp bites exactly where the lowest is under it."""
+    """With a higher value elsewhere, the clamp changes exactly the windows whose lowest value is under it."""
     mini, span = model(), spans(loud_at_last(10.0))[0]
     log = mini._encoder.log_mel(samples_of(span))
     high, low = extremes(int(mini.encode(window(span, 1))))
@@ -150,7 +150,7 @@ def test_embeddings_are_kept_and_put_back() -> None:
 
 
 class Conversation:
-    """One sequence, as the engine gives it to the device; its pages are any."""
+    """One sequence as the engine gives it to the device, in arbitrary pages."""
 
     def __init__(self, mini: MiniModel, slot: int, pages: Sequence[int]) -> None:
         self.mini, self.slot, self.pages, self.length = mini, slot, list(pages), 0
@@ -164,7 +164,7 @@ class Conversation:
         return table
 
     def read(self, sources: Sequence[int], chunk: int, padding: int = 0) -> int:
-        """A prompt in chunks; padded as a captured step pads it."""
+        """Reads a prompt in chunks, padded as a captured step pads them."""
         said = -1
         for first in range(0, len(sources), chunk):
             part = sources[first : first + chunk]
@@ -196,7 +196,7 @@ def any_pages(seed: int, first: int = 1, last: int = 64) -> list[int]:
     ("seed", "chunk", "padding"), [(0, 512, 0), (1, 512, 5), (0, 100, 28), (1, 17, 47), (2, 64, 0)]
 )
 def test_a_clip_is_answered_as_by_generate(seed: int, chunk: int, padding: int) -> None:
-    """Read in chunks of any size, then a token at a time."""
+    """The prompt is read in chunks of any size, the answer a token at a time."""
     mini, clip = model(seed), speechlike(4.0, 7)
     prompt = [BOS, BEGIN_INST, BEGIN_AUDIO, *heard(mini, clip, 1), END_INST]
     talk = Conversation(mini, 1, any_pages(seed))
@@ -205,7 +205,7 @@ def test_a_clip_is_answered_as_by_generate(seed: int, chunk: int, padding: int) 
 
 
 def test_a_long_clip_and_a_second_turn() -> None:
-    """70 s in three windows; then what was said and another clip, read after what is there."""
+    """70 s in three windows, then the answer and another clip, read after what is there."""
     mini, clips = model(1), [speechlike(70.0, 8), speechlike(5.0, 9)]
     first = [BOS, BEGIN_INST, BEGIN_AUDIO, *heard(mini, clips[0], 1, 2, 3), END_INST]
     talk = Conversation(mini, 2, any_pages(3))
@@ -227,8 +227,8 @@ def test_a_long_clip_and_a_second_turn() -> None:
 
 
 def test_sequences_in_one_batch_do_not_disturb_each_other() -> None:
-    """Three at different positions, in pages that are dealt out at random, with rows of nobody beside them; one counts
-    back and says the same again."""
+    """Three sequences at different positions lie in random pages beside padding rows; one counts back and gives the
+    same again."""
     mini, found, texts = model(0), reference(0), [[1100, 1200], [1300] * 70, [1010, 1400, 1500]]
     pages = any_pages(5)
     talks = [Conversation(mini, i + 1, pages[20 * i : 20 * i + 20]) for i in range(3)]
@@ -251,7 +251,7 @@ def test_sequences_in_one_batch_do_not_disturb_each_other() -> None:
 
 
 def test_runners_take_rows_and_tables() -> None:
-    """What `build` gives: a prompt as a table, single tokens as rows, ids as the step says them."""
+    """`build` gives runners that take a prompt as a table and single tokens as rows, and return the step's ids."""
     checkpoint = MiniCheckpoint.load(str(folder(0)), "cpu", torch.float32, quiet)
     device = build(checkpoint, MiniOptions(max_conversations=2, max_context=1024), quiet, eager=True)
     assert (device.context, device.slots.free, device.places.free) == (1024, 4, 16)

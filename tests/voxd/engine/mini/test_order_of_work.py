@@ -22,7 +22,7 @@ def noise(seconds: float, seed: int, level: float = 0.1) -> Samples:
 
 
 def spoken(samples: Samples, begin: int, end: int) -> list[int]:
-    """What a spoken turn is in a prompt."""
+    """The symbols of a spoken turn in a prompt."""
     from shared.audio import float_to_pcm16
 
     return [3, 25, *contents(float_to_pcm16(samples[begin:end])), 4]
@@ -112,7 +112,7 @@ def test_three_attempts_are_enough() -> None:
 
 @pytest.mark.parametrize("loud", [0, 2])
 def test_a_long_clip_is_encoded_while_it_is_spoken(loud: int) -> None:
-    """70 s; where the last window is the loudest, the others have to be encoded again."""
+    """70 s; where the last window is the loudest, the others are encoded again."""
     paper = Paper(pages=80)
     clip = np.concatenate([noise(30, 4 + i, 0.3 if i == loud else 0.001) for i in range(3)])[: 70 * RATE]
     clip[5 * RATE : 6 * RATE] = clip[40 * RATE : 41 * RATE] = 0
@@ -160,7 +160,7 @@ def test_what_was_interrupted_is_remembered_as_it_was_sent() -> None:
 
 
 def test_a_conversation_that_was_put_out_goes_on() -> None:
-    """Pages for one conversation, places for two windows, three people in turn."""
+    """Three people take turns with pages for one conversation and places for two windows."""
     paper = Paper(slots=3, pages=14, places=2)
     clips = {stream: noise(12, 10 + stream) for stream in (1, 2, 3)}
     prompts = {stream: [1] for stream in clips}

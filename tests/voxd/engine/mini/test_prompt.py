@@ -54,7 +54,7 @@ def lines(turns: Iterable[Turn]) -> list[PromptLine]:
 
 
 def as_ids(symbols: Sequence[int]) -> list[int]:
-    """Audio is the same placeholder everywhere."""
+    """The prompt's ids, with the same placeholder for all audio."""
     return [symbol if symbol >= 0 else AUDIO for symbol in symbols]
 
 
@@ -118,7 +118,7 @@ def test_instructions_later_on_are_the_users_words() -> None:
 
 
 def test_a_later_prompt_begins_with_the_earlier_one_and_what_was_said() -> None:
-    """The ids that were said are kept as they are, whatever text they are."""
+    """The ids of an answer are kept as they are, whatever text they stand for."""
     said = (1300, 1100, 1511)
     first = lines([("user", [SHORT, "Who?"])])
     later = [*first, PromptLine("assistant", (TokenIds(said),)), *lines([("user", ["And?"])])]

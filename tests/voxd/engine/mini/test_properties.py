@@ -1,8 +1,6 @@
-"""Whatever people do, and whenever: each answer is what its own conversation alone would have got.
-
-People speak, pause, go on, interrupt, type and are put out of memory, in any order and beside each other; the device
-(`tests.support.mini.Paper`) hashes what a sequence holds, so one wrong position is another answer.
-"""
+"""Each answer is what its own conversation alone would have got, whatever people do and whenever.  People speak, pause,
+go on, interrupt, type and are put out of memory, in any order and beside each other; the device
+(`tests.support.mini.Paper`) hashes what a sequence holds, so one wrong position gives another answer."""
 
 from __future__ import annotations
 
@@ -82,7 +80,7 @@ class Person:
         return self.refs
 
     def settle(self) -> None:
-        """An answer that is complete is part of the conversation."""
+        """Makes a complete answer part of the conversation."""
         if self.active is not None and (self.stream, self.active) in self.talk.settled:
             self.remember(self.active, len(self.talk.said.get((self.stream, self.active), "")))
             self.active = None

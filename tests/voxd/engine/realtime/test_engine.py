@@ -75,7 +75,7 @@ def test_three_streams_join_at_different_frames_with_different_delays() -> None:
 
 
 def test_a_flush_that_is_rolled_back_leaves_no_trace() -> None:
-    """Wherever it comes, and with both windows wrapped."""
+    """The flush may come anywhere, and both windows have wrapped."""
     with gateway(device(*SMALL)) as talk:
         talk.open(1, clip(6.0, 5))
         talk.onset(1, 1)
@@ -111,7 +111,7 @@ def test_a_flush_has_the_last_words_ready() -> None:
 
 
 def test_text_waits_until_it_is_certain() -> None:
-    """What is computed from audio behind the last voice is a guess: the utterance may have ended there."""
+    """Text computed from audio behind the last voice is a guess, since the utterance may have ended there."""
     with gateway(device(0)) as talk:
         talk.open(1, clip(6.0, 5))
         talk.onset(1, 1)
@@ -137,7 +137,7 @@ def test_where_the_vad_hears_no_voice_the_turn_rules_release_text() -> None:
 
 
 def test_the_text_of_the_next_utterance_is_its_own() -> None:
-    """Audio faster than real time: the engine has it before the turn rules have spoken about it."""
+    """When audio comes faster than real time, the engine has it before the turn rules have decided about it."""
     with gateway(device(0)) as talk:
         talk.open(1, clip(9.0, 5))
         talk.feed(1, 3 * SECOND, known=0)
@@ -155,7 +155,7 @@ def test_the_text_of_the_next_utterance_is_its_own() -> None:
 
 @pytest.mark.parametrize("pauses", [True, False])
 def test_a_long_utterance_goes_on_with_a_fresh_history_at_a_pause(pauses: bool) -> None:
-    """Or after the grace, if nobody pauses; all words come, and once."""
+    """Without a pause it does so after the grace; all words come, and once."""
     seconds = 26.0
     with gateway(device(0), {"max_history_s": 10}) as talk:
         talk.open(1, clip(seconds, 8))
@@ -217,7 +217,7 @@ MOVES = st.lists(st.tuples(st.integers(1, STREAMS), st.sampled_from(WHAT)), min_
 
 @dataclasses.dataclass
 class Life:
-    """What a stream's session knows."""
+    """The part of a stream's life that its session knows."""
 
     ref: int = 0
     start: int = 0
@@ -227,7 +227,7 @@ class Life:
 
 
 def move(talk: Gateway, lives: dict[int, Life], stream: int, what: str) -> None:
-    """One thing happens to a stream, if it can."""
+    """Lets one thing happen to a stream, if it can."""
     life = lives.get(stream)
     if life is None:
         talk.open(stream, clip(9.0, stream), 80 * (2 * stream + 1))

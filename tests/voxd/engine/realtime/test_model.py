@@ -36,7 +36,7 @@ def front() -> Front:
 
 @torch.inference_mode()
 def test_mel_frames_are_those_of_the_processor(front: Front) -> None:
-    """Wherever in the clip they are computed: the front end has no state."""
+    """They are the same wherever in the clip they are computed, since the front end has no state."""
     clip = speechlike(3.0, 4)
     whole = reference(0).processor.feature_extractor(clip, return_tensors="pt", sampling_rate=RATE).input_features[0]
     for first in (2, 50, 111, 250):
@@ -47,7 +47,7 @@ def test_mel_frames_are_those_of_the_processor(front: Front) -> None:
 
 @torch.inference_mode()
 def test_mel_frames_are_those_of_librosa(front: Front) -> None:
-    """Another implementation of the same filterbank."""
+    """librosa is another implementation of the same filterbank."""
     clip = speechlike(1.0, 4)
     power = np.abs(librosa.stft(clip, n_fft=400, hop_length=160, window="hann", center=False)) ** 2
     filters = librosa.filters.mel(sr=RATE, n_fft=400, n_mels=128, fmin=0, fmax=8000)

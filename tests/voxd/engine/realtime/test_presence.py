@@ -1,4 +1,4 @@
-"""What `auto` goes by: a GPU, the extra, the weights; and what it says when one is missing."""
+"""What `auto` looks at: a GPU, the extra, the weights; and what it says when one is missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from voxd.engine.realtime.presence import why_not
 
 @pytest.fixture
 def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with a GPU, by the look of it."""
+    """Makes this look like a machine with a GPU."""
     monkeypatch.setattr(presence, "GPU", (tmp_path,))
 
 
@@ -46,7 +46,7 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.usefixtures("gpu")
 def test_wrong_options_are_refused_and_no_reason_for_another_engine(tmp_path: Path) -> None:
-    """A word that is misspelt must not turn a service with a GPU into one that hears with whisper."""
+    """A misspelt option must not turn a service with a GPU into one that uses whisper."""
     config = tmp_path / "config.yaml"
     config.write_text("engine_options: {voxtral-realtime: {speed: 1}}\n")
     done = CliRunner().invoke(main, ["start", "--config", str(config), "--check"])

@@ -1,4 +1,4 @@
-"""Runs and streams of Voxtral Realtime with a scripted model: what is said when, and what is done about trouble."""
+"""Runs and streams of Voxtral Realtime with a scripted model: when text is published, and how trouble is handled."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ StreamTokens = Callable[[int, int], int]  # join number of the slot, index of th
 
 @dataclass
 class Puppet:
-    """A device that says what the script says."""
+    """A device that returns what the script says."""
 
     special: StreamTokens
     slots: Slots = field(default_factory=lambda: Slots(4))
@@ -58,7 +58,7 @@ def noise(seconds: float, level: float = 0.1) -> np.ndarray[tuple[int], np.dtype
 
 
 def speak(talk: Gateway, seconds: float, voice: float = 1.0) -> None:
-    """In real time."""
+    """Feeds speech in real time."""
     until = talk.fed[1] + int(seconds * RATE)
     while talk.fed[1] < until:
         talk.feed(1, talk.fed[1] + 1280, voice)
@@ -69,7 +69,7 @@ def speak(talk: Gateway, seconds: float, voice: float = 1.0) -> None:
 
 
 def advance(run: Run, token: int = HELLO) -> int:
-    """The next position; what it was fed."""
+    """Takes the next position; returns what it was fed."""
     fed = run.token
     run.take()
     run.hear(token, text=True)
@@ -132,12 +132,12 @@ def test_a_run_without_audio_is_finished_at_once() -> None:
 
 
 def stuck(run: int, index: int) -> int:
-    """The first run stops writing after a second."""
+    """A script whose first run stops writing after a second."""
     return HELLO if (run == 1 and index < 12) or (run == 2 and index >= 80) else BLANK
 
 
 def test_speech_without_words_for_five_seconds_is_given_to_the_model_again() -> None:
-    """Once: a second run that is silent from its beginning is left alone."""
+    """It happens once: a second run that is silent from its beginning is left alone."""
     puppet = Puppet(stuck)
     with gateway(puppet.device) as talk:
         talk.open(1, noise(40.0))
@@ -156,7 +156,7 @@ def test_speech_without_words_for_five_seconds_is_given_to_the_model_again() -> 
 
 @pytest.mark.parametrize(("level", "voice"), [(0.005, 1.0), (0.1, 0.1)])
 def test_no_words_for_quiet_or_for_noise_is_no_trouble(level: float, voice: float) -> None:
-    """0.005 is -46 dBFS; and music is loud, but no voice."""
+    """0.005 is -46 dBFS; music is loud, but not a voice."""
     with gateway(Puppet(lambda run, index: BLANK).device) as talk:
         talk.open(1, noise(12.0, level))
         talk.feed(1, FRAME)
@@ -233,7 +233,7 @@ def test_a_device_is_behind_after_a_second_of_late_frames_and_no_longer() -> Non
 
 
 def test_who_waits_longest_goes_first() -> None:
-    """Nobody starves, though one stream has a whole clip ready."""
+    """No stream starves, though one has a whole clip ready."""
     puppet = Puppet(lambda run, index: HELLO, largest=1)
     with gateway(puppet.device) as talk:
         for stream in (1, 2, 3):

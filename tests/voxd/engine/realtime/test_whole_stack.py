@@ -1,4 +1,4 @@
-"""A file through voxtui and voxd to the tiny Voxtral: out comes what `generate()` says of that clip."""
+"""A file goes through voxtui and voxd to the tiny Voxtral, and comes out as what `generate()` says of that clip."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from voxd.session.turns import Act, Mark, Rules, Turns
 
 
 def utterance(samples: Float32) -> Mark:
-    """Where the turn rules find the one utterance of a clip."""
+    """The place where the turn rules find the one utterance of a clip."""
     vad, turns = Vad(), Turns(Rules())
     vad.open(0)
     vad.feed(0, float_to_pcm16(samples))
@@ -37,7 +37,7 @@ def utterance(samples: Float32) -> Mark:
 
 @pytest.mark.slow
 def test_a_clip_is_answered_as_generate_does_and_written_down_too(tmp_path: Path) -> None:
-    """Both roles by Voxtral Mini, turns found by the turn rules."""
+    """Voxtral Mini has both roles, and the turn rules find the turns."""
     samples = np.concatenate([np.zeros(RATE // 2), clip("librivox_austen_0870").samples(), np.zeros(2 * RATE)])
     samples = pcm16_to_float(float_to_pcm16(samples.astype(np.float32)))
     sound, config = tmp_path / "clip.wav", tmp_path / "config.yaml"

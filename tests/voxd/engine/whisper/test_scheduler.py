@@ -1,4 +1,4 @@
-"""The order of decodes, with lists and ints."""
+"""The order of decodes, tried with lists and integers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def queue(*requests: Decode[int], workers: int = 4) -> Scheduler[int]:
 
 
 def drain(scheduler: Scheduler[int]) -> list[tuple[int, Kind, int]]:
-    """All that one worker would do, in order."""
+    """Takes all that one worker would do, in order."""
     out = []
     while (request := scheduler.take()) is not None:
         out.append((request.stream, request.kind, request.payload))
