@@ -32,6 +32,7 @@ from voxd.messages import (
     Failed,
     Feed,
     Flush,
+    Guessed,
     Heard,
     Onset,
     Open,
@@ -372,6 +373,9 @@ class Whisper(Engine):
             utterance.broken = True
         elif last:
             utterance.result = hypothesis  # `_advance` settles it once it is committed
+            if not utterance.committed:
+                guess = utterance.text.ending(hypothesis.words)
+                self._outputs.append(Guessed(request.stream, utterance.ref, job.end, guess))
         else:
             self._note_language(utterance, job, hypothesis)
             self._say(request.stream, utterance, utterance.text.finish(hypothesis.words), "", job.end)
