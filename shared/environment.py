@@ -27,6 +27,7 @@ OFFLINE: dict[str, tuple[str, str]] = {
 }
 # For the engine process alone, unless the environment says otherwise.
 ENGINE_DEFAULTS: dict[str, tuple[str, str]] = {
+    "GGML_NO_BACKTRACE": ("1", "llama.cpp: after a fault a debugger would write what lay in memory into the journal"),
     "OPENBLAS_NUM_THREADS": ("1", "decodes run on threads of their own, and idle BLAS threads spin"),
     "MALLOC_TRIM_THRESHOLD_": (
         "131072",

@@ -311,6 +311,7 @@ class Metrics(ServerBase, tag="voxd.metrics", frozen=True):
     tokens: dict[str, int]
     compute_ms: float
     rtf: float | UnsetType = UNSET
+    stood: float | UnsetType = UNSET
     response_id: str | UnsetType = UNSET
     clock: str = "server_monotonic_us"
 

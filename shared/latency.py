@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from shared.audio import RATE
+from shared.guesses import Guesses
 
 Scope = Literal["transcription", "response", "both"]
 Source = Literal["voxd", "client", "both", "screen"]
@@ -25,6 +26,7 @@ _FIRST = (5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 100, 125, 150, 200, 300, 500, 1
 _FINAL = (50, 100, 150, 200, 300, 400, 500, 600, 700, 800, 1000, 1250, 1500, 2000, 2500, 3000, 5000, 10_000)
 _TOTAL = (*_FINAL, 20_000, 30_000, 60_000)
 _GAP = (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 75, 100, 150, 200, 500, 1000)
+_SHARE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _RATIO = (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.5, 2.0)
 
 
@@ -73,9 +75,15 @@ METRICS = (
         column="endpoint", page=True,
     ),
     Metric(
+        name="first_words_ms", scope="transcription", source="both", label="first words", buckets=_FINAL,
+        meaning="first voiced sample captured → first words that can be seen, provisional or confirmed",
+        plain="you begin to speak → the first word can be seen, be it provisional",
+        line="first words", column="first words", page=True,
+    ),
+    Metric(
         name="first_text_ms", scope="transcription", source="both", label="first text", buckets=_FINAL,
-        meaning="first voiced sample captured → first words received",
-        plain="you begin to speak → the first word is here",
+        meaning="first voiced sample captured → first confirmed words received",
+        plain="you begin to speak → the first word is here for good",
         line="first text", column="first text", entry="first text", page=True,
     ),
     Metric(
@@ -110,6 +118,11 @@ METRICS = (
         meaning="words received → words painted (two frames of a browser: an upper bound)",
         plain="words received → words on the screen",
         page=True,
+    ),
+    Metric(
+        name="stood", scope="transcription", source="both", label="stood", buckets=_SHARE, unit="ratio",
+        meaning="share of the provisional words that the final text has",
+        plain="how many of the provisional words stood",
     ),
     Metric(
         name="rtf", scope="transcription", source="voxd", label="rtf", buckets=_RATIO, unit="ratio",
@@ -184,11 +197,13 @@ class TurnMetrics:
     ttft_engine_ms: float | None = None
     ttft_server_ms: float | None = None
     endpoint_ms: float | None = None
+    first_words_ms: float | None = None
     first_text_ms: float | None = None
     lag_over_delay_ms: float | None = None
     final_ms: float | None = None
     total_ms: float | None = None
     saved_ms: float | None = None
+    stood: float | None = None
     rtf: float | None = None
     itl_ms: list[float] = field(default_factory=list)
 
@@ -223,6 +238,7 @@ class TurnStamps:
     last_voiced_us: int | None = None
     decided_us: int | None = None  # end of turn decided (server) or reported (client)
     commit_us: int | None = None  # the turn belongs to the model: commit or response.create
+    first_words_us: int | None = None  # first transcription delta or provisional text written / received
     first_text_us: int | None = None  # first transcription delta written / received
     final_us: int | None = None  # final transcript written / received
     first_delta_us: int | None = None  # first response delta written / received
@@ -235,6 +251,15 @@ class TurnStamps:
     compute_us: int = 0
     saved_us: int = 0  # by speculation
     audio_us: int = 0
+    guesses: Guesses = field(default_factory=Guesses)
+
+    def guess(self, now_us: int, text: str) -> bool:
+        """Takes provisional text; returns whether these are the first words."""
+        self.guesses.guess(text)
+        first = self.first_words_us is None and bool(text.strip())
+        if first:
+            self.first_words_us = now_us
+        return first
 
     def text(self, now_us: int, audio_us: int | None = None, delay_ms: int = 0) -> None:
         """Takes one transcription delta; `audio_us`: when the end of its audio was here, if that is known.
@@ -242,6 +267,7 @@ class TurnStamps:
         Text after the end of the turn does not count as lag: `final_ms` measures it."""
         if self.first_text_us is None:
             self.first_text_us = now_us
+            self.first_words_us = self.first_words_us or now_us
         if audio_us is not None and self.commit_us is None:
             self.lags_ms.append(max(0.0, (now_us - audio_us) / 1000 - delay_ms))
 
@@ -262,11 +288,13 @@ class TurnStamps:
             ttft_server_ms=None if user else between_ms(self.commit_us, self.first_delta_us),
             ttft_engine_ms=between_ms(self.engine_commit_us, self.engine_first_us),
             endpoint_ms=between_ms(self.last_voiced_us, self.decided_us),
+            first_words_ms=between_ms(self.first_voiced_us, self.first_words_us),
             first_text_ms=between_ms(self.first_voiced_us, self.first_text_us),
             lag_over_delay_ms=percentile(self.lags_ms, 50) if self.lags_ms else None,
             final_ms=between_ms(self.last_voiced_us, self.final_us),
             total_ms=between_ms(self.commit_us, self.last_delta_us) if responded else None,
             saved_ms=self.saved_us / 1000 if self.saved_us else None,
+            stood=self.guesses.share() if self.final_us is not None else None,
             rtf=self.compute_us / self.audio_us if self.audio_us and self.compute_us else None,
             itl_ms=self.gaps_ms,
         )

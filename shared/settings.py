@@ -35,7 +35,7 @@ class Engines(Struct, frozen=True):
     """Which engine fills which role."""
 
     transcribe: EngineName = "auto"
-    respond: EngineName = "none"
+    respond: EngineName = "auto"
 
 
 class Server(Struct, frozen=True):

@@ -65,7 +65,7 @@ socket_option = click.option("--socket", "socket_path", help="Control socket (el
 @socket_option
 @click.option("--listen", multiple=True, metavar="ADDRESS", help="Also listen on HOST:PORT or unix:/path; repeatable.")
 @click.option("--transcribe", metavar="ENGINE", help="Engine for live text (auto, none, or a name of `voxd engines`).")
-@click.option("--respond", metavar="ENGINE", help="Engine for answers (none, or a name of `voxd engines`).")
+@click.option("--respond", metavar="ENGINE", help="Engine for answers (auto, none, or a name of `voxd engines`).")
 @click.option("--no-token", is_flag=True, help="Let anybody who reaches a TCP listener in.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain (PEM) for TCP listeners.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key (PEM).")
@@ -221,10 +221,7 @@ def _plan(settings: Settings, control: Path, given: tuple[socket.socket, ...], *
     except CannotStart as reason:
         _die(str(reason), CONFIGURATION)
     listen = tuple(map(_listener, settings.server.listen))
-    transcriber, notes = _resolve(settings.engines.transcribe, settings)
-    responder = None if settings.engines.respond == "none" else settings.engines.respond
-    for name in (transcriber, responder):
-        _check_engine(name)
+    transcriber, responder, notes = _resolve(settings)
     over_tcp = any(isinstance(address, Tcp) for address in (*listen, *(each.address for each in kept)))
     secret = _token(settings).encode() if token and over_tcp else None
     if over_tcp and secret is None:
@@ -234,18 +231,17 @@ def _plan(settings: Settings, control: Path, given: tuple[socket.socket, ...], *
     return DaemonPlan(settings, control, listen, transcriber, responder, secret, notes, kept)
 
 
-def _resolve(name: str, settings: Settings) -> tuple[str | None, tuple[str, ...]]:
-    """The transcriber that is meant (`auto`: the best that can run here), and notes that say what was chosen."""
-    if name == "none":
-        return None, ()
-    if name != "auto":
-        return name, ()
-    from voxd.engine.realtime.presence import choose
+def _resolve(settings: Settings) -> tuple[str | None, str | None, tuple[str, ...]]:
+    """The transcriber and the responder that are meant, and notes that say what `auto` chose."""
+    from voxd.engine import auto
 
-    chosen, reason = choose(settings.engine_options, os.environ)
-    if reason is None:
-        return chosen, ("transcribe: auto chose Voxtral Realtime on the GPU",)
-    return chosen, (f"transcribe: auto chose whisper on the CPU (not Voxtral: {reason})",)
+    engines, options = settings.engines, settings.engine_options
+    writes = auto.transcriber(engines.transcribe, options, os.environ)
+    answers = auto.responder(engines.respond, writes.name is not None, options, os.environ)
+    for name in (writes.name, answers.name):
+        _check_engine(name)
+    told = (("transcribe", writes.why), ("respond", answers.why))
+    return writes.name, answers.name, tuple(f"{role}: {why}" for role, why in told if why)
 
 
 def _check_engine(name: str | None) -> None:

@@ -10,7 +10,8 @@ The life of a stream:
     Feed Feed Feed ................................ Heard: speech probability, in audio order
       Onset(ref) .................................. Said: confirmed text, append-only, while the person speaks
       Prepare(ref) .............................. a request will follow: nothing is published
-        Flush(ref, end) | Rollback(ref) ........... the tentative end, and its withdrawal: neither publishes
+        Flush(ref, end) | Rollback(ref) ........... the tentative end, and its withdrawal: neither publishes; a
+                                                    transcriber may say what it would write down: Guessed(ref, end)
         Speculate(ref') | Crop(ref') .............. the same for an answer
       Commit(ref, end) ............................ Said ..., then Settled(ref) exactly once, or Failed(ref)
       Respond(ref') ............................... Said ..., then Settled(ref') exactly once, or Failed(ref')
@@ -171,7 +172,7 @@ class Respond(StreamMessage, frozen=True):
     """Answer the conversation.  If `ref` was speculated upon, what is ready is published at once.
 
     An engine that reads text gets it once the text of all that was spoken is final; an utterance without text was
-    noise."""
+    noise.  If that is not the text that it speculated upon, the answer is begun anew."""
 
     audience: ClassVar[tuple[Role, ...]] = ("respond",)
     ref: int
@@ -312,6 +313,16 @@ class Word(msgspec.Struct, frozen=True, array_like=True):
     end: int
 
 
+class Guessed(StreamMessage, frozen=True):
+    """All that `ref` would say if it ended at `end`: what a Flush has brought, for a responder that reads.
+
+    No client is told; the final text may be another."""
+
+    ref: int
+    end: int
+    text: str
+
+
 class Settled(StreamMessage, frozen=True):
     """`ref` is finished; `text` is all of its text.  Exactly once per Commit or Respond.
 
@@ -408,5 +419,5 @@ class Broken(Message, frozen=True):
     configuration: bool = False
 
 
-Output = Heard | Said | Settled | Opened | Refused | Failed | Warned
+Output = Heard | Said | Guessed | Settled | Opened | Refused | Failed | Warned
 Report = Output | Progress | Ready | Beat | Broken

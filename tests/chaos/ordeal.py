@@ -182,9 +182,11 @@ async def look(daemon: Daemon) -> dict[str, Any]:
 async def quiet(daemon: Daemon, files: Mapping[int, int]) -> dict[str, Any]:
     """The daemon, once nothing is left of the attackers, or after LEAVE_S.  `files`: what its processes had before."""
     end_us = CLOCK.now_us() + LEAVE_S * 1e6
-    while (found := await look(daemon)) and CLOCK.now_us() < end_us:
+    found: dict[str, Any] = {}
+    while CLOCK.now_us() < end_us and daemon.process.poll() is None:
+        found = await look(daemon) or found  # it may be too busy for an answer
         left = (pid for pid, before in files.items() if peers.files(pid) > before + FILES_LEFT)
-        if not found["sessions"] and not found["calls"] and next(left, None) is None:
+        if found and not found["sessions"] and not found["calls"] and next(left, None) is None:
             break
         await pause(0.2)
     return found

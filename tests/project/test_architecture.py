@@ -33,6 +33,8 @@ WALLS = {
     "voxd/webrtc/calls.py": "a bug in one call ends that call, not the daemon",
     "voxd/engine/loop.py": "one engine's bug ends its turns",
     "voxd/engine/cascade/chat.py": "a bug in one request ends that answer, not the thread of all requests",
+    "voxd/engine/llama/library.py": "what a callback raises is raised where the answer is awaited, not swallowed",
+    "voxd/engine/llama/workers.py": "an answer that throws must end as a Failed, not as a dead thread",
     "voxd/engine/whisper/workers.py": "a decode that throws must end as a Failed, not as a dead thread",
     "voxtui/capture/blocking.py": "what a call in a thread raises is raised where it is awaited",
 }

@@ -108,7 +108,10 @@ def test_all_commands_are_told() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_its_options_are_there(page: str) -> None:
     ours = [option for main in (voxd, voxtui) for command in main.commands.values() for option in command.params]
-    known = {name for option in ours for name in (*option.opts, *option.secondary_opts)} | {"--version"}
+    known = {name for option in ours for name in (*option.opts, *option.secondary_opts)} | {
+        "--version",
+        "--no-deps",
+    }  # the last is pip's
     assert set(re.findall(r"(?<=[\s`])--[a-z][a-z-]+", PAGES[page])) <= known
 
 

@@ -49,6 +49,20 @@ def test_what_was_complete_is_not_complete_again() -> None:
     assert (clock.time_of(320), clock.time_of(640)) == (20_000, 40_000)
 
 
+def test_provisional_words_are_the_first_to_be_seen_and_some_stand() -> None:
+    stamps = TurnStamps(first_voiced_us=1_000_000)
+    assert not stamps.guess(1_200_000, " ")
+    assert stamps.guess(1_300_000, "Hi there")
+    assert not stamps.guess(1_500_000, "He was")
+    stamps.text(1_900_000)
+    stamps.guesses.confirm("He was not.")
+    assert "stood" not in stamps.metrics(user=True).as_dict(), "nobody knows before the end"
+    stamps.final_us = 2_000_000
+
+    found = stamps.metrics(user=True).as_dict()
+    assert (found["first_words_ms"], found["first_text_ms"], found["stood"]) == (300.0, 900.0, 0.5)
+
+
 def test_a_transcription_has_its_words_and_no_others() -> None:
     stamps = TurnStamps(first_voiced_us=1_000_000, last_voiced_us=3_000_000, decided_us=3_520_000)
     stamps.text(1_600_000)
@@ -58,6 +72,7 @@ def test_a_transcription_has_its_words_and_no_others() -> None:
 
     assert stamps.metrics(user=True).as_dict() == {
         "endpoint_ms": 520.0,
+        "first_words_ms": 600.0,
         "first_text_ms": 600.0,
         "final_ms": 700.0,
         "rtf": 0.25,

@@ -80,6 +80,8 @@ def voxd_process(
 ) -> Iterator[Daemon]:
     """`voxd start ARGUMENTS...`; `env` is added to its environment, `given` is handed over as systemd does it.  Not
     ready: it may still be loading, or fail.  `at`: another socket than one of its own."""
+    if not {"--respond", "--config"} & {*arguments}:
+        arguments = (*arguments, "--respond", "none")  # `auto` would load a model for each daemon
     with tempfile.TemporaryDirectory(prefix="vx-", dir="/tmp") as name:  # pytest's own paths are too long for a socket
         folder = Path(name)
         path, log = at or folder / "voxd.sock", folder / "log"

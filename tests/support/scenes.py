@@ -185,7 +185,10 @@ def opening(respond: str | None = None, floor: Floor | None = None) -> list[Even
 def transcribed() -> list[Event]:
     """Turns that were only written down."""
     finals = [612, 580, 700, 640, 910, 560, 590, 610, 720, 655, 600, 585, 640, 668]
-    found = [TurnMetrics(first_text_ms=480.0 + v / 20, endpoint_ms=510.0, final_ms=float(v), rtf=0.21) for v in finals]
+    found = [
+        TurnMetrics(first_words_ms=480.0 + v / 20, first_text_ms=980.0, endpoint_ms=510.0, final_ms=float(v), rtf=0.21)
+        for v in finals
+    ]
     return [Measured(f"past{n}", metrics, complete=True) for n, metrics in enumerate(found)]
 
 
@@ -217,7 +220,11 @@ def said(key: str, text: str, metrics: TurnMetrics) -> list[Event]:
 
 
 def dictated() -> list[Event]:
-    return said("a", WRITTEN, TurnMetrics(first_text_ms=512.0, endpoint_ms=530.0, final_ms=668.0, rtf=0.22))
+    return said(
+        "a",
+        WRITTEN,
+        TurnMetrics(first_words_ms=512.0, first_text_ms=960.0, endpoint_ms=530.0, final_ms=668.0, rtf=0.22),
+    )
 
 
 def speaking() -> list[Event]:
@@ -229,7 +236,7 @@ def speaking() -> list[Event]:
 
 
 def asked() -> list[Event]:
-    return said("q", SAID, TurnMetrics(first_text_ms=498.0, final_ms=655.0, rtf=0.24))
+    return said("q", SAID, TurnMetrics(first_words_ms=498.0, first_text_ms=940.0, final_ms=655.0, rtf=0.24))
 
 
 def answered(key: str = "r", text: str = ANSWER, *, engine: float = 79.0, total: float = 1210.0) -> list[Event]:

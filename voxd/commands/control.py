@@ -64,7 +64,10 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def status(path: Path, timeout_s: float = ANSWER_S) -> dict[str, object]:
     """What `/status` says.  Raises NotRunning, Busy; PermissionError if this user may not ask."""
-    return _ask(path, timeout_s, "GET", "/status")
+    answer = _ask(path, timeout_s, "GET", "/status")
+    if "error" in answer:  # it was turned away at the door, as one of too many
+        raise Busy(f"voxd is running at {path}, but has turned this away: too many connections wait")
+    return answer
 
 
 def elsewhere(own: Path, environ: Mapping[str, str]) -> Path | None:

@@ -26,10 +26,11 @@ from shared.report import Finding, Mark, Report
 from shared.settings import SOCKET_PATH_MAX, Settings, Tcp, listener
 from voxd.commands import control
 from voxd.commands.install import Kind, units_folder
+from voxd.engine import auto
 from voxd.engine.contract import Unusable
 from voxd.engine.gpu.weights import hub_cache, weights_absent
 from voxd.engine.realtime.interface import MODEL
-from voxd.engine.realtime.presence import GPU, VOXTRAL, choose
+from voxd.engine.realtime.presence import GPU
 from voxd.engine.registry import engine_class, engine_for
 from voxd.messages import Role
 from voxd.system.sockets import CannotStart, listeners
@@ -82,31 +83,31 @@ def _settings(loaded: Loaded) -> Finding:
     return _finding("settings", "ok", place)
 
 
-def _chosen(settings: Settings, environ: Mapping[str, str]) -> tuple[dict[Role, str], str | None]:
-    """Role -> engine, and why `auto` did not choose Voxtral Realtime."""
-    transcribe, why = settings.engines.transcribe, None
-    if transcribe == "auto":
-        transcribe, why = choose(settings.engine_options, environ)
-    roles: dict[Role, str] = {"transcribe": transcribe, "respond": settings.engines.respond}
-    return {role: name for role, name in roles.items() if name != "none"}, why
+def _chosen(settings: Settings, environ: Mapping[str, str]) -> dict[Role, auto.Choice]:
+    """The engine of each role, and what `auto` says about it."""
+    engines, options = settings.engines, settings.engine_options
+    transcriber = auto.transcriber(engines.transcribe, options, environ)
+    responder = auto.responder(engines.respond, transcriber.name is not None, options, environ)
+    return {"transcribe": transcriber, "respond": responder}
 
 
 def _engines(settings: Settings, environ: Mapping[str, str]) -> Iterator[Finding]:
-    chosen, why = _chosen(settings, environ)
+    chosen = _chosen(settings, environ)
     for role in get_args(Role):
-        if role not in chosen:
-            yield _finding(role, "skipped", f"none (engines.{role})")
+        name, why = chosen[role].name, chosen[role].why
+        if name is None:
+            yield _finding(role, "skipped", f"none: {why}" if why else f"none (engines.{role})")
             continue
-        found = _engine(role, chosen[role], settings)
-        if role == "respond" and found.mark == "ok" and "transcribe" not in chosen and _reads_text(chosen[role]):
+        found = _engine(role, name, settings)
+        if role == "respond" and found.mark == "ok" and chosen["transcribe"].name is None and _reads_text(name):
             found = _finding(
                 role,
                 "bad",
-                f"{chosen[role]} answers text, and nothing writes the speech down",
+                f"{name} answers text, and nothing writes the speech down",
                 "Set engines.transcribe: auto.",
             )
-        if role == "transcribe" and found.mark == "ok" and why is not None:
-            found = _finding(role, "ok", f"{found.detail}, by auto; not Voxtral Realtime: {why}")
+        if found.mark == "ok" and (detail := chosen[role].detail):
+            found = _finding(role, "ok", f"{found.detail}, by auto; {detail}")
         yield found
 
 
@@ -139,8 +140,8 @@ def _python() -> Finding:
 
 
 def _gpu(settings: Settings, environ: Mapping[str, str]) -> Finding:
-    wanted = VOXTRAL in _chosen(settings, environ)[0].values()
-    device = settings.engine_options.get(VOXTRAL, {}).get("device", "auto")
+    wanted = any(choice.name == auto.REALTIME for choice in _chosen(settings, environ).values())
+    device = settings.engine_options.get(auto.REALTIME, {}).get("device", "auto")
     driver, there = _driver(), [path for path in GPU if path.exists()]
     if there and os.access(there[0], os.R_OK | os.W_OK):
         return _finding("GPU", "ok", f"{there[0]}, NVIDIA driver {driver or 'of unknown version'}")
@@ -152,7 +153,7 @@ def _gpu(settings: Settings, environ: Mapping[str, str]) -> Finding:
         detail, how = "none visible", "Install NVIDIA's driver, or choose engines.transcribe: whisper."
     if not wanted or device == "cpu":
         return _finding("GPU", "skipped", f"{detail}; the engines chosen need none")
-    return _finding("GPU", "bad" if device == "cuda" else "warn", f"{detail}; {VOXTRAL} is made for one", how)
+    return _finding("GPU", "bad" if device == "cuda" else "warn", f"{detail}; {auto.REALTIME} is made for one", how)
 
 
 def _driver() -> str:
@@ -168,7 +169,7 @@ def _disk(settings: Settings, environ: Mapping[str, str]) -> Finding:
     folder = hub_cache(environ)
     free = shutil.disk_usage(_nearest(folder)).free / 1e9
     detail = f"{free:.0f} GB free for models ({folder})"
-    model = settings.engine_options.get(VOXTRAL, {}).get("model", MODEL)
+    model = settings.engine_options.get(auto.REALTIME, {}).get("model", MODEL)
     if free < MODEL_GB and weights_absent(str(model), environ):
         return _finding(
             "disk",

@@ -32,14 +32,14 @@ def _die(message: str) -> NoReturn:
     raise Failure(message, FAILED)
 
 
-def _needs_extra() -> str:
+def _needs_extra(needs: tuple[str, ...] = EXTRA, extra: str = "voxtral") -> str:
     """Ends the command with one sentence if a package is missing; returns the model that is meant if none is named."""
     from importlib.util import find_spec
 
     from voxd.engine.realtime.interface import MODEL
 
-    if missing := [name for name in EXTRA if find_spec(name) is None]:
-        _die(f"this needs {', '.join(missing)}; install it with: {how_to_install('voxtral')}")
+    if missing := [name for name in needs if find_spec(name) is None]:
+        _die(f"this needs {', '.join(missing)}; install it with: {how_to_install(extra)}")
     return MODEL
 
 
@@ -96,17 +96,23 @@ def engines(as_json: bool) -> None:
     help="Take the files from this folder: for machines without internet.",
 )
 def pull(model: str | None, revision: str | None, source: Path | None) -> None:
-    """Fetch MODEL (else the released Voxtral Realtime), so that voxd finds it when it starts."""
-    released = _needs_extra()
-    model = model or released
-    from voxd.commands.pull import CannotPull, pull as fetch, size_text, take
+    """Fetch MODEL (else the released Voxtral Realtime), so that voxd finds it when it starts.
 
+    MODEL: a repository of the hub, or REPO:FILE for a GGUF file that the engine `llama` is to answer with."""
+    from voxd.commands.pull import CannotPull, pull as fetch, size_text, take
+    from voxd.engine.llama.weights import OPTION, repository
+
+    gguf = model is not None and repository(model) is not None
+    released = _needs_extra(("huggingface_hub",), "llama") if gguf else _needs_extra()
+    model = model or released
+    if gguf and source is not None:
+        _die(f"a GGUF file needs no copy: set {OPTION} to its path")
     try:
         found = fetch(model, revision, _say) if source is None else take(model, source, _say)
     except CannotPull as reason:
         _die(str(reason))
     say(f"{model} is here, revision {found.revision[:12]} ({size_text(found.size)} new): {found.folder}")
-    say(f"next: voxd verify {model}")
+    say(f"next: set {OPTION} to {model}" if gguf else f"next: voxd verify {model}")
 
 
 @click.command()

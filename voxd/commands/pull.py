@@ -1,7 +1,8 @@
 """`voxd pull MODEL`: fetches a model once, so that nothing is downloaded when voxd starts.
 
-From the Hugging Face hub into its usual cache: only what transformers reads (safetensors and JSON), of one revision,
-going on where an interrupted download stopped.  Or from a folder that was carried here, for machines without internet.
+From the Hugging Face hub into its usual cache: only what transformers reads (safetensors and JSON) of a repository, or
+the GGUF file that REPO:FILE names with all its parts; of one revision, going on where an interrupted
+download stopped.  Or from a folder that was carried here, for machines without internet.
 Not in the path.  It knows files; not what is in them, beyond the kind of model.
 """
 
@@ -10,11 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from voxd.engine.llama.weights import repository
 
 WANTED = ["*.json", "*.safetensors"]
 UNWANTED = ["consolidated*", "*/*"]  # the same weights in their maker's own form; other things of a repository
@@ -53,14 +57,35 @@ def check_room(folder: Path, size: int) -> None:
 
 def pull(model: str, revision: str | None, say: Callable[[str], None]) -> Pulled:
     """Fetches a model from the hub; HF_TOKEN is used where it is needed.  Raises CannotPull."""
+    if (named := repository(model)) is not None:
+        found = _fetch(
+            named[0], {"allow_patterns": [_parts(named[1])]}, lambda names: _check_file(*named, names), revision, say
+        )
+        _check_gguf(found.folder / named[1])
+    else:
+        which = {"allow_patterns": WANTED, "ignore_patterns": UNWANTED}
+        found = _fetch(model, which, lambda names: _check_names(model, names), revision, say)
+        _check_kind(found.folder)
+    _pin(found.folder.parent.parent, found.revision)
+    return found
+
+
+def _fetch(
+    model: str,
+    patterns: dict[str, list[str]],
+    check: Callable[[list[str]], None],
+    revision: str | None,
+    say: Callable[[str], None],
+) -> Pulled:
+    """Fetches the files of these patterns; `check` raises CannotPull for their names, before anything is fetched."""
     from huggingface_hub import errors, snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    which: dict[str, Any] = {"repo_id": model, "allow_patterns": WANTED, "ignore_patterns": UNWANTED}
+    which: dict[str, Any] = {"repo_id": model, **patterns}
     try:
         listed = snapshot_download(**which, revision=revision, dry_run=True)
         size = sum(file.file_size or 0 for file in listed if file.will_download)
-        _check_names(model, [file.filename for file in listed])
+        check([file.filename for file in listed])
         check_room(Path(HF_HUB_CACHE), size)
         pinned = listed[0].commit_hash
         say(f"{model}, revision {pinned[:12]}: {size_text(size)} to fetch")
@@ -80,9 +105,26 @@ def pull(model: str, revision: str | None, say: Callable[[str], None]) -> Pulled
             "the hub cannot be reached or broke off; run the same command again to go on, or fetch the files "
             f"elsewhere and use --from DIR ({str(error).splitlines()[0]})"
         ) from error
-    _check_kind(found)
-    _pin(found.parent.parent, pinned)
     return Pulled(found, pinned, size)
+
+
+def _parts(file: str) -> str:
+    """A pattern for a GGUF file and, if it is the first of several parts, the others."""
+    return re.sub(r"-00001-of-(\d{5})\.gguf$", r"-*-of-\1.gguf", file)
+
+
+def _check_file(repo: str, file: str, names: Iterable[str]) -> None:
+    if file not in set(names):
+        raise CannotPull(f"{repo} has no file {file!r}: its page on the hub lists the files that it has")
+
+
+def _check_gguf(path: Path) -> None:
+    from voxd.engine.llama.gguf import NotGguf, read_header
+
+    try:
+        read_header(path)
+    except NotGguf as reason:
+        raise CannotPull(f"{path.name} was fetched and cannot be used: {reason}") from None
 
 
 def _pin(home: Path, revision: str) -> None:

@@ -123,6 +123,11 @@ class Transcript:
         self._said, self._loose = left, True
         return new
 
+    def ending(self, words: Sequence[str]) -> str:
+        """All of the text if it ended with this hypothesis; nothing changes."""
+        k, tail = self._after_published(words)
+        return self.text + self._joined(tail + "".join(words[k:]))
+
     def _after_published(self, words: Sequence[str]) -> tuple[int, str]:
         """(the first word that follows what is published, the punctuation that belongs before it)."""
         j, k, cost = align(self._said, words)

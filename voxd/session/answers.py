@@ -44,6 +44,7 @@ class _Question:
     entries: tuple[Entry, ...]
     tokens: int | None
     aside: bool
+    begun: bool  # the engine speculates upon it
 
 
 class Answers:
@@ -172,7 +173,8 @@ class Answers:
         aside: bool = False,
     ) -> None:
         context = self._conversation.context(instructions, entries)
-        ref = (None if aside else self._accepted(context, tokens)) or self._out.new_ref()
+        begun = None if aside else self._accepted(context, tokens)
+        ref = begun or self._out.new_ref()
         ids = (
             self._out.new_id("resp"),
             self._conversation.new_id(self._out.new_id),
@@ -186,7 +188,7 @@ class Answers:
         else:
             self._active = answer
         self._out.note(ResponseNote(ref, answer.id, item_id))
-        question = _Question(ref, instructions, entries, tokens, aside)
+        question = _Question(ref, instructions, entries, tokens, aside, begun is not None)
         if hold or self._unread(question):
             self._held.append(question)
         else:
@@ -209,11 +211,17 @@ class Answers:
             else:
                 self._ask(each)
 
+    def _unhold(self, question: _Question) -> None:
+        """This question will not be asked."""
+        self._held.remove(question)
+        if question.begun:
+            self._out.command(m.Crop(self._out.stream, question.ref))
+
     def unwritten(self, item_id: str, code: str, message: str) -> None:
         """This item will have no transcript: a response that waits for it fails."""
         for each in list(self._held):
             if self._terms.profile.reads_text and each.entries and each.entries[-1].id == item_id:
-                self._held.remove(each)
+                self._unhold(each)
                 self._fail(next(answer for answer in self._all if answer.ref == each.ref), code, message)
 
     def cancel(self, event: ResponseCancel) -> None:
@@ -233,17 +241,22 @@ class Answers:
     def prepare(self, utterance: int) -> None:
         """Somebody speaks: a responder may prefill the conversation that it will probably be asked about."""
         profile = self._terms.profile
-        if not self._active and self._terms.conversation and profile.respond is not None and not profile.reads_text:
+        begins = profile.respond is not None and (profile.speculates or not profile.reads_text)
+        if begins and not self._active and self._terms.conversation:
             context = self._conversation.context(self._terms.instructions, self._conversation.entries())
             self._out.command(m.Prepare(self._out.stream, utterance, context))
 
-    def speculate(self, utterance: int, end: int) -> None:
-        """The turn may have ended: begin what `answer_turn` will ask for, as it would be asked for now."""
+    def speculate(self, utterance: int, end: int, text: str = "") -> None:
+        """The turn may have ended: begin what `answer_turn` will ask for, as it would be asked for now.
+
+        `text`: what the utterance probably says; a responder that reads begins once that is known."""
         if self._active or not (self._terms.profile.speculates and self._terms.answers_by_itself):
+            return
+        if self._terms.profile.reads_text and not text:
             return
         self.crop()  # one for an utterance that the client committed and did not have answered
         before = self._conversation.context(self._terms.instructions, self._conversation.entries())
-        context = (*before, m.Turn("user", ref=utterance))
+        context = (*before, m.Turn("user", ref=utterance, transcript=text))
         ref = self._out.new_ref()
         self._speculation = m.Speculate(self._out.stream, ref, utterance, end, context, self._terms.max_tokens)
         self._out.command(self._speculation)
@@ -309,7 +322,7 @@ class Answers:
     def _stop(self, answer: OpenResponse, reason: str) -> None:
         held = [each for each in self._held if each.ref == answer.ref]
         if held:
-            self._held.remove(held[0])
+            self._unhold(held[0])
         else:
             self._out.command(m.Cancel(self._out.stream, answer.ref))
         self._close(answer, "cancelled", {"type": "cancelled", "reason": reason})

@@ -288,6 +288,8 @@ class Session:
                 self._utterances.advance()
             case m.Said():
                 self._owner(output.ref).receive_said(output)
+            case m.Guessed():
+                self._utterances.receive_guessed(output)
             case m.Settled():
                 self._owner(output.ref).receive_settled(output)
             case m.Failed():

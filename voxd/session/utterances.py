@@ -285,6 +285,12 @@ class Utterances:
             utterance.provisional = said.provisional
             self._out.emit(events.Provisional, item_id=utterance.item_id, text=said.provisional)
 
+    def receive_guessed(self, guessed: m.Guessed) -> None:
+        """Takes what an utterance says that has probably ended: a responder that reads may begin its answer."""
+        utterance = self._find(guessed.ref)
+        if utterance is not None and utterance.phase is Phase.SPOKEN and utterance.paused_at == guessed.end:
+            self._answers.speculate(utterance.ref, guessed.end, guessed.text)
+
     def receive_settled(self, settled: m.Settled) -> None:
         """Takes the final text; the part that no delta had goes out as a last delta."""
         utterance = self._owed.pop(settled.ref, None)

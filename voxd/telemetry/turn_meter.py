@@ -79,6 +79,9 @@ class Observer(Protocol):
     def speculated(self) -> None:
         """The engine has begun an answer before the client asked for it."""
 
+    def warned(self, code: str) -> None:
+        """The engine has warned the session, by this code."""
+
     def written(self, event: events.ServerEvent, report: TurnReport | None) -> None:
         """An event was written to a client; `report` is there if a turn ended with it."""
 
@@ -139,9 +142,14 @@ class TurnMeter:
         match event:
             case events.SessionCreated(session=session) | events.SessionUpdated(session=session):
                 self._delay_ms = session.voxd.delay_ms or 0
-            case events.TranscriptionDelta(item_id=key, delta=delta, voxd_audio_ms=ms) if delta.strip():
-                reached_us = None if ms is UNSET else self._clock.time_of(to_samples(ms))
-                self._turn(key, None, key).stamps.text(now_us, reached_us, self._delay_ms)
+            case events.Provisional(item_id=key, text=text):
+                self._turn(key, None, key).stamps.guess(now_us, text)
+            case events.TranscriptionDelta(item_id=key, delta=delta, voxd_audio_ms=ms):
+                stamps = self._turn(key, None, key).stamps
+                stamps.guesses.confirm(delta)
+                if delta.strip():
+                    reached_us = None if ms is UNSET else self._clock.time_of(to_samples(ms))
+                    stamps.text(now_us, reached_us, self._delay_ms)
             case events.OutputTextDelta():
                 self._turn(event.response_id, None, event.item_id).stamps.delta(now_us)
             case events.TranscriptionCompleted():
@@ -200,7 +208,7 @@ def _event(turn: _Open, scope: str, metrics: TurnMetrics) -> events.Metrics:
     audio = {"speech_start_ms": s.first_voiced, "speech_end_ms": s.last_voiced}
     tokens = {"input": turn.tokens_in, "cached": turn.tokens_cached, "output": turn.tokens_out}
     derived = metrics.as_dict()
-    rtf = derived.pop("rtf", None)
+    rtf, stood = derived.pop("rtf", None), derived.pop("stood", None)
     return events.Metrics(
         event_id="",
         scope="response" if scope == "response" else "transcription",
@@ -212,4 +220,5 @@ def _event(turn: _Open, scope: str, metrics: TurnMetrics) -> events.Metrics:
         tokens=tokens if any(tokens.values()) else {},
         compute_ms=s.compute_us / 1000,
         rtf=UNSET if rtf is None else rtf,
+        stood=UNSET if stood is None else stood,
     )

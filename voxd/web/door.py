@@ -37,7 +37,7 @@ from voxd.web.problem import HttpProblem
 log = logging.getLogger("voxd")
 BATCH = 8  # accepted in one go: some 1 ms
 HANDSHAKE_S = 10.0
-WAITING_LIMIT = 1024  # of one server; 64 KiB of an unfinished head each at most
+WAITING_LIMIT = 1024  # of one server
 RESERVE = 64  # descriptors, or a quarter of them where there are few
 READ = 64 << 10  # bytes that are read of a client that is turned away
 PAUSE_S = 0.2  # before accepting again, when the machine has no resources for more connections

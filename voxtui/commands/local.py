@@ -46,8 +46,10 @@ class LocalError(Exception):
 
 
 @asynccontextmanager
-async def private_voxd(tell: Tell) -> AsyncIterator[Target]:
-    """A warm voxd with the embedded engine; `tell` is given a line whenever its loading goes on."""
+async def private_voxd(tell: Tell, respond: str = "none") -> AsyncIterator[Target]:
+    """A warm voxd with the embedded engine; `tell` is given a line whenever its loading goes on.
+
+    `respond`: what answers, auto for the best that can run here."""
     if missing():
         raise LocalError(f"This machine has no speech engine installed: `{how_to_install('whisper')}` brings one.")
     with tempfile.TemporaryDirectory(prefix="voxd-", dir=socket_folder()) as name:  # made with mode 0700
@@ -55,7 +57,7 @@ async def private_voxd(tell: Tell) -> AsyncIterator[Target]:
         socket, log = folder / "voxd.sock", folder / "voxd.log"
         with log.open("wb") as output:
             child = await asyncio.create_subprocess_exec(
-                *_command(socket),
+                *_command(socket, respond),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -126,7 +128,7 @@ def may_start(address: Target) -> bool:
     return True
 
 
-def _command(socket: Path) -> list[str]:
+def _command(socket: Path, respond: str) -> list[str]:
     return [
         sys.executable,
         "-m",
@@ -137,7 +139,7 @@ def _command(socket: Path) -> list[str]:
         "--transcribe",
         "whisper",
         "--respond",
-        "none",
+        respond,
     ]
 
 

@@ -1,7 +1,8 @@
 """`--plain`: words to standard output as they come, everything else to standard error.  Step 12 of a packet's path.
 
-For pipes and screen readers: nothing is ever taken back or redrawn, so what is provisional is not shown, and a line is
-one speaker's from its beginning to its end.  It does not know where the sound comes from.
+For pipes and screen readers: what is confirmed is never taken back or redrawn, and a line is one speaker's from its
+beginning to its end.  On a terminal provisional words stand dim at the end of the line until more is known; a pipe gets
+none.  It does not know where the sound comes from.
 
 One line is open at a time and gets its words as they come; what others say meanwhile waits, in the order in which they
 began.  While an answer is given or owed, what the person says waits until it is whole, so that no answer waits for
@@ -12,6 +13,7 @@ of what was said before it.
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Callable
 
@@ -20,6 +22,7 @@ from shared.terminal import draw, say
 from voxtui.capture.blocking import in_thread
 from voxtui.capture.resilient import Ear
 from voxtui.capture.sources import FileSource, Source
+from voxtui.commands.line import Line
 from voxtui.errors import SourceError
 from voxtui.events import Connected, Dropped, Event, Measured, Remark, Unlinked
 from voxtui.link.client import PATIENCE_S, RealtimeClient, Wishes
@@ -33,10 +36,14 @@ Write = Callable[[str], None]
 
 
 class Printer:
-    """Events in, text out.  `terminal`: both outs are the same screen, and somebody waits for answers there."""
+    """Events in, text out.  `terminal`: both outs are the same screen, and somebody waits for answers there.
 
-    def __init__(self, out: Write, err: Write, *, terminal: bool = False) -> None:
-        self._out, self._err, self._terminal = out, err, terminal
+    `width`: its columns, where provisional words may be written and taken back; 0: nowhere."""
+
+    def __init__(self, out: Write, err: Write, *, terminal: bool = False, width: int = 0) -> None:
+        self._err, self._terminal = err, terminal
+        self._row, self._takes_back = Line(out, width), width > 0
+        self._named = False  # the name of its speaker stands on the line that is open
         self._state = State()
         self._waiting: dict[str, Entry] = {}  # not yet written to its end, in the order of beginning
         self._written: dict[str, str] = {}  # what has been written of these
@@ -96,7 +103,7 @@ class Printer:
         held = owed = False  # something that the person says, or has said, still waits
         for entry in self._waiting.values():
             spoken = entry.voice is Voice.USER
-            if _open(entry) and ((spoken and answering) or not entry.text.strip()):
+            if _open(entry) and ((spoken and answering) or not self._has_words(entry)):
                 held = held or spoken
                 owed = owed or (spoken and _ended(entry) and not self._terminal)
             elif not (held if spoken else owed):
@@ -117,24 +124,43 @@ class Printer:
     def _words(self, entry: Entry) -> None:
         """Writes what is new in an entry."""
         text, written = entry.text.lstrip(), self._written.get(entry.key, "")
-        if text == written:
-            return
+        if text != written:
+            self._confirm(entry, text, written)
+        if self._takes_back and entry.provisional.strip() and self._line is None:
+            self._line, self._named = entry.key, False
+        if self._line == entry.key:
+            guess = entry.provisional.rstrip().replace("\n", " ")
+            self._row.suppose(guess if self._named or not guess else self._name(entry) + guess.lstrip())
+
+    def _confirm(self, entry: Entry, text: str, written: str) -> None:
+        """Writes the words that follow what is written of an entry."""
         if not text.startswith(written):
             # `safe_text` met an escape sequence in two halves and took it out: the line is written anew.
             self._end_line()
             written = ""
         if self._line != entry.key:
             self._end_line()
-            self._out(_name(entry) if self._state.responder is not None else "")
-            self._line = entry.key
+            self._line, self._named = entry.key, False
+        if not self._named:
+            self._row.confirm(self._name(entry))
+            self._named = True
         self.spoken = self.spoken or entry.voice is Voice.USER
         new = text[len(written) :]
-        self._out(new.replace("\n", " ") if entry.voice is Voice.USER else new)
+        self._row.confirm(new.replace("\n", " ") if entry.voice is Voice.USER else new)
         self._written[entry.key] = text
+
+    def _has_words(self, entry: Entry) -> bool:
+        return bool(entry.text.strip() or (self._takes_back and entry.provisional.strip()))
+
+    def _name(self, entry: Entry) -> str:
+        """Who speaks, where two do."""
+        if self._state.responder is None:
+            return ""
+        return "you: " if entry.voice is Voice.USER else "voxd: "
 
     def _end_line(self) -> None:
         if self._line is not None:
-            self._out("\n")
+            self._row.end()
             self._line = None
         for line in self._later:
             self._err(line)
@@ -164,10 +190,6 @@ def _ended(entry: Entry) -> bool:
     return entry.start_ms is None or entry.end_ms is not None
 
 
-def _name(entry: Entry) -> str:
-    return "you: " if entry.voice is Voice.USER else "voxd: "
-
-
 def _one_line(metrics: TurnMetrics) -> str:
     return "  ".join(f"{name}={value:g}" for name, value in metrics.as_dict().items())
 
@@ -182,7 +204,8 @@ def _stderr(line: str) -> None:
 
 def standard_printer() -> Printer:
     """A printer to this process's standard output and error."""
-    return Printer(_stdout, _stderr, terminal=sys.stdout.isatty())
+    terminal = sys.stdout.isatty()
+    return Printer(_stdout, _stderr, terminal=terminal, width=shutil.get_terminal_size().columns if terminal else 0)
 
 
 async def talk(

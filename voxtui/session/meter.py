@@ -20,6 +20,7 @@ from shared.events import (
     Metrics,
     OutputTextDelta,
     Pong,
+    Provisional,
     ResponseCreated,
     ResponseDone,
     ServerEvent,
@@ -122,9 +123,15 @@ class Meter:
                 self._committed(self._turn(key).stamps, at_us)
             case ItemAdded(item=Item(role="user") as item) if any(p.type == "input_text" for p in item.content):
                 self._floor = None
-            case TranscriptionDelta(item_id=key, delta=delta, voxd_audio_ms=ms) if delta.strip():
-                reached_us = self._captured(None if ms is UNSET else ms)
+            case Provisional(item_id=key, text=text):
                 turn = self._turn(key)
+                return self._first(turn) if turn.stamps.guess(at_us, text) else None
+            case TranscriptionDelta(item_id=key, delta=delta, voxd_audio_ms=ms):
+                turn = self._turn(key)
+                turn.stamps.guesses.confirm(delta)
+                if not delta.strip():
+                    return None
+                reached_us = self._captured(None if ms is UNSET else ms)
                 fresh = turn.stamps.first_text_us is None
                 turn.stamps.text(at_us, reached_us, self._delay_ms)
                 return self._first(turn) if fresh else None
@@ -226,6 +233,7 @@ class Meter:
         uplink_ms = self._uplink_ms(last_us, event.stamps.get("speech_end_us"))
         reported = TurnMetrics.of(event.derived_ms)
         reported.rtf = event.rtf if isinstance(event.rtf, float) else None
+        reported.stood = event.stood if isinstance(event.stood, float) else None
         turn.report = Report(reported, stamps.metrics(user=True), uplink_ms)
         return Measured(turn.key, turn.metrics(), complete=True) if turn.words else None
 

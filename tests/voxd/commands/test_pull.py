@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from shutil import copytree
 from types import SimpleNamespace
@@ -18,6 +20,7 @@ from tests.support.tiny_voxtral import folder
 from voxd.commands import pull
 from voxd.commands.pull import CannotPull, check_room, take
 from voxd.engine.gpu.weights import weights_absent
+from voxd.engine.llama.weights import find_weights
 
 LOAD = """
 import sys, torch
@@ -174,3 +177,58 @@ def test_what_goes_wrong_at_the_hub_is_one_sentence(
     hub(monkeypatch, home, trouble(kind))
     with pytest.raises(CannotPull, match=told):
         pull.pull("me/tiny", "v1", quiet)
+
+
+# ── a GGUF file ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+GGUF = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 20) + b"general.architecture"
+GGUF += struct.pack("<IQ", 8, 5) + b"llama"
+
+
+def files(monkeypatch: pytest.MonkeyPatch, home: Path, *names: str, data: bytes = GGUF) -> list[dict[str, Any]]:
+    """A hub whose repository has these files; what it was asked for."""
+    asked: list[dict[str, Any]] = []
+
+    def download(**which: Any) -> Any:
+        asked.append(which)
+        wanted = [name for name in names if fnmatch(name, which["allow_patterns"][0])]
+        if which.get("dry_run"):
+            return [
+                SimpleNamespace(filename=name, file_size=10, will_download=True, commit_hash="c0ffee")
+                for name in wanted
+            ] or [SimpleNamespace(filename="README.md", file_size=1, will_download=True, commit_hash="c0ffee")]
+        target = home / "models--me--tiny" / "snapshots" / which["revision"]
+        target.mkdir(parents=True)
+        for name in wanted:
+            (target / name).write_bytes(data)
+        return str(target)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return asked
+
+
+def test_a_gguf_file_is_fetched_alone_and_found_by_the_same_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = files(monkeypatch, home, "tiny-q4.gguf", "tiny-q8.gguf", "code.py")
+    pull.pull("me/tiny:tiny-q4.gguf", None, quiet)
+    assert asked[1] == {"repo_id": "me/tiny", "allow_patterns": ["tiny-q4.gguf"], "revision": "c0ffee"}
+    found = find_weights("me/tiny:tiny-q4.gguf", {"HF_HUB_CACHE": str(home)})
+    assert found.read_bytes() == GGUF
+
+
+def test_all_parts_of_a_gguf_file_are_fetched(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [f"big-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
+    files(monkeypatch, home, *parts, "big-00001-of-00002.gguf")
+    done = pull.pull(f"me/tiny:{parts[0]}", None, quiet)
+    assert sorted(path.name for path in done.folder.iterdir()) == parts
+
+
+@pytest.mark.parametrize(
+    ("file", "data", "told"),
+    [("other.gguf", GGUF, "has no file 'other.gguf'"), ("tiny.gguf", b"<html>", "cannot be used: it is no GGUF file")],
+)
+def test_a_gguf_file_that_is_not_there_or_is_none_is_refused(
+    home: Path, monkeypatch: pytest.MonkeyPatch, file: str, data: bytes, told: str
+) -> None:
+    files(monkeypatch, home, "tiny.gguf", data=data)
+    with pytest.raises(CannotPull, match=told):
+        pull.pull(f"me/tiny:{file}", None, quiet)

@@ -7,10 +7,12 @@ import base64
 import gc
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
+import h11
 import pytest
+from starlette.datastructures import Headers
 
 from shared import events
 from shared.session_config import Extensions, RealtimeSession
@@ -22,7 +24,7 @@ from voxd.gateway.connection import Connection
 from voxd.gateway.dialect import Dialect
 from voxd.session import intake
 from voxd.session.terms import Profile
-from voxd.web import server
+from voxd.web import form, server
 
 MIB = 1 << 20
 MOST = server.MESSAGE_LIMIT
@@ -155,6 +157,50 @@ async def test_no_format_holds_it(form: dict[str, Any]) -> None:
         connection.close("over")
         runs.append(steps)
     assert runs[0].count > 20
+    assert quickest(runs) < LIMIT_S
+
+
+FORM = Headers({"content-type": "multipart/form-data; boundary=b"})
+TINY = b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n'
+HEADED = b"--b\r\n" + b"a: b\r\n" * 7 + TINY[5:]
+
+
+@pytest.mark.parametrize(
+    "body", [TINY * 990, HEADED * 500, TINY + b"\r\n--" * 10_000], ids=["fields", "headers", "almost ends"]
+)
+def test_no_form_holds_it(body: bytes) -> None:
+    """As much of one as the server hands over in one go."""
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        yield body[: 64 << 10]
+
+    runs = list[Steps]()
+    for _ in range(3):
+        steps = Steps()
+        steps.run(form.read(FORM, chunks(), size=MIB).__await__())
+        runs.append(steps)
+    assert quickest(runs) < LIMIT_S
+
+
+@pytest.mark.parametrize("line", [b"a:b\r\n", b"a:\r\n", b" b\r\n"], ids=["short", "empty", "folded"])
+def test_no_head_of_a_request_holds_it(line: bytes) -> None:
+    """Of the shortest lines; h11 parses them all when the last one is there."""
+    head = b"GET / HTTP/1.1\r\nHost: x\r\n"
+    head += line * ((server.HEAD - len(head)) // len(line)) + b"\r\n"
+    runs = list[Steps]()
+
+    def parsed() -> Iterator[None]:
+        server_end = h11.Connection(h11.SERVER, server.HEAD)
+        for begin in range(0, len(head), server.READ):
+            server_end.receive_data(head[begin : begin + server.READ])
+            found = server_end.next_event()
+            yield
+        assert isinstance(found, h11.Request)
+
+    for _ in range(3):
+        steps = Steps()
+        steps.run(parsed())
+        runs.append(steps)
     assert quickest(runs) < LIMIT_S
 
 

@@ -161,3 +161,75 @@ def test_what_is_committed_without_an_engine_is_answered_by_the_next_one() -> No
     ref = made.last(m.Commit).ref
     made.settle(ref, "Hello?")
     assert made.last(m.Respond).context == (m.Turn("user", "", ref, "Hello?"),)
+
+
+# ── begun ahead ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def ahead() -> Desk:
+    made = Desk("realtime", Profile("whisper", "llama", reads_text=True, speculates=True))
+    made.names()
+    return made
+
+
+def paused(made: Desk) -> m.Flush:
+    made.speak(20)
+    made.speak(10, SILENCE)
+    return made.last(m.Flush)
+
+
+def test_the_answer_is_begun_with_what_was_probably_said_and_asked_for_once_that_is_final() -> None:
+    made = ahead()
+    flush = paused(made)
+    assert made.last(m.Prepare).utterance == flush.ref
+    assert made.all(m.Speculate) == [], "its text is not known"
+    made.output(m.Guessed(STREAM, flush.ref, flush.end, "What is it?"))
+    begun = made.last(m.Speculate)
+    assert begun.context == (m.Turn("user", "", flush.ref, "What is it?"),)
+
+    made.speak(20, SILENCE)
+    assert made.all(m.Respond) == []
+    made.settle(flush.ref, "What is it?")
+    asked = made.last(m.Respond)
+    assert (asked.ref, asked.context) == (begun.ref, begun.context)
+    assert made.all(m.Crop) == []
+
+
+def test_a_guess_that_came_too_late_or_for_another_end_begins_nothing() -> None:
+    made = ahead()
+    flush = paused(made)
+    made.output(m.Guessed(STREAM, flush.ref, flush.end - 512, "What"), m.Guessed(STREAM, flush.ref, flush.end, ""))
+    made.speak(5)
+    made.output(m.Guessed(STREAM, flush.ref, flush.end, "What is"))
+    made.speak(30, SILENCE)
+    made.output(m.Guessed(STREAM, flush.ref, made.last(m.Commit).end, "What is it?"))
+    assert made.all(m.Speculate) == []
+
+
+def test_speech_that_goes_on_crops_what_was_begun() -> None:
+    made = ahead()
+    flush = paused(made)
+    made.output(m.Guessed(STREAM, flush.ref, flush.end, "What"))
+    made.speak(5)
+    assert made.last(m.Crop).ref == made.last(m.Speculate).ref
+
+
+def test_a_question_taken_back_before_it_is_asked_crops_what_was_begun_for_it() -> None:
+    made = ahead()
+    flush = paused(made)
+    made.output(m.Guessed(STREAM, flush.ref, flush.end, "What is it?"))
+    made.speak(20, SILENCE)
+    made.speak(10)
+    assert made.last(events.ResponseDone).response.status == "cancelled"
+    assert made.last(m.Crop).ref == made.last(m.Speculate).ref
+    assert made.all(m.Cancel) == []
+
+
+def test_a_transcriber_that_fails_crops_what_was_begun() -> None:
+    made = ahead()
+    flush = paused(made)
+    made.output(m.Guessed(STREAM, flush.ref, flush.end, "What is it?"))
+    made.speak(20, SILENCE)
+    made.output(m.Failed(STREAM, flush.ref, "engine_error", "It failed."))
+    assert made.last(events.ResponseDone).response.status == "failed"
+    assert made.last(m.Crop).ref == made.last(m.Speculate).ref

@@ -18,6 +18,7 @@ from tests.support.fakes import short_folder
 from voxd.commands import control
 from voxd.commands.control import Busy, NotRunning
 from voxd.system.sockets import AlreadyRunning, CannotStart, Listener, discard, listeners
+from voxd.web.door import NOT_NOW
 from voxtui.commands import local
 from voxtui.commands.local import answers
 from voxtui.errors import Unreachable
@@ -144,6 +145,23 @@ def test_a_busy_daemon_is_not_one_that_does_not_run(busy: Path) -> None:
         control.status(busy, 0.2)
     with pytest.raises(Busy):
         control.client_secret(busy, 60, 0.2)
+
+
+def test_one_that_turns_connections_away_is_busy_too(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def turn_away() -> None:
+            with listener.accept()[0] as sock:
+                sock.recv(1 << 16)
+                sock.sendall(NOT_NOW)
+
+        door = threading.Thread(target=turn_away)
+        door.start()
+        with pytest.raises(Busy, match="turned this away"):
+            control.status(path, PATIENCE_S)
+        door.join()
 
 
 def test_a_second_daemon_does_not_take_the_place_of_a_busy_one(busy: Path) -> None:

@@ -51,11 +51,12 @@ def test_a_transcription_is_measured_from_the_arrival_of_its_samples() -> None:
 
     assert report.metrics.as_dict() == {
         "endpoint_ms": 520.0,
+        "first_words_ms": 600.0,
         "first_text_ms": 600.0,
         "final_ms": 600.0,
         "rtf": 0.2,
     }
-    assert line(report) == "first text 600 ms · final 600 ms · audio 2.1 s · rtf 0.20"
+    assert line(report) == "first words 600 ms · first text 600 ms · final 600 ms · audio 2.1 s · rtf 0.20"
 
 
 def test_an_answer_is_told_as_the_roadmap_wants_it() -> None:

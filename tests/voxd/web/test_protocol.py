@@ -19,6 +19,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from benchmarks.ws_echo import application
 from tests.support import peers
 from tests.support.peers import tcp, upgraded
+from tests.support.still import Steps
 from voxd.gateway.budget import Kept
 from voxd.web import door, server
 from voxd.web.server import HttpProtocol, Server, WebSocketProtocol
@@ -169,11 +170,40 @@ async def test_unfinished_messages_of_all_are_bounded_and_small_ones_still_come(
     assert held.now == 0, "nothing is held for who is gone"
 
 
-async def test_text_that_is_not_utf_8_is_refused_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xfe",
+        b"x" * 3 * server.PIECE + b"\xff",
+        b"x" * (2 * server.PIECE - 1) + b"\xc3",
+        b"\xff" * 3 * server.PIECE,
+    ],
+    ids=["short", "at the end of a long one", "half a character at the end", "all of a long one"],
+)
+async def test_text_that_is_not_utf_8_is_refused_without_a_traceback(
+    data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     async with serving() as (_, address), upgraded(address) as peer:
-        await peer.send(peers.frame(peers.TEXT, b"\xff\xfe"))
+        await peer.send(peers.frame(peers.TEXT, data))
         assert await peer.close_code() == 1007
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("text", ["a\u00e9", "\u20acb", "\U0001f600", "plain"])
+async def test_long_text_is_decoded_in_pieces_and_is_what_it_was(text: str) -> None:
+    """Characters lie across the pieces."""
+    long = "x" + text * (3 * server.PIECE // len(text.encode()))
+    steps = Steps()
+    found = list[str]()
+
+    async def read() -> None:
+        found.append(await server.decoded(long.encode()))
+
+    steps.run(read().__await__())
+    assert found == [long]
+    assert steps.count >= 3
+    with pytest.raises(UnicodeDecodeError):
+        await server.decoded(long.encode()[:-1] + b"\xff")
 
 
 @pytest.mark.parametrize(

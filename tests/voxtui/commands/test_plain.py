@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+import pyte
 import pytest
 from hypothesis import given, strategies as st
 
@@ -65,6 +66,48 @@ def asked(key: str, *words: str) -> list[Event]:
 def answered(key: str, *words: str) -> list[Event]:
     given = [OutputTextDelta("", key, "i", 0, 0, word) for word in words]
     return [ResponseCreated("", response("in_progress", key)), *given, ResponseDone("", response("completed", key))]
+
+
+def painted(*events: Event, answers: bool = False, columns: int = 30) -> list[str]:
+    """The rows of a terminal after these events, without the empty ones below."""
+    screen = pyte.Screen(columns, 8)
+    stream = pyte.Stream(screen)
+
+    def write(text: str) -> None:
+        stream.feed(text.replace("\n", "\r\n"))
+
+    printer = Printer(write, lambda line: write(f"# {line}\n"), terminal=True, width=columns)
+    for event in (*(HELLO if answers else []), *events):
+        printer.receive(event)
+    return "\n".join(row.rstrip() for row in screen.display).rstrip().split("\n")
+
+
+def guessed(key: str, text: str) -> Provisional:
+    return Provisional("", key, text)
+
+
+def test_provisional_words_are_painted_over_by_what_becomes_of_them() -> None:
+    begun, *rest = utterance("a", 0, 9, "He was", " not")
+    assert painted(begun, guessed("a", "hi")) == ["hi"]
+    assert painted(begun, guessed("a", "hi"), guessed("a", "He")) == ["He"]
+    assert painted(begun, guessed("a", "hi"), guessed("a", "")) == [""]
+    assert painted(begun, guessed("a", "hi"), rest[0], guessed("a", " nut")) == ["He was nut"]
+    assert painted(begun, guessed("a", "hi"), rest[0], guessed("a", " nut"), *rest[1:]) == ["He was not"]
+    assert painted(begun, guessed("a", "hi"), *rest, *utterance("b", 9, 12, "Yes.")) == ["He was not", "Yes."]
+
+
+def test_a_provisional_word_never_leaves_its_row_or_its_speakers_line() -> None:
+    begun, *rest = utterance("a", 0, 9, "one two", " three")
+    assert painted(begun, rest[0], guessed("a", " thirty three forty"), *rest[1:], columns=16) == ["one two three"]
+    assert painted(begun, rest[0], guessed("a", " こんにちは"), *rest[1:], columns=12) == ["one two thre", "e"]
+    assert painted(begun, guessed("a", "tw"), answers=True)[-1] == "you: tw"
+    assert painted(begun, guessed("a", "tw"), *rest, answers=True)[-1] == "you: one two three"
+
+
+def test_a_pipe_gets_what_is_confirmed_alone() -> None:
+    begun, *rest = utterance("a", 0, 9, "He was", " not")
+    out = printed(begun, guessed("a", "hi"), rest[0], guessed("a", " nut"), *rest[1:]).out
+    assert out == "He was not\n"
 
 
 # ── one speaker ─────────────────────────────────────────────────────────────────────────────────────────────────────

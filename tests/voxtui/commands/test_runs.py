@@ -22,9 +22,11 @@ from shared.events import (
     ErrorBody,
     FailureBody,
     ItemCreate,
+    OutputTextDelta,
     Provisional,
     Response,
     ResponseCreate,
+    ResponseCreated,
     ResponseDone,
     ServerEvent,
     TranscriptionFailed,
@@ -189,6 +191,25 @@ def test_demo_lines_on_a_terminal() -> None:
     a = utterance("a", 0, 9, "one", " two")
     out, _ = lines(10, *a[:2], Provisional("", "a", " twofold"), *a[2:])
     assert out == "one\x1b[2m twofo\x1b[0m\x1b[6D\x1b[K two\n"
+
+
+def test_demo_lines_of_answers() -> None:
+    """One line at a time: an answer waits for the words that it answers, and what is said next for its end."""
+    a, b = utterance("a", 0, 9, "one ", "two"), utterance("b", 20, 29, "three")
+    out, found = lines(
+        0,
+        *a[:2],
+        ResponseCreated("", Response("r", "in_progress", (), None, "inf")),
+        OutputTextDelta("", "r", "i", 0, 0, "Yes"),
+        *a[2:],
+        *b[:2],
+        OutputTextDelta("", "r", "i", 0, 0, ",\nyes."),
+        ResponseDone("", Response("r", "completed", (), None, "inf")),
+        *b[2:],
+        ResponseCreated("", Response("s", "in_progress", (), None, "inf")),
+        ResponseDone("", Response("s", "cancelled", (), None, "inf", {"type": "cancelled", "reason": "turn_detected"})),
+    )
+    assert (out, found.words) == ("one two\n» Yes, yes.\nthree\n» [interrupted]\n", 3)
 
 
 def test_the_clip_of_the_demo() -> None:

@@ -78,10 +78,16 @@ def test_a_turn_of_a_known_clip() -> None:
     meter = Meter(clock_of(3000), truth_of((400, 1400)))
     meter.receive(transcription(), 0)
     early, first, second = heard(meter, list(ONE), TIMES)
-    assert early.metrics.as_dict() == {"first_text_ms": 500.0}
+    assert early.metrics.as_dict() == {"first_words_ms": 500.0, "first_text_ms": 500.0}
     assert (early.complete, first.complete, second.complete) == (False, False, True)
     assert first.metrics.rtf is None
-    assert second.metrics.as_dict() == {"endpoint_ms": 550.0, "first_text_ms": 500.0, "final_ms": 700.0, "rtf": 0.25}
+    assert second.metrics.as_dict() == {
+        "endpoint_ms": 550.0,
+        "first_words_ms": 500.0,
+        "first_text_ms": 500.0,
+        "final_ms": 700.0,
+        "rtf": 0.25,
+    }
     assert [turn.as_dict() for turn in meter.finished()] == [second.metrics.as_dict()]
     assert meter.span("a") == (to_samples(400), to_samples(1400))
 
@@ -92,7 +98,13 @@ def test_a_turn_at_a_microphone() -> None:
     meter.receive(transcription(), 0)
     metrics = heard(meter, list(ONE), TIMES)[-1].metrics
     assert meter.span("a") == (to_samples(400), to_samples(1400))
-    assert metrics.as_dict() == {"endpoint_ms": 550.0, "first_text_ms": 500.0, "final_ms": 700.0, "rtf": 0.25}
+    assert metrics.as_dict() == {
+        "endpoint_ms": 550.0,
+        "first_words_ms": 500.0,
+        "first_text_ms": 500.0,
+        "final_ms": 700.0,
+        "rtf": 0.25,
+    }
 
 
 def test_a_server_without_metrics() -> None:
@@ -162,8 +174,19 @@ def test_what_voxd_says_lies_beside_what_was_here() -> None:
     report = meter.report("a")
     assert report is not None
     assert report.voxd.as_dict() == {"endpoint_ms": 604.0, "final_ms": 755.0, "rtf": 0.25}
-    assert report.here.as_dict() == {"endpoint_ms": 606.0, "first_text_ms": 452.0, "final_ms": 756.0}
-    assert found.metrics.as_dict() == {"endpoint_ms": 550.0, "first_text_ms": 500.0, "final_ms": 700.0, "rtf": 0.25}
+    assert report.here.as_dict() == {
+        "endpoint_ms": 606.0,
+        "first_words_ms": 452.0,
+        "first_text_ms": 452.0,
+        "final_ms": 756.0,
+    }
+    assert found.metrics.as_dict() == {
+        "endpoint_ms": 550.0,
+        "first_words_ms": 500.0,
+        "first_text_ms": 500.0,
+        "final_ms": 700.0,
+        "rtf": 0.25,
+    }
 
 
 def test_an_answer_is_counted_from_the_speech_that_voxd_names() -> None:

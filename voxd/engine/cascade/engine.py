@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from voxd.engine.cascade.options import WHERE, CascadeOptions
 from voxd.engine.contract import Capabilities, Engine, EngineCommand
-from voxd.messages import Cancel, Close, Failed, Output, Respond, Said, Settled, Turn
+from voxd.engine.dialogue import messages
+from voxd.messages import Cancel, Close, Failed, Output, Respond, Said, Settled
 
 if TYPE_CHECKING:
     from voxd.engine.cascade.chat import Chat, Delta, Done, Lost
@@ -131,19 +132,3 @@ class Cascade(Engine):
             cached_tokens=result.cached_tokens,
             output_tokens=result.output_tokens or answer.deltas,
         )
-
-
-def messages(context: Iterable[Turn]) -> list[dict[str, str]]:
-    """A conversation as a chat server takes it.
-
-    Turns without text are left out.  Neighbours of one role become one message: when a barge-in came before the first
-    word of an answer, two turns of the person follow each other, which many chat templates refuse."""
-    found: list[dict[str, str]] = []
-    for turn in context:
-        if not turn.words.strip():
-            continue
-        if found and found[-1]["role"] == turn.role:
-            found[-1]["content"] += f"\n{turn.words}"
-        else:
-            found.append({"role": turn.role, "content": turn.words})
-    return found

@@ -16,11 +16,12 @@ class Turn {
     Object.assign(this, { key, start: 0, words: false, reported: {}, deltas: 0, lags: [] });
     Object.assign(this, { firstVoiced: null, lastVoiced: null }); // positions, ms of sound
     Object.assign(this, { firstVoicedAt: null, lastVoicedAt: null, decidedAt: null, committedAt: null });
-    Object.assign(this, { firstTextAt: null, finalAt: null, firstDeltaAt: null, lastDeltaAt: null });
+    Object.assign(this, { firstWordsAt: null, firstTextAt: null, finalAt: null, firstDeltaAt: null, lastDeltaAt: null });
   }
 
   text(at, reachedAt, delay) {
-    if (this.firstTextAt === null) this.firstTextAt = at;
+    this.firstWordsAt ??= at;
+    this.firstTextAt ??= at;
     if (reachedAt !== null && this.committedAt === null) this.lags.push(Math.max(0, at - reachedAt - delay));
   }
 
@@ -35,11 +36,13 @@ class Turn {
     const found = {
       ttft_user_ms: between(this.lastVoicedAt, this.firstDeltaAt),
       endpoint_ms: between(this.lastVoicedAt, this.decidedAt),
+      first_words_ms: between(this.firstVoicedAt, this.firstWordsAt),
       first_text_ms: between(this.firstVoicedAt, this.firstTextAt),
       lag_over_delay_ms: this.lags.length ? percentile(this.lags, 50) : null,
       final_ms: between(this.lastVoicedAt, this.finalAt),
       total_ms: between(this.committedAt, this.lastDeltaAt),
     };
+    found.stood = this.reported.stood ?? null;
     for (const { name } of VOXD_ONLY) found[name] = this.reported[name] ?? null;
     return Object.fromEntries(Object.entries(found).filter(([, value]) => value !== null));
   }
@@ -77,6 +80,8 @@ export class Meter {
       case "conversation.item.added":
         if (event.item.role === "user" && event.item.content.some((part) => part.type === "input_text")) this.floor = null;
         return null;
+      case "voxd.provisional":
+        return event.text.trim() ? this.guessed(event, at) : null;
       case "conversation.item.input_audio_transcription.delta":
         return event.delta.trim() ? this.written(event, at) : null;
       case "conversation.item.input_audio_transcription.completed": {
@@ -129,6 +134,14 @@ export class Meter {
     return null;
   }
 
+  /** The first words that can be seen may be provisional. */
+  guessed(event, at) {
+    const turn = this.turn(event.item_id);
+    const fresh = turn.firstWordsAt === null;
+    turn.firstWordsAt ??= at;
+    return fresh ? this.first(turn) : null;
+  }
+
   written(event, at) {
     const turn = this.turn(event.item_id);
     const fresh = turn.firstTextAt === null;
@@ -168,7 +181,7 @@ export class Meter {
   /** Takes voxd's own figures of a turn, and the times that a TrackClock learns from them. */
   reported(event) {
     const turn = this.turn(event.scope === "response" ? event.response_id : event.item_id);
-    turn.reported = { ...event.derived_ms, rtf: event.rtf };
+    turn.reported = { ...event.derived_ms, rtf: event.rtf, stood: event.stood };
     turn.firstVoicedAt ??= turn.firstVoiced === null ? null : this.clock.timeOf(turn.firstVoiced);
     turn.lastVoicedAt ??= turn.lastVoiced === null ? null : this.clock.timeOf(turn.lastVoiced);
     return turn.words ? { key: turn.key, metrics: turn.metrics(), complete: true } : null;

@@ -11,7 +11,7 @@ from shared.latency import LABELS, Summary, TurnMetrics, summarise
 from voxtui.session.transcript import State
 
 CONVERSING = ("ttft_engine_ms", "ttft_user_ms")  # what the graphs show, the most important first
-TRANSCRIBING = ("final_ms", "first_text_ms", "lag_over_delay_ms")
+TRANSCRIBING = ("final_ms", "first_words_ms", "lag_over_delay_ms")
 
 
 def number(name: str, value: float) -> str:

@@ -10,9 +10,10 @@ import pytest
 from tests.support.cascading import QUESTION, Talk, talks
 from tests.support.chat_server import STREAM, Asked, ChatServer, delta, endless, event, mute, raw, refuses, says
 from voxd.engine.cascade import chat
-from voxd.engine.cascade.engine import Cascade, messages
+from voxd.engine.cascade.engine import Cascade
 from voxd.engine.conformance import Conformance
 from voxd.engine.contract import Engine, EngineCommand
+from voxd.engine.dialogue import messages
 from voxd.messages import Cancel, Close, Said, Settled, Turn
 
 
