@@ -25,7 +25,7 @@ from voxd.messages import Feed, Heard
 from voxd.session.turns import FRAME, Mark, Rules, Turns
 
 WINDOW = 2 * RATE
-AHEAD = 180 * RATE  # samples fed past the start of the oldest utterance without its final text: engines keep minutes
+AHEAD_S = 180  # of audio fed past the start of the oldest utterance without its final text: engines keep minutes
 LOOK_BACK = 3 * RATE  # the longest prefix padding (2 s) and an onset
 PIECE = RATE  # samples in one Feed at most
 CAPACITY_S = 300  # of audio that waits for a commit, or for the engine
@@ -161,7 +161,7 @@ class InputBuffer:
         known = self.heard if until is None else min(until, self.heard)
         limit = min(self.received, self.heard + WINDOW, self.received if until is None else until)
         if owed_from is not None:
-            limit = min(limit, owed_from + AHEAD)
+            limit = min(limit, owed_from + AHEAD_S * RATE)
         while self.fed < limit:
             start, pcm = self._ring.read(self.fed, min(limit, self.fed + PIECE))
             self.fed = start + len(pcm) // 2

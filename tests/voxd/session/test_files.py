@@ -8,9 +8,10 @@ from shared.session_config import Extensions, TranscriptionSession
 from tests.support.talk import counting_ids
 from voxd import messages as m
 from voxd.session.core import Session
-from voxd.session.listening import AHEAD, WINDOW
+from voxd.session.listening import AHEAD_S, WINDOW
 from voxd.session.terms import FILE_THRESHOLD, Profile
 
+AHEAD = AHEAD_S * RATE
 FORMAT = {"audio": {"input": {"format": {"type": "audio/pcm", "rate": RATE}}}}
 
 
