@@ -125,22 +125,14 @@ def test_an_answer_begun_ahead_is_published_at_once_and_says_what_it_saved(talke
     assert talker.ended(310).saved_us > 0
 
 
-def test_a_conversation_that_is_too_long_is_shortened_and_told_and_a_turn_that_is_too_long_is_refused() -> None:
-    talker = Talker()
-    context: tuple[Turn, ...] = (Turn("user", "Tell me of bees."),)
-    for ref in range(1, 13):
-        talker.tell(Respond(1, ref, context, 8))
-        context = replied(context, talker.ended(ref).text, "one two three four five six seven eight nine ten " * 4)
-    told = [o for o in talker.out if isinstance(o, Warned)]
-    assert told
-    assert "max_context" in told[0].message
-    assert len(told) <= 4, "it is not shortened at each turn"
-    talker.tell(Respond(1, 90, (Turn("user", "word " * 3000),), 8))
-    refused = talker.ending(90)
+def test_a_turn_that_is_too_long_is_refused_and_the_conversation_goes_on(talker: Talker) -> None:
+    talker.tell(Respond(1, 320, (Turn("user", "word " * 3000),), 8))
+    refused = talker.ending(320)
     assert isinstance(refused, Failed)
     assert refused.code == "context_length_exceeded"
-    assert talker.ended(1).text, "and the engine goes on"
-    talker.engine.stop()
+    assert "max_context" in refused.message
+    talker.tell(Respond(1, 321, QUESTION, 4))
+    assert talker.ended(321).text
 
 
 # ── a scripted model ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -165,6 +157,23 @@ def all_of(engine: Llama, woken: threading.Event, *commands: object) -> list[Out
         if not out:
             assert woken.wait(60)
     return out
+
+
+def test_a_conversation_that_is_too_long_is_shortened_by_half_and_told() -> None:
+    model = Model()
+    engine, woken = scripted(model)
+    context: tuple[Turn, ...] = (Turn("user", "Tell me of bees."),)
+    told = []
+    for ref in range(1, 31):
+        out = all_of(engine, woken, Respond(1, ref, context, 8))
+        told += [o for o in out if isinstance(o, Warned)]
+        context = replied(context, "w0 w1 w2 w3", f"{ref} one two three four five six seven eight nine ten " * 2)
+    assert 1 < len(told) < 8, "not at each turn"
+    assert "max_context" in told[0].message
+    sizes = [len(msgspec.json.encode(body["messages"])) for body in model.bodies]
+    assert max(sizes) < 3 * 512
+    assert sizes[-1] > 100
+    engine.stop()
 
 
 def test_tokens_that_were_estimated_too_low_are_counted_by_the_model_and_the_rest_is_asked_again() -> None:
