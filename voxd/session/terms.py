@@ -108,6 +108,10 @@ class Terms:
             return asked, []
         known = ", ".join(self.profile.languages[:20]) + (" and more" if len(self.profile.languages) > 20 else "")
         message = f"'{self.profile.transcribe}' does not know the language '{code}'; it knows {known}."
+        if self.profile.transcribe == "whisper":
+            message += (
+                " A multilingual model (engine_options.whisper.model: base) or another engine (`voxd engines`) may."
+            )
         bare = msgspec.structs.replace(sound.transcription, language=UNSET)  # type: ignore[type-var]  # it has a language
         audio: Any = msgspec.structs.replace(asked.audio, input=msgspec.structs.replace(sound, transcription=bare))
         warned = Warned("language_unknown", message, f"{_TRANSCRIPTION}.language")

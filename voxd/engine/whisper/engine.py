@@ -40,6 +40,7 @@ from voxd.messages import (
     Rollback,
     Said,
     Settled,
+    Warned,
 )
 
 SOFT = 10 * RATE  # a segment longer than this is cut at the next pause
@@ -50,7 +51,10 @@ LEAD = to_samples(500)  # silence kept around voice when an utterance begins or 
 FIRST = to_samples(100)  # voice that a first decode needs to find a word
 EARLY = to_samples(120)  # new audio between partials as long as nothing is published
 EARLY_PARTIALS = 8
-SHARE = 0.3  # of the workers' time is for partials: they become rarer as they take longer or more people speak
+SHARE, MOST_SHARE = 0.3, 0.6  # of the workers' time is for the partials of one who speaks, and of all together
+SLOW_PARTIALS = to_samples(1200)  # partials rarer than this, or finals that take this long, and the user is told
+SLOW_FINAL_US = 800_000
+DOUBT, DOUBTFUL = -0.9, 2  # so many utterances in a row, less sure than this: it is not the language of the model
 JUST_PAUSED = to_samples(300)  # in a pause younger than this no partial begins: a flush is about to come
 
 
@@ -94,6 +98,25 @@ class _Stream:
     utterances: dict[int, _Utterance] = field(default_factory=dict)  # in order of onset
     known: int = 0  # `Feed.known`: audio after it may be the next utterance's
     over: int = 0  # audio before it belongs to finished utterances
+    doubtful: int = 0  # utterances in a row of which the model was hardly sure
+    told: set[str] = field(default_factory=set)  # codes of Warned
+
+
+def too_slow(interval_s: float, final_s: float, model: str) -> str:
+    """The line for the user of a machine that is too slow: by how much, and what helps."""
+    return (
+        f"This machine is too slow for live text: words come every {interval_s:.1f} s, "
+        f"a final text takes {final_s:.1f} s (0.4 and 0.3 s are usual). Fewer other programs and speakers, more cores, "
+        f"a model no larger than tiny.en (this is {model}) or an engine on a GPU help."
+    )
+
+
+def other_language(model: str, language: str) -> str:
+    """The line for somebody whose language the model does not know."""
+    return (
+        f"This does not sound like {language}, the only language of {model}, so its words are guesses. A multilingual "
+        f"model (engine_options.whisper.model: base) or another engine (`voxd engines`) knows more."
+    )
 
 
 MakePool = Callable[[int, Callable[[_Job], Hypothesis], Callable[[], None]], Pool[_Job, Hypothesis]]
@@ -128,7 +151,7 @@ class Whisper(Engine):
         self._pool: Pool[_Job, Hypothesis] | None = None
         self._streams: dict[int, _Stream] = {}
         self._outputs: list[Output] = []
-        self._partial_us = 100_000  # how long a partial takes here: a running estimate
+        self._partial_us, self._final_us = 100_000, 200_000  # how long they take here: running estimates
 
     def load(self, progress: Callable[[str], None]) -> tuple[str, ...]:
         options = self._options
@@ -287,11 +310,11 @@ class Whisper(Engine):
 
     def _interval(self, early: bool) -> int:
         """New audio between two partials, so that all partials together take their share of the workers."""
-        speaking = sum(bool(stream.utterances) for stream in self._streams.values())
-        busy_us = self._partial_us * max(1, speaking) / (SHARE * self._options.workers)
+        speaking = max(1, sum(bool(stream.utterances) for stream in self._streams.values()))
+        least, share = to_samples(self._options.partial_interval_ms), min(MOST_SHARE, SHARE * speaking)
         if early:
-            return max(EARLY, int(self._partial_us * (speaking - 1) / self._options.workers * RATE / 1_000_000))
-        return max(to_samples(self._options.partial_interval_ms), int(busy_us * RATE / 1_000_000))
+            least, share, speaking = EARLY, 1.0, speaking - 1
+        return max(least, int(self._partial_us * speaking / (share * self._options.workers) * RATE / 1_000_000))
 
     def _request(self, number: int, stream: _Stream, utterance: _Utterance, end: int, kind: Kind) -> Decode[_Job]:
         last = stream.voice.last_voiced(utterance.start, end)
@@ -319,6 +342,8 @@ class Whisper(Engine):
         request = result.request
         if request.kind is Kind.PARTIAL:
             self._partial_us += (result.wall_us - self._partial_us) // 4
+        else:
+            self._final_us += (result.wall_us - self._final_us) // 4
         stream = self._streams.get(request.stream)
         utterance = stream.utterances.get(request.ref) if stream is not None else None
         if stream is None or utterance is None:
@@ -373,7 +398,22 @@ class Whisper(Engine):
         if new:
             self._outputs.append(Said(number, utterance.ref, new, "", utterance.end or 0))
         text = utterance.text.text
+        self._warn(number, stream, utterance, hypothesis)
         self._outputs.append(Settled(number, utterance.ref, "completed", text, compute_us=utterance.compute_us))
+
+    def _warn(self, number: int, stream: _Stream, utterance: _Utterance, hypothesis: Hypothesis) -> None:
+        """Tells once of a stream what its user can do something about: a slow machine, another language."""
+        if hypothesis.tokens and (utterance.end or 0) - utterance.start >= RATE:
+            stream.doubtful = stream.doubtful + 1 if hypothesis.score < DOUBT else 0
+        interval = self._interval(early=False)
+        found: dict[str, str] = {}
+        if interval > SLOW_PARTIALS or self._final_us > SLOW_FINAL_US:
+            found["machine_too_slow"] = too_slow(interval / RATE, self._final_us / 1e6, self._loaded.name)
+        if stream.doubtful >= DOUBTFUL and len(self._loaded.languages) == 1:
+            found["language_doubtful"] = other_language(self._loaded.name, self._loaded.languages[0])
+        for code in found.keys() - stream.told:
+            stream.told.add(code)
+            self._outputs.append(Warned(number, code, found[code]))
 
     @property
     def _workers(self) -> Pool[_Job, Hypothesis]:
