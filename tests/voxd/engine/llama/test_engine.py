@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.support.llama import SMALL, LlamaModel, Talker, own_answer
+from tests.support.llama import SMALL, ScriptedModel, Talker, own_answer
 from voxd.engine.conformance import Conformance
 from voxd.engine.contract import Engine
 from voxd.engine.llama.engine import Llama
@@ -138,7 +138,7 @@ def test_a_turn_that_is_too_long_is_refused_and_the_conversation_goes_on(talker:
 # ── a scripted model ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def scripted(model: LlamaModel, **options: object) -> tuple[Llama, threading.Event]:
+def scripted(model: ScriptedModel, **options: object) -> tuple[Llama, threading.Event]:
     woken = threading.Event()
     engine = Llama({**SMALL, **options}, woken.set, lambda options, progress: (model, 512, ()))
     engine.load(lambda _: None)
@@ -160,14 +160,15 @@ def all_of(engine: Llama, woken: threading.Event, *commands: object) -> list[Out
 
 
 def test_a_conversation_that_is_too_long_is_shortened_by_half_and_told() -> None:
-    model = Model()
+    model = ScriptedModel()
     engine, woken = scripted(model)
     context: tuple[Turn, ...] = (Turn("user", "Tell me of bees."),)
     told = []
     for ref in range(1, 31):
         out = all_of(engine, woken, Respond(1, ref, context, 8))
         told += [o for o in out if isinstance(o, Warned)]
-        context = replied(context, "w0 w1 w2 w3", f"{ref} one two three four five six seven eight nine ten " * 2)
+        question = Turn("user", ref=1000 + ref, transcript="one two three four five six seven eight nine ten " * 2)
+        context = (*context, Turn("assistant", "w0 w1 w2 w3", ref=ref), question)
     assert 1 < len(told) < 8, "not at each turn"
     assert "max_context" in told[0].message
     sizes = [len(msgspec.json.encode(body["messages"])) for body in model.bodies]
@@ -182,11 +183,12 @@ def test_tokens_that_were_estimated_too_low_are_counted_by_the_model_and_the_res
         error = {"type": "exceed_context_size_error", "message": "too long", "n_prompt_tokens": size}
         return msgspec.convert({"error": error}, AnswerPiece) if size > 512 else None
 
-    model = LlamaModel(refuse=refuse)
+    model = ScriptedModel(refuse=refuse)
     engine, woken = scripted(model)
     context = tuple(Turn("user" if n % 2 == 0 else "assistant", "ab " * 20, ref=n) for n in range(11))
     out = all_of(engine, woken, Respond(1, 1, context, 8))
-    assert [type(o).__name__ for o in out] == ["Warned", "Said", "Settled"]
+    assert isinstance(out[0], Warned)
+    assert isinstance(out[-1], Settled)
     assert len(model.bodies) == 2
     engine.stop()
 
@@ -199,7 +201,7 @@ def test_what_goes_wrong_in_the_library_fails_that_turn_only(caplog: pytest.LogC
             raise RuntimeError("a bug")
         return None
 
-    engine, woken = scripted(LlamaModel(refuse=refuse))
+    engine, woken = scripted(ScriptedModel(refuse=refuse))
     assert isinstance(all_of(engine, woken, Respond(1, 1, QUESTION))[-1], Failed)
     assert all_of(engine, woken, Respond(1, 2, QUESTION))[-1].text == "w0 w1 w2 w3"  # type: ignore[union-attr]
     engine.stop()
