@@ -66,6 +66,7 @@ class Wishes:
     replies: bool = True
     hands_free: bool = True
     transport: Transport = "ws"  # language of the sound
+    max_tokens: int | None = None  # of an answer; None: as many as the server gives
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,6 +446,8 @@ def configuration(session: AnySession, wishes: Wishes) -> dict[str, Any]:
     body: dict[str, Any] = {"type": "realtime" if answers else "transcription", "audio": {"input": sound}}
     if answers and wishes.instructions:
         body["instructions"] = wishes.instructions
+    if answers and wishes.max_tokens:
+        body["max_output_tokens"] = wishes.max_tokens
     if wishes.delay_ms is not None:
         body["voxd"] = {"delay_ms": wishes.delay_ms}
     return body
