@@ -118,7 +118,8 @@ def connect(
         raise click.UsageError("--push-to-talk needs the screen: plain text has no keys.")
     settings = _settings(given)
     address, token = _address(target or settings.target, token_file, no_proxy)
-    private = target is None and settings.target is None and _may_start(address)
+    readable = file is None or str(file) == "-" or file.exists()  # else that is told, and nothing is started for it
+    private = target is None and settings.target is None and readable and _may_start(address)
     from voxtui.commands.local import at
     from voxtui.link.client import Wishes
     from voxtui.screen.command import chosen_source, show

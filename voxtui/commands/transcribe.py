@@ -162,7 +162,8 @@ class Hearing:
 
     def _progress(self) -> tuple[int, int]:
         """Samples that are text, and all of them; 0: nobody knows."""
-        return self._client.settled, self._source.samples or self._source.expected
+        done = max((turn.end_ms for turn in self._turns.values()), default=0)
+        return to_samples(done), self._source.samples or self._source.expected
 
     def report(self, destination: Path | None) -> bool:
         """Says what was odd and what went wrong, and how long it took; True if nothing went wrong."""

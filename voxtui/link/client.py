@@ -182,11 +182,6 @@ class RealtimeClient:
         return self._replay.captured
 
     @property
-    def settled(self) -> int:
-        """Samples that are text, or never will be."""
-        return self._replay.settled
-
-    @property
     def health(self) -> Health:
         """How the link in use does.  Lateness is not seen in a local buffer, since ssh takes all it is given."""
         latency = self._link.latency if self._link is not None else 0.0

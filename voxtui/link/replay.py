@@ -71,11 +71,6 @@ class Replay:
         return self._received
 
     @property
-    def settled(self) -> int:
-        """What lies below is text, or never will be."""
-        return self._settled
-
-    @property
     def lag(self) -> int:
         """How many captured samples the server has not acknowledged."""
         return self._ring.end - self._received
