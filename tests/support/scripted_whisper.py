@@ -26,6 +26,7 @@ class Script:
         self.languages = languages or ("en",)
         self.tasks: list[Task] = []
         self.fail = False
+        self.score = -0.2
 
     def decode(self, task: Task) -> Hypothesis:
         self.tasks.append(task)
@@ -33,7 +34,7 @@ class Script:
             raise RuntimeError("secret internals")
         numbers = np.rint(task.samples[WORD // 2 :: WORD] * 32768).astype(int)
         words = tuple(f" w{number}" for number in numbers if number)
-        return Hypothesis(words, (0.9,) * len(words), self.languages[-1], len(words))
+        return Hypothesis(words, (0.9,) * len(words), self.languages[-1], len(words), score=self.score)
 
 
 class SyncPool:

@@ -253,6 +253,9 @@ class Connection:
         self._meter.receive_output(output)
         self._session.receive_output(output)
         self._drain()
+        if isinstance(output, m.Warned):
+            self.log.warned(output.code, output.message)
+            self._observer.warned(output.code)
         if isinstance(output, m.Refused) and not output.kept:
             self.end(1013, output.reason)
         if self._on_output:

@@ -33,6 +33,10 @@ EAGERNESS = {"high": 400, "auto": 700, "medium": 700, "low": 1200}
 # What a turn detection may ask for, and what it gets: below the first threshold the noise of a room is speech, above
 # the last one nothing is.
 RANGES = {"threshold": (0.05, 0.95), "prefix_padding_ms": (0, 2000), "silence_duration_ms": (160, 10_000)}
+# A file is not interrupted and nobody waits for the end of a turn, so soft voices and last syllables are worth more
+# than haste (measured in docs/SPEED.md).
+FILE_THRESHOLD = 0.3
+FILE_HANGOVER = to_samples(300)
 _TRANSCRIPTION = "session.audio.input.transcription"
 
 
@@ -108,6 +112,10 @@ class Terms:
             return asked, []
         known = ", ".join(self.profile.languages[:20]) + (" and more" if len(self.profile.languages) > 20 else "")
         message = f"'{self.profile.transcribe}' does not know the language '{code}'; it knows {known}."
+        if self.profile.transcribe == "whisper":
+            message += (
+                " A multilingual model (engine_options.whisper.model: base) or another engine (`voxd engines`) may."
+            )
         bare = msgspec.structs.replace(sound.transcription, language=UNSET)  # type: ignore[type-var]  # it has a language
         audio: Any = msgspec.structs.replace(asked.audio, input=msgspec.structs.replace(sound, transcription=bare))
         warned = Warned("language_unknown", message, f"{_TRANSCRIPTION}.language")
@@ -295,7 +303,10 @@ class Terms:
         silence = to_samples(vad.silence_duration_ms)
         tentative = min(base.tentative, silence)
         padding = to_samples(vad.prefix_padding_ms)
-        return Rules(vad.threshold, padding, silence, tentative, base.onset, base.hangover, base.limit)
+        threshold, hangover = vad.threshold, base.hangover
+        if self.config.voxd.hurry and threshold == base.threshold:  # nobody has chosen another
+            threshold, hangover = min(threshold, FILE_THRESHOLD), max(hangover, FILE_HANGOVER)
+        return Rules(threshold, padding, silence, tentative, base.onset, hangover, base.limit)
 
 
 def _key(warned: Warned) -> tuple[str, str]:

@@ -5,7 +5,7 @@ Under journald each line also has fields (`voxd.telemetry.journald`), for `voxd 
 
     EVENT  session.start session.end response.done transcription.done turn.failed turn.refused file.odd
            slo.breach request.refused request.ignored call.connected client.failed door.full
-           engine.lost engine.nostart engine.stall daemon.start daemon.ready daemon.reload daemon.drain
+           engine.lost engine.nostart engine.stall engine.warned daemon.start daemon.ready daemon.reload daemon.drain
            daemon.stop settings.changed
     SESSION_ID TURN TURN_ID ENGINE KIND PEER ERR_CODE FIELD SLO_BREACH DELTAS AUDIO_MS, and the latency words in
     capitals; for a changed setting SETTING EFFECT
@@ -155,6 +155,10 @@ class SessionLog:
         """Logs a turn that ended without its text."""
         more = self._fields("turn.failed", turn_id=turn_id, err_code=code)
         log.warning("session %s · a turn failed · %s", self._id, code, extra=more)
+
+    def warned(self, code: str, message: str) -> None:
+        """Logs what the engine has warned the session of; such a text holds no words of anybody."""
+        log.warning("session %s · %s", self._id, message, extra=self._fields("engine.warned", err_code=code))
 
     def refused(self, code: str, param: str | None) -> None:
         """Logs a request of the client that was refused."""

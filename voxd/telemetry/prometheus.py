@@ -64,6 +64,9 @@ class Exposition:
         self._turns = Counter("voxd_turns", "Turns that ended, and how", ["scope", "ending"], registry=registry)
         self._breaches = Counter("voxd_breaches", "Responses over their target", ["metric"], registry=registry)
         self._speculations = Counter("voxd_speculations", "Answers begun before they were asked for", registry=registry)
+        self._slow = Counter(
+            "voxd_machine_too_slow", "Sessions told that this machine is too slow for live text", registry=registry
+        )
         self._tokens = Counter(
             "voxd_tokens", "Tokens of turns, read, read from a cache, and said", ["kind"], registry=registry
         )
@@ -93,6 +96,11 @@ class Exposition:
 
     def speculated(self) -> None:
         self._speculations.inc()
+
+    def warned(self, code: str) -> None:
+        """An engine has warned a session."""
+        if code == "machine_too_slow":
+            self._slow.inc()
 
     def written(self, event: events.ServerEvent, report: TurnReport | None) -> None:
         """An event was written to a client; `report` is there if a turn ended with it."""
@@ -143,6 +151,9 @@ class FileObserver:
 
     def speculated(self) -> None:
         """Nothing to count: files are transcribed, not answered."""
+
+    def warned(self, code: str) -> None:
+        """Nothing to count: a file has no live text."""
 
     def written(self, event: events.ServerEvent, report: TurnReport | None) -> None:
         self._exposition.count(event)

@@ -79,6 +79,9 @@ class Observer(Protocol):
     def speculated(self) -> None:
         """The engine has begun an answer before the client asked for it."""
 
+    def warned(self, code: str) -> None:
+        """The engine has warned the session, by this code."""
+
     def written(self, event: events.ServerEvent, report: TurnReport | None) -> None:
         """An event was written to a client; `report` is there if a turn ended with it."""
 

@@ -17,7 +17,8 @@ from voxd.gateway.connection import Connection
 from voxd.gateway.dialect import Dialect
 from voxd.gateway.outgoing import Closed
 from voxd.session.terms import Profile
-from voxd.telemetry.turn_meter import TurnReport
+from voxd.telemetry.prometheus import Exposition, Live
+from voxd.telemetry.turn_meter import Targets, TurnReport
 
 SECOND = bytes(48_000)  # at the API's own 24 kHz
 
@@ -44,6 +45,9 @@ class Host:
 
 
 class Nobody:
+    def warned(self, code: str) -> None:
+        pass
+
     def received(self, samples: int) -> None:
         pass
 
@@ -125,6 +129,27 @@ async def test_an_acknowledgement_says_when_the_newest_sound_came() -> None:
     assert len(acks) > 2, "one for each half second, and one for what was heard"
     assert next(times) > came_us + 1, "time has passed between the two"
     assert [b'"received_us":%d' % came_us in data for data in told[-2:]] == [True, True]
+
+
+async def test_a_warning_of_the_engine_reaches_the_client_the_journal_and_the_metrics(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    exposition = Exposition(Targets(), lambda: Live("ready"))
+    aware = TranscriptionSession(id="x", voxd=Extensions(provisional=True))
+    slow = connection(Host(), make_config=lambda name: aware, observer=exposition)
+    with caplog.at_level("WARNING", "voxd"):
+        slow.receive_output(m.Warned(slow.stream, "machine_too_slow", "Too slow by half."))
+        slow.receive_output(m.Warned(slow.stream, "language_doubtful", "Not English."))
+    slow.close("over")
+
+    told_client = [each.event.code for each in slow._outbox.waiting if isinstance(each.event, events.Notice)]
+    assert told_client == ["machine_too_slow", "language_doubtful"]
+    told = [record.__dict__["fields"] for record in caplog.records]
+    assert [each["ERR_CODE"] for each in told if each["EVENT"] == "engine.warned"] == [
+        "machine_too_slow",
+        "language_doubtful",
+    ]
+    assert b"voxd_machine_too_slow_total 1.0" in exposition.page()
 
 
 # ── long answers ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from shared.audio import RATE, VAD_FRAME, Ring, pcm16_to_float, to_samples
 from voxd.engine.agreement import Transcript
 from voxd.engine.contract import LONGEST, LOOK_BACK, Capabilities, Engine, EngineCommand, Refuse
 from voxd.engine.voice import Voice
+from voxd.engine.whisper.files import Files
 from voxd.engine.whisper.model import Hypothesis, Model, Task, WhisperOptions, cores, load_model, weights_absent
 from voxd.engine.whisper.scheduler import Decode, Kind
 from voxd.engine.whisper.workers import Pool, Result, Workers
@@ -40,6 +41,7 @@ from voxd.messages import (
     Rollback,
     Said,
     Settled,
+    Warned,
 )
 
 SOFT = 10 * RATE  # a segment longer than this is cut at the next pause
@@ -50,7 +52,10 @@ LEAD = to_samples(500)  # silence kept around voice when an utterance begins or 
 FIRST = to_samples(100)  # voice that a first decode needs to find a word
 EARLY = to_samples(120)  # new audio between partials as long as nothing is published
 EARLY_PARTIALS = 8
-SHARE = 0.3  # of the workers' time is for partials: they become rarer as they take longer or more people speak
+SHARE, MOST_SHARE = 0.3, 0.6  # of the workers' time is for the partials of one who speaks, and of all together
+SLOW_PARTIALS = to_samples(1200)  # partials rarer than this, or finals that take this long, and the user is told
+SLOW_FINAL_US = 800_000
+DOUBT, DOUBTFUL = -0.9, 2  # so many utterances in a row, less sure than this: it is not the language of the model
 JUST_PAUSED = to_samples(300)  # in a pause younger than this no partial begins: a flush is about to come
 
 
@@ -61,6 +66,9 @@ class _Job:
     start: int
     end: int
     task: Task
+
+    def run(self, model: Model) -> Hypothesis:
+        return model.decode(self.task)
 
 
 @dataclass(slots=True)
@@ -94,9 +102,30 @@ class _Stream:
     utterances: dict[int, _Utterance] = field(default_factory=dict)  # in order of onset
     known: int = 0  # `Feed.known`: audio after it may be the next utterance's
     over: int = 0  # audio before it belongs to finished utterances
+    doubtful: int = 0  # utterances in a row of which the model was hardly sure
+    told: set[str] = field(default_factory=set)  # codes of Warned
 
 
-MakePool = Callable[[int, Callable[[_Job], Hypothesis], Callable[[], None]], Pool[_Job, Hypothesis]]
+def too_slow(interval_s: float, final_s: float, model: str) -> str:
+    """The line for the user of a machine that is too slow: by how much, and what helps."""
+    return (
+        f"This machine is too slow for live text: words come every {interval_s:.1f} s, "
+        f"a final text takes {final_s:.1f} s (0.4 and 0.3 s are usual). Fewer other programs and speakers, more cores, "
+        f"a model no larger than tiny.en (this is {model}) or an engine on a GPU help."
+    )
+
+
+def other_language(model: str, language: str) -> str:
+    """The line for somebody whose language the model does not know."""
+    return (
+        f"This does not sound like {language}, the only language of {model}, so its words are guesses. A multilingual "
+        f"model (engine_options.whisper.model: base) or another engine (`voxd engines`) knows more."
+    )
+
+
+# The same workers serve live speech (_Job to Hypothesis) and files (two halves of a window, each of its own type).
+AnyPool = Pool[Any, Any]
+MakePool = Callable[[int, Callable[[Any], Any], Callable[[], None]], AnyPool]
 
 
 class Whisper(Engine):
@@ -125,17 +154,20 @@ class Whisper(Engine):
         self._options = WhisperOptions.parse(options).resolved(cores())
         self._wake, self._load, self._make_pool = wake, load, make_pool
         self._model: Model | None = None
-        self._pool: Pool[_Job, Hypothesis] | None = None
+        self._pool: AnyPool | None = None
+        self._files: Files | None = None
         self._streams: dict[int, _Stream] = {}
         self._outputs: list[Output] = []
-        self._partial_us = 100_000  # how long a partial takes here: a running estimate
+        self._partial_us, self._final_us = 100_000, 200_000  # how long they take here: running estimates
 
     def load(self, progress: Callable[[str], None]) -> tuple[str, ...]:
         options = self._options
         model = self._model = self._load(options, progress)
         progress("warming up")
         model.decode(Task(np.zeros(RATE, np.float32), model.languages[0]))
-        self._pool = self._make_pool(options.workers, lambda job: model.decode(job.task), self._wake)
+        self._pool = self._make_pool(options.workers, lambda work: work.run(model), self._wake)
+        # Where somebody may speak, files leave one worker free if there are two.
+        self._files = Files(self._pool, self._outputs, lambda: max(1, options.workers - bool(self._streams)))
         notes = [f"whisper {model.name} on the CPU, {options.compute_type}, {options.workers} decodes at the same time"]
         if len(model.languages) > 1:
             notes.append("a session that does not name its language has it detected, which doubles the work")
@@ -155,6 +187,8 @@ class Whisper(Engine):
     def receive(self, command: EngineCommand) -> None:
         if isinstance(command, Open):
             return self._open(command)
+        if command.stream in self._file_streams:
+            return self._file_streams.receive(command)
         stream = self._streams.get(command.stream)
         if stream is None:
             return None
@@ -173,7 +207,7 @@ class Whisper(Engine):
             case Close():
                 del self._streams[command.stream]
                 self._workers.withdraw(command.stream)
-                self._outputs = [out for out in self._outputs if out.stream != command.stream]
+                self._outputs[:] = [out for out in self._outputs if out.stream != command.stream]
             case Cancel(ref=ref):
                 if stream.utterances.pop(ref, None) is not None:
                     self._workers.withdraw(command.stream, ref)
@@ -192,8 +226,12 @@ class Whisper(Engine):
         if (stream := self._streams.get(command.stream)) is not None:
             stream.language, stream.prompt = command.language, command.prompt
             return
-        if len(self._streams) >= self._options.max_streams:
+        again, taken = command.stream in self._file_streams, len(self._streams) + len(self._file_streams)
+        if not again and taken >= self._options.max_streams:
             raise Refuse(f"all {self._options.max_streams} slots for speech recognition are taken")
+        if again or command.hurry:
+            self._file_streams.receive(command)
+            return
         start = command.start
         self._streams[command.stream] = _Stream(Ring(LONGEST, start), Voice(start), command.language, command.prompt)
 
@@ -287,11 +325,11 @@ class Whisper(Engine):
 
     def _interval(self, early: bool) -> int:
         """New audio between two partials, so that all partials together take their share of the workers."""
-        speaking = sum(bool(stream.utterances) for stream in self._streams.values())
-        busy_us = self._partial_us * max(1, speaking) / (SHARE * self._options.workers)
+        speaking = max(1, sum(bool(stream.utterances) for stream in self._streams.values()))
+        least, share = to_samples(self._options.partial_interval_ms), min(MOST_SHARE, SHARE * speaking)
         if early:
-            return max(EARLY, int(self._partial_us * (speaking - 1) / self._options.workers * RATE / 1_000_000))
-        return max(to_samples(self._options.partial_interval_ms), int(busy_us * RATE / 1_000_000))
+            least, share, speaking = EARLY, 1.0, speaking - 1
+        return max(least, int(self._partial_us * speaking / (share * self._options.workers) * RATE / 1_000_000))
 
     def _request(self, number: int, stream: _Stream, utterance: _Utterance, end: int, kind: Kind) -> Decode[_Job]:
         last = stream.voice.last_voiced(utterance.start, end)
@@ -311,14 +349,20 @@ class Whisper(Engine):
 
     def step(self, now_us: int) -> Iterable[Output]:
         for result in self._workers.results():
-            self._take(result)
-        outputs, self._outputs = self._outputs, []
+            if result.request.kind is Kind.FILE:
+                self._file_streams.take(result)
+            else:
+                self._take(result)
+        outputs = list(self._outputs)
+        self._outputs.clear()
         return outputs
 
     def _take(self, result: Result[_Job, Hypothesis]) -> None:
         request = result.request
         if request.kind is Kind.PARTIAL:
             self._partial_us += (result.wall_us - self._partial_us) // 4
+        else:
+            self._final_us += (result.wall_us - self._final_us) // 4
         stream = self._streams.get(request.stream)
         utterance = stream.utterances.get(request.ref) if stream is not None else None
         if stream is None or utterance is None:
@@ -373,10 +417,30 @@ class Whisper(Engine):
         if new:
             self._outputs.append(Said(number, utterance.ref, new, "", utterance.end or 0))
         text = utterance.text.text
+        self._warn(number, stream, utterance, hypothesis)
         self._outputs.append(Settled(number, utterance.ref, "completed", text, compute_us=utterance.compute_us))
 
+    def _warn(self, number: int, stream: _Stream, utterance: _Utterance, hypothesis: Hypothesis) -> None:
+        """Tells once of a stream what its user can do something about: a slow machine, another language."""
+        if hypothesis.tokens and (utterance.end or 0) - utterance.start >= RATE:
+            stream.doubtful = stream.doubtful + 1 if hypothesis.score < DOUBT else 0
+        interval = self._interval(early=False)
+        found: dict[str, str] = {}
+        if interval > SLOW_PARTIALS or self._final_us > SLOW_FINAL_US:
+            found["machine_too_slow"] = too_slow(interval / RATE, self._final_us / 1e6, self._loaded.name)
+        if stream.doubtful >= DOUBTFUL and len(self._loaded.languages) == 1:
+            found["language_doubtful"] = other_language(self._loaded.name, self._loaded.languages[0])
+        for code in found.keys() - stream.told:
+            stream.told.add(code)
+            self._outputs.append(Warned(number, code, found[code]))
+
     @property
-    def _workers(self) -> Pool[_Job, Hypothesis]:
+    def _file_streams(self) -> Files:
+        assert self._files is not None, "load() comes first"
+        return self._files
+
+    @property
+    def _workers(self) -> AnyPool:
         assert self._pool is not None, "load() comes first"
         return self._pool
 
