@@ -39,8 +39,8 @@ from shared.audio import RATE
 from shared.mono import Mono
 from shared.ogg import MARK, Links, Reader
 
-KINDS = "wav, flac, mp3, ogg, opus, m4a, mp4, webm, aiff, au, caf"  # for people; a few more are let in
-DEMUXERS = "aac,aiff,amr,asf,au,caf,flac,matroska,mov,mp3,mpeg,mpegts,ogg,w64,wav"
+KINDS = "wav, flac, mp3, ogg, opus, m4a, mp4, 3gp, webm, mkv, aiff, au, caf"  # for people; a few more are let in
+DEMUXERS = "aac,aiff,amr,asf,au,avi,caf,flac,matroska,mov,mp3,mpeg,mpegts,ogg,w64,wav"
 CODECS = {
     *("aac", "alac", "flac", "opus", "vorbis", "mp1", "mp1float", "mp2", "mp2float", "mp3", "mp3float"),
     *("ac3", "eac3", "amrnb", "amrwb", "gsm", "gsm_ms", "wmav1", "wmav2"),

@@ -217,11 +217,23 @@ class TranscriptionDelta(ServerBase, tag="conversation.item.input_audio_transcri
     voxd_audio_ms: int | UnsetType = UNSET
 
 
+class SpokenWord(msgspec.Struct, frozen=True):
+    """A word and where it lies in the session's audio."""
+
+    text: str
+    start_ms: int
+    end_ms: int
+
+
 class TranscriptionCompleted(ServerBase, tag="conversation.item.input_audio_transcription.completed", frozen=True):
+    """The final text.  With `voxd_ext=hurry`: `voxd_words`, and the language that was found, where the engine knows."""
+
     item_id: str
     content_index: int
     transcript: str
     usage: Json
+    voxd_words: tuple[SpokenWord, ...] | UnsetType = UNSET
+    voxd_language: str | UnsetType = UNSET
 
 
 class TranscriptionFailed(ServerBase, tag="conversation.item.input_audio_transcription.failed", frozen=True):

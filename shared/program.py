@@ -13,6 +13,7 @@ import difflib
 import errno
 import io
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -94,6 +95,11 @@ def written(path: Path, text: str) -> None:
     except OSError as error:
         say(text, nl=False)
         raise Failure(f"{path} cannot be written ({error.strerror}): it stands on standard output.", FAILED) from None
+
+
+def hang_up() -> tuple[int, ...]:
+    """SIGHUP, unless it is ignored on purpose, as `nohup` does."""
+    return () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
 
 
 def likely(word: str, known: Sequence[str]) -> str | None:

@@ -122,6 +122,7 @@ class Extensions(Part, frozen=True, omit_defaults=True):
     provisional: bool = False
     binary_audio: bool = False  # audio as binary messages, in the session's format
     resume: bool = False
+    hurry: bool = False  # a file: as fast as it goes, behind those who speak; its final events tell where words lie
     delay_ms: DelayMs | None = None
     transcribe: str | None = None
     respond: str | None = None
@@ -131,7 +132,7 @@ class Extensions(Part, frozen=True, omit_defaults=True):
     @property
     def aware(self) -> bool:
         """Whether the client has opted in to any extension, and so expects voxd's own events."""
-        return self.metrics or self.provisional or self.binary_audio or self.resume
+        return self.metrics or self.provisional or self.binary_audio or self.resume or self.hurry
 
 
 class RealtimeSession(Part, frozen=True, tag_field="type", tag="realtime", omit_defaults=False):
@@ -171,7 +172,14 @@ AnySession = RealtimeSession | TranscriptionSession
 
 _KINDS: dict[object, type[AnySession]] = {"realtime": RealtimeSession, "transcription": TranscriptionSession}
 _READ_ONLY = ("id", "object", "expires_at")
-_SERVERS = ("transcribe", "respond", "resume", "resume_token", "targets")  # of `voxd`: not for clients to change
+_SERVERS = (
+    "transcribe",
+    "respond",
+    "resume",
+    "hurry",
+    "resume_token",
+    "targets",
+)  # of `voxd`: not for clients to change
 _WHOLE = ("turn_detection", "format", "tracing", "prompt", "reasoning")  # replaced, not merged
 
 

@@ -75,6 +75,7 @@ class Open(StreamMessage, frozen=True):
     prompt: str = ""  # words and names to expect
     delay_ms: int | None = None  # text trails audio by this; None = the engine's default
     start: int = 0  # sample index of the first Feed (after an engine loss it is not 0)
+    hurry: bool = False  # a file: nobody reads along, so all of its text soon counts, and who speaks now goes first
 
 
 class Feed(StreamMessage, frozen=True):
@@ -304,6 +305,14 @@ class Said(StreamMessage, frozen=True):
     commit_us: int = 0
 
 
+class Word(msgspec.Struct, frozen=True, array_like=True):
+    """A word and where it lies in the stream, in samples."""
+
+    text: str  # without spaces around it
+    start: int
+    end: int
+
+
 class Guessed(StreamMessage, frozen=True):
     """All that `ref` would say if it ended at `end`: what a Flush has brought, for a responder that reads.
 
@@ -315,7 +324,10 @@ class Guessed(StreamMessage, frozen=True):
 
 
 class Settled(StreamMessage, frozen=True):
-    """`ref` is finished; `text` is all of its text.  Exactly once per Commit or Respond."""
+    """`ref` is finished; `text` is all of its text.  Exactly once per Commit or Respond.
+
+    `words`: those of the text in their order, where the engine knows when each was said.  `language`: what was spoken,
+    ISO 639-1, where the engine has found out."""
 
     ref: int
     status: Status
@@ -327,6 +339,8 @@ class Settled(StreamMessage, frozen=True):
     saved_us: int = 0  # how much of the time to its first text had passed before it was asked for
     at_us: int = 0
     commit_us: int = 0
+    words: tuple[Word, ...] = ()
+    language: str | None = None
 
 
 class Opened(StreamMessage, frozen=True):

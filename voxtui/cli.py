@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
-from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -23,17 +22,14 @@ import click
 
 import shared
 from shared.languages import language_of
-from shared.program import Failure, OutputFile, written
+from shared.program import Failure, OutputFile, hang_up, written
 from shared.terminal import draw, note, say
 from voxtui.commands.choice import Commands
 
 if TYPE_CHECKING:
     from voxtui.bench.goals import Goal
     from voxtui.bench.plan import BenchPlan
-    from voxtui.capture.sources import Source
-    from voxtui.link.client import Wishes
     from voxtui.link.target import Target
-    from voxtui.screen.app import VoxtuiApp
     from voxtui.settings import Settings
 
 FAILED, USAGE, UNREACHABLE, REFUSED = 1, 2, 69, 77
@@ -122,7 +118,11 @@ def connect(
         raise click.UsageError("--push-to-talk needs the screen: plain text has no keys.")
     settings = _settings(given)
     address, token = _address(target or settings.target, token_file, no_proxy)
+    readable = file is None or str(file) == "-" or file.exists()  # else that is told, and nothing is started for it
+    private = target is None and settings.target is None and readable and _may_start(address)
+    from voxtui.commands.local import at
     from voxtui.link.client import Wishes
+    from voxtui.screen.command import chosen_source, show
 
     wishes = Wishes(
         settings.language,
@@ -136,21 +136,26 @@ def connect(
         from voxtui.commands.plain import talk
 
         hands_free, device = replace(wishes, hands_free=True), settings.device
-        _finish(talk(address, token, hands_free, lambda: _source(file, device), live=file is None))
-    _screen(address, token, wishes, file, settings)
+
+        def work(where: Target) -> Coroutine[Any, Any, bool]:
+            return talk(where, token, hands_free, lambda: chosen_source(file, device), live=file is None)
+
+        _finish(at(address, note, work, private=private))
+    _finish(at(address, note, lambda where: show(where, token, wishes, file, settings), private=private))
 
 
 @main.command(epilog=EPILOG, short_help="Write down what is said in sound files.")
-@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, metavar="FILE|FOLDER...", type=click.Path(path_type=Path))
 @click.option("--target", help="Which voxd; without one: this machine's, else a private one for this command.")
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["text", "json", "srt"]),
-    default="text",
+    type=click.Choice(["txt", "json", "srt", "vtt", "tsv"]),
+    default="txt",
     show_default=True,
-    help="One line per utterance; one JSON object per file; subtitles.",
+    help="One line per utterance; one JSON object per file; subtitles; a table.",
 )
+@click.option("-o", "--output", metavar="FILE|FOLDER", help="Where transcripts go.  [default: standard output]")
 @_language
 @_no_proxy
 @_token_file
@@ -158,15 +163,22 @@ def transcribe(
     files: tuple[Path, ...],
     target: str | None,
     form: str,
+    output: str | None,
     language: str | None,
     token_file: Path | None,
     no_proxy: bool,
 ) -> None:
-    """Write down what is said in sound files of any common kind, or - for standard input, as fast as it goes."""
-    if form == "srt" and len(files) > 1:
-        raise click.UsageError("Subtitles belong to one file: give one FILE with --format srt.")
+    """Write down what is said in sound and video files of any common kind, in folders of them, or - for standard input,
+    as fast as it goes."""
+    from voxtui.commands.transcribe import ALONE
+
+    if form in ALONE and output is None and (len(files) > 1 or any(path.is_dir() for path in files)):
+        raise click.UsageError(f"Only one file goes to standard output as {form}: give a folder with -o.")
     address, token = _address(target, token_file, no_proxy)
-    _finish(_transcribe(address, token, files, form, language, private=target is None))
+    work = partial(_transcribe, token=token, files=files, form=form, language=language, output=output)
+    from voxtui.commands.local import here_or_private
+
+    _finish(here_or_private(address, note, work) if target is None else work(address))
 
 
 @main.command()
@@ -303,40 +315,6 @@ def _settings(given: dict[str, Any]) -> Settings:
         raise click.UsageError("--delay-ms takes multiples of 80, such as 240 or 480.") from None
 
 
-def _screen(address: Target, token: str | None, wishes: Wishes, file: Path | None, settings: Settings) -> NoReturn:
-    from msgspec.structs import asdict
-
-    from voxtui.capture.microphone import inputs
-    from voxtui.screen.app import VoxtuiApp
-    from voxtui.settings import transcripts_folder
-
-    device = settings.device
-    keep = transcripts_folder(settings) / f"{datetime.now():%Y-%m-%d-%H%M%S}.txt" if settings.keep else None
-    app = VoxtuiApp(
-        address,
-        token=token,
-        wishes=wishes,
-        open_source=lambda: _source(file, device),
-        open_device=None if file is not None else lambda chosen: _source(None, chosen),
-        devices=None if file is not None else inputs,
-        theme=settings.theme,
-        keep=keep,
-        targets=asdict(settings.targets),
-    )
-    gc.freeze()  # what is loaded by now stays: each search for garbage among it would stop the screen for 30 ms
-    asyncio.run(_shown(app))
-    if app.kept is not None:
-        say(f"The conversation is kept in {app.kept}", err=True)
-    sys.exit(FAILED if app.return_code is None else app.return_code)  # None: the run broke off
-
-
-async def _shown(app: VoxtuiApp) -> None:
-    """Runs the screen.  Signals end it in order, so that the terminal is given back as it was."""
-    for number in (signal.SIGINT, signal.SIGTERM, *_hang_up(), signal.SIGQUIT):
-        asyncio.get_running_loop().add_signal_handler(number, app.end, number)
-    await app.run_async()
-
-
 # ── what the commands share ─────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -353,29 +331,25 @@ def _address(target: str | None, token_file: Path | None, no_proxy: bool) -> tup
         _fail(str(error), USAGE)
 
 
-def _source(file: Path | None, device: str | int | None) -> Source:
-    """Opens the clip, or else the microphone.  Raises SourceError."""
-    if file is not None:
-        from voxtui.capture.sources import open_file
+def _may_start(address: Target) -> bool:
+    """May a private voxd be started, for nobody answers there?"""
+    from voxtui.commands.local import may_start
+    from voxtui.errors import Unreachable
 
-        return open_file(file)
-    from voxtui.capture.microphone import Microphone
-
-    return Microphone(int(device) if isinstance(device, str) and device.isdecimal() else device)
+    try:
+        return may_start(address)
+    except Unreachable as error:
+        _fail(str(error), UNREACHABLE)
 
 
 async def _transcribe(
-    address: Target, token: str | None, files: tuple[Path, ...], form: str, language: str | None, *, private: bool
+    address: Target, *, token: str | None, files: tuple[Path, ...], form: str, language: str | None, output: str | None
 ) -> bool:
-    from voxtui.commands.local import answers, private_voxd
     from voxtui.commands.transcribe import transcribe_files
     from voxtui.link.route import opened
 
-    async with contextlib.AsyncExitStack() as stack:
-        if private and not await answers(address):
-            address = await stack.enter_async_context(private_voxd(note))
-        route = await stack.enter_async_context(opened(address, token))
-        return await transcribe_files(route, files, form=form, language=language)
+    async with opened(address, token) as route:
+        return await transcribe_files(route, files, form=form, language=language, output=output)
 
 
 async def _bench(
@@ -437,14 +411,9 @@ def _finish(work: Coroutine[Any, Any, bool]) -> NoReturn:
     sys.exit(0 if good else FAILED)
 
 
-def _hang_up() -> tuple[int, ...]:
-    """SIGHUP, unless it is ignored on purpose, as `nohup` does."""
-    return () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
-
-
 async def _cancellable(work: Coroutine[Any, Any, bool]) -> bool:
     task = asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGTERM, *_hang_up()):
+    for number in (signal.SIGTERM, *hang_up()):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     return await work

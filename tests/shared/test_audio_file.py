@@ -8,19 +8,21 @@ import re
 import subprocess
 import threading
 import tracemalloc
+from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
 from shared import audio_file
-from shared.audio import RATE, level_dbfs, pcm16_to_float
+from shared.audio import RATE, Float32, level_dbfs, pcm16_to_float
 from shared.audio_file import AudioFile, TooLong, Unreadable, read_whole
 from shared.mono import Mono
 from shared.ogg import Links
-from tests.support.odd_files import FFMPEG, Odd, coded, corpus, voice, wav
+from tests.support.odd_files import FFMPEG, SECONDS, Odd, coded, corpus, voice, wav
 
 CLOSE_S = 0.05  # to what ffmpeg finds
 needs_ffmpeg = pytest.mark.skipif(FFMPEG is None, reason="ffmpeg is not installed (Debian: apt-get install ffmpeg)")
@@ -211,3 +213,52 @@ def test_a_short_file_is_read_whole(tmp_path: Path) -> None:
     path.write_bytes(wav())
     assert read_whole(path) == heard(wav())[0]
     assert read_whole(path, 100) == heard(wav())[0][:200]
+
+
+# name, container, its sound, its pictures
+CONTAINERS = [
+    ("m4a", "mp4", "aac", None),
+    ("mp4", "mp4", "aac", "mpeg4"),
+    ("mov", "mov", "pcm_s16le", "mpeg4"),
+    ("3gp", "3gp", "aac", "mpeg4"),
+    ("webm", "webm", "libopus", None),
+    ("webm with pictures", "webm", "libopus", "libvpx"),
+    ("mkv", "matroska", "flac", "mpeg4"),
+    ("avi", "avi", "mp2", "mpeg4"),
+    ("opus", "ogg", "libopus", None),
+    ("ts", "mpegts", "aac", "mpeg2video"),
+]
+
+
+def contained(container: str, sound: str, pictures: str | None, rate: int = 48_000) -> bytes:
+    """The voice as PyAV writes it, with a grey picture 25 times a second."""
+    out = io.BytesIO()
+    spoken = np.clip(voice(rate) * 32767, -32768, 32767).astype(np.int16)
+    with av.open(out, "w", format=container) as file:
+        track = file.add_stream(sound, rate=rate, layout="mono")
+        film = file.add_stream(pictures, rate=25) if pictures else None
+        if film is not None:
+            film.width, film.height, film.pix_fmt = 64, 48, "yuv420p"
+            grey = av.VideoFrame.from_ndarray(np.full((72, 64), 128, np.uint8), format="yuv420p")
+            for number in range(round(25 * SECONDS)):
+                grey.pts, grey.time_base = number, Fraction(1, 25)
+                file.mux(film.encode(grey))
+            file.mux(film.encode(None))
+        frame = av.AudioFrame.from_ndarray(spoken[None], format="s16", layout="mono")
+        frame.sample_rate, frame.pts = rate, 0
+        file.mux([*track.encode(frame), *track.encode(None)])
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("name", "container", "sound", "pictures"), CONTAINERS, ids=[each[0] for each in CONTAINERS])
+def test_the_sound_of_telephones_and_videos(name: str, container: str, sound: str, pictures: str | None) -> None:
+    data = contained(container, sound, pictures)
+    samples = pcm16_to_float(heard(data)[0])
+    assert abs(samples.size / RATE - SECONDS) < 0.2
+    assert np.corrcoef(*(_loudness(each) for each in (samples, voice())))[0, 1] > 0.9
+    assert len(heard(piped(data))[0]) == 2 * samples.size
+
+
+def _loudness(samples: Float32) -> Float32:
+    """[40]: of each 50 ms; codecs move sound by less."""
+    return np.asarray([np.abs(part).mean() for part in np.array_split(samples[: round(SECONDS * RATE)], 40)])

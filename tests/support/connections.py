@@ -32,7 +32,7 @@ def connection(host: Any, **changes: Any) -> Connection:
 class ClosedDesk:
     """A `SessionDesk` that refuses nobody, and fails if it is asked for a session."""
 
-    limit, transcriber, now_us = 100, "echo", 0
+    limit, transcriber, languages, now_us = 100, "echo", (), 0
 
     def refusal(self) -> Refusal | None:
         return None

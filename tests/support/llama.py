@@ -82,7 +82,7 @@ def own_answer(context: Sequence[Turn], most: int) -> str:
 
 
 @dataclass(slots=True)
-class LlamaModel:
+class ScriptedModel:
     """A model of which the test says when it goes on: no llama.cpp, for the order of things alone."""
 
     words: int = 4

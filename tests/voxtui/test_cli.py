@@ -59,7 +59,7 @@ def test_connect_is_the_default(nowhere: Path, args: list[str]) -> None:
         (["--plain", "127.0.0.1:1"], cli.UNREACHABLE, "No voxd is running"),  # before a missing microphone
         (["--plain", "--file", "/nonexistent.wav"], cli.FAILED, "there is no such file"),
         (["transcribe"], cli.USAGE, "FILE"),
-        (["transcribe", "--format", "srt", "a.wav", "b.wav"], cli.USAGE, "one FILE"),
+        (["transcribe", "--format", "srt", "a.wav", "b.wav"], cli.USAGE, "Only one file"),
         (["transcribe", "--target", "127.0.0.1:1", __file__], cli.FAILED, "cannot be read as sound"),
     ],
 )

@@ -93,7 +93,7 @@ async def test_the_client(daemon: Daemon, tmp_path: Path, capsys: pytest.Capture
 async def test_silence_is_said(daemon: Daemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     quiet = tmp_path / "quiet.wav"
     quiet.write_bytes(_silence())
-    assert await transcribe_files(Direct(unix_target(daemon.socket)), [quiet], form="text", language=None)
+    assert await transcribe_files(Direct(unix_target(daemon.socket)), [quiet], form="txt", language=None)
     out, err = capsys.readouterr()
     assert out == ""
     assert "quiet.wav: no speech was found in 3.0 s of sound." in err

@@ -45,8 +45,11 @@ async def test_transcribe_starts_a_voxd_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 async def test_demo() -> None:
-    """Words, then the table."""
+    """Words and an answer, then the table, with the answer's times in their parts."""
     code, out, err = await program("demo")
     assert code == 0, err
     assert "made amiable himself" in out
+    assert re.search(r"^» .*\w", out, re.MULTILINE)
     assert all(re.search(rf"^{name} +2 +\d", out, re.MULTILINE) for name in ("first_text_ms", "final_ms", "rtf"))
+    assert all(re.search(rf"^{name} +[12] +\d", out, re.MULTILINE) for name in ("ttft_user_ms", "ttft_engine_ms"))
+    assert "voxd pull" in err

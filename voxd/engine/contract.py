@@ -12,6 +12,10 @@ An engine takes commands and returns outputs, and does nothing else.
            outputs = engine.step(now_us)  never longer than 20 ms unless it is the device's own step
            engine.deadline_us             when it wants to be stepped though nothing arrives (None: never)
 
+A stream may be a *file* (`Open.hurry`): its audio comes as fast as it is taken, up to 3 minutes ahead of the oldest
+utterance that has not settled, and nobody reads along.  An engine may wait for more of it and do several utterances
+together; what it does for streams that are no files goes first.  One that does not look at `hurry` works as well.
+
 It does not know sessions, sockets, turn rules or the wire.  Work over 20 ms goes to threads of its own, which call
 `wake()` (safe from any thread) when `step` has something to give.
 

@@ -35,7 +35,7 @@ from voxd.telemetry.turn_meter import Targets
 
 KNOWN = {
     "intent": ("transcription",),
-    "voxd_ext": ("metrics", "provisional", "binary", "resume"),
+    "voxd_ext": ("metrics", "provisional", "binary", "resume", "hurry"),
     "dialect": ("ga", "vllm"),
 }
 
@@ -56,6 +56,7 @@ def first_config(
         provisional="provisional" in wanted,
         binary_audio="binary" in wanted,
         resume=resume,
+        hurry="hurry" in wanted,
         resume_token=secrets.token_urlsafe(24) if resume else None,
         targets=asdict(targets(settings)) if "metrics" in wanted else None,
     )

@@ -95,6 +95,10 @@ class SessionDesk(Protocol):
         """The engine that transcribes; None: none does."""
 
     @property
+    def languages(self) -> tuple[str, ...]:
+        """Those that the transcriber knows, ISO 639-1; (): it does not say."""
+
+    @property
     def now_us(self) -> int: ...
     def refusal(self) -> Refusal | None:
         """Why nobody can have a session now."""
@@ -142,6 +146,11 @@ class Sessions:
     @property
     def transcriber(self) -> str | None:
         return self._engines.transcribe
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        ready = self._factory.host.ready
+        return ready.languages if ready is not None else ()
 
     @property
     def now_us(self) -> int:
@@ -209,7 +218,7 @@ class Sessions:
         """The session of a file that is transcribed.  `on_output`: is told what the engines say."""
 
         def config(session_id: str) -> AnySession:
-            return first_config(session_id, self._settings(), self.model, set(), transcription=True)
+            return first_config(session_id, self._settings(), self.model, {"hurry"}, transcription=True)
 
         connection = self._factory.open(
             profile=partial(profile, self._settings()),

@@ -230,7 +230,7 @@ class Session:
         self._input.set_rules(self._terms.rules)
 
     def _open(self, start: int) -> None:
-        self._out.command(m.Open(self._out.stream, *self._wanted, start))
+        self._out.command(m.Open(self._out.stream, *self._wanted, start, self._terms.config.voxd.hurry))
 
     @property
     def _wanted(self) -> tuple[tuple[m.Role, ...], str | None, str, int | None]:

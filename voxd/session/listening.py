@@ -25,6 +25,7 @@ from voxd.messages import Feed, Heard
 from voxd.session.turns import FRAME, Mark, Rules, Turns
 
 WINDOW = 2 * RATE
+AHEAD_S = 180  # of audio fed past the start of the oldest utterance without its final text: engines keep minutes
 LOOK_BACK = 3 * RATE  # the longest prefix padding (2 s) and an onset
 PIECE = RATE  # samples in one Feed at most
 CAPACITY_S = 300  # of audio that waits for a commit, or for the engine
@@ -154,11 +155,13 @@ class InputBuffer:
 
     # ── what the engine process hears ───────────────────────────────────────────────────────────────────────────────
 
-    def feeds_to_send(self, stream: int, until: int | None = None) -> Iterator[Feed]:
+    def feeds_to_send(self, stream: int, until: int | None = None, owed_from: int | None = None) -> Iterator[Feed]:
         """Audio for the engine process, as far as the window allows, but not past `until` (where an utterance ends that
-        is told next)."""
+        is told next).  `owed_from`: the start of the oldest utterance that waits for its text."""
         known = self.heard if until is None else min(until, self.heard)
         limit = min(self.received, self.heard + WINDOW, self.received if until is None else until)
+        if owed_from is not None:
+            limit = min(limit, owed_from + AHEAD_S * RATE)
         while self.fed < limit:
             start, pcm = self._ring.read(self.fed, min(limit, self.fed + PIECE))
             self.fed = start + len(pcm) // 2

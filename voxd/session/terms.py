@@ -33,6 +33,10 @@ EAGERNESS = {"high": 400, "auto": 700, "medium": 700, "low": 1200}
 # What a turn detection may ask for, and what it gets: below the first threshold the noise of a room is speech, above
 # the last one nothing is.
 RANGES = {"threshold": (0.05, 0.95), "prefix_padding_ms": (0, 2000), "silence_duration_ms": (160, 10_000)}
+# A file is not interrupted and nobody waits for the end of a turn, so soft voices and last syllables are worth more
+# than haste (measured in docs/SPEED.md).
+FILE_THRESHOLD = 0.3
+FILE_HANGOVER = to_samples(300)
 _TRANSCRIPTION = "session.audio.input.transcription"
 
 
@@ -299,7 +303,10 @@ class Terms:
         silence = to_samples(vad.silence_duration_ms)
         tentative = min(base.tentative, silence)
         padding = to_samples(vad.prefix_padding_ms)
-        return Rules(vad.threshold, padding, silence, tentative, base.onset, base.hangover, base.limit)
+        threshold, hangover = vad.threshold, base.hangover
+        if self.config.voxd.hurry and threshold == base.threshold:  # nobody has chosen another
+            threshold, hangover = min(threshold, FILE_THRESHOLD), max(hangover, FILE_HANGOVER)
+        return Rules(threshold, padding, silence, tentative, base.onset, hangover, base.limit)
 
 
 def _key(warned: Warned) -> tuple[str, str]:

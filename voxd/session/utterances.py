@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
 from shared import events
 from shared.audio import RATE, to_ms
@@ -158,7 +159,8 @@ class Utterances:
         self._input.forget(min((u.start for u in self._unfinished()), default=self._input.heard))
 
     def _feed(self, until: int | None = None) -> None:
-        for feed in self._input.feeds_to_send(self._out.stream, until):
+        owed_from = min((u.start for u in self._owed.values()), default=None) if until is None else None
+        for feed in self._input.feeds_to_send(self._out.stream, until, owed_from):
             self._out.command(feed)
 
     def _unfinished(self) -> list[Utterance]:
@@ -294,12 +296,14 @@ class Utterances:
         utterance = self._owed.pop(settled.ref, None)
         if utterance is not None:
             self._append(utterance, settled.text[len(utterance.text) :])
-            self._complete(utterance, settled.text)
+            self._complete(utterance, settled.text, settled)
             self._acknowledge(now=True)
+            self.advance()
 
     def receive_failed(self, failed: m.Failed) -> None:
         if failed.ref in self._owed:
             self._tell_failure(self._owed.pop(failed.ref), failed.code, failed.message)
+            self.advance()
         elif failed.ref is not None and (utterance := self._find(failed.ref)):
             utterance.failure = failed.code, failed.message
 
@@ -313,7 +317,7 @@ class Utterances:
             where = {"voxd_audio_ms": to_ms(reach)} if reach else {}
             self._out.emit(events.TranscriptionDelta, item_id=utterance.item_id, content_index=0, delta=text, **where)
 
-    def _complete(self, utterance: Utterance, text: str) -> None:
+    def _complete(self, utterance: Utterance, text: str, settled: m.Settled | None = None) -> None:
         self._conversation.set(utterance.item_id, transcript=text, awaited=False)
         seconds = round((utterance.end - utterance.start) / RATE, 3)
         if self._terms.shows_text:
@@ -323,8 +327,17 @@ class Utterances:
                 content_index=0,
                 transcript=text,
                 usage={"type": "duration", "seconds": seconds},
+                **self._found(settled),
             )
         self._release()
+
+    def _found(self, settled: m.Settled | None) -> dict[str, Any]:
+        """What the engine has found besides the text, for a client that sends a file."""
+        if settled is None or not self._terms.config.voxd.hurry:
+            return {}
+        words = tuple(events.SpokenWord(each.text, to_ms(each.start), to_ms(each.end)) for each in settled.words)
+        found = {"voxd_words": words, "voxd_language": settled.language}
+        return {name: value for name, value in found.items() if value}
 
     def _tell_failure(self, utterance: Utterance, code: str, message: str) -> None:
         self._conversation.set(utterance.item_id, awaited=False)
@@ -353,10 +366,17 @@ class Utterances:
     # ── when the engine process was lost ────────────────────────────────────────────────────────────────────────────
 
     def lost(self) -> None:
-        """The engine process is gone: committed utterances fail; open ones wait for the next engine process, once."""
-        for utterance in self._owed.values():
-            self._tell_failure(utterance, "engine_lost", "The engine was restarted before this utterance was final.")
-        self._owed.clear()
+        """The engine process is gone: committed utterances fail; open ones, and those of a file, wait for the next one,
+        once."""
+        kept = {}
+        for ref, utterance in self._owed.items():
+            if self._terms.config.voxd.hurry and utterance.replays < REPLAYS:
+                utterance.replays += 1
+                kept[ref] = utterance
+            else:
+                message = "The engine was restarted before this utterance was final."
+                self._tell_failure(utterance, "engine_lost", message)
+        self._owed = kept
         for spoken in (self._current, *self._closing):
             if spoken is not None and spoken.phase is Phase.SPOKEN:
                 spoken.replays += 1

@@ -1,4 +1,4 @@
-"""Joins the events of a session into one transcript with times, and writes it in the formats of the REST API.  Step 11
+"""Joins the events of a session into one transcript with times, and writes it in the JSON of the REST API.  Step 11
 of a packet's path, for files.
 
 Pure.  The texts of turns are joined in the order in which they were spoken.  It does not know HTTP, audio files or
@@ -7,10 +7,12 @@ engines.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 
 from shared import events
+from shared.captions import CaptionWord, FileTurn, words_of
 from shared.events import Json
 
 
@@ -24,15 +26,8 @@ class CaptionTurn:
     given: int = 0  # characters of `text` that are part of the transcript already
     announced: bool = False
     done: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A turn with text; times in seconds."""
-
-    start: float
-    end: float
-    text: str
+    words: tuple[CaptionWord, ...] = ()
+    language: str | None = None
 
 
 class FileTranscript:
@@ -52,8 +47,10 @@ class FileTranscript:
                 self._turn(event.item_id).announced = True
             case events.TranscriptionDelta():
                 self._turn(event.item_id).text += event.delta
-            case events.TranscriptionCompleted():
-                self._turn(event.item_id).done = True
+            case events.TranscriptionCompleted(voxd_words=words, voxd_language=language):
+                turn = self._turn(event.item_id)
+                turn.done, turn.language = True, language or None
+                turn.words = tuple(CaptionWord(each.text, each.start_ms, each.end_ms) for each in words or ())
             case _:
                 return ""
         new = "".join(self._flow())
@@ -78,12 +75,6 @@ class FileTranscript:
                 return
 
     @property
-    def owed_from_ms(self) -> int | None:
-        """The start of the oldest turn that has ended but whose text is not final; None if there is no such turn."""
-        owed = [turn.start_ms or 0 for turn in self._turns.values() if turn.announced and not turn.done]
-        return min(owed, default=None)
-
-    @property
     def open(self) -> bool:
         """Has some turn not ended yet?"""
         return not all(turn.announced for turn in self._turns.values())
@@ -93,35 +84,40 @@ class FileTranscript:
         """Does every turn have its final text?"""
         return all(turn.done for turn in self._turns.values())
 
-    def segments(self, silence_ms: int, length_ms: int) -> list[Segment]:
+    @property
+    def estimated(self) -> bool:
+        """Is there a turn with text of which the engine has not told when its words were said?"""
+        return any(turn.text.strip() and not turn.words for turn in self._turns.values())
+
+    @property
+    def language(self) -> str | None:
+        """What was spoken for the longest time, as far as the engine has told."""
+        lengths: Counter[str] = Counter()
+        for turn in self._turns.values():
+            if turn.language is not None:
+                lengths[turn.language] += len(turn.text)
+        return max(lengths, key=lambda each: lengths[each], default=None)
+
+    def turns(self, silence_ms: int, length_ms: int) -> list[FileTurn]:
         """The turns with text.  `silence_ms`: the silence that ended each turn, which is not part of it."""
-        found: list[Segment] = []
+        found: list[FileTurn] = []
         for turn in self._turns.values():
             if turn.start_ms is None or not turn.text.strip():
                 continue
             end = length_ms if turn.end_ms is None else min(turn.end_ms - silence_ms, length_ms)
-            found.append(Segment(turn.start_ms / 1000, max(turn.start_ms, end) / 1000, turn.text.strip()))
+            words = tuple(replace(each, end_ms=min(each.end_ms, length_ms)) for each in turn.words)
+            found.append(FileTurn(turn.start_ms, max(turn.start_ms, end), turn.text.strip(), words))
         return found
 
 
 # ── formats ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def srt(segments: list[Segment]) -> str:
-    """SubRip."""
-    cues = (f"{n}\n{_span(each, ',')}\n{each.text}\n" for n, each in enumerate(segments, 1))
-    return "\n".join(cues)
-
-
-def vtt(segments: list[Segment]) -> str:
-    """WebVTT, with markup characters escaped."""
-    cues = (f"{_span(each, '.')}\n{_escaped(each.text)}\n" for each in segments)
-    return "\n".join(("WEBVTT\n", *cues))
-
-
-def verbose(text: str, segments: list[Segment], language: str | None, length_ms: int) -> Json:
+def verbose(
+    text: str, turns: list[FileTurn], language: str | None, length_ms: int, granularities: Collection[str]
+) -> Json:
     """`verbose_json`.  Fields that voxd's engines do not give (tokens, probabilities) are there but empty, because
-    strict clients expect them."""
+    strict clients expect them.  `granularities`: segment, word; segments if nothing is asked for."""
     untold = {
         "seek": 0,
         "tokens": [],
@@ -130,47 +126,33 @@ def verbose(text: str, segments: list[Segment], language: str | None, length_ms:
         "compression_ratio": 0.0,
         "no_speech_prob": 0.0,
     }
-    listed = [
-        {"id": n, "start": each.start, "end": each.end, "text": each.text, **untold} for n, each in enumerate(segments)
-    ]
-    return {
-        "task": "transcribe",
-        "language": language or "unknown",
-        "duration": length_ms / 1000,
-        "text": text,
-        "segments": listed,
-        "usage": usage(length_ms),
-    }
+    whole: Json = {"task": "transcribe", "language": language, "duration": length_ms / 1000, "text": text}
+    if "segment" in granularities or not granularities:
+        whole["segments"] = [
+            {"id": n, "start": each.start_ms / 1000, "end": each.end_ms / 1000, "text": each.text, **untold}
+            for n, each in enumerate(turns)
+        ]
+    if "word" in granularities:
+        words = (word for each in turns for word in words_of(each))
+        whole["words"] = [{"word": w.text, "start": w.start_ms / 1000, "end": w.end_ms / 1000} for w in words]
+    return whole | {"usage": usage(length_ms)}
 
 
-def diarized(segments: list[Segment]) -> list[Json]:
+def diarized(turns: list[FileTurn]) -> list[Json]:
     """The segments of `diarized_json`, all of speaker A: no engine here tells speakers apart."""
     return [
         {
             "type": "transcript.text.segment",
             "id": f"seg_{n}",
             "speaker": "A",
-            "start": each.start,
-            "end": each.end,
+            "start": each.start_ms / 1000,
+            "end": each.end_ms / 1000,
             "text": each.text,
         }
-        for n, each in enumerate(segments)
+        for n, each in enumerate(turns)
     ]
 
 
 def usage(length_ms: int) -> Json:
     """The `usage` of a transcription: the length of the audio."""
     return {"type": "duration", "seconds": length_ms / 1000}
-
-
-def _span(segment: Segment, point: str) -> str:
-    return f"{_clock(segment.start, point)} --> {_clock(segment.end, point)}"
-
-
-def _clock(seconds: float, point: str) -> str:
-    whole, ms = divmod(round(seconds * 1000), 1000)
-    return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}{point}{ms:03d}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

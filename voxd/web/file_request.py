@@ -32,7 +32,7 @@ _RIGHT = {  # what may stand in a field, for who has something else in it
     "response_format": f"Supported values: {', '.join(FORMATS)}",
     "stream": "Supported values: true, false",
     "temperature": "It is a number from 0 to 1",
-    "timestamp_granularities": "Supported values: segment; words have no timestamps here",
+    "timestamp_granularities": "Supported values: segment, word",
     "chunking_strategy": "It is auto, or an object with the type server_vad, as JSON or as chunking_strategy[type]",
     "threshold": "It is a number from 0 to 1",
     "prefix_padding_ms": "It is a whole number of milliseconds",
@@ -79,6 +79,7 @@ class Wanted:
     language: str | None
     sound: Json
     notes: tuple[str, ...]
+    granularities: tuple[str, ...] = ()  # of times: word, segment
 
 
 def read(pairs: Iterable[tuple[str, str]]) -> Wanted:
@@ -93,8 +94,6 @@ def read(pairs: Iterable[tuple[str, str]]) -> Wanted:
         found = f"Invalid value for 'response_format': {asked.response_format!r}."
         right = f"Supported values when stream is true: {', '.join(STREAMED)}."
         raise WireError("invalid_value", f"{found} {right}", "response_format")
-    if asked.timestamp_granularities and "segment" not in asked.timestamp_granularities:
-        raise _wrong("timestamp_granularities", tree)
     language = _language(asked.language, "language")
     several = [code for at, each in enumerate(asked.languages) if (code := _language(each, f"languages[{at}]"))]
     if language is None and len(several) == 1:
@@ -104,7 +103,7 @@ def read(pairs: Iterable[tuple[str, str]]) -> Wanted:
     if isinstance(asked.chunking_strategy, Chunking):
         sound["turn_detection"] = msgspec.to_builtins(asked.chunking_strategy)
     notes = tuple(_notes(asked, unknown))
-    return Wanted(asked.response_format, asked.stream, language, sound, notes)
+    return Wanted(asked.response_format, asked.stream, language, sound, notes, asked.timestamp_granularities)
 
 
 def in_its_words(text: str) -> str:
@@ -115,8 +114,8 @@ def in_its_words(text: str) -> str:
 
 def _notes(asked: Fields, unknown: Sequence[str]) -> Iterable[str]:
     yield from (f"'{path.removeprefix('.')}' has no effect here: {why}" for path, why in idle(asked, ""))
-    if "word" in asked.timestamp_granularities:
-        yield "words have no timestamps here, segments have"
+    if asked.timestamp_granularities and asked.response_format != "verbose_json":
+        yield "'timestamp_granularities' has an effect with the response_format verbose_json only"
     if asked.response_format == "diarized_json":
         yield "no engine here tells speakers apart: all is of one speaker, A"
     if unknown:

@@ -4,14 +4,14 @@ of a packet's path, for files.
 It knows HTTP, forms and what the API says about files; not containers (`shared.audio_file`), formats of a transcript
 (`captions`) or who may come in (`gate`).
 
-The file is uploaded first and kept in memory.  Then the request takes a slot as any session does, feeds the file no
-faster than its turns are transcribed, and frees the slot when it is answered or the client has gone.
+The file is uploaded first and kept in memory.  Then the request takes a slot as any session does, feeds the file as
+fast as the session takes it, and frees the slot when it is answered or the client has gone.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from typing import BinaryIO
 
 import msgspec
@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from shared import events
 from shared.audio import RATE, to_ms
 from shared.audio_file import KINDS, AudioFile, TooLong, Unreadable
+from shared.captions import srt, vtt
 from shared.events import Json, WireError
 from shared.refusals import named
 from shared.safe_text import safe_line
@@ -42,11 +43,11 @@ FILE = 25 << 20  # bytes, as the API
 BODY = FILE + (1 << 20)  # the other fields of the form, and the form itself
 HOURS = 4  # of sound in a file
 STALL_S = 30.0  # without a byte of an upload
-AHEAD = 30 * RATE  # samples fed past the start of the oldest turn without its final text: engines keep only minutes
-PIECE = 4 * FRAME  # samples fed at once; the next ones follow when they are heard, so that turns end in order
+PIECE = RATE  # samples given to the session at once
 TAIL = RATE  # samples of silence after a file, besides the silence that ends a turn, so that its last turn ends
 NOTES = "x-voxd-notes"  # header of an answer
 UPDATES = 2  # of a session: the first sets it up, the second tells that all was heard
+ESTIMATED = "this engine does not tell when words were said: each has a share of its utterance's time"
 NEVER_S = 300  # Retry-After where trying again is of no use, for clients that know no other header
 NO_TRANSCRIBER = (
     "No engine fills the role `transcribe`. Start voxd with `--transcribe ENGINE` or set `engines.transcribe`."
@@ -138,8 +139,10 @@ def _file(found: Sequence[str | form.File]) -> BinaryIO:
 class _FileAnswer:
     """The answer: server-sent events as text comes, or one body at the end.  The status is sent once it is known."""
 
-    def __init__(self, wanted: Wanted, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, wanted: Wanted, languages: tuple[str, ...], scope: Scope, receive: Receive, send: Send) -> None:
+        """`languages`: that the transcriber knows; (): it does not say."""
         self._wanted, self._scope, self._receive, self._send = wanted, scope, receive, send
+        self._only = languages[0] if len(languages) == 1 else None
         self._started = False
 
     async def text(self, new: str) -> None:
@@ -149,10 +152,10 @@ class _FileAnswer:
     async def done(self, transcript: FileTranscript, silence_ms: int, length_ms: int, notes: list[str]) -> None:
         """Ends the answer.  `notes`: what was unusual about the file.  The API has no place for them, so they are a
         header, or a field of the last event of a stream."""
-        segments = transcript.segments(silence_ms, length_ms)
+        turns = transcript.turns(silence_ms, length_ms)
         if self._wanted.stream:
             if self._wanted.format == "diarized_json":
-                for segment in captions.diarized(segments):
+                for segment in captions.diarized(turns):
                     await self._event(segment)
             done: Json = {"type": "transcript.text.done", "text": transcript.text, "usage": captions.usage(length_ms)}
             await self._event(done | ({"voxd": {"notes": notes}} if notes else {}))
@@ -163,15 +166,17 @@ class _FileAnswer:
             case "json":
                 response = JSONResponse({"text": transcript.text, "usage": captions.usage(length_ms)})
             case "verbose_json":
-                response = JSONResponse(captions.verbose(transcript.text, segments, self._wanted.language, length_ms))
+                language = transcript.language or self._wanted.language or self._only
+                wanted = self._wanted.granularities
+                response = JSONResponse(captions.verbose(transcript.text, turns, language, length_ms, wanted))
             case "diarized_json":
                 told = {"task": "transcribe", "duration": length_ms / 1000, "text": transcript.text}
-                told |= {"segments": captions.diarized(segments), "usage": captions.usage(length_ms)}
+                told |= {"segments": captions.diarized(turns), "usage": captions.usage(length_ms)}
                 response = JSONResponse(told)
             case "srt":
-                response = Response(captions.srt(segments), media_type="text/plain")
+                response = Response(srt(turns), media_type="text/plain")
             case "vtt":
-                response = Response(captions.vtt(segments), media_type="text/vtt")
+                response = Response(vtt(turns), media_type="text/vtt")
             case _:
                 response = Response(transcript.text + "\n", media_type="text/plain")
         if notes:
@@ -224,7 +229,9 @@ class Transcriptions:
             clip = await asyncio.to_thread(_open, file)
             self._admit()  # again, because no slot is kept during the upload
             with clip:
-                await self._serve(clip, wanted, _FileAnswer(wanted, scope, receive, send), scope, receive)
+                await self._serve(
+                    clip, wanted, _FileAnswer(wanted, self._desk.languages, scope, receive, send), scope, receive
+                )
         except HttpProblem as problem:
             await _tell(problem, scope, receive, send)
         except ClientDisconnect:
@@ -305,6 +312,7 @@ class _FileRun:
 
     def __init__(self, connection: Connection, hearing: _Hearing, clip: AudioFile, wanted: Wanted) -> None:
         self._connection, self._hearing, self._clip = connection, hearing, clip
+        self._wanted = wanted
         self._notes = list(wanted.notes)  # about what was asked for
         self._transcript = FileTranscript()
         self._sent = 0  # samples
@@ -323,6 +331,9 @@ class _FileRun:
             raise _unreadable(error) from error
         self._length = self._sent
         await self._put(bytes(2 * (TAIL + RATE * self._silence_ms // 1000)))
+        while self._hearing.samples <= self._sent - FRAME:
+            self._hearing.moved.clear()
+            await self._hearing.moved.wait()
         self._send(events.SessionUpdate(session={}))
 
     def _send(self, event: events.ClientEvent) -> None:
@@ -333,18 +344,7 @@ class _FileRun:
             piece = pcm[at : at + 2 * PIECE]
             self._connection.receive_audio(piece)
             self._sent += len(piece) // 2
-            await self._connection.readable.wait()
-            await self._until(self._may_send)
-
-    def _may_send(self) -> bool:
-        owed_ms = self._transcript.owed_from_ms
-        in_time = owed_ms is None or self._sent <= AHEAD + owed_ms * RATE // 1000
-        return in_time and self._hearing.samples > self._sent - FRAME
-
-    async def _until(self, true: Callable[[], bool]) -> None:
-        while not true():
-            self._hearing.moved.clear()
-            await self._hearing.moved.wait()
+            await self._connection.readable.wait()  # the session takes no more than its engine can keep
 
     async def listen(self, answer: _FileAnswer) -> None:
         """Collects events until everything is heard and every turn has its text.  Raises HttpProblem."""
@@ -356,10 +356,11 @@ class _FileRun:
             if updates == UPDATES and self._transcript.open:  # a turn that even the silence at the end has not ended
                 self._send(events.AudioCommit())
             await answer.text(self._transcript.receive(message.event))
-            self._hearing.moved.set()
         notes = [*self._clip.notes, *self._notes]
         if self._length and not self._transcript.text:
             notes.append("no speech was found in it")
+        if "word" in self._wanted.granularities and self._transcript.estimated:
+            notes.append(ESTIMATED)
         self._connection.log.file(notes)
         await answer.done(self._transcript, self._silence_ms, to_ms(self._length), notes)
 

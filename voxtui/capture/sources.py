@@ -24,12 +24,13 @@ from voxtui.capture.files import open_sound, read_sound, shown, source_error
 
 PACKET_US = PACKET * 1_000_000 // RATE
 SILENT = bytes(2 * PACKET)
+HURRIED = RATE // 2  # samples in a packet of a file to which nobody listens
 CLIP = Path(__file__).parents[1] / "data" / "austen.flac"  # comes with the program
 
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """20 ms of s16le at 16 kHz that ended, as sample position of the source, at `end`, at `captured_us`."""
+    """20 ms (of a hurried file more) of s16le at 16 kHz that ended at sample `end` of the source, at `captured_us`."""
 
     end: int
     pcm: bytes
@@ -87,7 +88,7 @@ class FileSource:
         self.notes: list[str] = []  # what was odd about the file
         self._file: AudioFile | None = None
         self._pcm, self._at = b"", 0
-        self._hurry = hurry
+        self._hurry, self._size = hurry, HURRIED if hurry else PACKET
         self._clock = clock or WallClock()
         if isinstance(sound, AudioFile):
             self._file = sound
@@ -109,18 +110,18 @@ class FileSource:
     async def packets(self) -> AsyncIterator[Packet]:
         """The packets, each at its time.  Raises SourceError when a file can be read no further."""
         start_us = self._clock.now_us()
-        number = self._at = 0
+        number = end = self._at = 0
         try:
             while True:
                 pcm = await self._packet()
-                number += 1
+                number, end = number + 1, end + self._size
                 due_us = start_us + number * PACKET_US
                 if self._hurry:
                     due_us = self._clock.now_us()
                     await asyncio.sleep(0)  # the answers want their turn on the event loop
                 else:
                     await self._clock.sleep_until(due_us)
-                yield Packet(number * PACKET, pcm.ljust(2 * PACKET, b"\0"), due_us)
+                yield Packet(end, pcm.ljust(2 * self._size, b"\0"), due_us)
         finally:
             self.close()
 
@@ -130,9 +131,9 @@ class FileSource:
             self._file.close()
 
     async def _packet(self) -> bytes:
-        while self._file is not None and len(self._pcm) - self._at < 2 * PACKET:
+        while self._file is not None and len(self._pcm) - self._at < 2 * self._size:
             await self._read(self._file)
-        pcm = self._pcm[self._at : self._at + 2 * PACKET]
+        pcm = self._pcm[self._at : self._at + 2 * self._size]
         self._at += len(pcm)
         return pcm
 

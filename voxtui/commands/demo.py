@@ -96,7 +96,9 @@ async def demo(width: int) -> bool:
     _say("starting a private voxd on this machine ...")
     async with (
         private_voxd(_say, respond="auto") as target,
-        RealtimeClient.connect(Direct(target), wishes=Wishes(instructions=BRIEF), patience_s=0) as client,
+        RealtimeClient.connect(
+            Direct(target), wishes=Wishes(instructions=BRIEF, max_tokens=48), patience_s=0
+        ) as client,
     ):
         answers = f", {client.responder} answers" if client.responder else ""
         _say(f"{client.transcriber} listens to {clip.size / RATE:.0f} s of LibriVox, in real time{answers}:\n")

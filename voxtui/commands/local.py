@@ -15,14 +15,17 @@ import signal
 import sys
 import tempfile
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import click
 import msgspec
 
 from shared.extras import how_to_install
 from shared.safe_text import safe_line
+from shared.terminal import say
+from voxtui.errors import Unreachable
 from voxtui.link.http_client import get
 from voxtui.link.socket_folder import socket_folder
 from voxtui.link.target import Address, Target, unix_target
@@ -47,8 +50,7 @@ async def private_voxd(tell: Tell, respond: str = "none") -> AsyncIterator[Targe
     """A warm voxd with the embedded engine; `tell` is given a line whenever its loading goes on.
 
     `respond`: what answers, auto for the best that can run here."""
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
+    if missing():
         raise LocalError(f"This machine has no speech engine installed: `{how_to_install('whisper')}` brings one.")
     with tempfile.TemporaryDirectory(prefix="voxd-", dir=socket_folder()) as name:  # made with mode 0700
         folder = Path(name)
@@ -70,6 +72,11 @@ async def private_voxd(tell: Tell, respond: str = "none") -> AsyncIterator[Targe
             await _stop(child)
 
 
+def missing() -> list[str]:
+    """What a voxd of one's own needs and this machine has not."""
+    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
+
+
 def _die_with_parent() -> None:
     """Has the kernel end the daemon when this process is killed and so cannot stop it."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -88,6 +95,36 @@ async def answers(target: Target) -> bool:
         return True
     except (OSError, ValueError):
         return False
+    return True
+
+
+async def at(address: Target, tell: Tell, work: Callable[[Target], Awaitable[bool]], *, private: bool) -> bool:
+    """Does some work with the voxd there, or with a private one that lives as long as the work takes."""
+    if not private:
+        return await work(address)
+    async with private_voxd(tell) as target:
+        return await work(target)
+
+
+async def here_or_private(address: Target, tell: Tell, work: Callable[[Target], Awaitable[bool]]) -> bool:
+    """The same, with a private one if nobody answers there."""
+    return await at(address, tell, work, private=not await answers(address))
+
+
+def may_start(address: Target) -> bool:
+    """Whether to start a private voxd for a person who has named none: nobody answers at the usual place, and the
+    person, who is asked, does not object.  Raises Unreachable where nobody can be asked, or does not want one."""
+    if asyncio.run(answers(address)):
+        return False
+    if missing():
+        how = how_to_install("whisper")
+        raise Unreachable(f"No voxd is running at {address.label}, and none can be started: `{how}` brings one.")
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise Unreachable(f"No voxd is running at {address.label}: `voxd start` starts one, or name a TARGET.")
+    say(f"No voxd is running on this machine ({address.label}).", err=True)
+    say("One that stays: `voxd start` in another terminal, or `voxd install` (systemd).", err=True)
+    if not click.confirm("Start a private one for now?", default=True, err=True):
+        raise Unreachable("Then name another machine: `voxtui HOST`, or whatever `voxtui --help` lists as TARGET.")
     return True
 
 

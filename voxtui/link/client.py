@@ -20,7 +20,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from shared.audio import RATE, to_ms
+from shared.audio import PACKET, RATE, to_ms
 from shared.events import (
     Ack,
     ClientEvent,
@@ -66,6 +66,7 @@ class Wishes:
     replies: bool = True
     hands_free: bool = True
     transport: Transport = "ws"  # language of the sound
+    max_tokens: int | None = None  # of an answer; None: as many as the server gives
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +300,7 @@ class RealtimeClient:
             raise Unreachable(f"{self.label}: {broken or 'it closed the session at once.'}") from None
 
     async def _dial(self, resume: tuple[str, int] | None) -> ClientConnection:
-        self._link = await dial(await self._route.address(self._tell), self.label, resume)
+        self._link = await dial(await self._route.address(self._tell), self.label, resume, hurry=not self._live)
         return self._link
 
     async def _redial(self, outage: _Outage) -> AsyncIterator[None]:
@@ -405,7 +406,7 @@ class RealtimeClient:
         """Sends packets over whatever link there is, in order, each once per link."""
         while True:
             await self._linked.wait()
-            packet, link = self._replay.packet(), self._link
+            packet, link = self._replay.packet(PACKET if self._live else HURRIED), self._link
             if packet is None or link is None:
                 self._level_us = self._level_us or now_us()
                 self._more.clear()
@@ -440,6 +441,8 @@ def configuration(session: AnySession, wishes: Wishes) -> dict[str, Any]:
     body: dict[str, Any] = {"type": "realtime" if answers else "transcription", "audio": {"input": sound}}
     if answers and wishes.instructions:
         body["instructions"] = wishes.instructions
+    if answers and wishes.max_tokens:
+        body["max_output_tokens"] = wishes.max_tokens
     if wishes.delay_ms is not None:
         body["voxd"] = {"delay_ms": wishes.delay_ms}
     return body

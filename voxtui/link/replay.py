@@ -24,6 +24,7 @@ from shared.events import (
     SessionCreated,
     SpeechStarted,
     SpeechStopped,
+    SpokenWord,
     TranscriptionCompleted,
     TranscriptionDelta,
     TranscriptionFailed,
@@ -82,12 +83,12 @@ class Replay:
         """Takes consecutive s16le at 16 kHz."""
         self._ring.append(pcm)
 
-    def packet(self) -> AudioAppend | None:
-        """The next 20 ms for the link in use; None if all has gone out."""
+    def packet(self, size: int = PACKET) -> AudioAppend | None:
+        """The next samples for the link in use, `size` at most; None if all has gone out."""
         if self.unsent == 0:
             return None
         self._lose(self._next, self._ring.start)  # nothing, unless the link is far too slow
-        start, pcm = self._ring.read(self.sent, self.sent + PACKET)
+        start, pcm = self._ring.read(self.sent, self.sent + size)
         self._next = start + len(pcm) // 2
         return AudioAppend(pcm, voxd_offset=start - self._base)
 
@@ -116,7 +117,13 @@ class Replay:
                 self._settle(min(end, *(start for start, _ in self._spoken.values()), self._ring.end))
             case _:
                 pass
+        if isinstance(event, TranscriptionCompleted) and event.voxd_words:
+            return msgspec.structs.replace(event, voxd_words=tuple(map(self._here, event.voxd_words)))
         return event
+
+    def _here(self, word: SpokenWord) -> SpokenWord:
+        base = to_ms(self._base)
+        return SpokenWord(word.text, word.start_ms + base, word.end_ms + base)
 
     def created(self, event: SessionCreated) -> int:
         """Told of a session that knows nothing yet: it gets all that is not settled.  Returns the samples lost by

@@ -25,11 +25,15 @@ SILENT_S = 3.0  # a pong that takes longer does not come: with the ping before i
 CLOSE_S = 0.5  # for the closing handshake
 MAX_MESSAGE = 4 << 20  # bytes in one message; the server stays below 1 MiB
 EXTENSIONS = "metrics,provisional,resume"
+FILE_EXTENSIONS = "hurry,resume"  # of a sound that nobody listens to
 FINAL = (1008, 1009)  # close codes after which another link would end the same way
 
 
-async def dial(address: Address, label: str, resume: tuple[str, int] | None = None) -> ClientConnection:
+async def dial(
+    address: Address, label: str, resume: tuple[str, int] | None = None, *, hurry: bool = False
+) -> ClientConnection:
     """Opens a WebSocket; `resume`: token of the session to go on with, and the last event that was read of it.
+    `hurry`: for a file.
 
     Raises Unreachable (NotReady, Full) or Refused."""
     options: dict[str, Any] = {
@@ -42,7 +46,7 @@ async def dial(address: Address, label: str, resume: tuple[str, int] | None = No
         "close_timeout": CLOSE_S,
         "proxy": None,  # proxies are the caller's business
     }
-    url = _with_extensions(address.url, resume)
+    url = _with_extensions(address.url, FILE_EXTENSIONS if hurry else EXTENSIONS, resume)
     try:
         if address.socket is not None:
             return await connect(url, sock=await reached(address.socket), **options)
@@ -78,11 +82,11 @@ def farewell(closed: ConnectionClosed) -> str:
     return f"{meaning}{f' ({reason})' if reason else ''}."
 
 
-def _with_extensions(url: str, resume: tuple[str, int] | None) -> str:
+def _with_extensions(url: str, extensions: str, resume: tuple[str, int] | None) -> str:
     """The URL with what this client understands."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
-    query.setdefault("voxd_ext", EXTENSIONS)
+    query.setdefault("voxd_ext", extensions)
     if resume is not None:
         query |= {RESUME: resume[0], LAST_SEQ: str(resume[1])}
     return urlunsplit(parts._replace(query=urlencode(query, safe=",")))

@@ -117,7 +117,7 @@ class Ending:
                 self._close(key)
             case ResponseDone(response=response):
                 self._unanswered = max(0, self._unanswered - 1)
-                if self._reports and response.status == "completed":
+                if self._reports and response.status in ("completed", "incomplete"):
                     self._unreported.add(response.id)
             case Metrics(item_id=key, response_id=answer):
                 self._unreported.discard(key if answer is UNSET else answer)

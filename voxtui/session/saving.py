@@ -9,15 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
-import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from shared import captions
+from shared.captions import FileTurn
 from voxtui.session.transcript import Entry, EntryProgress, State, Voice, changes, plain_text, speaker, written
-
-CUE_MS = 1000  # for how long a subtitle is shown at least
-CUE_WIDTH = 42  # columns of a line of subtitles
 
 
 def as_markdown(state: State) -> str:
@@ -56,31 +53,9 @@ def as_json(state: State) -> str:
 
 
 def as_srt(state: State) -> str:
-    """SubRip with a numbered cue for each utterance whose place in the sound is known."""
+    """SubRip: captions of the utterances whose place in the sound is known."""
     spoken = (entry for entry in _said(state) if entry.voice is Voice.USER and entry.start_ms is not None)
-    return subtitles([(entry.start_ms or 0, entry.end_ms or 0, entry.text) for entry in spoken])
-
-
-def subtitles(cues: Sequence[tuple[int, int, str]]) -> str:
-    """SubRip of (start in ms, end in ms, text), in order.  A short cue stays for CUE_MS, but not into the next."""
-    starts = [*(start for start, _, _ in cues[1:]), sys.maxsize]
-    shown = []
-    for number, ((start, end, text), following) in enumerate(zip(cues, starts, strict=False), 1):
-        until = max(end, min(start + CUE_MS, following))
-        lines = "\n".join(textwrap.wrap(_untagged(text), CUE_WIDTH))
-        shown.append(f"{number}\n{_timestamp(start)} --> {_timestamp(until)}\n{lines}\n\n")
-    return "".join(shown)
-
-
-def _untagged(text: str) -> str:
-    """A text without tags and braces, which players take for orders and which SubRip cannot escape."""
-    text = " ".join(text.split()).replace("-->", "→")
-    return text.translate(str.maketrans("<>{}", "‹›()"))
-
-
-def _timestamp(ms: int) -> str:
-    seconds, ms = divmod(ms, 1000)
-    return f"{_clock(seconds * 1000)},{ms:03}"
+    return captions.srt([FileTurn(entry.start_ms or 0, entry.end_ms or 0, entry.text) for entry in spoken])
 
 
 def _clock(ms: int) -> str:

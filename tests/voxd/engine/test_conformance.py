@@ -126,6 +126,12 @@ class FailsEachCommit(Echo):
         raise ValueError("no")
 
 
+class HasNoTimeForFiles(Echo):
+    def receive(self, command: EngineCommand) -> None:
+        a_file = isinstance(command, Open) and command.hurry
+        super().receive(msgspec.structs.replace(command, roles=()) if a_file else command)
+
+
 class SaysAllAgain(Echo):
     """An engine that repeats its text after an engine loss."""
 
@@ -328,6 +334,7 @@ BREAKS: list[tuple[type[Echo], str]] = [
     (FlushCountsTwice, "test_a_flush_makes_its_commit_no_different"),
     (HearsAllStreamsAsOne, "test_streams_do_not_hear_each_other"),
     (IsLate, "test_a_closed_stream_is_silent"),
+    (HasNoTimeForFiles, "test_a_file_says_the_same"),
     (NeverFreesASlot, "test_closing_frees_the_slot"),
     (SettlesWhatWasCancelled, "test_a_cancelled_utterance_is_silent"),
     (IgnoresCancel, "test_a_cancelled_utterance_is_silent"),

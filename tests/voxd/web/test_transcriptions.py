@@ -23,7 +23,6 @@ from tests.support.connections import ClosedDesk
 from tests.support.daemon import Daemon, voxd_process
 from tests.support.speech import FOLDER, clip
 from voxd.web import transcriptions
-from voxd.web.captions import Segment, srt, vtt
 from voxd.web.form import FIELDS
 
 PATH = "/v1/audio/transcriptions"
@@ -105,7 +104,7 @@ async def test_turns_are_segments_and_their_texts_are_joined(daemon: Daemon) -> 
     assert first["end"] < second["start"]
     assert abs(second["start"] - first["start"] - (len(SPEECH) / RATE + 1)) < 0.4
     cues = (await post(daemon, file, response_format="srt")).text
-    assert re.fullmatch(r"(\d+\n[\d:,]{12} --> [\d:,]{12}\n.+\n\n?){2}", cues)
+    assert re.fullmatch(r"(\d+\n[\d:,]{12} --> [\d:,]{12}\n(.+\n){1,2}\n?){2}", cues)
     assert (await post(daemon, file, response_format="vtt")).text.startswith("WEBVTT\n\n00:00:00.")
 
 
@@ -157,10 +156,22 @@ async def test_speech_to_the_very_end_is_a_turn_all_the_same(daemon: Daemon) -> 
     assert answer.json()["text"].startswith("one two")
 
 
-def test_captions_are_escaped_and_hours_are_told() -> None:
-    segments = [Segment(3661.5, 3662.0, "a <b> & c")]
-    assert srt(segments) == "1\n01:01:01,500 --> 01:01:02,000\na <b> & c\n"
-    assert vtt(segments) == "WEBVTT\n\n01:01:01.500 --> 01:01:02.000\na &lt;b&gt; &amp; c\n"
+async def test_times_of_words_and_segments_in_any_order(daemon: Daemon) -> None:
+    async def asked(*wanted: str) -> httpx.Response:
+        form = {"model": "x", "response_format": "verbose_json", "timestamp_granularities[]": list(wanted)}
+        async with client(daemon) as http:
+            return await http.post(PATH, files={"file": ("x", encoded(TWICE))}, data=form)
+
+    for wanted in (("word",), ("word", "segment"), ("segment", "word"), ("segment",), ()):
+        answer = await asked(*wanted)
+        found = answer.json()
+        assert ("segments" in found, "words" in found) == ("segment" in wanted or not wanted, "word" in wanted)
+        assert found["language"] != "unknown"
+        if "word" in wanted:
+            assert [word["word"] for word in found["words"]] == found["text"].split()
+            times = [time for word in found["words"] for time in (word["start"], word["end"])]
+            assert times == sorted(times)
+            assert "does not tell when words were said" in answer.headers["x-voxd-notes"]
 
 
 # ── what is refused ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -182,7 +193,7 @@ def test_captions_are_escaped_and_hours_are_told() -> None:
         ),
         (FLAC, {"response_format": "srt", "stream": "true"}, 400, "invalid_value", "response_format", "json, text"),
         (FLAC, {"stream": "maybe"}, 400, "invalid_value", "stream", "true, false"),
-        (FLAC, {"timestamp_granularities[]": "word"}, 400, "invalid_value", "timestamp_granularities", "segment"),
+        (FLAC, {"timestamp_granularities[]": "line"}, 400, "invalid_value", "timestamp_granularities", "segment"),
         (transcriptions.FILE + 1, {}, 413, "file_too_large", "file", "25 MiB"),
         (transcriptions.BODY + 1, {}, 413, "file_too_large", "file", "25 MiB"),
     ],

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from shared.audio import RATE, Float32, to_samples
+from shared.captions import FileTurn
 from shared.events import (
     Ack,
     AudioAppend,
@@ -35,7 +36,7 @@ from tests.support.fakes import FakeClock, FakeVoxd, Step, utterance
 from voxtui.capture.sources import CLIP, FileSource, read_clip
 from voxtui.commands.demo import Lines
 from voxtui.commands.plain import run_plain, standard_printer
-from voxtui.commands.transcribe import FileTurn, Transcript, as_json, as_srt, as_text, transcribe_files
+from voxtui.commands.transcribe import Transcript, as_json, as_srt, as_text, transcribe_files
 from voxtui.errors import ClientError
 from voxtui.events import Connected, Event
 from voxtui.link.client import RealtimeClient
@@ -240,15 +241,15 @@ def test_formats() -> None:
     assert as_text(FOUND) == f"One.\n{'word ' * 9}end\n"
     found = json.loads(as_json(FOUND))
     assert (found["file"], found["seconds"], found["text"]) == ("x.wav", 3725.5, f"One. {'word ' * 9}end")
-    assert found["turns"][0] == {"start_ms": 50, "end_ms": 250, "text": "One."}
+    assert found["turns"][0] == {"start_ms": 50, "end_ms": 250, "text": "One.", "words": []}
     assert as_srt(FOUND) == (
         "1\n00:00:00,050 --> 00:00:01,050\nOne.\n\n"
-        "2\n01:02:05,000 --> 01:02:06,000\nword word word word word word word word\nword end\n\n"
+        "2\n01:02:05,000 --> 01:02:06,000\nword word word word word\nword word word word end\n"
     )
     assert as_text(Transcript("x", 1, ())) == as_srt(Transcript("x", 1, ())) == ""
 
 
-async def transcribed(voxd: FakeVoxd, *files: Path, form: str = "text") -> bool:
+async def transcribed(voxd: FakeVoxd, *files: Path, form: str = "txt") -> bool:
     async with voxd.serve() as target:
         return await transcribe_files(Direct(target), files, form=form, language=None)
 
@@ -265,7 +266,7 @@ async def test_transcribing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     out, err = capsys.readouterr()
     turns = json.loads(out)["turns"]
     assert [(turn["start_ms"], turn["end_ms"]) for turn in turns] == [(50, 250), (560, 820)]
-    assert "clip.wav: 0.8 of 1.0 s" in err
+    assert "clip.wav: 1.0 s in " in err
 
 
 async def test_one_bad_file_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

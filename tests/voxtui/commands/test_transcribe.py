@@ -85,7 +85,7 @@ async def test_pipes_and_standard_input(daemon: Daemon, tmp_path: Path) -> None:
 async def test_what_is_no_file(daemon: Daemon, tmp_path: Path) -> None:
     code, out, err = await program(daemon, str(tmp_path), "/dev/null", "-")
     assert (code, out) == (1, "")
-    assert b"this is a folder; give the sound files in it." in err
+    assert b"there is no sound file in this folder." in err
     assert b"/dev/null: this is a device, not a sound file." in err
     assert b"standard input: cannot be read as sound: it is empty." in err
 
@@ -120,7 +120,7 @@ async def test_a_session_that_is_refused_hears_nothing(tmp_path: Path) -> None:
     voxd = FakeVoxd(respond="fake", wont="Invalid value for 'language': 'xx'.")
     async with voxd.serve() as target:
         with pytest.raises(ClientError, match="refuses such a session: Invalid value for 'language'"):
-            await transcribe_files(Direct(target), wavs(tmp_path), form="text", language="xx")
+            await transcribe_files(Direct(target), wavs(tmp_path), form="txt", language="xx")
     assert voxd.sent(AudioAppend) == []
 
 

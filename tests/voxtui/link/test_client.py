@@ -77,9 +77,9 @@ def test_configuration(
 
 def test_every_wish_is_said() -> None:
     session = RealtimeSession(id="s", model="m", voxd=Extensions(transcribe="whisper", respond="echo"))
-    wishes = Wishes("de", "Be brief.", 700, 240, replies=False, hands_free=True)
+    wishes = Wishes("de", "Be brief.", 700, 240, replies=False, hands_free=True, max_tokens=9)
     body = configuration(session, wishes)
-    assert body["instructions"] == "Be brief."
+    assert (body["instructions"], body["max_output_tokens"]) == ("Be brief.", 9)
     assert body["voxd"] == {"delay_ms": 240}
     turns = {"type": "server_vad", "silence_duration_ms": 700, "create_response": False}
     assert body["audio"]["input"]["turn_detection"] == turns

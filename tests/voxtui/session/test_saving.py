@@ -68,7 +68,10 @@ def test_json() -> None:
 
 
 def test_subtitles() -> None:
-    assert as_srt(talk()) == "1\n00:00:01,500 --> 00:01:01,250\nHe was not an ill-disposed young man.\n\n"
+    """A minute of slow speech is several captions."""
+    found = as_srt(talk())
+    assert found.startswith("1\n00:00:01,500 --> 00:00:0")
+    assert " ".join(re.findall(r"^[^\d\n].*$", found, re.MULTILINE)) == "He was not an ill-disposed young man."
 
 
 def test_subtitles_of_a_second_session_lie_behind_the_first() -> None:

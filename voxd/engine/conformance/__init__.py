@@ -105,6 +105,23 @@ class Conformance:
         require(bool(text.strip()) or self.clip is None, "the clip has become no text")
 
     @_check("transcribe")
+    def test_a_file_says_the_same(self, stage: Stage) -> None:
+        """Promises 1, 2 and 4 where nobody reads along: what is cancelled or silent costs the others nothing."""
+        text, driver, closed = stage.plain(), stage.stream(hurry=True), stage.stream(hurry=True)
+        speech, end = driver.begin(), driver.sound.end
+        closed.begin()
+        driver.hear(end + DECIDED)
+        driver.commit(speech)
+        cancelled = driver.onset(end)
+        driver.hear(end + 2 * DECIDED)
+        driver.cancel(cancelled, utterance=True)
+        silence = driver.onset(end + DECIDED // 2)
+        driver.commit(silence, end + DECIDED)
+        closed.close()
+        stage.compare(text, driver.settled(speech), "as a file", loosely=True)
+        driver.settled(silence)
+
+    @_check("transcribe")
     def test_a_replayed_utterance_goes_on_where_its_text_ended(self, stage: Stage) -> None:
         """Promise 2 after an engine loss: Said continues Onset.said, Settled has both."""
         lost = stage.stream()

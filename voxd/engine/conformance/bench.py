@@ -181,6 +181,7 @@ class StreamDriver:
     bench: Bench
     stream: int
     position: int = 0
+    hurry: bool = False  # it is a file
     refs: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     @property
@@ -199,7 +200,7 @@ class StreamDriver:
         """The second time: with other options."""
         self.bench.ledger.setdefault(self.stream, {})
         self.position = max(self.position, start)
-        self.bench.tell(Open(self.stream, self.roles, prompt=prompt, start=self.position))
+        self.bench.tell(Open(self.stream, self.roles, prompt=prompt, start=self.position, hurry=self.hurry))
 
     def close(self) -> None:
         if self.bench.ledger.pop(self.stream, None) is not None:
@@ -291,8 +292,8 @@ class Stage:
         self.bench = bench
         self._drivers: list[StreamDriver] = []
 
-    def stream(self, start: int = 0) -> StreamDriver:
-        driver = StreamDriver(self.bench, self.bench.new_stream())
+    def stream(self, start: int = 0, *, hurry: bool = False) -> StreamDriver:
+        driver = StreamDriver(self.bench, self.bench.new_stream(), hurry=hurry)
         self._drivers.append(driver)
         driver.open(start)
         return driver

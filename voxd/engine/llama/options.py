@@ -13,7 +13,7 @@ from msgspec import Meta, Struct, structs
 from voxd.engine.options import read
 
 BUILT_IN = "smollm2-135m"  # the model that a package carries
-TOY_PENALTY = 1.15
+TOY_PENALTY = 1.1
 ModelFile = Annotated[
     str, Meta(min_length=1, description="a GGUF file, or REPO:FILE that `voxd pull` has fetched from the hub")
 ]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from shared.audio import RATE, VAD_FRAME, Ring, pcm16_to_float, to_samples
 from voxd.engine.agreement import Transcript
 from voxd.engine.contract import LONGEST, LOOK_BACK, Capabilities, Engine, EngineCommand, Refuse
 from voxd.engine.voice import Voice
+from voxd.engine.whisper.files import Files
 from voxd.engine.whisper.model import Hypothesis, Model, Task, WhisperOptions, cores, load_model, weights_absent
 from voxd.engine.whisper.scheduler import Decode, Kind
 from voxd.engine.whisper.workers import Pool, Result, Workers
@@ -65,6 +66,9 @@ class _Job:
     start: int
     end: int
     task: Task
+
+    def run(self, model: Model) -> Hypothesis:
+        return model.decode(self.task)
 
 
 @dataclass(slots=True)
@@ -119,7 +123,9 @@ def other_language(model: str, language: str) -> str:
     )
 
 
-MakePool = Callable[[int, Callable[[_Job], Hypothesis], Callable[[], None]], Pool[_Job, Hypothesis]]
+# The same workers serve live speech (_Job to Hypothesis) and files (two halves of a window, each of its own type).
+AnyPool = Pool[Any, Any]
+MakePool = Callable[[int, Callable[[Any], Any], Callable[[], None]], AnyPool]
 
 
 class Whisper(Engine):
@@ -148,7 +154,8 @@ class Whisper(Engine):
         self._options = WhisperOptions.parse(options).resolved(cores())
         self._wake, self._load, self._make_pool = wake, load, make_pool
         self._model: Model | None = None
-        self._pool: Pool[_Job, Hypothesis] | None = None
+        self._pool: AnyPool | None = None
+        self._files: Files | None = None
         self._streams: dict[int, _Stream] = {}
         self._outputs: list[Output] = []
         self._partial_us, self._final_us = 100_000, 200_000  # how long they take here: running estimates
@@ -158,7 +165,9 @@ class Whisper(Engine):
         model = self._model = self._load(options, progress)
         progress("warming up")
         model.decode(Task(np.zeros(RATE, np.float32), model.languages[0]))
-        self._pool = self._make_pool(options.workers, lambda job: model.decode(job.task), self._wake)
+        self._pool = self._make_pool(options.workers, lambda work: work.run(model), self._wake)
+        # Where somebody may speak, files leave one worker free if there are two.
+        self._files = Files(self._pool, self._outputs, lambda: max(1, options.workers - bool(self._streams)))
         notes = [f"whisper {model.name} on the CPU, {options.compute_type}, {options.workers} decodes at the same time"]
         if len(model.languages) > 1:
             notes.append("a session that does not name its language has it detected, which doubles the work")
@@ -178,6 +187,8 @@ class Whisper(Engine):
     def receive(self, command: EngineCommand) -> None:
         if isinstance(command, Open):
             return self._open(command)
+        if command.stream in self._file_streams:
+            return self._file_streams.receive(command)
         stream = self._streams.get(command.stream)
         if stream is None:
             return None
@@ -196,7 +207,7 @@ class Whisper(Engine):
             case Close():
                 del self._streams[command.stream]
                 self._workers.withdraw(command.stream)
-                self._outputs = [out for out in self._outputs if out.stream != command.stream]
+                self._outputs[:] = [out for out in self._outputs if out.stream != command.stream]
             case Cancel(ref=ref):
                 if stream.utterances.pop(ref, None) is not None:
                     self._workers.withdraw(command.stream, ref)
@@ -215,8 +226,12 @@ class Whisper(Engine):
         if (stream := self._streams.get(command.stream)) is not None:
             stream.language, stream.prompt = command.language, command.prompt
             return
-        if len(self._streams) >= self._options.max_streams:
+        again, taken = command.stream in self._file_streams, len(self._streams) + len(self._file_streams)
+        if not again and taken >= self._options.max_streams:
             raise Refuse(f"all {self._options.max_streams} slots for speech recognition are taken")
+        if again or command.hurry:
+            self._file_streams.receive(command)
+            return
         start = command.start
         self._streams[command.stream] = _Stream(Ring(LONGEST, start), Voice(start), command.language, command.prompt)
 
@@ -334,8 +349,12 @@ class Whisper(Engine):
 
     def step(self, now_us: int) -> Iterable[Output]:
         for result in self._workers.results():
-            self._take(result)
-        outputs, self._outputs = self._outputs, []
+            if result.request.kind is Kind.FILE:
+                self._file_streams.take(result)
+            else:
+                self._take(result)
+        outputs = list(self._outputs)
+        self._outputs.clear()
         return outputs
 
     def _take(self, result: Result[_Job, Hypothesis]) -> None:
@@ -416,7 +435,12 @@ class Whisper(Engine):
             self._outputs.append(Warned(number, code, found[code]))
 
     @property
-    def _workers(self) -> Pool[_Job, Hypothesis]:
+    def _file_streams(self) -> Files:
+        assert self._files is not None, "load() comes first"
+        return self._files
+
+    @property
+    def _workers(self) -> AnyPool:
         assert self._pool is not None, "load() comes first"
         return self._pool
 

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 import numpy as np
 from msgspec import Meta, Struct, structs
 
-from shared.audio import RATE, Float32
+from shared.audio import HOP, RATE, Float32
 from voxd.engine.agreement import split
 from voxd.engine.contract import Unusable
 from voxd.engine.options import read
+from voxd.engine.whisper.timed import Encoded, Written, timed_words
 
 if TYPE_CHECKING:
     from ctranslate2 import StorageView
@@ -54,6 +55,7 @@ _SURE_ENOUGH = -0.6  # a final that is less sure in a short window (mean log pro
 # unsure, where it hears no speech, is invented.
 _LOOP_RATIO = 2.4
 _NO_SPEECH, _UNSURE = 0.6, -1.0
+_FASTEST = 6  # tokens of a second of speech
 _KNOWN = 0.8  # a language found with this probability is taken for the rest of the utterance
 
 
@@ -117,6 +119,8 @@ class Model(Protocol):
     languages: tuple[str, ...]  # ISO 639-1
 
     def decode(self, task: Task) -> Hypothesis: ...
+    def encode(self, samples: Float32) -> Encoded: ...
+    def write(self, encoded: Encoded, language: str | None, prompt: str) -> Written: ...
 
 
 def cores() -> int:
@@ -257,6 +261,41 @@ class FasterWhisper:
         return replace(
             hypothesis, words=hypothesis.words[:heard], sure=hypothesis.sure[:heard], ends=tuple(ends[:heard])
         )
+
+    def encode(self, samples: Float32) -> Encoded:
+        """The first half of a window of a file: at most 30 s."""
+        from faster_whisper.audio import pad_or_trim
+
+        return Encoded(self.model.encode(pad_or_trim(self.model.feature_extractor(samples))), samples.size)
+
+    def write(self, encoded: Encoded, language: str | None, prompt: str) -> Written:
+        """The second half: its words, and where they lie."""
+        if language is None and len(self.languages) > 1:
+            language = self.model.model.detect_language(encoded.features)[0][0][0][2:-2]
+        language = language or self.languages[0]
+        tokenizer, unwanted = self._tokenizer(language)
+        given = self.model.get_prompt(tokenizer, tokenizer.encode(prompt), without_timestamps=True)
+        most = min(len(given) + 12 + math.ceil(10 * encoded.size / RATE), self.model.max_length)
+        for no_repeat in (0, 3):  # as in `decode`
+            found = self.model.model.generate(
+                encoded.features,
+                [given],
+                beam_size=self._beam_size,
+                max_length=most,
+                no_repeat_ngram_size=no_repeat,
+                suppress_tokens=list(unwanted),
+                return_scores=True,
+                return_no_speech_prob=True,
+            )[0]
+            tokens = found.sequences_ids[0]
+            # Half a minute of speech may well repeat itself; a loop has more to say than anybody could.
+            if len(tokens) < _FASTEST * encoded.size / RATE or not repeats(tokenizer.decode(tokens)):
+                break
+        score = found.scores[0] * len(tokens) / (len(tokens) + 1)
+        if not tokens or (found.no_speech_prob > _NO_SPEECH and score < _UNSURE):
+            return Written((), language)
+        aligned = self.model.find_alignment(tokenizer, [tokens], encoded.features, encoded.size // HOP)
+        return Written(tuple(timed_words(aligned[0])), language, len(tokens))
 
     def _tokenizer(self, language: str) -> tuple[Tokenizer, tuple[int, ...]]:
         from faster_whisper.tokenizer import Tokenizer

@@ -2,11 +2,11 @@
 
 Pure: no thread, no clock, no device; requests are named by stream and ref, their payload is never looked at.
 
-    one in flight per worker; a final goes first, then a flush, then a partial, each oldest first;
-    the newest request of a stream replaces its queued one, but nothing replaces a final;
+    one in flight per worker; a final goes first, then a flush, a partial, a file, each oldest first;
+    the newest request of a stream replaces its queued one, but nothing replaces a final or a file's;
     a partial never runs beside another decode of its stream, and partials leave one worker to finals.
 
-Bound: the finals that were asked for, and one more request per stream.
+Bound: the finals that were asked for, one more request per stream, and what `files` submits at once.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Kind(IntEnum):
     FINAL = 0  # somebody waits for it
     FLUSH = 1  # somebody will probably wait for it in a moment
     PARTIAL = 2  # text while the person speaks: late is bad, absent is not
+    FILE = 3  # nobody reads along
 
 
 @dataclass(slots=True, eq=False)
@@ -79,4 +80,6 @@ class Scheduler(Generic[T]):
 
 
 def _replaces(new: Decode[T], old: Decode[T]) -> bool:
-    return old.stream == new.stream and (old.kind is not Kind.FINAL or (new.kind is Kind.FINAL and old.ref == new.ref))
+    if old.stream != new.stream or Kind.FILE in (old.kind, new.kind):
+        return False
+    return old.kind is not Kind.FINAL or (new.kind is Kind.FINAL and old.ref == new.ref)

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.support.llama import SMALL, LlamaModel, Talker, own_answer
+from tests.support.llama import SMALL, ScriptedModel, Talker, own_answer
 from voxd.engine.conformance import Conformance
 from voxd.engine.contract import Engine
 from voxd.engine.llama.engine import Llama
@@ -125,28 +125,20 @@ def test_an_answer_begun_ahead_is_published_at_once_and_says_what_it_saved(talke
     assert talker.ended(310).saved_us > 0
 
 
-def test_a_conversation_that_is_too_long_is_shortened_and_told_and_a_turn_that_is_too_long_is_refused() -> None:
-    talker = Talker()
-    context: tuple[Turn, ...] = (Turn("user", "Tell me of bees."),)
-    for ref in range(1, 13):
-        talker.tell(Respond(1, ref, context, 8))
-        context = replied(context, talker.ended(ref).text, "one two three four five six seven eight nine ten " * 4)
-    told = [o for o in talker.out if isinstance(o, Warned)]
-    assert told
-    assert "max_context" in told[0].message
-    assert len(told) <= 4, "it is not shortened at each turn"
-    talker.tell(Respond(1, 90, (Turn("user", "word " * 3000),), 8))
-    refused = talker.ending(90)
+def test_a_turn_that_is_too_long_is_refused_and_the_conversation_goes_on(talker: Talker) -> None:
+    talker.tell(Respond(1, 320, (Turn("user", "word " * 3000),), 8))
+    refused = talker.ending(320)
     assert isinstance(refused, Failed)
     assert refused.code == "context_length_exceeded"
-    assert talker.ended(1).text, "and the engine goes on"
-    talker.engine.stop()
+    assert "max_context" in refused.message
+    talker.tell(Respond(1, 321, QUESTION, 4))
+    assert talker.ended(321).text
 
 
 # ── a scripted model ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def scripted(model: LlamaModel, **options: object) -> tuple[Llama, threading.Event]:
+def scripted(model: ScriptedModel, **options: object) -> tuple[Llama, threading.Event]:
     woken = threading.Event()
     engine = Llama({**SMALL, **options}, woken.set, lambda options, progress: (model, 512, ()))
     engine.load(lambda _: None)
@@ -167,17 +159,36 @@ def all_of(engine: Llama, woken: threading.Event, *commands: object) -> list[Out
     return out
 
 
+def test_a_conversation_that_is_too_long_is_shortened_by_half_and_told() -> None:
+    model = ScriptedModel()
+    engine, woken = scripted(model)
+    context: tuple[Turn, ...] = (Turn("user", "Tell me of bees."),)
+    told = []
+    for ref in range(1, 31):
+        out = all_of(engine, woken, Respond(1, ref, context, 8))
+        told += [o for o in out if isinstance(o, Warned)]
+        question = Turn("user", ref=1000 + ref, transcript="one two three four five six seven eight nine ten " * 2)
+        context = (*context, Turn("assistant", "w0 w1 w2 w3", ref=ref), question)
+    assert 1 < len(told) < 8, "not at each turn"
+    assert "max_context" in told[0].message
+    sizes = [len(msgspec.json.encode(body["messages"])) for body in model.bodies]
+    assert max(sizes) < 3 * 512
+    assert sizes[-1] > 100
+    engine.stop()
+
+
 def test_tokens_that_were_estimated_too_low_are_counted_by_the_model_and_the_rest_is_asked_again() -> None:
     def refuse(body: dict[str, object]) -> AnswerPiece | None:
         size = len(msgspec.json.encode(body["messages"]))
         error = {"type": "exceed_context_size_error", "message": "too long", "n_prompt_tokens": size}
         return msgspec.convert({"error": error}, AnswerPiece) if size > 512 else None
 
-    model = LlamaModel(refuse=refuse)
+    model = ScriptedModel(refuse=refuse)
     engine, woken = scripted(model)
     context = tuple(Turn("user" if n % 2 == 0 else "assistant", "ab " * 20, ref=n) for n in range(11))
     out = all_of(engine, woken, Respond(1, 1, context, 8))
-    assert [type(o).__name__ for o in out] == ["Warned", "Said", "Settled"]
+    assert isinstance(out[0], Warned)
+    assert isinstance(out[-1], Settled)
     assert len(model.bodies) == 2
     engine.stop()
 
@@ -190,7 +201,7 @@ def test_what_goes_wrong_in_the_library_fails_that_turn_only(caplog: pytest.LogC
             raise RuntimeError("a bug")
         return None
 
-    engine, woken = scripted(LlamaModel(refuse=refuse))
+    engine, woken = scripted(ScriptedModel(refuse=refuse))
     assert isinstance(all_of(engine, woken, Respond(1, 1, QUESTION))[-1], Failed)
     assert all_of(engine, woken, Respond(1, 2, QUESTION))[-1].text == "w0 w1 w2 w3"  # type: ignore[union-attr]
     engine.stop()
