@@ -30,7 +30,7 @@ from tests.support.speech import clips
 from voxd.engine.contract import EngineCommand
 from voxd.engine.vad import Vad
 from voxd.engine.whisper.engine import Whisper
-from voxd.engine.whisper.model import FasterWhisper, Task, WhisperOptions, load_model
+from voxd.engine.whisper.model import FasterWhisper, WhisperOptions, load_model
 from voxd.engine.whisper.scheduler import Decode, Kind, Scheduler
 from voxd.engine.whisper.workers import Result
 from voxd.messages import Commit, Feed, Flush, Heard, Onset, Open, Output, Rollback, Said, Settled
@@ -268,9 +268,7 @@ def measure(bench: Bench, model: FasterWhisper, rules: Rules, *, verbose: bool) 
 
 
 def _whole(model: FasterWhisper, samples: Float32) -> str:
-    """The whole clip at once; more than 30 s is whisper's own way, with timestamps."""
-    if samples.size <= 30 * RATE:
-        return "".join(model.decode(Task(samples, "en")).words)
+    """The whole clip through the library itself, in windows of 30 s."""
     segments, _ = model.model.transcribe(
         samples, language="en", beam_size=1, temperature=0.0, condition_on_previous_text=False
     )

@@ -223,7 +223,7 @@ def dictated() -> list[Event]:
     return said(
         "a",
         WRITTEN,
-        TurnMetrics(first_words_ms=512.0, first_text_ms=960.0, endpoint_ms=530.0, final_ms=668.0, rtf=0.22),
+        TurnMetrics(first_words_ms=318.0, first_text_ms=512.0, endpoint_ms=530.0, final_ms=668.0, rtf=0.22),
     )
 
 
@@ -236,7 +236,7 @@ def speaking() -> list[Event]:
 
 
 def asked() -> list[Event]:
-    return said("q", SAID, TurnMetrics(first_words_ms=498.0, first_text_ms=940.0, final_ms=655.0, rtf=0.24))
+    return said("q", SAID, TurnMetrics(first_words_ms=311.0, first_text_ms=498.0, final_ms=655.0, rtf=0.24))
 
 
 def answered(key: str = "r", text: str = ANSWER, *, engine: float = 79.0, total: float = 1210.0) -> list[Event]:
