@@ -10,7 +10,9 @@ used where one is missing.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from importlib.metadata import distributions
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -18,6 +20,21 @@ from shared import __version__
 
 DISTRIBUTION = "voxtui"
 WHEEL = f"{DISTRIBUTION}-{__version__}-py3-none-any.whl"
+
+
+SERVER = (
+    "onnxruntime",
+    "prometheus_client",
+    "python_multipart",
+    "starlette",
+    "uvicorn",
+)  # in the extra [server]
+
+
+def lack(modules: Iterable[str], extra: str) -> str | None:
+    """Which of the modules are not installed, as half a sentence, and the command that brings them; None: all are."""
+    missing = [name for name in modules if find_spec(name) is None]
+    return f"needs {', '.join(missing)}; install it with: {how_to_install(extra)}" if missing else None
 
 
 def how_to_install(extra: str, distribution: str = DISTRIBUTION) -> str:

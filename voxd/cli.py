@@ -211,6 +211,10 @@ def _listener(text: str) -> Tcp | Path:
 
 
 def _plan(settings: Settings, control: Path, given: tuple[socket.socket, ...], *, token: bool) -> DaemonPlan:
+    from shared.extras import SERVER, lack
+
+    if missing := lack(SERVER, "server"):
+        _die(f"the daemon {missing}", CONFIGURATION)
     from shared.settings import Tcp
     from voxd.app import CannotStart, DaemonPlan
     from voxd.system.addresses import unencrypted

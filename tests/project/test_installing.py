@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+import voxd.cli
 from shared import __version__, extras
 
 ROOT = Path(__file__).parents[2]
@@ -142,3 +144,12 @@ def test_this_installation_gives_advice_that_pip_understands() -> None:
     pip = [sys.executable, "-m", "pip", "install", *offline, *shlex.split(command)[2:]]
     done = subprocess.run(pip, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_daemon_without_its_packages_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client is installed without the packages of the daemon, and `voxd start` is there all the same."""
+    monkeypatch.setattr(extras, "SERVER", (*extras.SERVER, "nobody_has_this"))
+    done = CliRunner().invoke(voxd.cli.main, ["start", "--check"])
+    assert done.exit_code == 78
+    assert "needs nobody_has_this; install it with: pip install" in done.output
+    assert "[server]" in done.output

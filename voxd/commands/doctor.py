@@ -21,7 +21,7 @@ from typing import Any, get_args
 
 from shared import __version__
 from shared.config import ConfigError, Loaded, client_socket, control_socket, credential_path, load, token_path
-from shared.extras import how_to_install
+from shared.extras import SERVER, how_to_install
 from shared.report import Finding, Mark, Report
 from shared.settings import SOCKET_PATH_MAX, Settings, Tcp, listener
 from voxd.commands import control
@@ -36,7 +36,6 @@ from voxd.messages import Role
 from voxd.system.sockets import CannotStart, listeners
 from voxd.system.token_file import TokenError, load as load_token
 
-SERVER = ("onnxruntime", "prometheus_client", "python_multipart", "starlette", "uvicorn")  # the extra [server]
 DRIVER = Path("/proc/driver/nvidia/version")
 MODEL_GB = 8.9  # of the released Voxtral Realtime
 ANSWER_S = 5.0  # of systemctl, of a running voxd

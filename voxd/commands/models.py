@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import click
 
-from shared.extras import how_to_install
+from shared.extras import lack
 from shared.program import FAILED, Failure, OutputFile, written
 from shared.terminal import say
 
@@ -34,12 +34,10 @@ def _die(message: str) -> NoReturn:
 
 def _needs_extra(needs: tuple[str, ...] = EXTRA, extra: str = "voxtral") -> str:
     """Ends the command with one sentence if a package is missing; returns the model that is meant if none is named."""
-    from importlib.util import find_spec
-
     from voxd.engine.realtime.interface import MODEL
 
-    if missing := [name for name in needs if find_spec(name) is None]:
-        _die(f"this needs {', '.join(missing)}; install it with: {how_to_install(extra)}")
+    if missing := lack(needs, extra):
+        _die(f"this {missing}")
     return MODEL
 
 
