@@ -249,18 +249,14 @@ class Answers:
     def speculate(self, utterance: int, end: int, text: str = "") -> None:
         """The turn may have ended: begin what `answer_turn` will ask for, as it would be asked for now.
 
-        `text`: what the utterance probably says, which a responder that reads begins with; it may be told again."""
+        `text`: what the utterance probably says; a responder that reads begins once that is known."""
         if self._active or not (self._terms.profile.speculates and self._terms.answers_by_itself):
             return
-        if not self._terms.profile.reads_text:
-            text = ""
-        elif not text.strip():
+        if self._terms.profile.reads_text and not text:
             return
+        self.crop()  # one for an utterance that the client committed and did not have answered
         before = self._conversation.context(self._terms.instructions, self._conversation.entries())
         context = (*before, m.Turn("user", ref=utterance, transcript=text))
-        if self._speculation and (self._speculation.end, self._speculation.context) == (end, context):
-            return
-        self.crop()  # begun with other words, or for an utterance that the client committed and did not have answered
         ref = self._out.new_ref()
         self._speculation = m.Speculate(self._out.stream, ref, utterance, end, context, self._terms.max_tokens)
         self._out.command(self._speculation)

@@ -215,7 +215,7 @@ class Utterances:
         utterance = self._spoken()
         utterance.paused_at = mark.end
         self._out.command(m.Flush(self._out.stream, utterance.ref, mark.end))
-        self._answers.speculate(utterance.ref, mark.end, utterance.text + utterance.provisional)
+        self._answers.speculate(utterance.ref, mark.end)
 
     def _resume(self) -> None:
         utterance = self._spoken()
@@ -281,8 +281,8 @@ class Utterances:
             return
         self._append(utterance, said.text, said.samples)
         shown = self._terms.config.voxd.provisional and self._terms.shows_text
-        changed, utterance.provisional = said.provisional != utterance.provisional, said.provisional
-        if shown and changed:
+        if shown and said.provisional != utterance.provisional:
+            utterance.provisional = said.provisional
             self._out.emit(events.Provisional, item_id=utterance.item_id, text=said.provisional)
 
     def receive_guessed(self, guessed: m.Guessed) -> None:

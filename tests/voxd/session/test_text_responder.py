@@ -206,20 +206,6 @@ def test_a_guess_that_came_too_late_or_for_another_end_begins_nothing() -> None:
     assert made.all(m.Speculate) == []
 
 
-def test_the_answer_is_begun_with_live_text_and_anew_if_that_was_not_all() -> None:
-    made = ahead()
-    made.speak(20)
-    made.output(m.Said(STREAM, made.last(m.Onset).ref, "What is", provisional=" it"))
-    made.speak(10, SILENCE)
-    flush, first = made.last(m.Flush), made.last(m.Speculate)
-    assert first.context[-1].transcript == "What is it"
-    made.output(m.Guessed(STREAM, flush.ref, flush.end, "What is it"))
-    assert made.all(m.Speculate) == [first]
-    made.output(m.Guessed(STREAM, flush.ref, flush.end, "What is it?"))
-    assert made.last(m.Crop).ref == first.ref
-    assert made.last(m.Speculate).context[-1].transcript == "What is it?"
-
-
 def test_speech_that_goes_on_crops_what_was_begun() -> None:
     made = ahead()
     flush = paused(made)
