@@ -19,6 +19,8 @@ from typing import Any
 
 from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
+from textual.events import Resize
+from textual.geometry import Size
 from textual.message import Message
 
 SEQUENCES = re.compile("(?=\x1b)")  # what lies between two escapes is read or dropped as one
@@ -67,6 +69,14 @@ class Terminal(LinuxDriver):
         except OSError:  # it is gone
             columns = rows = 0
         return columns or 80, rows or 24
+
+    def process_message(self, message: Message) -> None:
+        """Passes on what the terminal said.  A size in its stream (mode 2048) is asked of the kernel: what is typed or
+        pasted can look like one, and a screen of no rows would stay so."""
+        if isinstance(message, Resize):
+            size = Size(*self._get_terminal_size())
+            message = Resize(size, size, size, message.pixel_size)
+        super().process_message(message)
 
     def run_input_thread(self) -> None:
         """Reads keys.  Bytes that are not UTF-8 and sequences that mean nothing are dropped; what is typed after them
