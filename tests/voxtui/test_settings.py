@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from shared.config import ConfigError
 from voxtui import cli, settings
-from voxtui.commands import plain
+from voxtui.commands import local, plain
 from voxtui.settings import Settings, Targets, load, transcripts_folder
 
 
@@ -82,6 +82,7 @@ def test_a_language_is_what_people_mean_by_it(
     file.write_text("language: fr")
     found = []
     monkeypatch.setattr(plain, "talk", lambda address, token, wishes, *more, **rest: found.append(wishes.language))
+    monkeypatch.setattr(local, "at", lambda address, told, work, private: work(address))
     monkeypatch.setattr(cli, "_finish", lambda work: sys.exit(0))
     CliRunner().invoke(cli.main, ["connect", "--plain", "--language", written, "unix:/tmp/none.sock"])
     assert found == [meant]

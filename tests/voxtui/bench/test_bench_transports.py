@@ -58,8 +58,8 @@ def test_a_row_for_each_way() -> None:
 
     table = [line.split() for line in text.splitlines() if "400" in line]
     assert table == [
-        ["ws", "1", "2", "2", "400", "400", "500", "500"],
-        ["webrtc", "1", "7", "7", "400", "400", "500", "500"],
+        ["ws", "1", "2", "2", "-", "-", "400", "400", "500", "500"],
+        ["webrtc", "1", "7", "7", "-", "-", "400", "400", "500", "500"],
     ]
     assert UPLINK in text.splitlines()[-1]
 

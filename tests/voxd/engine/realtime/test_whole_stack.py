@@ -18,12 +18,13 @@ from tests.support.speech import clip
 from tests.support.tiny_mini import folder as mini_folder, reference as mini_reference
 from tests.support.tiny_voxtral import folder, reference
 from voxd.engine.vad import Vad
+from voxd.session.terms import FILE_HANGOVER, FILE_THRESHOLD
 from voxd.session.turns import Act, Mark, Rules, Turns
 
 
-def utterance(samples: Float32) -> Mark:
+def utterance(samples: Float32, rules: Rules) -> Mark:
     """The place where the turn rules find the one utterance of a clip."""
-    vad, turns = Vad(), Turns(Rules())
+    vad, turns = Vad(), Turns(rules)
     vad.open(0)
     vad.feed(0, float_to_pcm16(samples))
     marks: list[Mark] = []
@@ -52,7 +53,7 @@ def test_a_clip_is_answered_as_generate_does_and_written_down_too(tmp_path: Path
             command, env=environment(tmp_path), capture_output=True, text=True, timeout=300, check=False
         )
     assert done.returncode == 0, done.stderr
-    found, mark = mini_reference(0, ends=True), utterance(samples)
+    found, mark = mini_reference(0, ends=True), utterance(samples, Rules())
     heard = samples[mark.start : mark.end]
     prompts = {"voxd:": [1, 3, 25, *[24] * 375, 4], "you:": found.transcription(heard)}
     for who, prompt in prompts.items():
@@ -79,7 +80,7 @@ def test_a_clip_comes_out_as_the_text_that_generate_gives(tmp_path: Path) -> Non
         )
     assert done.returncode == 0, done.stderr
     (turn,) = json.loads(done.stdout)["turns"]
-    found, mark = reference(1), utterance(samples)
+    found, mark = reference(1), utterance(samples, Rules(FILE_THRESHOLD, hangover=FILE_HANGOVER))
     token_ids = found.token_ids(samples[mark.start : mark.end])
     assert len(set(token_ids)) > 5, "this clip proves nothing"
     assert turn["text"].split() == safe_text(found.text(token_ids)).split()
