@@ -217,7 +217,7 @@ class TranscriptionDelta(ServerBase, tag="conversation.item.input_audio_transcri
     voxd_audio_ms: int | UnsetType = UNSET
 
 
-class SpokenWord(msgspec.Struct, frozen=True):
+class SpokenWord(msgspec.Struct, frozen=True, gc=False):
     """A word and where it lies in the session's audio."""
 
     text: str

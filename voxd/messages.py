@@ -305,7 +305,7 @@ class Said(StreamMessage, frozen=True):
     commit_us: int = 0
 
 
-class Word(msgspec.Struct, frozen=True, array_like=True):
+class Word(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A word and where it lies in the stream, in samples."""
 
     text: str  # without spaces around it

@@ -303,6 +303,7 @@ class Session:
                 self._out.emit(events.Notice, code=output.code, message=output.message)
             case m.Refused():
                 self._openings.forget()
+                self._out.engine = False  # it has no such stream now, and would take the next Open for a first one
                 body = events.ErrorBody("server_error", "server_overloaded", output.reason, None, None)
                 self._out.emit(events.Error, error=body)
 

@@ -34,6 +34,7 @@ COMMANDS: list[m.Command] = [
 REPORTS: list[m.Report] = [
     m.Heard(1, 512, (0.0, 0.5, 1.0)),
     m.Said(1, 2, " wörld", "?", 5120, 1, 2**52, 7),
+    m.Guessed(1, 2, 9000, "hello"),
     m.Settled(1, 2, "incomplete", "hello", 5, 4, 3, 2, 1, 0),
     m.Opened(1),
     m.Refused(1, "no slot", 9),

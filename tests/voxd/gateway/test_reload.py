@@ -95,7 +95,7 @@ def test_the_page_for_operators_has_every_setting_where_it_belongs() -> None:
         (
             {},
             {"streaming": {"latency_target_ms": 200}, "engines": {"respond": "cascade"}},
-            ["engines.respond none -> cascade needs a restart", "streaming.latency_target_ms 100 -> 200 (now)"],
+            ["engines.respond auto -> cascade needs a restart", "streaming.latency_target_ms 100 -> 200 (now)"],
         ),
         ({"vad": {"threshold": 0.6}}, {}, ["vad.threshold 0.6 -> 0.5 (sessions from now on)"]),
         ({}, {"server": {"allow_host": ["gpu"]}}, ['server.allow_host [] -> ["gpu"] (now)']),

@@ -139,6 +139,20 @@ def test_an_update_after_one_that_is_refused_is_applied_to_what_was_before() -> 
     assert talk.engine.opened.language == "de"
 
 
+def test_who_is_shut_out_waits_for_no_engine() -> None:
+    """The engine process has no such stream any more: it would take the next Open for a first one, and say nothing."""
+    talk = Talk(room=True)
+    talk.send(update(**hearing(language=REFUSED)))
+    talk.leave_and_return()
+    talk.work()
+    assert isinstance(talk.read[-1], events.Error)
+    assert talk.read[-1].error.code == "server_overloaded"
+    talk.send(update(**hearing(language="de")))
+
+    assert not talk.engine.waiting
+    assert list(map(named, talk.read)) == ["session.updated", "error", "session.updated"]
+
+
 PATCHES = [
     hearing(),
     hearing(language=REFUSED),

@@ -92,12 +92,15 @@ return given[0].map((event, number) => {
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_both_clients_count_the_same(path: Path) -> None:
+    """All but `stood`, which the page takes from `voxd.metrics` alone; these sessions have none."""
     sent, clock = golden(path), SampleClock()
     for end in range(20, 20_020, 20):
         clock.record(to_samples(end), end * 1000)
     meter, expected = Meter(clock), []
     for number, event in enumerate(parsed(sent)):
         measured = meter.receive(event, int(1000 * (1500 + 211.5 * number)))
+        if measured is not None:
+            measured.metrics.stood = None
         expected.append(measured and {"key": measured.key, **measured.metrics.as_dict()})
     found = evaluate(COUNTED, sent)
     assert isinstance(found, list)

@@ -134,7 +134,7 @@ async def test_a_link_that_opens_no_session_is_closed(
 async def test_audio_never_stops_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug in the sending of audio ends the session under its own name."""
 
-    def packet(self: Replay) -> None:
+    def packet(self: Replay, size: int) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(Replay, "packet", packet)

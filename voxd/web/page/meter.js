@@ -42,7 +42,7 @@ class Turn {
       final_ms: between(this.lastVoicedAt, this.finalAt),
       total_ms: between(this.committedAt, this.lastDeltaAt),
     };
-    found.stood = this.reported.stood ?? null;
+    found.stood = this.reported.stood ?? null; // voxd saw the same words; the page does not compare them once more
     for (const { name } of VOXD_ONLY) found[name] = this.reported[name] ?? null;
     return Object.fromEntries(Object.entries(found).filter(([, value]) => value !== null));
   }
