@@ -21,8 +21,9 @@ demo: .venv-demo/.done
 
 install: .venv/.done
 
-# A process for each core; the tests of a file stay together, for they share a daemon.
-SUITE := .venv/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+# One process more than cores, for many tests wait; the tests of a file stay together, for they share a daemon.
+WORKERS := $(shell n=$$(nproc 2>/dev/null || echo 2); [ $$n -gt 7 ] && n=7; echo $$((n + 1)))
+SUITE := .venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 test: install
 	$(SUITE)

@@ -57,7 +57,8 @@ class Emulator(pyte.Screen):
             (self.buffer, self.cursor), self._main = self._main, None
 
     def set_title(self, param: str) -> None:
-        self.told = {param: self.held()}  # the last alone: a test that asks again and again keeps nothing
+        if not param.startswith(";"):  # OSC 22, the shape of the pointer, which pyte reads as OSC 2
+            self.told = {param: self.held()}  # the last alone: a test that asks again and again keeps nothing
 
     def held(self) -> Held:
         rows = [
