@@ -37,11 +37,7 @@ STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 
 
 def daemon(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-<<<<<<< HEAD
-    def command(socket: Path, _: str) -> list[str]:
-=======
     def command(socket: Path, _respond: str) -> list[str]:
->>>>>>> fixb
         return [sys.executable, "-c", textwrap.dedent(code), str(socket)]
 
     monkeypatch.setattr(local, "_command", command)
@@ -143,11 +139,7 @@ async def test_it_does_not_outlive_a_client_that_is_killed(short: Path) -> None:
         import asyncio, sys, textwrap
         from voxtui.commands import local
         code = textwrap.dedent({DAEMON.format(statuses="", stubborn="print(os.getpid(), flush=True)")!r})
-<<<<<<< HEAD
-        local._command = lambda socket, _: [sys.executable, "-c", code, str(socket)]
-=======
         local._command = lambda socket, respond: [sys.executable, "-c", code, str(socket)]
->>>>>>> fixb
         local.NEEDED = ()
         async def main():
             async with local.private_voxd(print) as target:
