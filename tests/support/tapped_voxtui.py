@@ -31,7 +31,8 @@ from voxtui.errors import SourceError
 
 class Tapped(voxtui.screen.app.VoxtuiApp):
     def on_mount(self) -> None:
-        self._number = 0
+        self._number, self._wanted = 0, False
+        self.set_interval(0.2, self._tell_soon)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGUSR1, self._asked)
         loop.add_signal_handler(signal.SIGUSR2, lambda: self.call_later(self._break))
@@ -40,10 +41,19 @@ class Tapped(voxtui.screen.app.VoxtuiApp):
         raise RuntimeError("on purpose")
 
     def _asked(self) -> None:
-        self.call_after_refresh(self._tell)
+        self._wanted = True
+        self._tell_soon()
+
+    def _tell_soon(self) -> None:
+        """Until it is told: what waits for a dialog's refresh is forgotten when that dialog closes."""
+        if self._wanted:
+            self.call_after_refresh(self._tell)
 
     def _tell(self) -> None:
         assert self._driver is not None
+        if not self._wanted:
+            return
+        self._wanted = False
         self._number += 1
         rows = [list(cells(row)) for row in self.screen._compositor.render_strips(self.size)]
         path = Path(os.environ["VOXTUI_TAP"])

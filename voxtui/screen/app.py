@@ -216,6 +216,12 @@ class VoxtuiApp(App[None]):
             self.action_type()
             self._main.query_one(Prompt).take(event.text)
 
+    def on_resize(self) -> None:
+        """Paints everything, even where the size is what it was: a terminal that was small for a moment, too short for
+        two messages, has forgotten what did not fit, and Textual paints only what it believes to have changed."""
+        if self.screen_stack:
+            self.screen.refresh()
+
     @on(Terminal.Gone)
     def _hang_up(self) -> None:
         if not self._ending:
