@@ -224,7 +224,11 @@ class Believed(NamedTuple):
 
 def believed(terminal: Terminal, tap: Path) -> Believed:
     """Asks through the side channel of `tests.support.tapped_voxtui`, until the program knows the terminal's size."""
+    latest = time.monotonic() + PATIENCE_S
     while True:
+        assert time.monotonic() < latest, (
+            f"the program believes in another size than the terminal's:\n{terminal.text()}"
+        )
         before = _number(tap)
         os.kill(terminal.pid, signal.SIGUSR1)
         terminal.until(lambda before=before: _number(tap) > before)  # type: ignore[misc]
