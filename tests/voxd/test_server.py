@@ -333,7 +333,7 @@ def test_status_for_people_and_for_programs(daemon: Daemon) -> None:
             "",
             ("--transcribe", "nonsense"),
             78,
-            "there are: cascade, echo, voxtral-mini, voxtral-realtime, whisper, none",
+            "there are: cascade, echo, llama, voxtral-mini, voxtral-realtime, whisper, none",
         ),
         ("engine_options: {echo: {tokens: no}}\n", ("--transcribe", "echo"), 78, "engine_options.echo.tokens"),
         ("", ("--transcribe", "whisper", "--respond", "whisper"), 78, "cannot fill the role `respond`"),
