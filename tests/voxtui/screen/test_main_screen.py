@@ -11,7 +11,7 @@ from textual._compositor import CompositorUpdate
 from textual.screen import Screen
 from textual.widget import Widget
 
-from tests.support.scenes import Scene, opening, settle, until
+from tests.support.scenes import Scene, conversed, opening, settle, until
 from voxtui.events import Remark
 
 CHANGES: dict[str, Callable[[Scene], object]] = {
@@ -74,3 +74,20 @@ async def test_what_is_painted_in_a_batch_is_painted_after_it() -> None:
             app.screen._refresh_layout()
             await pilot.pause()
         await until(pilot, lambda: app.held == app.believed)
+
+
+@pytest.mark.parametrize("key", ["question_mark", "d"])
+async def test_a_dialog_closes_once(key: str) -> None:
+    """The second of two keys that come together finds it gone, and leaves what is below."""
+    scene = Scene([*opening("mini"), *conversed(132.0)])
+    async with scene.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        below = scene.screen
+        await pilot.press(key)
+        await until(pilot, lambda: scene.screen is not below)
+        dialog = scene.screen
+        dialog.dismiss()
+        dialog.dismiss()
+        await until(pilot, lambda: scene.screen is below)
+        await settle(pilot)
+        assert scene.is_running

@@ -19,7 +19,6 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
-from textual.screen import ModalScreen
 from textual.widget import Widget
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
@@ -30,7 +29,7 @@ from voxtui.capture.microphone import InputDevice
 from voxtui.capture.sources import Packet, Source
 from voxtui.errors import SourceError
 from voxtui.screen.widgets.blocks import MUTED
-from voxtui.screen.widgets.dialogs import Choices
+from voxtui.screen.widgets.dialogs import Choices, Dialog
 from voxtui.screen.widgets.levels import Levels
 from voxtui.screen.widgets.voice import FLOOR, HISTORY, SCALE, decibels, waveform
 
@@ -85,7 +84,7 @@ class Trial(Widget):
         return Content.assemble(*wave, (number.rjust(SCALE), MUTED))
 
 
-class DevicesScreen(ModalScreen[InputDevice | None]):
+class DevicesScreen(Dialog[InputDevice | None]):
     """The dialog; it gives the device that was chosen, or nothing."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,d", "dismiss", "close")]

@@ -6,10 +6,11 @@ It does not know how a conversation is written down.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from textual import on
 from textual.app import ComposeResult
+from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
@@ -21,6 +22,8 @@ from voxtui.screen.widgets.blocks import MUTED
 from voxtui.session.saving import FORMS, write
 from voxtui.session.transcript import State
 
+Result = TypeVar("Result")
+
 
 class Choices(OptionList):
     """A list of which one row is taken with enter."""
@@ -31,7 +34,15 @@ class Choices(OptionList):
     ]
 
 
-class SaveScreen(ModalScreen[None]):
+class Dialog(ModalScreen[Result]):
+    """A screen over the conversation, which closes once."""
+
+    def dismiss(self, result: Result | None = None) -> AwaitComplete:
+        """Closes it.  The key behind the one that has closed it may still come here: it would close what is below."""
+        return super().dismiss(result) if self.is_current else AwaitComplete()
+
+
+class SaveScreen(Dialog[None]):
     """The dialog that writes the conversation in the form that is chosen."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,s", "dismiss", "close")]

@@ -12,18 +12,18 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.geometry import Size
-from textual.screen import ModalScreen
 from textual.widget import Widget
 
 from shared.latency import METRICS
 from voxtui.screen.widgets.blocks import BREACH, MUTED
 from voxtui.screen.widgets.commands import COMMANDS
+from voxtui.screen.widgets.dialogs import Dialog
 from voxtui.screen.widgets.folding import Folded
 
 COLUMN = 16
 
 
-class HelpScreen(ModalScreen[None]):
+class HelpScreen(Dialog[None]):
     """The help page, which closes with the key that opened it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark", "dismiss", "close")]
