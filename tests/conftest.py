@@ -9,9 +9,7 @@ import signal
 import pytest
 from hypothesis import settings
 
-# Before anything imports them.  librosa, a reference of a few tests, would compile itself for a minute.  And where a
-# process runs for each core, more threads in each only wait for each other.
-os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+# Where a process runs for each core, more threads in each only wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
