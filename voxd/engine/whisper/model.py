@@ -235,22 +235,9 @@ class FasterWhisper:
         # Nobody says more than ten tokens a second; a loop would run to 224 of them and take a second for it.
         most = len(prompt) + min(12 + math.ceil(10 * task.samples.size / RATE), 200)
 
-        def generate(no_repeat: int) -> WhisperGenerationResult:
-            return self.model.model.generate(
-                encoded,
-                [prompt],
-                beam_size=self._beam_size,
-                max_length=most,
-                no_repeat_ngram_size=no_repeat,
-                suppress_tokens=list(unwanted),
-                return_scores=True,
-                return_no_speech_prob=True,
-                return_logits_vocab=True,
-            )[0]
-
-        found = generate(0)
+        found = self._generate(encoded, prompt, most, unwanted, logits=True)
         if repeats(tokenizer.decode(found.sequences_ids[0])):
-            found = generate(3)  # told not to repeat three tokens, the model finds its way out of most loops
+            found = self._generate(encoded, prompt, most, unwanted, logits=True, loops=False)
         hypothesis = _hypothesis(found, tokenizer, known)
         if not task.live or not hypothesis.words:
             return hypothesis
@@ -276,26 +263,39 @@ class FasterWhisper:
         tokenizer, unwanted = self._tokenizer(language)
         given = self.model.get_prompt(tokenizer, tokenizer.encode(prompt), without_timestamps=True)
         most = min(len(given) + 12 + math.ceil(10 * encoded.size / RATE), self.model.max_length)
-        for no_repeat in (0, 3):  # as in `decode`
-            found = self.model.model.generate(
-                encoded.features,
-                [given],
-                beam_size=self._beam_size,
-                max_length=most,
-                no_repeat_ngram_size=no_repeat,
-                suppress_tokens=list(unwanted),
-                return_scores=True,
-                return_no_speech_prob=True,
-            )[0]
+        for loops in (True, False):
+            found = self._generate(encoded.features, given, most, unwanted, loops=loops)
             tokens = found.sequences_ids[0]
             # Half a minute of speech may well repeat itself; a loop has more to say than anybody could.
             if len(tokens) < _FASTEST * encoded.size / RATE or not repeats(tokenizer.decode(tokens)):
                 break
-        score = found.scores[0] * len(tokens) / (len(tokens) + 1)
-        if not tokens or (found.no_speech_prob > _NO_SPEECH and score < _UNSURE):
+        if not tokens or _invented(found):
             return Written((), language)
         aligned = self.model.find_alignment(tokenizer, [tokens], encoded.features, encoded.size // HOP)
         return Written(tuple(timed_words(aligned[0])), language, len(tokens))
+
+    def _generate(
+        self,
+        features: StorageView | Float32,
+        prompt: list[int],
+        most: int,
+        unwanted: Sequence[int],
+        *,
+        loops: bool = True,
+        logits: bool = False,
+    ) -> WhisperGenerationResult:
+        """Text of one window.  `loops` False: told not to repeat three tokens, the model finds its way out of most."""
+        return self.model.model.generate(
+            features,
+            [prompt],
+            beam_size=self._beam_size,
+            max_length=most,
+            no_repeat_ngram_size=0 if loops else 3,
+            suppress_tokens=list(unwanted),
+            return_scores=True,
+            return_no_speech_prob=True,
+            return_logits_vocab=logits,
+        )[0]
 
     def _tokenizer(self, language: str) -> tuple[Tokenizer, tuple[int, ...]]:
         from faster_whisper.tokenizer import Tokenizer
@@ -314,10 +314,20 @@ def repeats(text: str) -> bool:
     return len(data) > _LOOP_RATIO * len(zlib.compress(data))
 
 
+def _score(found: WhisperGenerationResult) -> float:
+    """Mean log probability of its tokens and of the end."""
+    tokens = len(found.sequences_ids[0])
+    return float(found.scores[0]) * tokens / (tokens + 1)
+
+
+def _invented(found: WhisperGenerationResult) -> bool:
+    """Whether it is text of which the model is unsure, where it hears no speech."""
+    return found.no_speech_prob > _NO_SPEECH and _score(found) < _UNSURE
+
+
 def _hypothesis(found: WhisperGenerationResult, tokenizer: Tokenizer, language: str | None) -> Hypothesis:
-    tokens = found.sequences_ids[0]
-    score = found.scores[0] * len(tokens) / (len(tokens) + 1)
-    if found.no_speech_prob > _NO_SPEECH and score < _UNSURE:
+    tokens, score = found.sequences_ids[0], _score(found)
+    if _invented(found):
         return Hypothesis(language=language, score=score)
     # The last token may lack its logits, where `max_length` ended the text.
     sure = [_probability(step, token) for step, token in zip(found.logits[0], tokens, strict=False)]
