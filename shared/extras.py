@@ -31,10 +31,15 @@ SERVER = (
 )  # in the extra [server]
 
 
+def missing(modules: Iterable[str]) -> list[str]:
+    """Those of the modules that are not installed; nothing is imported."""
+    return [name for name in modules if find_spec(name) is None]
+
+
 def lack(modules: Iterable[str], extra: str) -> str | None:
     """Which of the modules are not installed, as half a sentence, and the command that brings them; None: all are."""
-    missing = [name for name in modules if find_spec(name) is None]
-    return f"needs {', '.join(missing)}; install it with: {how_to_install(extra)}" if missing else None
+    absent = missing(modules)
+    return f"needs {', '.join(absent)}; install it with: {how_to_install(extra)}" if absent else None
 
 
 def how_to_install(extra: str, distribution: str = DISTRIBUTION) -> str:

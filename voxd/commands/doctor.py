@@ -21,7 +21,7 @@ from typing import Any, get_args
 
 from shared import __version__
 from shared.config import ConfigError, Loaded, client_socket, control_socket, credential_path, load, token_path
-from shared.extras import SERVER, how_to_install
+from shared.extras import SERVER, how_to_install, missing
 from shared.report import Finding, Mark, Report
 from shared.settings import SOCKET_PATH_MAX, Settings, Tcp, listener
 from voxd.commands import control
@@ -133,8 +133,8 @@ def _reads_text(name: str) -> bool:
 
 def _python() -> Finding:
     here = f"{platform.python_version()}, voxd {__version__}"
-    if missing := [name for name in SERVER if find_spec(name) is None]:
-        return _finding("Python", "bad", f"{here}: needs {', '.join(missing)}", how_to_install("server"))
+    if absent := missing(SERVER):
+        return _finding("Python", "bad", f"{here}: needs {', '.join(absent)}", how_to_install("server"))
     return _finding("Python", "ok", here)
 
 

