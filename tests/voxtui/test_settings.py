@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from shared.config import ConfigError
+from tests.support.imports import loaded_after
 from voxtui import cli, settings
 from voxtui.commands import local, plain
 from voxtui.settings import Settings, Targets, load, transcripts_folder
@@ -110,12 +109,10 @@ def test_a_target_can_be_settled_for_good(file: Path) -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = (
-        "import sys, json\nfrom click.testing import CliRunner\nfrom voxtui import cli\n"
-        "[CliRunner().invoke(cli.main, [*command, '--help']) for command in ([], ['connect'], ['bench'], ['doctor'])]\n"
-        "print(json.dumps(sorted(sys.modules)))"
+    found = loaded_after(
+        "from click.testing import CliRunner\nfrom voxtui import cli\n"
+        "[CliRunner().invoke(cli.main, [*command, '--help']) for command in ([], ['connect'], ['bench'], ['doctor'])]"
     )
-    found = set(json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout))
     assert "voxtui.cli" in found
     heavy = {"textual", "rich", "librosa", "numpy", "aiortc", "torch", "websockets", "sounddevice", "soundfile"}
     assert not found & heavy

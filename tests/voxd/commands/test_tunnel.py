@@ -24,6 +24,7 @@ from shared import __version__
 from shared.tunnel import LINK_NAME, PROTOCOL, Beat, Hello, Trouble, TunnelLine, parse_line
 from tests.support.daemon import Daemon, environment, voxd_process
 from tests.support.fakes import short_folder
+from tests.support.imports import loaded_after
 from voxd.commands import control
 from voxd.commands.tunnel import TOKEN_S, Watch
 
@@ -415,10 +416,9 @@ def test_broken_settings_are_a_trouble_too(daemon: Daemon, tmp_path: Path) -> No
 
 def test_it_imports_little() -> None:
     """Each connection through ssh waits for this command to start."""
-    code = "import sys, shared.config, voxd.cli, voxd.commands.tunnel; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=WAIT_S, check=True)
-    assert {"voxd.commands.tunnel", "msgspec"} <= set(done.stdout.split())
-    assert not {"starlette", "uvicorn", "numpy", "websockets", "asyncio"} & set(done.stdout.split())
+    loaded = loaded_after("import shared.config, voxd.cli, voxd.commands.tunnel")
+    assert {"voxd.commands.tunnel", "msgspec"} <= loaded
+    assert not {"starlette", "uvicorn", "numpy", "websockets", "asyncio"} & loaded
 
 
 def test_link_and_stdio_exclude_each_other(daemon: Daemon) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 
 from shared.audio import RATE, Float32
+from tests.support.imports import loaded_after
 from tests.support.speech import FOLDER, clip
 from voxd.engine.agreement import split
 from voxd.engine.conformance import Conformance
@@ -139,10 +138,8 @@ def test_words_without_sound_are_not_heard(ends: list[float], heard: int) -> Non
 
 
 def test_importing_the_engine_imports_no_model() -> None:
-    heavy = "{'faster_whisper', 'ctranslate2', 'onnxruntime'}"
-    code = f"import sys, voxd.engine.whisper.engine; print({heavy} & set(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "set()"
+    loaded = loaded_after("import voxd.engine.whisper.engine")
+    assert {"faster_whisper", "ctranslate2", "onnxruntime"} & loaded == set()
 
 
 # ── the real model ──────────────────────────────────────────────────────────────────────────────────────────────────
